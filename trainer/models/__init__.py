@@ -1,0 +1,1 @@
+"""Networks built from a configuration, and the recurrences they run on."""
