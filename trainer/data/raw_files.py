@@ -1,0 +1,163 @@
+"""Bytes and lines of raw files, plain, .gz or .xz: front to back, in bounded memory, with damage named by file and line.
+
+A compressed file must end with its end marker and may expand only so far. Where `FILE.sha256` lies beside FILE (as
+`sha256sum FILE > FILE.sha256` writes it), FILE must have that hash: the one way to notice a file that was cut exactly
+between two lines or two records, which looks like a shorter file.
+"""
+
+import glob
+import gzip
+import hashlib
+import lzma
+import os
+import zlib
+from typing import Callable, Iterator
+
+from trainer.exit_codes import DataError, UsageError
+
+_BLOCK = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_FREE_EXPANSION = 64 << 20  # A small file of one repeated line is no bomb, whatever its ratio.
+_DECOMPRESSED = {".gz": lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"), ".xz": lzma.LZMAFile}
+
+
+def expand(patterns: str, flag: str) -> list[str]:
+    """Files that comma-separated globs name, sorted within each glob, each once.
+
+    Raises:
+      UsageError: a glob matches no file.
+    """
+    found = []
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        files = [path for path in matches if os.path.isfile(path) and not path.endswith(".sha256")]
+        if not files:
+            raise UsageError(f"--{flag}={pattern}: no such file. Name files or globs, separated by commas"
+                             f"{' (a folder needs --source=folder)' if os.path.isdir(pattern) else ''}.")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+class Stream:
+    """The decompressed bytes of one file; every damage is a DataError that names the file."""
+
+    def __init__(self, path: str, max_expansion: int, advance: Callable[[int], None] = lambda _: None):
+        """
+        Args:
+          path: a file; .gz and .xz are decompressed.
+          max_expansion: most bytes that one compressed byte may become, beyond the first 64 MiB.
+          advance: told how many more bytes of the file itself were read.
+        """
+        self.path = path
+        self._max_expansion = max_expansion
+        self._size = 0
+        try:
+            self._raw = _Raw(path, advance)
+        except OSError as problem:
+            raise DataError(f"{path}: cannot be opened ({problem.strerror}). Check the file and its permissions.") from None
+        decompressed = _DECOMPRESSED.get(os.path.splitext(path)[1], lambda raw: raw)
+        self._bytes = decompressed(self._raw)
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; fewer only at the end of the file."""
+        try:
+            content = self._bytes.read(size)
+            if len(content) < size:
+                self._raw.check_hash()
+                if self._bytes is not self._raw and not self._raw.read_so_far:
+                    raise EOFError
+        except EOFError:
+            raise DataError(f"{self.path}: the compressed data ends before its end marker: the file is cut short. "
+                            "Copy or compress it again.") from None
+        except (OSError, zlib.error, lzma.LZMAError) as problem:
+            raise DataError(f"{self.path}: cannot be read or decompressed ({problem}). Copy or compress it again.") from None
+        self._size += len(content)
+        allowed = max(_FREE_EXPANSION, self._max_expansion * self._raw.read_so_far)
+        if self._bytes is not self._raw and self._size > allowed:
+            raise DataError(
+                f"{self.path}: {self._raw.read_so_far} compressed bytes became more than {allowed}: taken for a decompression "
+                f"bomb (--max_expansion={self._max_expansion}). Raise --max_expansion if you trust the file.")
+        return content
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bytes.close()
+        self._raw.close()
+
+
+class _Raw:
+    """A file read front to back that counts its bytes and, where a .sha256 file says so, compares its hash at the end."""
+
+    def __init__(self, path: str, advance: Callable[[int], None]):
+        self._path = path
+        self._file = open(path, "rb")
+        self._advance = advance
+        self._expected = _expected_hash(path)
+        self._digest = hashlib.sha256()
+        self.read_so_far = 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        self.read_so_far += len(content)
+        self._advance(len(content))
+        if self._expected:
+            self._digest.update(content)
+        return content
+
+    def check_hash(self) -> None:
+        """Raises DataError unless the whole file has the hash beside it."""
+        while self.read(_BLOCK):
+            pass
+        if self._expected and self._digest.hexdigest() != self._expected:
+            raise DataError(f"{self._path}: its sha256 is {self._digest.hexdigest()}, but {self._path}.sha256 says {self._expected}. "
+                            "The file was cut or changed: copy it again, or remove the .sha256 file if it is out of date.")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _expected_hash(path: str) -> str | None:
+    try:
+        with open(f"{path}.sha256", "rb") as file:
+            words = file.read(4096).decode("ascii", "replace").split()
+    except FileNotFoundError:
+        return None
+    if not words or len(words[0]) != 64:
+        raise DataError(f"{path}.sha256: does not begin with a sha256 of 64 digits. Write it with sha256sum, or remove it.")
+    return words[0].lower()
+
+
+def line_blocks(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Lines without BOM and line ends, many at a time: (number of the first one, lines). The first line is number 1.
+
+    Raises:
+      DataError: a line is longer than `max_line_bytes`.
+    """
+    number, rest = 1, stream.read(len(_BOM))
+    rest = b"" if rest == _BOM else rest
+    while block := stream.read(_BLOCK):
+        *lines, rest = (rest + block).split(b"\n")
+        if lines:
+            yield number, _checked(stream.path, number, lines, max_line_bytes)
+            number += len(lines)
+        _checked(stream.path, number, [rest], max_line_bytes)
+    if rest:
+        yield number, _checked(stream.path, number, rest.split(b"\n"), max_line_bytes)
+
+
+def _checked(path: str, number: int, lines: list[bytes], max_line_bytes: int) -> list[bytes]:
+    """`lines` without the CR of a CRLF."""
+    longest = max(map(len, lines))
+    if longest > max_line_bytes:
+        number += next(i for i, line in enumerate(lines) if len(line) > max_line_bytes)
+        raise DataError(f"{path}:{number}: the line is longer than {max_line_bytes} bytes (--max_line_bytes), as in a damaged file. "
+                        "Remove the line, or raise --max_line_bytes.")
+    return [line[:-1] if line.endswith(b"\r") else line for line in lines]
+
+
+def lines(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """`line_blocks`, one line at a time."""
+    for number, block in line_blocks(stream, max_line_bytes):
+        yield from enumerate(block, number)

@@ -1,0 +1,69 @@
+"""Exact figures of a model over a split: every row once, whatever the batch size and the number of replicas."""
+
+import json
+import pathlib
+from typing import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import config as configuration
+from trainer import restored
+from trainer.data.pipeline import EvaluationBatches
+from trainer.exit_codes import BY_NAME, UsageError
+from trainer.progress import number
+from trainer.steps import EvaluationStep
+from trainer.tasks import Figures
+
+ROWS = 256  # Rows per batch. It changes no figure, only speed and memory.
+
+
+def figures(step: EvaluationStep, weights: Mapping[str, tf.Tensor], batches: EvaluationBatches,
+            abandon: Callable[[], bool] = lambda: False) -> Figures | None:
+    """Figures of `weights` over all of `batches`; None where `abandon()` turned true in between."""
+    loss_sum, confusion = 0.0, 0
+    for batch, _, real in batches:
+        if abandon():
+            return None
+        is_real = np.arange(len(batch.labels)) < real
+        batch_loss, batch_confusion = step.sums(weights, batch, is_real)
+        loss_sum += float(batch_loss)
+        confusion = confusion + batch_confusion.numpy()
+    return Figures(loss_sum, confusion)
+
+
+def command(settings: configuration.Evaluate) -> int:
+    """`trainer evaluate`: prints the figures of a trained model."""
+    model = restored.open_model(settings)
+    if settings.split not in model.dataset.splits:
+        raise UsageError(f"--split={settings.split}: the dataset {model.dataset.folder} has {', '.join(model.dataset.splits)}. "
+                         "Name one of them, or prepare the dataset with that split.")
+    split = model.dataset.splits[settings.split]
+    found = figures(model.step, model.weights, EvaluationBatches(split, model.config.input, ROWS))
+    report = as_report(settings.split, model.checkpoint_step, found, model.dataset.labels)
+    print(json.dumps(report, ensure_ascii=False) if settings.format == "json" else as_text(report))
+    return BY_NAME["done"]
+
+
+def as_report(split: str, step: int, found: Figures, labels) -> dict:
+    """The object that `--format=json` prints."""
+    return {
+        "split": split, "step": step, "examples": found.examples, "loss": found.loss, "accuracy": found.accuracy,
+        "macro_f1": found.macro_f1,
+        "classes": {
+            label: {"precision": float(found.precision[i]), "recall": float(found.recall[i]), "f1": float(found.f1[i]),
+                    "examples": int(found.confusion[i].sum())}
+            for i, label in enumerate(labels)
+        },
+    }
+
+
+def as_text(report: dict) -> str:
+    """`name value` lines, then a table with a line per class."""
+    lines = [f"{name} {number(value) if isinstance(value, float) else value}"
+             for name, value in report.items() if name != "classes"]
+    width = max(map(len, ["class", *report["classes"]]))
+    lines.append(f"{'class':{width}}  precision  recall  f1      examples")
+    for label, row in report["classes"].items():
+        lines.append(f"{label:{width}}  {row['precision']:<9.4f}  {row['recall']:.4f}  {row['f1']:.4f}  {row['examples']}")
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""Command lines to values: absl flags made from the fields of configuration dataclasses, with our exit codes.
+
+absl's own door exits 1 for `--help`, an unknown flag, a bad value and a missing flagfile alike; here `--help` answers on
+stdout and everything that is wrong raises UsageError. A flagfile may serve several commands: flags in it that belong to
+another command are skipped, while on the command line itself they are a mistake.
+"""
+
+import dataclasses
+import difflib
+import pathlib
+from typing import Any, Sequence
+
+from absl import flags as absl_flags
+
+from trainer.config import as_text, check
+from trainer.exit_codes import UsageError
+
+NAMED_RUNS = pathlib.Path(__file__).parent / "configs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """What a command line says: {flag: value} of every flag of the command, and the words that are no flags."""
+
+    values: dict[str, Any]
+    words: tuple[str, ...]
+
+
+class _Parser(absl_flags.ArgumentParser):
+    """Turns the text of one flag into the type of its field."""
+
+    def __init__(self, field: dataclasses.Field):
+        self.field = field
+        self.syntactic_help = ""
+
+    def parse(self, argument):
+        if not isinstance(argument, str):
+            return argument
+        try:
+            return _from_text(self.field.type, argument)
+        except ValueError:
+            raise UsageError(f"--{self.field.name}={argument}: must be {_WORDS[self.field.type]}. "
+                             f"Default: {as_text(self.field.default) or 'none'}.") from None
+
+    def flag_type(self):
+        return _WORDS[self.field.type]
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", tuple[int, ...]: "whole numbers separated by commas"}
+
+
+def _from_text(kind, text: str):
+    if kind is int:
+        return int(text)
+    if kind is float:
+        return float(text)
+    if kind is str:
+        return text
+    return tuple(int(part) for part in text.split(","))
+
+
+def _define(field: dataclasses.Field, into: absl_flags.FlagValues) -> None:
+    if field.type is bool:
+        absl_flags.DEFINE_boolean(field.name, field.default, field.metadata["help"], flag_values=into)
+    else:
+        absl_flags.DEFINE(_Parser(field), field.name, field.default, field.metadata["help"], flag_values=into)
+
+
+def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[type]]) -> Parsed:
+    """Values of the flags of `command` in `arguments`.
+
+    Args:
+      command: a key of `tables`.
+      arguments: the command line after the command's name.
+      tables: {command: dataclasses whose fields are its flags}, all commands.
+
+    Raises:
+      UsageError: unknown flag, value of the wrong type, missing flagfile.
+    """
+    own = _fields(tables[command])
+    foreign = {name: (other, field) for other, sections in tables.items() for name, field in _fields(sections).items()
+               if name not in own}
+    found = absl_flags.FlagValues()
+    found.set_gnu_getopt(True)
+    for field in [*own.values(), *(field for _, field in foreign.values())]:
+        _define(field, found)
+    arguments = [_with_named_run(argument) for argument in _joined_flagfile(arguments)]
+    _refuse_foreign(command, arguments, foreign)
+    try:
+        words = found(["trainer", *arguments])[1:]
+    except absl_flags.UnrecognizedFlagError as problem:
+        near = difflib.get_close_matches(problem.flagname, own, n=1)
+        hint = f" Did you mean --{near[0]}?" if near else ""
+        raise UsageError(f"--{problem.flagname}: no such flag of `{command}`.{hint} `{command} --help` lists them all.") from None
+    except absl_flags.Error as problem:
+        raise UsageError(f"{problem}. `{command} --help` lists the flags and what they take.") from None
+    values = {name: found[name].value for name in own}
+    for name, field in own.items():
+        check(field, values[name])
+    return Parsed(values, tuple(words))
+
+
+def _fields(sections: Sequence[type]) -> dict[str, dataclasses.Field]:
+    return {field.name: field for section in sections for field in dataclasses.fields(section)}
+
+
+def _joined_flagfile(arguments: Sequence[str]) -> list[str]:
+    """`--flagfile X` written as one word, so that only one form is left to look at."""
+    joined, rest = [], iter(arguments)
+    for argument in rest:
+        if argument in ("--flagfile", "-flagfile"):
+            argument = f"--flagfile={next(rest, '')}"
+        joined.append(argument)
+    return joined
+
+
+def _with_named_run(argument: str) -> str:
+    """`--flagfile=words.flags` finds the run of that name that comes with the package, unless such a file lies here."""
+    name, equals, value = argument.partition("=")
+    if name.lstrip("-") != "flagfile" or not equals:
+        return argument
+    for path in (pathlib.Path(value), NAMED_RUNS / value, NAMED_RUNS / f"{value}.flags"):
+        if value and path.is_file():
+            return f"--flagfile={path}"
+    named = ", ".join(sorted(path.name for path in NAMED_RUNS.glob("*.flags")))
+    raise UsageError(f"--flagfile={value}: no such file. Name a file that exists, or one of the named runs: {named}.")
+
+
+def _refuse_foreign(command: str, arguments: Sequence[str], foreign) -> None:
+    for argument in arguments:
+        if argument == "--":
+            return
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-"):
+            for known in (name, name.removeprefix("no")):
+                if known in foreign:
+                    raise UsageError(f"--{known}: no flag of `{command}`, but of `{foreign[known][0]}`. Leave it out.")
+
+
+def help_text(usage: str, sections: Sequence[type]) -> str:
+    """What `--help` prints: the usage, then each flag with its default, its rule and its meaning."""
+    lines = [usage, ""]
+    for section in sections:
+        lines.append(f"{section.__doc__.splitlines()[0]}")
+        for name, field in _fields([section]).items():
+            if field.type is bool:
+                shown = f"--{'' if field.default else 'no'}{name}"
+            else:
+                shown = f"--{name}={as_text(field.default)}"
+            rule = field.metadata.get("rule")
+            lines.append(f"  {shown}")
+            lines.append(f"      {field.metadata['help']}" + (f" ({rule.text})" if rule else ""))
+        lines.append("")
+    lines += ["--flagfile=FILE reads flags from a file, one per line; `#` starts a comment. Named runs that come with the package:",
+              "  " + "  ".join(sorted(path.name for path in NAMED_RUNS.glob("*.flags")))]
+    return "\n".join(lines)

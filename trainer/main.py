@@ -1,0 +1,141 @@
+"""The door: which command, with which flags, and what the process exits with.
+
+Only this file and `flags` look at the command line. TensorFlow is imported inside the commands, after every flag has been
+checked, so that `--help` and a mistake answer at once.
+"""
+
+import dataclasses
+import logging
+import os
+import sys
+from typing import Callable, Sequence
+
+from trainer import config as configuration
+from trainer import flags, stopping
+from trainer.exit_codes import BY_NAME, TrainerError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """`sections`: the dataclasses whose fields are its flags. `run(parsed)` returns the exit code."""
+
+    summary: str
+    usage: str
+    sections: tuple[type, ...]
+    run: Callable[[flags.Parsed], int]
+
+
+def _prepare(parsed: flags.Parsed) -> int:
+    settings = configuration.Prepare(**parsed.values)
+    _require(settings, "data_dir")
+    from trainer.data import prepare
+    prepare.prepare(settings)
+    return BY_NAME["done"]
+
+
+def _train(parsed: flags.Parsed) -> int:
+    config = configuration.from_flat(parsed.values)
+    _require(config.folders, "data_dir", "model_dir")
+    stop = stopping.StopRequest.on_signals()
+    from trainer import train
+    return train.train(config, stop)
+
+
+def _evaluate(parsed: flags.Parsed) -> int:
+    settings = configuration.Evaluate(**parsed.values)
+    _require(settings, "model_dir")
+    from trainer import evaluate
+    return evaluate.command(settings)
+
+
+def _predict(parsed: flags.Parsed) -> int:
+    settings = configuration.Predict(**parsed.values)
+    _require(settings, "model_dir")
+    from trainer import predict
+    return predict.command(settings, parsed.words)
+
+
+COMMANDS = {
+    "prepare": Command("turn raw files into a dataset folder", "prepare --source=... --data_dir=DIR [flags]",
+                       (configuration.Prepare,), _prepare),
+    "train": Command("train, or continue training, the model in a folder", "train --data_dir=DIR --model_dir=DIR [flags]",
+                     tuple(configuration.TRAIN_SECTIONS.values()), _train),
+    "evaluate": Command("exact figures of a model over a split", "evaluate --model_dir=DIR [flags]",
+                        (configuration.Evaluate,), _evaluate),
+    "predict": Command("labels and probabilities of texts", "predict --model_dir=DIR [flags] [TEXT ...]",
+                       (configuration.Predict,), _predict),
+}
+TAKES_WORDS = {"predict"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line `arguments` (without the program's name) and returns the exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _log_to_stderr()
+    try:
+        return _dispatch(list(arguments))
+    except TrainerError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return problem.code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return BY_NAME["interrupted"]
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is left to say, and Python must not try at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BY_NAME["done"]
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(_overview(), file=sys.stdout if arguments else sys.stderr)
+        return BY_NAME["done" if arguments else "usage"]
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UsageError(f"{name}: no such command. Commands: {', '.join(COMMANDS)}.")
+    command = COMMANDS[name]
+    if any(word in ("--help", "-h", "-help") for word in rest[:rest.index("--") if "--" in rest else None]):
+        print(flags.help_text(f"python -m trainer {command.usage}\n\n{command.summary}", command.sections))
+        return BY_NAME["done"]
+    parsed = flags.parse(name, rest, {name: command.sections for name, command in COMMANDS.items()})
+    if parsed.words and name not in TAKES_WORDS:
+        raise UsageError(f"{parsed.words[0]}: `{name}` takes flags only, in the form --name=value.")
+    return command.run(parsed)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "python -m trainer COMMAND [flags]\n\n" + "\n".join(lines) + "\n\n`COMMAND --help` lists its flags."
+
+
+def _require(settings, *names: str) -> None:
+    for name in names:
+        if not getattr(settings, name):
+            raise UsageError(f"--{name} is empty: the command needs it. Name a folder.")
+
+
+class _CurrentStderr(logging.StreamHandler):
+    """Writes to whatever sys.stderr is at the moment, so that lines appear above a progress bar that has taken it over."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):
+        return sys.stderr
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("trainer")
+    if not logger.handlers:
+        handler = _CurrentStderr()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def console() -> None:
+    """Entry point of the installed program."""
+    sys.exit(main(sys.argv[1:]))

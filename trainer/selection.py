@@ -1,0 +1,82 @@
+"""Which evaluation was the best so far, and whether it is time to stop: decided from the history of evaluations alone.
+
+The history is a file of its own, written before the checkpoint of the same step. Up to a restored step it is therefore
+what an undisturbed run would have, and what lies beyond (from an attempt that was killed) is forgotten.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Sequence
+
+from trainer.exit_codes import DataError
+
+LOWER_IS_BETTER = {"loss"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The figures of `split` at `step`: {"loss", "accuracy", "macro_f1"}."""
+
+    step: int
+    split: str
+    figures: dict[str, float]
+
+
+def best(history: Sequence[Evaluation], metric: str) -> Evaluation | None:
+    """The evaluation with the best `metric`; of equal ones the earliest. NaN is never the best."""
+    chosen = None
+    for evaluation in history:
+        if chosen is None or _better(evaluation, chosen, metric):
+            chosen = evaluation
+    return chosen
+
+
+def patience_is_over(history: Sequence[Evaluation], metric: str, patience: int) -> bool:
+    """Whether the last `patience` evaluations brought nothing better than what was there before; 0 is never."""
+    if not patience or not history:
+        return False
+    steps = [evaluation.step for evaluation in history]
+    return len(steps) - 1 - steps.index(best(history, metric).step) >= patience
+
+
+def _better(one: Evaluation, other: Evaluation, metric: str) -> bool:
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    return sign * one.figures[metric] > sign * other.figures[metric]
+
+
+class History:
+    """The evaluations of a run in MODEL_DIR/evaluations.jsonl, one JSON object per line, in order of their steps."""
+
+    def __init__(self, path: pathlib.Path, restored_step: int):
+        """Reads what `path` holds up to `restored_step`. Raises DataError where a line cannot be read."""
+        self._path = path
+        self.evaluations = [entry for entry in _read(path) if entry.step <= restored_step]
+
+    def at(self, step: int) -> Evaluation | None:
+        """The evaluation of that step, if there was one."""
+        return next((entry for entry in reversed(self.evaluations) if entry.step == step), None)
+
+    def append(self, evaluation: Evaluation) -> None:
+        """Adds an evaluation; when this returns, it survives a kill and a loss of power."""
+        self.evaluations.append(evaluation)
+        temporary = self._path.with_suffix(".tmp")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.evaluations)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path)
+
+
+def _read(path: pathlib.Path) -> list[Evaluation]:
+    if not path.exists():
+        return []
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entries.append(Evaluation(**json.loads(line)))
+        except (ValueError, TypeError) as problem:
+            raise DataError(f"{path}:{number} cannot be read ({problem}): it must be the JSON that train wrote. Delete the file "
+                            "where no early stopping or best checkpoint depends on it, else restore it.") from None
+    return entries

@@ -1,0 +1,64 @@
+"""Everything that the next step depends on, under logical names that are the same on any number of devices.
+
+`named` is the one list of what a checkpoint holds; save and restore go through it.
+"""
+
+from typing import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import optimizer as optimizers
+from trainer.exit_codes import DataError
+
+EPOCH_SUMS = {"loss_sum": tf.float64, "correct": tf.int64, "count": tf.int64}
+
+
+class State:
+    """Weights, optimizer slots, the step, and the sums of the epoch in progress.
+
+    step: int64, updates done. epoch: {"loss_sum", "correct", "count"} over the steps of the current epoch.
+    """
+
+    def __init__(self, network, optimizer):
+        self.network = network
+        self.optimizer = optimizer
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self.epoch = {name: tf.Variable(0, dtype=dtype, trainable=False, name=name) for name, dtype in EPOCH_SUMS.items()}
+
+    def named(self) -> dict[str, tf.Variable]:
+        """{logical name: variable} of the whole state."""
+        slots = optimizers.named_variables(self.optimizer, self.network.weights)
+        return {
+            **{f"model/{name}": weight.value for name, weight in self.network.weights.items()},
+            **{f"optimizer/{name}": slot.value for name, slot in slots.items()},
+            "step": self.step,
+            **{f"epoch/{name}": total for name, total in self.epoch.items()},
+        }
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Copies of all values, which later steps do not change."""
+        return {name: np.array(variable.numpy()) for name, variable in self.named().items()}
+
+    def restore(self, tensors: Mapping[str, np.ndarray], origin: str) -> None:
+        """Takes over the values of a checkpoint; `origin` is named where they do not fit (DataError)."""
+        variables = self.named()
+        if set(variables) != set(tensors):
+            raise DataError(f"{origin} holds other tensors than this model has: missing {sorted(set(variables) - set(tensors))}, "
+                            f"unknown {sorted(set(tensors) - set(variables))}. Use the trainer that wrote it.")
+        for name, variable in variables.items():
+            if variable.shape != tensors[name].shape:
+                raise DataError(f"{origin}: {name} has shape {tensors[name].shape}, the model's is {tuple(variable.shape)}. "
+                                "Use the configuration that wrote it.")
+            variable.assign(tensors[name])
+
+    def begin_epoch(self) -> None:
+        """Sets the sums of the epoch to zero."""
+        for total in self.epoch.values():
+            total.assign(tf.zeros_like(total))
+
+
+def evaluation_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{weight: value} for evaluate, predict and export from the tensors of a checkpoint: averaged ones where there are."""
+    names = [name.removeprefix("model/") for name in tensors if name.startswith("model/")]
+    return {name: tensors.get(f"optimizer/{name}/average", tensors[f"model/{name}"]) for name in names}

@@ -1,0 +1,203 @@
+"""n compiled train steps and one compiled evaluation step, under any strategy.
+
+A step: the gradient of each shard (a fixed slice of a replica's rows) as a sum over its rows, packed into one vector
+together with the sums of loss, correct predictions and examples; vectors added up over shards, then over replicas; then
+one update: divide by the number of examples, clip, optimizer, sums of the epoch. Gradients and update are XLA programs
+of their own; the shards of a replica run side by side.
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import config as configuration
+from trainer import optimizer as optimizers
+from trainer import tasks
+from trainer.data import pipeline
+from trainer.data.pipeline import Batch
+from trainer.models.networks import Network, Noise
+from trainer.state import State
+from trainer.strategy import Placement, bounds
+
+SUMS = 3  # loss, correct, examples: the tail of a packed vector
+
+
+class StepFigures(NamedTuple):
+    """Figures of n steps, each float64 [n]. `input_seconds`: how long the step waited for its batch."""
+
+    loss_sum: np.ndarray
+    correct: np.ndarray
+    count: np.ndarray
+    gradient_norm: np.ndarray
+    input_seconds: np.ndarray
+
+
+def pack(tensors) -> tf.Tensor:
+    """All values in one vector."""
+    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+
+
+def unpack(vector: tf.Tensor, shapes) -> list[tf.Tensor]:
+    """The inverse of `pack`."""
+    parts = tf.split(vector, [shape.num_elements() for shape in shapes])
+    return [tf.reshape(part, shape) for part, shape in zip(parts, shapes)]
+
+
+class TrainSteps:
+    """Runs train steps on `state`; `run(iterator, n)` is the only thing that changes it."""
+
+    def __init__(self, network: Network, state: State, placement: Placement, config: configuration.Config,
+                 class_weights: tuple[float, ...] = ()):
+        self._network = network
+        self._state = state
+        self._placement = placement
+        self._shards = config.run.shards
+        self._settings = config.optimizer
+        self._class_weights = class_weights
+        jit = compiles(network)
+        self._names = list(network.weights)
+        self._shapes = [weight.value.shape for weight in network.weights.values()] + [tf.TensorShape([])] * SUMS
+        weights = [tf.TensorSpec(weight.value.shape, weight.value.dtype) for weight in network.weights.values()]
+        self._gradient = tf.function(
+            self._shard_gradient, jit_compile=jit, input_signature=[weights, tf.TensorSpec([], tf.int64), pipeline.SIGNATURE])
+        self._update = tf.function(self._apply, jit_compile=jit)
+        self._clock = _clock if placement.device_type == "GPU" else tf.timestamp
+        self._loop = tf.function(self._run)
+
+    def run(self, iterator, steps: int) -> StepFigures:
+        """Runs at most `steps` steps on batches from `iterator`: fewer where one is not finite, which is then the last."""
+        table = self._loop(iterator, tf.constant(steps, tf.int32)).numpy()
+        return StepFigures(*table.T)
+
+    def warm_up(self, length: int, rows: int) -> None:
+        """Compiles the gradient for batches of `rows` rows padded to `length`, on every replica, and forgets the result."""
+        weights = [tf.zeros_like(weight.value) for weight in self._network.weights.values()]
+        batch = Batch(tf.range(rows), tf.zeros([rows, length], tf.int32), tf.ones([rows], tf.int32), tf.zeros([rows], tf.int32))
+        self._warm(weights, batch)
+
+    @tf.function
+    def _warm(self, weights, batch):
+        return self._placement.strategy.run(self._replica_gradient, args=(weights, tf.zeros([], tf.int64), batch))
+
+    # --- one step, from the inside out ----------------------------------------------------------------------------------
+
+    def _shard_gradient(self, weights, step, batch: Batch):
+        """Gradient of the summed loss of a shard's rows, and its sums, packed."""
+        named = dict(zip(self._names, weights))
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            logits = self._network.logits(named, batch.tokens, batch.lengths, Noise(batch.rows, step))
+            sums = tasks.training_sums(logits, batch.labels, self._settings.label_smoothing, self._class_weights)
+        gradients = tape.gradient(sums[0], weights)
+        return pack([tf.convert_to_tensor(gradient) for gradient in gradients] + list(sums))
+
+    def _replica_gradient(self, weights, step, batch: Batch):
+        """The packed vector of this replica's rows: its shards one beside the other, its parts one after the other."""
+        replica = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
+        rows = _part(batch, replica, self._placement.replicas)
+        parts = self._settings.accumulate
+        if parts == 1:
+            return self._sharded(weights, step, rows)
+        total = self._sharded(weights, step, _part(rows, 0, parts))
+        for part in tf.range(1, parts):
+            total += self._sharded(weights, step, _part(rows, part, parts))
+        return total
+
+    def _sharded(self, weights, step, rows: Batch):
+        return _add([self._gradient(weights, step, _part(rows, shard, self._shards)) for shard in range(self._shards)])
+
+    def _apply(self, packed):
+        """Updates the state by the packed sums of a whole batch; returns the step's figures."""
+        *gradients, loss_sum, correct, count = unpack(packed, self._shapes)
+        gradients = [gradient / count for gradient in gradients]
+        norm = optimizers.global_norm(gradients)
+        gradients = optimizers.clip(gradients, norm, self._settings.clip_norm)
+        self._state.optimizer.apply(gradients, list(self._network.weights.values()))
+        self._state.step.assign_add(1)
+        for name, value in zip(("loss_sum", "correct", "count"), (loss_sum, correct, count)):
+            total = self._state.epoch[name]
+            total.assign_add(tf.cast(value, total.dtype))
+        return tf.stack([tf.cast(value, tf.float64) for value in (loss_sum, correct, count, norm)])
+
+    def _run(self, iterator, steps):
+        figures = tf.TensorArray(tf.float64, steps, dynamic_size=False, element_shape=[5])
+        done = tf.constant(0)
+        finite = tf.constant(True)
+        while done < steps and finite:
+            asked = self._clock()
+            batch = next(iterator)
+            with tf.control_dependencies([batch.tokens]):
+                waited = self._clock() - asked
+            weights = [tf.convert_to_tensor(weight.value) for weight in self._network.weights.values()]
+            strategy = self._placement.strategy
+            packed = strategy.run(self._replica_gradient, args=(weights, tf.convert_to_tensor(self._state.step), batch))
+            row = self._update(strategy.reduce("SUM", packed, axis=None))
+            finite = tf.reduce_all(tf.math.is_finite(row))
+            figures = figures.write(done, tf.concat([row, [waited]], axis=0))
+            done += 1
+        return figures.stack()[:done]
+
+
+class EvaluationStep:
+    """The figures of a batch, computed with given weights, over the replicas of a placement."""
+
+    def __init__(self, network: Network, placement: Placement):
+        self._network = network
+        self._placement = placement
+        self._sums = tf.function(self._replica_sums, jit_compile=compiles(network), reduce_retracing=True)
+        self._probabilities = tf.function(self._softmax, jit_compile=compiles(network), reduce_retracing=True)
+
+    @tf.function(reduce_retracing=True)
+    def sums(self, weights, batch: Batch, real):
+        """(loss sum float64, confusion int64 [classes, classes]) over the rows where `real`, bool [batch], is true."""
+        def replica(weights, batch, real):
+            index = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
+            replicas = self._placement.replicas
+            return self._sums(weights, _part(batch, index, replicas), _slice(real, index, replicas))
+
+        strategy = self._placement.strategy
+        return tuple(strategy.reduce("SUM", value, axis=None) for value in strategy.run(replica, args=(weights, batch, real)))
+
+    def probabilities(self, weights, batch: Batch) -> tf.Tensor:
+        """[batch, classes], each row summing to 1; computed on the first device."""
+        return self._probabilities(weights, batch)
+
+    def _replica_sums(self, weights, batch, real):
+        return tasks.evaluation_sums(self._network.logits(weights, batch.tokens, batch.lengths), batch.labels, real)
+
+    def _softmax(self, weights, batch):
+        return tf.nn.softmax(self._network.logits(weights, batch.tokens, batch.lengths))
+
+
+def compiles(network: Network) -> bool:
+    """Whether the programs around `network` are compiled by XLA."""
+    return all(implementation == "ours" for _, implementation, _ in network.kernels)
+
+
+def shard_rows(batch_size: int, replicas: int, accumulate: int, shards: int) -> set[int]:
+    """The different numbers of rows that a compiled gradient sees."""
+    sizes = {batch_size}
+    for parts in (replicas, accumulate, shards):
+        sizes = {end - first for size in sizes for first, end in bounds(size, parts)}
+    return sizes
+
+
+def _slice(values, part, parts: int):
+    """Rows [n * part / parts, n * (part + 1) / parts) of n: the same bounds as `strategy.bounds`."""
+    rows = tf.shape(values)[0]
+    return values[rows * part // parts:rows * (part + 1) // parts]
+
+
+def _part(batch: Batch, part, parts: int) -> Batch:
+    return batch if parts == 1 else Batch(*(_slice(values, part, parts) for values in batch))
+
+
+def _clock() -> tf.Tensor:
+    """tf.timestamp for where TensorFlow forbids it: it is no deterministic operation, though nothing computes with it."""
+    return tf.ensure_shape(tf.numpy_function(time.time, [], tf.float64), [])
+
+
+def _add(vectors):
+    return vectors[0] if len(vectors) == 1 else tf.add_n(vectors)

@@ -1,0 +1,44 @@
+"""A request to stop, made by a signal at any time and answered by the program at the next place where that is safe.
+
+The handlers are installed before TensorFlow is imported: until then SIGTERM would kill the process at once.
+"""
+
+import logging
+import signal
+
+from trainer.exit_codes import BY_NAME
+
+log = logging.getLogger(__name__)
+
+_EXIT_CODES = {signal.SIGINT: BY_NAME["interrupted"], signal.SIGTERM: BY_NAME["terminated"]}
+
+
+class StopRequest:
+    """`asked` turns true with the first SIGINT or SIGTERM; a second SIGINT raises KeyboardInterrupt."""
+
+    def __init__(self):
+        self.signal: signal.Signals | None = None
+
+    @classmethod
+    def on_signals(cls) -> "StopRequest":
+        """A request that SIGINT and SIGTERM of this process make."""
+        stop = cls()
+        for number in _EXIT_CODES:
+            signal.signal(number, stop._on_signal)
+        return stop
+
+    @property
+    def asked(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that stopped on this request exits with."""
+        return _EXIT_CODES[self.signal]
+
+    def _on_signal(self, number, frame):
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = self.signal or signal.Signals(number)
+        log.info("%s: stopping after the current loop, with a checkpoint%s", self.signal.name,
+                 "; once more to stop without one" if number == signal.SIGINT else "")

@@ -1,0 +1,402 @@
+"""The story of a run, from a configuration to a trained model: read this first.
+
+A run is a function of (configuration, dataset, step). To continue one, restore a state and ask for the batches from its
+step on; that is all a resume is. `train` tells the order of events; `_Training` is the loop between two of them.
+"""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import checkpoint, evaluate, lock, optimizer, progress, restored, selection, state, steps, strategy, tasks
+from trainer import config as configuration
+from trainer.data import order, pipeline, store
+from trainer.exit_codes import BY_NAME, DivergedError, FolderInUseError, TrainerError, UsageError
+from trainer.journal import Journal
+from trainer.stopping import StopRequest
+from trainer.summaries import Summaries
+
+log = logging.getLogger(__name__)
+
+
+def train(config: configuration.Config, stop: StopRequest) -> int:
+    """Trains, or goes on training, the model in `config.folders.model_dir`; returns the exit code."""
+    folder = pathlib.Path(config.folders.model_dir)
+    with lock.hold(folder, abandon=lambda: stop.asked) as attempt:
+        if attempt is None:
+            return _say_stopped(stop, 0, "none")
+        journal = Journal(folder / "journal.jsonl", attempt)
+        outcome = {"code": BY_NAME["bug"], "reason": "unexpected exception"}
+        try:
+            code = _attempt(config, stop, folder, attempt, journal)
+            outcome = {"code": code, "reason": stop.signal.name if stop.asked else "done"}
+            return code
+        except TrainerError as problem:
+            outcome = {"code": problem.code, "reason": str(problem)}
+            raise
+        finally:
+            journal.write("stop", **outcome)
+            journal.close()
+
+
+def _attempt(config: configuration.Config, stop: StopRequest, folder: pathlib.Path, attempt: int, journal: Journal) -> int:
+    log.info("attempt %d in %s", attempt, folder)
+    has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
+    config = _settled(config, folder, has_checkpoints)
+
+    # 1. Devices.
+    placement = strategy.place(config.run, config.input.batch_size)
+    log.info("%d %s replica(s) under %s, %d shard(s) each, %d threads", placement.replicas, placement.device_type,
+             type(placement.strategy).__name__, config.run.shards, config.run.threads)
+
+    # 2. Data.
+    log.info("opening %s and checking its files", config.folders.data_dir)
+    with journal.timed("open_dataset"):
+        dataset = store.open_dataset(config.folders.data_dir)
+    split = dataset.splits["train"]
+    batches = pipeline.TrainingBatches(split, config.input, config.run.seed)
+    total = config.run.steps or order.epoch_end(config.run.epochs, len(split), config.input.batch_size)
+    log.info("%d training examples, %d classes, vocabulary of %d; batches are padded to %s", len(split), len(dataset.labels),
+             len(dataset.vocabulary), ", ".join(map(str, batches.lengths)))
+
+    # 3. Model, optimizer, step.
+    network = restored.build_network(config, dataset, placement)
+    for layer, implementation, reason in network.kernels:
+        log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
+    log.info("%d parameters", network.parameters)
+    run_state = state.State(network, optimizer.build(config.optimizer, list(network.weights.values()), total))
+    weights = tasks.balanced_weights(np.bincount(split.labels, minlength=len(dataset.labels)))
+    train_steps = steps.TrainSteps(network, run_state, placement, config,
+                                   tuple(weights) if config.optimizer.class_weights == "balanced" else ())
+
+    # 4. Where the state comes from: the newest valid checkpoint of this folder, or the seed.
+    found = checkpoint.newest_valid(folder / "checkpoints", repair=True, attempt=attempt)
+    if found:
+        _check_continues(found, dataset, total)
+        with journal.timed("restore", step=found.step):
+            run_state.restore(found.tensors, str(found.path))
+        log.info("restored step %d of %d from %s", found.step, total, found.path)
+    else:
+        log.info("no checkpoint yet: initial weights from seed %d", config.run.seed)
+        journal.write("initialise", step=0)
+    (folder / "config.json.tmp").write_text(configuration.to_json(config), encoding="utf-8")
+    os.replace(folder / "config.json.tmp", folder / "config.json")
+    first = found.step if found else 0
+    journal.write("start", step=first, total=total, devices=placement.devices, pid=os.getpid())
+
+    # 5. The loop, and what it leaves behind.
+    digests = {"config_digest": configuration.digest(config), "dataset_digest": dataset.digest}
+    evaluation = _Evaluation.of(config, dataset, network, placement)
+    training = _Training(config, folder, attempt, journal, stop, batches, run_state, train_steps, evaluation, digests, found, total)
+    return training.run()
+
+
+def _settled(config: configuration.Config, folder: pathlib.Path, has_checkpoints: bool) -> configuration.Config:
+    """The configuration with nothing left open: as the run in this folder began, or chosen now for a new one."""
+    path = folder / "config.json"
+    if path.exists() and has_checkpoints:
+        written = configuration.flags_from_json(path.read_text(encoding="utf-8"), str(path))
+        config = configuration.resumed(config, written)
+    return dataclasses.replace(config, run=strategy.resolve(config.run, config.input.batch_size))
+
+
+def _check_continues(found: checkpoint.Checkpoint, dataset: store.Dataset, total: int) -> None:
+    if found.manifest["dataset_digest"] != dataset.digest:
+        raise UsageError(f"{dataset.folder} has the digest {dataset.digest[:12]}, the checkpoint {found.path} was made with "
+                         f"{found.manifest['dataset_digest'][:12]}: a resume must see the same data. Name that dataset, or another "
+                         "--model_dir.")
+    if found.step > total:
+        raise UsageError(f"{found.path} is beyond the last step of this run, {total}: a run may be made longer, not shorter. "
+                         "Raise --steps or --epochs, or name another --model_dir.")
+
+
+def _say_stopped(stop: StopRequest, step: int, digest: str) -> int:
+    print(f"stopped step={step} state_digest={digest}", flush=True)
+    return stop.exit_code
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """What is evaluated while training. `selects`: whether its figures may decide anything; a test split's never do."""
+
+    split: str
+    batches: pipeline.EvaluationBatches
+    step: steps.EvaluationStep
+
+    @property
+    def selects(self) -> bool:
+        return self.split != "test"
+
+    @classmethod
+    def of(cls, config, dataset, network, placement) -> "_Evaluation | None":
+        name = config.run.eval_split or next((name for name in ("validation", "test") if name in dataset.splits), "")
+        if name and name not in dataset.splits:
+            raise UsageError(f"--eval_split={name}: the dataset has {', '.join(dataset.splits)}. Name one of them.")
+        if config.run.early_stop_patience and name in ("", "test"):
+            raise UsageError(f"--early_stop_patience={config.run.early_stop_patience}: needs a validation split, since stopping by the "
+                             "test split would choose the model by the figures that judge it. Prepare one with --validation_fraction.")
+        if not name or config.run.eval_steps == -1:
+            return None
+        batches = pipeline.EvaluationBatches(dataset.splits[name], config.input, evaluate.ROWS)
+        return cls(name, batches, steps.EvaluationStep(network, placement))
+
+
+@dataclasses.dataclass
+class _Window:
+    """Figures since the last point in TensorBoard."""
+
+    figures: list = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, figures: steps.StepFigures, seconds: float) -> None:
+        self.figures.append(figures)
+        self.seconds += seconds
+
+    def means(self) -> dict[str, float]:
+        """loss, accuracy, gradient_norm per step; examples_per_second; input_wait as share of the time."""
+        sums = steps.StepFigures(*(np.concatenate(column) for column in zip(*self.figures)))
+        count = sums.count.sum()
+        return {
+            "loss": sums.loss_sum.sum() / count, "accuracy": sums.correct.sum() / count,
+            "gradient_norm": sums.gradient_norm.mean(), "examples_per_second": count / self.seconds,
+            "input_wait": sums.input_seconds.sum() / self.seconds,
+        }
+
+
+class _Training:
+    """Steps until something is due, then that, until the end or a request to stop.
+
+    The order at one step is always: evaluate, then save, so that a checkpoint never stands for a step whose figures are
+    missing; whatever was due at the restored step and is not on record is made up for first.
+    """
+
+    def __init__(self, config, folder, attempt, journal, stop, batches, run_state, train_steps, evaluation, digests, found, total):
+        self._config = config
+        self._folder = folder
+        self._attempt = attempt
+        self._journal = journal
+        self._stop = stop
+        self._batches = batches
+        self._state = run_state
+        self._train_steps = train_steps
+        self._evaluation = evaluation
+        self._digests = digests
+        self._total = total
+        self._step = found.step if found else 0
+        self._saved = {found.step: found.manifest["state_digest"]} if found else {}
+        self._history = selection.History(folder / "evaluations.jsonl", self._step)
+        self._cold = set(map(int, batches.lengths))
+        self._iterator = iter(batches.dataset(self._step))
+        self._loop_size = progress.LoopSize(config.run.steps_per_loop)
+        self._window = _Window()
+        self._unlogged = {"steps": 0, "seconds": 0.0, "input_seconds": 0.0}
+
+    def run(self) -> int:
+        folder = self._folder / "tensorboard"
+        self._train_summaries = Summaries(folder / "train", self._attempt, self._step)
+        self._eval_summaries = Summaries(folder / "eval", self._attempt, self._step)
+        self._train_summaries.text("config", _as_table(self._config), self._step)
+        with checkpoint.Writer(self._folder / "checkpoints", self._config.run.keep, self._attempt, on_saved=self._on_saved,
+                               **self._digests) as self._writer, \
+                progress.Progress(self._step, self._total) as self._progress:
+            while not self._is_over():
+                self._advance()
+            self._finish()
+        if self._stop.asked and not self._is_done():
+            return _say_stopped(self._stop, self._step, self._saved.get(self._step, "none"))
+        print(f"done step={self._step} state_digest={self._saved[self._step]}", flush=True)
+        return BY_NAME["done"]
+
+    # --- events -------------------------------------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        """Does what is due at this step; whether the run ends here."""
+        if not self._stop.asked:
+            self._evaluate_if_due()
+        if self._stop.asked or self._is_done():
+            return True
+        if self._step and self._step % self._config.run.save_steps == 0:
+            self._save()
+        return False
+
+    def _is_done(self) -> bool:
+        run = self._config.run
+        pending = self._evaluation_is_due() and not self._history.at(self._step)
+        stopped_early = selection.patience_is_over(self._history.evaluations, run.best_metric, run.early_stop_patience)
+        return not pending and (self._step >= self._total or stopped_early)
+
+    def _advance(self) -> None:
+        """Runs steps up to the next event, at most one loop."""
+        if self._ends_epoch(self._step):
+            self._state.begin_epoch()
+        run, epoch = self._config.run, self._epoch(self._step + 1)
+        due = progress.next_event(
+            self._step, (run.save_steps, run.log_steps, run.eval_steps), (self._epoch_end(epoch), self._total))
+        count = min(due - self._step, self._loop_size.steps)
+        self._warm_up(count)
+        began = time.monotonic()
+        figures = self._train_steps.run(self._iterator, count)
+        seconds = time.monotonic() - began
+        self._loop_size.ran(count, seconds)
+        self._window.add(figures, seconds)
+        self._note_loop(count, seconds, figures)
+        self._refuse_divergence(figures)
+        self._step += count
+        if self._step % run.log_steps == 0 or self._step == self._total:
+            self._log_point()
+        if self._ends_epoch(self._step):
+            self._journal.write("epoch", epoch=epoch, step=self._step, **self._epoch_figures())
+            if not self._evaluation_is_due():
+                self._print_line()
+
+    def _evaluate_if_due(self) -> None:
+        if not self._evaluation_is_due() or self._history.at(self._step):
+            return
+        name = self._evaluation.split
+        began = time.monotonic()
+        found = evaluate.figures(self._evaluation.step, self._evaluation_weights(), self._evaluation.batches, lambda: self._stop.asked)
+        if found is None:
+            return
+        figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+        self._history.append(selection.Evaluation(self._step, name, figures))
+        self._eval_summaries.write(self._step, figures)
+        self._journal.write("evaluate", time.monotonic() - began, step=self._step, split=name, **figures)
+        self._keep_if_best()
+        self._print_line({f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy})
+
+    def _save(self) -> None:
+        """Hands the state to the background writer, once per step; everything that belongs to it is on disk before."""
+        if self._step in self._saved:
+            return
+        self._train_summaries.flush()
+        self._eval_summaries.flush()
+        self._writer.submit(self._step, self._state.snapshot())
+        self._prune_best()
+        self._saved[self._step] = "being written"
+
+    def _finish(self) -> None:
+        """The last save, waited for: a run whose last state is not on disk does not end well."""
+        if self._step:
+            self._save()
+        self._writer.wait()
+        self._train_summaries.close()
+        self._eval_summaries.close()
+        self._note_loop(0, 0.0, None, force=True)
+        best = selection.best(self._history.evaluations, self._config.run.best_metric)
+        if best and self._evaluation and self._evaluation.selects:
+            log.info("best %s of %s: %.4f at step %d", self._config.run.best_metric, best.split,
+                     best.figures[self._config.run.best_metric], best.step)
+
+    # --- parts of them --------------------------------------------------------------------------------------------------------
+
+    def _warm_up(self, count: int) -> None:
+        """Compiles the shapes of the next steps that have not been compiled yet, each timed by itself."""
+        if not self._cold:
+            return
+        for length in sorted({self._batches.padded_length(self._step + i) for i in range(count)} & self._cold):
+            with self._journal.timed("compile", length=length):
+                self._train_steps.warm_up(length, self._batches.batch_size)
+            self._cold.discard(length)
+
+    def _refuse_divergence(self, figures: steps.StepFigures) -> None:
+        bad = ~np.isfinite([figures.loss_sum, figures.gradient_norm]).all(axis=0)
+        if not bad.any():
+            return
+        step = self._step + int(bad.argmax()) + 1
+        rows = self._batches.examples(step - 1)
+        self._journal.write("diverged", step=step, examples=rows)
+        raise DivergedError(
+            f"step {step}: the loss is {figures.loss_sum[bad][0]}, the gradient's norm {figures.gradient_norm[bad][0]}, both must be "
+            f"finite. Its batch holds the training examples {', '.join(map(str, rows[:32]))}{' ...' if len(rows) > 32 else ''} (counted "
+            f"from 0; all are in the journal). Nothing of this step was saved. Lower --learning_rate or set --clip_norm, in another "
+            "--model_dir.")
+
+    def _log_point(self) -> None:
+        means = self._window.means()
+        self._window = _Window()
+        rate = optimizer.learning_rate(self._config.optimizer, self._step - 1, self._total)
+        self._train_summaries.write(self._step, {**means, "learning_rate": float(rate)})
+        self._progress.show(self._step, self._epoch(self._step), means)
+
+    def _note_loop(self, count, seconds, figures, force=False) -> None:
+        """Adds a loop to the journal's next line about loops; writes it every few seconds."""
+        noted = self._unlogged
+        noted["steps"] += count
+        noted["seconds"] += seconds
+        noted["input_seconds"] += float(figures.input_seconds.sum()) if figures else 0.0
+        if noted["steps"] and (force or noted["seconds"] >= progress.SECONDS_PER_LINE):
+            self._journal.write("loop", step=self._step + count, **noted)
+            self._unlogged = dict.fromkeys(noted, 0)
+
+    def _print_line(self, evaluated=None) -> None:
+        epoch, every = self._epoch(self._step), self._config.run.log_epochs
+        if every > 1 and not (self._ends_epoch(self._step) and epoch % every == 0):
+            return
+        figures = {**self._epoch_figures(), **(evaluated or {})}
+        print(f"epoch {epoch} step {self._step} " + " ".join(f"{name} {progress.number(value)}" for name, value in figures.items()),
+              flush=True)
+
+    def _on_saved(self, manifest: dict, seconds: float) -> None:
+        self._saved[manifest["step"]] = manifest["state_digest"]
+        self._journal.write("save", seconds, step=manifest["step"], state_digest=manifest["state_digest"])
+
+    # --- the best checkpoint ----------------------------------------------------------------------------------------------------
+
+    def _keep_if_best(self) -> None:
+        best = selection.best(self._history.evaluations, self._config.run.best_metric)
+        if not self._evaluation.selects or best.step != self._step:
+            return
+        parent = self._folder / "best"
+        try:
+            checkpoint.commit(parent, self._step, self._state.snapshot(), attempt=self._attempt, **self._digests)
+        except FolderInUseError:
+            # An attempt that was killed came here with another number of replicas: close to these weights, not equal.
+            checkpoint.discard(checkpoint.folder_of(parent, self._step), self._attempt)
+            checkpoint.commit(parent, self._step, self._state.snapshot(), attempt=self._attempt, **self._digests)
+
+    def _prune_best(self) -> None:
+        """Removes best checkpoints that a resume from any saved state would not ask for again."""
+        committed = [step for step, digest in self._saved.items() if digest != "being written"]
+        history = [entry for entry in self._history.evaluations if entry.step <= max(committed, default=0)]
+        best = selection.best(history, self._config.run.best_metric)
+        if best and self._evaluation and self._evaluation.selects:
+            for step in checkpoint.list_steps(self._folder / "best"):
+                if step < best.step:
+                    checkpoint.discard(checkpoint.folder_of(self._folder / "best", step), self._attempt)
+
+    # --- what the step number means ---------------------------------------------------------------------------------------------
+
+    def _epoch(self, step: int) -> int:
+        return order.epoch_of(step, self._batches.size, self._batches.batch_size)
+
+    def _epoch_end(self, epoch: int) -> int:
+        return order.epoch_end(epoch, self._batches.size, self._batches.batch_size)
+
+    def _ends_epoch(self, step: int) -> bool:
+        return step > 0 and self._epoch(step + 1) > self._epoch(step)
+
+    def _evaluation_is_due(self) -> bool:
+        if self._evaluation is None or self._step == 0:
+            return False
+        every = self._config.run.eval_steps
+        return self._step == self._total or (self._step % every == 0 if every else self._ends_epoch(self._step))
+
+    def _epoch_figures(self) -> dict[str, float]:
+        sums = {name: total.numpy() for name, total in self._state.epoch.items()}
+        return {"loss": float(sums["loss_sum"] / sums["count"]), "accuracy": float(sums["correct"] / sums["count"])}
+
+    def _evaluation_weights(self) -> dict[str, tf.Tensor]:
+        named = self._state.named()
+        return {name: tf.convert_to_tensor(named.get(f"optimizer/{name}/average", named[f"model/{name}"]))
+                for name in self._state.network.weights}
+
+
+def _as_table(config: configuration.Config) -> str:
+    """The configuration as a Markdown table."""
+    rows = [f"| {name} | {configuration.as_text(value)} |" for name, value in configuration.to_flat(config).items()]
+    return "\n".join(["| flag | value |", "|---|---|", *rows])
