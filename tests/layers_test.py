@@ -62,9 +62,9 @@ def test_the_picture_shows_every_module_and_no_other():
     assert set(modules()) == set(ROW)
 
 
-@pytest.mark.parametrize("module", sorted(ROW))
+@pytest.mark.parametrize("module", sorted(ROW.keys() & modules()))
 def test_imports_point_down_only(module):
-    upwards = {other for other in imported_by(modules()[module].read_text()) if ROW[other] <= ROW[module]}
+    upwards = {other for other in imported_by(modules()[module].read_text()) if ROW.get(other, 0) <= ROW[module]}
     assert not upwards, f"{module} imports {upwards}, which stand in its own row or above it"
 
 

@@ -87,7 +87,7 @@ def commit(parent, step, tensors, *, attempt, config_digest, dataset_digest):
         "format": FORMAT, "step": int(step), "attempt": attempt, "state_digest": state_digest(tensors),
         "config_digest": config_digest, "dataset_digest": dataset_digest, "files": {},
     }
-    folder = parent / _name(step)
+    folder = folder_of(parent, step)
     present = _present(folder, manifest["state_digest"], attempt)
     return present or _retrying("written", folder, lambda: _write(folder, manifest, tensors, attempt))
 
@@ -167,9 +167,9 @@ def newest_valid(parent, *, repair, attempt=None):
         _refuse_to_start_over(parent, damaged)
         return None
     for step, reason in damaged.items():
-        where = f"renamed to {_set_aside(parent / _name(step), attempt).name}" if repair else "left in place"
+        where = f"renamed to {_set_aside(folder_of(parent, step), attempt).name}" if repair else "left in place"
         log.warning("checkpoint %s is damaged (%s): falling back to step %d, %d steps are lost; the folder is %s",
-                    parent / _name(step), reason, checkpoint.step, step - checkpoint.step, where)
+                    folder_of(parent, step), reason, checkpoint.step, step - checkpoint.step, where)
     return checkpoint
 
 
@@ -214,8 +214,8 @@ def _refuse_non_finite(step, tensors):
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             count = array.size - np.count_nonzero(np.isfinite(array))
-            raise DivergedError(f"tensor {name!r} holds {count} NaN or Inf at step {step}; such a state is never saved; "
-                                f"lower --learning_rate or --clip_norm, the checkpoints before are unharmed")
+            raise DivergedError(f"tensor {name!r} holds {count} NaN or Inf at step {step}; such a state is never saved, "
+                                "the checkpoints before are unharmed; lower --learning_rate or --clip_norm")
 
 
 def _retrying(verb, path, action):
@@ -310,7 +310,7 @@ def _prune(parent, keep, newest, attempt):
     """Removes all but the newest `keep` (0: all stay) of the checkpoints up to step `newest`, which is valid."""
     steps = [step for step in list_steps(parent) if step <= newest]
     for step in steps[:-keep] if keep else []:
-        discard(parent / _name(step), attempt)
+        discard(folder_of(parent, step), attempt)
 
 
 def discard(folder, attempt):
@@ -335,18 +335,13 @@ def _remove_temporary(parent):
 
 def _first_valid(parent, damaged):
     """Returns the newest valid checkpoint or None; fills `damaged` with step -> reason of those above it."""
-    looked_at = set()
-    while steps := [step for step in list_steps(parent) if step not in looked_at]:
-        looked_at.add(steps[-1])
-        folder = parent / _name(steps[-1])
+    while steps := [step for step in list_steps(parent) if step not in damaged]:
+        folder = folder_of(parent, steps[-1])
         try:
             return load(folder)
         except _Damaged as problem:
-            if folder.exists():
+            if folder.exists():  # else it was pruned while we read: look again
                 damaged[steps[-1]] = problem.reason
-            else:
-                damaged.clear()
-                looked_at.clear()  # pruned while we read: there is a newer one
     return None
 
 
@@ -354,8 +349,8 @@ def _refuse_to_start_over(parent, damaged):
     reasons = [f"{_name(step)}: {reason}" for step, reason in damaged.items()]
     reasons += [f"{entry.name}: set aside before" for entry in _entries(parent) if _DAMAGED.fullmatch(entry.name)]
     if reasons:
-        raise DataError(f"no checkpoint in {parent} is valid ({'; '.join(reasons)}); a run with checkpoints never starts "
-                        f"over by itself; restore one of the folders from a copy, or delete {parent} to start from step 0")
+        raise DataError(f"no checkpoint in {parent} is valid ({'; '.join(reasons)}); a run that has checkpoints never "
+                        f"starts over by itself; restore one of them from a copy, or delete {parent} to start anew")
 
 
 def _load(path):

@@ -49,7 +49,7 @@ class Journal:
                 self._append(line.encode("utf-8", "backslashreplace"))
             except OSError as problem:
                 if not self._failed:
-                    log.error("journal %s cannot be written (%s): training goes on without its lines", self._path, problem)
+                    log.error("journal %s cannot be written (%s): training goes on without it", self._path, problem)
                 self._failed = True
 
     @contextlib.contextmanager
@@ -104,8 +104,12 @@ def _now():
 
 
 def _ends_inside_a_line(descriptor):
-    size = os.fstat(descriptor).st_size
-    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    size = None
+    while size != (size := os.fstat(descriptor).st_size):  # growing: another process is in the middle of a long line
+        if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _plain(value):

@@ -2,12 +2,13 @@
 
 One event file per attempt, named so that files sort by attempt and not by a clock. What a killed attempt wrote after
 the step that is restored never happened: an attempt begins by taking those events out of the older files, and its own
-file begins with a SessionLog START that tells the same to readers that have them in memory. (The START alone would
-leave text and PR curves twice for `EventAccumulator`, and orphaned points in TensorBoard's default loader.)
+file begins with a SessionLog START that tells the same to readers that have them in memory already. (The START alone
+would leave orphaned points in TensorBoard's default loader, and texts and PR curves twice in `EventAccumulator`.)
 
-For points up to a checkpoint to be there after any kill, call `flush` before that checkpoint is committed.
+For the points up to a checkpoint to be there after any kill, call `flush` before that checkpoint is saved.
 """
 
+import contextlib
 import io
 import os
 import pathlib
@@ -22,57 +23,61 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins import projector as projector_plugin
 from tensorboard.plugins.hparams import api as hparams_plugin
 from tensorboard.plugins.text import summary_v2 as text_plugin
-from tensorboard.summary import v1 as tensorboard_v1
+from tensorboard.summary import v1 as summary_v1
 
 from trainer.exit_codes import StorageError
-
 
 PROJECTOR_ROWS = 10_000
 
 
 class Summaries:
-    """Writes the events of one attempt into `folder` (for example MODEL_DIR/tensorboard/train)."""
+    """Writes the events of one attempt into `folder` (for example MODEL_DIR/tensorboard/train).
+
+    A value is visible to a running TensorBoard when the call returns. A (step, tag) of the restored step that is
+    there already is not written twice. Every method raises StorageError where the folder cannot be written.
+    """
 
     def __init__(self, folder, attempt, restored_step):
         """`attempt`: its number; `restored_step`: step of the checkpoint that was restored, 0 where there was none.
 
-        Events beyond `restored_step` are removed from the folder, all of them where it is 0. Raises StorageError.
+        Events beyond `restored_step` are removed from the folder, all of them where it is 0.
         """
         folder = pathlib.Path(folder)
         first = restored_step + 1 if restored_step else 0
         self._path = folder / f"events.out.tfevents.{attempt:08d}.{socket.gethostname()}"
-        try:
+        with self._storing():
             folder.mkdir(parents=True, exist_ok=True)
-            self._written = _forget(folder, first)
+            self._there = _forget(folder, first)
             self._file = tf.io.TFRecordWriter(str(self._path))
             self._append(event_pb2.Event(file_version="brain.Event:2"))
-            self._append(event_pb2.Event(step=first, session_log=_SESSION_START))
-        except (OSError, tf.errors.OpError) as problem:
-            raise self._failed(problem) from problem
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._append(event_pb2.Event(step=first, session_log=start))
 
     def write(self, step, scalars):
         """Writes `scalars` (tag -> number) at the global step `step`."""
-        self._add(step, *(summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()))
+        values = (summary_pb2.Summary.Value(tag=tag, simple_value=float(number)) for tag, number in scalars.items())
+        self._add(step, values)
 
     def text(self, tag, markdown, step):
         """Writes `markdown` for the text dashboard."""
-        self._add(step, *text_plugin.text_pb(tag, markdown).value)
+        self._add(step, text_plugin.text_pb(tag, markdown).value)
 
     def image(self, tag, pixels, step):
         """Writes a picture; `pixels`: uint8 [height, width, 3]."""
         height, width, _ = pixels.shape
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, format="png")
-        image = summary_pb2.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded.getvalue())
-        self._add(step, summary_pb2.Summary.Value(tag=tag, image=image))
+        image = summary_pb2.Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=encoded.getvalue())
+        self._add(step, [summary_pb2.Summary.Value(tag=tag, image=image)])
 
     def pr_curve(self, tag, labels, scores, step):
-        """Writes precision and recall at 201 thresholds; the curve's tag is TAG/pr_curves.
+        """Writes precision and recall at 201 thresholds from 0 to 1, under the tag `TAG/pr_curves`.
 
         `labels`: bool [examples], true where the example is of the class; `scores`: float [examples] in [0, 1].
         """
-        curve = tensorboard_v1.pr_curve_pb(tag, np.asarray(labels, bool), np.asarray(scores, np.float64))
-        self._add(step, *summary_pb2.Summary.FromString(curve.SerializeToString()).value)
+        curve = summary_v1.pr_curve_pb(tag, np.asarray(labels, bool), np.asarray(scores, np.float64))
+        self._add(step, summary_pb2.Summary.FromString(curve.SerializeToString()).value)
 
     def hparams(self, configuration):
         """Writes the configuration (name -> bool, number or text) as the row of this run in the HParams dashboard.
@@ -80,88 +85,89 @@ class Summaries:
         TensorBoard takes the metrics of the row from the event files in this folder and below it, and of several
         rows in one folder the first: write it into the folder above train/ and eval/, opened with `restored_step=0`.
         """
-        self._add(0, *hparams_plugin.hparams_pb(configuration).value)
+        self._add(0, hparams_plugin.hparams_pb(configuration).value)
 
     def projector(self, weights, labels):
-        """Writes the vectors for the projector dashboard, instead of those from before.
+        """Writes vectors for the projector dashboard, in place of those from before.
 
-        `weights`: float [rows, size]; `labels`: a text per row. The browser gets the first 10,000 rows: vocabularies
-        are sorted by frequency.
+        `weights`: float [rows, size]; `labels`: a text per row. The browser gets the first 10,000 rows, which are
+        the most frequent ones of a vocabulary.
         """
-        rows = min(len(labels), PROJECTOR_ROWS)
-        # Text, although it is long: TensorBoard guesses whether a file is text, and guesses wrong on some binary ones.
-        vectors = "".join("\t".join(map("{:.6g}".format, row)) + "\n" for row in np.asarray(weights)[:rows].tolist())
-        try:
-            _replace(self._path.with_name("projector_vectors.tsv"), vectors.encode())
-            _replace(self._path.with_name("projector_labels.tsv"), "".join(map(_label_line, labels[:rows])).encode())
-            projector_plugin.visualize_embeddings(str(self._path.parent), projector_plugin.ProjectorConfig(embeddings=[
-                projector_plugin.EmbeddingInfo(tensor_name="embedding", tensor_path="projector_vectors.tsv",
-                                               metadata_path="projector_labels.tsv")]))
-        except (OSError, tf.errors.OpError) as problem:
-            raise self._failed(problem) from problem
+        # TSV and not binary, although it is longer: TensorBoard tries text first and fails on some binary files.
+        vectors = ("\t".join(map("{:.6g}".format, row)) for row in np.asarray(weights)[:PROJECTOR_ROWS].tolist())
+        config = projector_plugin.ProjectorConfig()
+        config.embeddings.add(tensor_name="embedding", tensor_path="vectors.tsv", metadata_path="labels.tsv")
+        with self._storing():
+            _replace(self._path.with_name("vectors.tsv"), _lines(vectors))
+            _replace(self._path.with_name("labels.tsv"), _lines(map(_visible, labels[:PROJECTOR_ROWS])))
+            projector_plugin.visualize_embeddings(str(self._path.parent), config)
 
     def flush(self):
-        """Returns when everything written would survive a loss of power. Raises StorageError."""
-        try:
+        """Returns when everything written would survive a loss of power."""
+        with self._storing():
             self._file.flush()
             _fsync(self._path)
-        except (OSError, tf.errors.OpError) as problem:
-            raise self._failed(problem) from problem
 
     def close(self):
         """Flushes and closes the file; the object cannot be used any more."""
         self.flush()
         self._file.close()
 
-    def _add(self, step, *values):
-        """Writes the values that are not there yet and hands them to the kernel, so that a viewer sees them now."""
-        values = [value for value in values if (step, value.tag) not in self._written]
-        try:
-            self._append(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
-            self._file.flush()
-        except (OSError, tf.errors.OpError) as problem:
-            raise self._failed(problem) from problem
+    def _add(self, step, values):
+        values = [value for value in values if (step, value.tag) not in self._there]
+        if values:
+            with self._storing():
+                self._append(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
+                self._file.flush()
 
     def _append(self, event):
         event.wall_time = time.time()
         self._file.write(event.SerializeToString())
 
-    def _failed(self, problem):
-        return StorageError(f"{self._path} cannot be written: {problem}; the model folder must stay writable; check "
-                            f"free space and permissions, then run the same command again")
+    @contextlib.contextmanager
+    def _storing(self):
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as problem:
+            raise StorageError(f"{self._path} cannot be written: {problem}; the model folder must stay writable; check "
+                               f"free space and permissions, then run the same command again") from problem
 
 
-_SESSION_START = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+def _lines(texts):
+    return "".join(f"{text}\n" for text in texts).encode()
 
 
-def _label_line(label):
-    """Returns one line of the projector's labels; what would not be seen or would end the line is shown as `repr`."""
-    visible = label.isprintable() and label.strip()
-    return (label if visible else repr(label)) + "\n"
+def _visible(label):
+    """Returns `label`, or its `repr` where nothing would be seen or where it would break the line."""
+    return label if label.isprintable() and label.strip() else repr(label)
+
+
+# Older event files
 
 
 def _forget(folder, first):
-    """Takes the values of step `first` and later out of the event files.
+    """Takes the values of step `first` and later out of the event files; files without any others are removed.
 
-    Returns what is there of the step before as {(step, tag)}: that much of the restored step need not be written again.
+    Returns what there is of the step before, as {(step, tag)}.
     """
     there = set()
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records = list(_records(path.read_bytes()))
-        remaining = [(record, event) for record, event in records if event.step < first or not event.HasField("summary")]
-        if not any(event.HasField("summary") for _, event in remaining):
+        kept = [(record, event) for record, event in records if event.step < first or not event.summary.value]
+        values = [(event.step, value.tag) for _, event in kept for value in event.summary.value]
+        if not values:
             path.unlink()
-        elif len(remaining) < len(records):
-            _replace(path, b"".join(record for record, _ in remaining))
-        there |= {(event.step, value.tag) for _, event in remaining if event.step == first - 1 for value in event.summary.value}
+        elif len(kept) < len(records):
+            _replace(path, b"".join(record for record, _ in kept))
+        there.update(value for value in values if value[0] == first - 1)
     return there
 
 
 def _records(data):
     """Yields (framed record, its event) up to the end or the first damaged record, where every reader stops.
 
-    A record is its length (8 bytes), a checksum of that (4), the event, and a checksum of the event (4):
-    https://www.tensorflow.org/tutorials/load_data/tfrecord.
+    A record is its length (8 bytes, little-endian), a checksum of that (4), the event, and a checksum of the event
+    (4): https://www.tensorflow.org/tutorials/load_data/tfrecord.
     """
     position = 0
     while position + 12 <= len(data):
@@ -177,7 +183,7 @@ def _records(data):
 
 
 def _replace(path, data):
-    """Writes the file anew, whole or not at all; the temporary name is none that TensorBoard reads."""
+    """Writes a file whole or not at all; its temporary name is none that TensorBoard reads."""
     temporary = path.with_name("rewriting.tmp")
     temporary.write_bytes(data)
     _fsync(temporary)

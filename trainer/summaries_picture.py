@@ -21,19 +21,20 @@ def confusion_matrix(counts, labels):
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shown = np.sort(np.argsort(-counts.sum(axis=1), kind="stable")[:MOST_CLASSES])
     names = [_shorten(labels[index]) for index in shown]
-    corner = "true \\ predicted" + (f" ({len(shown)} of {len(labels)} classes)" if len(shown) < len(labels) else "")
+    heading = "true \\ predicted" + (f" ({len(shown)} of {len(labels)} classes)" if len(shown) < len(labels) else "")
     size = int(min(64, max(14, 800 / len(shown))))
     font = ImageFont.load_default(min(16, max(8, size * 0.45)))
-    edge = int(max(font.getlength(text) for text in (*names, corner))) + 2 * MARGIN
+    edge = int(max(font.getlength(text) for text in (*names, heading))) + 2 * MARGIN
     picture = Image.new("RGB", (edge + size * len(names) + MARGIN, edge + size * len(names) + MARGIN), _PAPER)
     draw = ImageDraw.Draw(picture)
-    draw.text((edge - MARGIN, edge - MARGIN), corner, _INK, font, anchor="rs")
+    draw.text((edge - MARGIN, edge - MARGIN), heading, _INK, font, anchor="rs")
     for row, name in enumerate(names):
         draw.text((edge - MARGIN, edge + (row + 0.5) * size), name, _INK, font, anchor="rm")
         _draw_upright(picture, (edge + (row + 0.5) * size, edge - MARGIN), name, font)
         for column in range(len(names)):
             cell = shown[row], shown[column]
-            _draw_cell(draw, (edge + column * size, edge + row * size), size, counts[cell], shares[cell], row == column, font)
+            corner = edge + column * size, edge + row * size
+            _draw_cell(draw, corner, size, counts[cell], shares[cell], row == column, font)
     return np.asarray(picture)
 
 

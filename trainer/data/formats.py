@@ -4,7 +4,7 @@ Every reader takes an open stream and yields rows with the line (TFRecord: the r
 may be .gz or .xz, start with a BOM and end their lines with CRLF. Blank lines are no rows; an empty text is one.
 
     csv       a header line with column names; quotes as in RFC 4180, a quoted field may hold line breaks
-    tsv       a header line with column names; no quoting: a quote is an ordinary character, a field holds no tab or line break
+    tsv       a header line with column names; quotes are ordinary characters, so a field holds no tab or line break
     jsonl     an object per line; the text a string, the label a string or an integer
     tfrecord  tf.train.Example; the text one string, the label one string or int64
 """
@@ -33,7 +33,7 @@ class Columns:
         named = [("text_column", self.text), ("label_column", self.label), ("split_column", self.split)]
         return [(flag, column) for flag, column in named if column]
 
-    def positions(self, header: list[str], path: str) -> list[int]:
+    def positions(self, header: list[str], place: tuple[str, int]) -> list[int]:
         """Where the columns stand in a header line.
 
         Raises:
@@ -41,8 +41,8 @@ class Columns:
         """
         for flag, column in self.names:
             if header.count(column) != 1:
-                raise DataError(f"{path}:1: {'no column' if column not in header else 'more than one column'} {column!r}; the header "
-                                f"line has {', '.join(map(repr, header)) or 'nothing'}. Name the right one with --{flag}.")
+                raise DataError(f"{at(place)}: {header.count(column) or 'no'} columns {column!r}; the header line has "
+                                f"{', '.join(map(repr, header)) or 'nothing'}. Name the right one with --{flag}.")
         return [header.index(column) for _, column in self.names]
 
 
@@ -51,41 +51,44 @@ def read_csv(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) ->
     yield from _table(stream, columns, _csv_records(stream, max_line_bytes))
 
 
-def _csv_records(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[tuple[int, list[bytes]]]:
+def _csv_records(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[tuple[int, list[str]]]:
     """(first line, fields) of each record."""
     csv.field_size_limit(max_line_bytes)
-    reader = csv.reader(_decoded(stream, max_line_bytes), strict=True)
+    reader = csv.reader(_decoded_lines(stream, max_line_bytes), strict=True)
     while True:
         number = reader.line_num + 1
         try:
             fields = next(reader, None)
         except csv.Error as problem:
-            raise DataError(f"{stream.path}:{number}: the record that begins here is no CSV ({problem}). Close or double its "
-                            "quotes; if quotes mean nothing in this file, use --source=tsv.") from None
+            raise DataError(f"{stream.path}:{number}: the record that begins here is no CSV ({problem}). Close or "
+                            "double its quotes; if quotes mean nothing in this file, use --source=tsv.") from None
         if fields is None:
             return
         if fields:
             yield number, fields
 
 
-def _decoded(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[str]:
-    # Bytes that are not UTF-8 pass through as lone surrogates, so that only a text in use is judged by them.
-    for _, block in raw_files.line_blocks(stream, max_line_bytes):
-        for line in block:
-            yield line.decode("utf-8", "surrogateescape") + "\n"
+def _decoded_lines(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[str]:
+    for _, line in raw_files.lines(stream, max_line_bytes):
+        yield _decoded(line) + "\n"
+
+
+def _decoded(content: bytes) -> str:
+    # What is not UTF-8 passes through as lone surrogates, so that only a text or label in use is judged by it.
+    return content.decode("utf-8", "surrogateescape")
 
 
 def read_tsv(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) -> Iterator[Row]:
     """Rows of a TSV file."""
     lines = raw_files.lines(stream, max_line_bytes)
     yield from _table(stream, columns, (
-        (number, line.decode("utf-8", "surrogateescape").split("\t")) for number, line in lines if line))
+        (number, _decoded(line).split("\t")) for number, line in lines if line))
 
 
 def _table(stream, columns: Columns, records: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
     """Rows of records that follow a header record."""
-    _, header = next(records, (1, []))
-    text, label, *split = columns.positions(header, stream.path)
+    number, header = next(records, (1, []))
+    text, label, *split = columns.positions(header, (stream.path, number))
     for number, fields in records:
         if len(fields) != len(header):
             raise DataError(f"{stream.path}:{number}: {len(fields)} fields, but the header line has {len(header)}. "
@@ -101,7 +104,7 @@ def read_jsonl(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) 
             continue
         place = (stream.path, number)
         try:
-            row = json.loads(line.decode("utf-8", "surrogateescape"))
+            row = json.loads(_decoded(line))
         except (ValueError, RecursionError) as problem:
             raise DataError(f"{at(place)}: no JSON ({problem}). Each line must be one object.") from None
         if not isinstance(row, dict):
@@ -113,12 +116,11 @@ def _row(place: tuple[str, int], row: dict, columns: Columns) -> Row:
     """A row from {column: value}."""
     for flag, column in columns.names:
         if column not in row:
-            raise DataError(f"{at(place)}: no {column!r}; there are {', '.join(map(repr, row)) or 'none'}. Name the right one with "
-                            f"--{flag}.")
-    text, label, split = row[columns.text], row[columns.label], row.get(columns.split) if columns.split else None
-    if isinstance(text, str):
-        text = _utf8(text)
-    label, split = (value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value for value in (label, split))
+            raise DataError(f"{at(place)}: no {column!r}; there are {', '.join(map(repr, row)) or 'none'}. "
+                            f"Name the right one with --{flag}.")
+    text, label, split = row[columns.text], row[columns.label], row[columns.split] if columns.split else None
+    text = _utf8(text) if isinstance(text, str) else text
+    label, split = (_decoded(value) if isinstance(value, bytes) else value for value in (label, split))
     if not isinstance(text, bytes):
         raise DataError(f"{at(place)}: {columns.text!r} is {text!r}, but a text must be a string.")
     if isinstance(label, bool) or not isinstance(label, str | int):
@@ -143,7 +145,8 @@ def read_tfrecord(stream: raw_files.Stream, columns: Columns, max_line_bytes: in
         try:
             features = tf.train.Example.FromString(record).features.feature
         except protobuf.DecodeError:
-            raise DataError(f"{at(place)}: record {number} is no tf.train.Example. Write it with Example.SerializeToString.") from None
+            raise DataError(f"{at(place)}: record {number} is no tf.train.Example. Write it with "
+                            "Example.SerializeToString.") from None
         wanted = {column for _, column in columns.names}
         row = {name: _value(feature, name, place) if name in wanted else None for name, feature in features.items()}
         yield _row(place, row, columns)

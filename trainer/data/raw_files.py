@@ -1,4 +1,4 @@
-"""Bytes and lines of raw files, plain, .gz or .xz: front to back, in bounded memory, with damage named by file and line.
+"""Bytes and lines of raw files, plain, .gz or .xz: front to back, in bounded memory, damage named by file and line.
 
 A compressed file must end with its end marker and may expand only so far. Where `FILE.sha256` lies beside FILE (as
 `sha256sum FILE > FILE.sha256` writes it), FILE must have that hash: the one way to notice a file that was cut exactly
@@ -16,7 +16,7 @@ from typing import Callable, Iterator
 from trainer.exit_codes import DataError, UsageError
 
 _BLOCK = 1 << 20
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _FREE_EXPANSION = 64 << 20  # A small file of one repeated line is no bomb, whatever its ratio.
 _DECOMPRESSED = {".gz": lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"), ".xz": lzma.LZMAFile}
 
@@ -39,7 +39,10 @@ def expand(patterns: str, flag: str) -> list[str]:
 
 
 class Stream:
-    """The decompressed bytes of one file; every damage is a DataError that names the file."""
+    """The decompressed bytes of one file; every damage is a DataError that names the file and how far it was read.
+
+    Whoever counts lines or records sets `number` to the one being read.
+    """
 
     def __init__(self, path: str, max_expansion: int, advance: Callable[[int], None] = lambda _: None):
         """
@@ -49,35 +52,49 @@ class Stream:
           advance: told how many more bytes of the file itself were read.
         """
         self.path = path
+        self.number = 1
         self._max_expansion = max_expansion
         self._size = 0
         try:
             self._raw = _Raw(path, advance)
         except OSError as problem:
-            raise DataError(f"{path}: cannot be opened ({problem.strerror}). Check the file and its permissions.") from None
-        decompressed = _DECOMPRESSED.get(os.path.splitext(path)[1], lambda raw: raw)
-        self._bytes = decompressed(self._raw)
+            raise DataError(f"{path}: cannot be opened ({problem.strerror}). Check its permissions.") from None
+        decompressed = _DECOMPRESSED.get(os.path.splitext(path)[1])
+        self._bytes = decompressed(self._raw) if decompressed else self._raw
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes; fewer only at the end of the file."""
+        return self._checked(self._bytes.read, size, least=size)
+
+    def piece(self) -> bytes:
+        """The next bytes, as many as come at once: what a damaged file still holds is read. b"" at its end."""
+        return self._checked(self._bytes.read1, _BLOCK, least=1)
+
+    def _checked(self, read: Callable[[int], bytes], size: int, least: int) -> bytes:
         try:
-            content = self._bytes.read(size)
-            if len(content) < size:
-                self._raw.check_hash()
-                if self._bytes is not self._raw and not self._raw.read_so_far:
-                    raise EOFError
+            content = read(size)
+            if len(content) < least:
+                self._check_end()
         except EOFError:
-            raise DataError(f"{self.path}: the compressed data ends before its end marker: the file is cut short. "
-                            "Copy or compress it again.") from None
+            raise self._damaged("the compressed data ends before its end marker: the file is cut short") from None
         except (OSError, zlib.error, lzma.LZMAError) as problem:
-            raise DataError(f"{self.path}: cannot be read or decompressed ({problem}). Copy or compress it again.") from None
+            raise self._damaged(f"cannot be read or decompressed ({problem})") from None
         self._size += len(content)
         allowed = max(_FREE_EXPANSION, self._max_expansion * self._raw.read_so_far)
         if self._bytes is not self._raw and self._size > allowed:
             raise DataError(
-                f"{self.path}: {self._raw.read_so_far} compressed bytes became more than {allowed}: taken for a decompression "
-                f"bomb (--max_expansion={self._max_expansion}). Raise --max_expansion if you trust the file.")
+                f"{self.path}:{self.number}: {self._raw.read_so_far} compressed bytes became more than {allowed}: taken for "
+                f"a decompression bomb (--max_expansion={self._max_expansion}). Raise it if you trust the file.")
         return content
+
+    def _check_end(self) -> None:
+        """Raises if the file is not whole."""
+        self._raw.check_hash()
+        if self._bytes is not self._raw and not self._raw.read_so_far:
+            raise EOFError
+
+    def _damaged(self, why: str) -> DataError:
+        return DataError(f"{self.path}:{self.number}: {why}. Copy or compress it again.")
 
     def __enter__(self):
         return self
@@ -88,7 +105,7 @@ class Stream:
 
 
 class _Raw:
-    """A file read front to back that counts its bytes and, where a .sha256 file says so, compares its hash at the end."""
+    """A file read front to back: counts its bytes and, where a .sha256 file lies beside it, compares its hash."""
 
     def __init__(self, path: str, advance: Callable[[int], None]):
         self._path = path
@@ -99,7 +116,12 @@ class _Raw:
         self.read_so_far = 0
 
     def read(self, size: int = -1) -> bytes:
-        content = self._file.read(size)
+        return self._counted(self._file.read(size))
+
+    def read1(self, size: int) -> bytes:
+        return self._counted(self._file.read1(size))
+
+    def _counted(self, content: bytes) -> bytes:
         self.read_so_far += len(content)
         self._advance(len(content))
         if self._expected:
@@ -111,8 +133,9 @@ class _Raw:
         while self.read(_BLOCK):
             pass
         if self._expected and self._digest.hexdigest() != self._expected:
-            raise DataError(f"{self._path}: its sha256 is {self._digest.hexdigest()}, but {self._path}.sha256 says {self._expected}. "
-                            "The file was cut or changed: copy it again, or remove the .sha256 file if it is out of date.")
+            raise DataError(f"{self._path}: its sha256 is {self._digest.hexdigest()}, but {self._path}.sha256 says "
+                            f"{self._expected}. The file was cut or changed: copy it again, or remove the .sha256 file "
+                            "if it is out of date.")
 
     def close(self) -> None:
         self._file.close()
@@ -125,23 +148,31 @@ def _expected_hash(path: str) -> str | None:
     except FileNotFoundError:
         return None
     if not words or len(words[0]) != 64:
-        raise DataError(f"{path}.sha256: does not begin with a sha256 of 64 digits. Write it with sha256sum, or remove it.")
+        raise DataError(f"{path}.sha256: does not begin with a sha256 of 64 digits. Write it with sha256sum, or remove "
+                        "it.")
     return words[0].lower()
 
 
-def line_blocks(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Lines without BOM and line ends, many at a time: (number of the first one, lines). The first line is number 1.
+def lines(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """(number, line) without BOM and line ends; the first line is number 1.
 
     Raises:
       DataError: a line is longer than `max_line_bytes`.
     """
-    number, rest = 1, stream.read(len(_BOM))
-    rest = b"" if rest == _BOM else rest
-    while block := stream.read(_BLOCK):
-        *lines, rest = (rest + block).split(b"\n")
+    for number, block in _line_blocks(stream, max_line_bytes):
+        yield from enumerate(block, number)
+
+
+def _line_blocks(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, list[bytes]]]:
+    """`lines`, many at a time: (number of the first one, lines)."""
+    number, rest = 1, stream.read(len(BOM))
+    rest = b"" if rest == BOM else rest
+    while piece := stream.piece():
+        *lines, rest = (rest + piece).split(b"\n")
         if lines:
             yield number, _checked(stream.path, number, lines, max_line_bytes)
             number += len(lines)
+            stream.number = number
         _checked(stream.path, number, [rest], max_line_bytes)
     if rest:
         yield number, _checked(stream.path, number, rest.split(b"\n"), max_line_bytes)
@@ -152,12 +183,6 @@ def _checked(path: str, number: int, lines: list[bytes], max_line_bytes: int) ->
     longest = max(map(len, lines))
     if longest > max_line_bytes:
         number += next(i for i, line in enumerate(lines) if len(line) > max_line_bytes)
-        raise DataError(f"{path}:{number}: the line is longer than {max_line_bytes} bytes (--max_line_bytes), as in a damaged file. "
-                        "Remove the line, or raise --max_line_bytes.")
+        raise DataError(f"{path}:{number}: the line is longer than {max_line_bytes} bytes (--max_line_bytes), as in a "
+                        "damaged file. Remove the line, or raise --max_line_bytes.")
     return [line[:-1] if line.endswith(b"\r") else line for line in lines]
-
-
-def lines(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """`line_blocks`, one line at a time."""
-    for number, block in line_blocks(stream, max_line_bytes):
-        yield from enumerate(block, number)

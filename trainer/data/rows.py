@@ -92,8 +92,9 @@ def _mend(rows: Rows, encoding_errors: str) -> tuple[list[bytes], int]:
             text.decode("utf-8")
         except UnicodeDecodeError as problem:
             if encoding_errors == "strict":
-                raise DataError(f"{at(place)}: byte 0x{text[problem.start]:02x} at byte {problem.start} of the text is not UTF-8. "
-                                "Convert the file (iconv -t UTF-8), or say --encoding_errors=replace.") from None
+                raise DataError(f"{at(place)}: byte 0x{text[problem.start]:02x}, number {problem.start} of the text, "
+                                "is not UTF-8. Convert the file (iconv -t UTF-8), or say --encoding_errors=replace."
+                                ) from None
             mended = text.decode("utf-8", "replace").encode()
             replaced += mended.count(_REPLACEMENT) - text.count(_REPLACEMENT)
             text = mended

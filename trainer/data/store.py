@@ -8,43 +8,29 @@
                                      labels.npy    int32 [examples]
 
 dataset.json holds nothing that differs between two preparations of the same input (no time, no path), so that its
-sha256 names the dataset: the `dataset_digest` of checkpoints. A dataset is written into a folder beside its place and
-renamed; the writer holds a kernel lock on that folder, by which the next writer on this host tells a dead one's
-leftovers from a live one's work.
+sha256 names the dataset: the `dataset_digest` of checkpoints. `writing` makes such folders.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
-import io
 import json
-import logging
-import os
 import pathlib
 import re
-import shutil
-import socket
-import tempfile
-import time
-from typing import Iterator, Mapping, Sequence
+from typing import Mapping
 
 import numpy as np
 
-from trainer.exit_codes import DataError, StorageError, UsageError
-
-log = logging.getLogger(__name__)
+from trainer.exit_codes import DataError, UsageError
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
 ARRAYS = {"tokens": np.dtype("<i4"), "offsets": np.dtype("<i8"), "labels": np.dtype("<i4")}
 _BLOCK = 1 << 20
-_OLD_ENOUGH = 60  # Seconds in which a new writer has long taken the lock of the folder that it just made.
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples of one split, mapped read-only: tokens int32 [total], offsets int64 [examples + 1], labels int32 [examples]."""
+    """Examples, mapped read-only: tokens int32 [total], offsets int64 [examples + 1], labels int32 [examples]."""
 
     tokens: np.ndarray
     offsets: np.ndarray
@@ -56,7 +42,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """An open dataset. `digest`: sha256 of dataset.json. `vocabulary[i]`, `labels[i]`: what id i and class i stand for."""
+    """An open dataset. `digest`: sha256 of dataset.json; `vocabulary[i]`, `labels[i]`: what id i, class i stand for."""
 
     folder: pathlib.Path
     description: dict
@@ -84,7 +70,7 @@ def open_dataset(folder, verify: bool = True) -> Dataset:
       DataError: a file is damaged or missing, or a newer version prepared it.
     """
     folder = pathlib.Path(folder)
-    description, digest = _read_description(folder)
+    description, digest = read_description(folder)
     _check_files(folder, description["files"], verify)
     vocabulary = tuple(unescape(line) for line in _read_lines(folder / "vocabulary.txt"))
     labels = tuple(_read_lines(folder / "labels.txt"))
@@ -97,7 +83,8 @@ def open_dataset(folder, verify: bool = True) -> Dataset:
 
 
 def _damaged(path, why) -> DataError:
-    return DataError(f"{path}: {why}. A prepared dataset never changes; delete the folder {_root(path)} and run `prepare` again.")
+    return DataError(f"{path}: {why}. A prepared dataset never changes: delete the folder {_root(path)} and run "
+                     "`prepare` again.")
 
 
 def _root(path) -> pathlib.Path:
@@ -106,7 +93,8 @@ def _root(path) -> pathlib.Path:
     return path.parent if path.parent.name not in SPLITS else path.parent.parent
 
 
-def _read_description(folder: pathlib.Path) -> tuple[dict, str]:
+def read_description(folder: pathlib.Path) -> tuple[dict, str]:
+    """Content of dataset.json and its digest. Raises as `open_dataset` does."""
     path = folder / "dataset.json"
     try:
         content = path.read_bytes()
@@ -156,7 +144,7 @@ def _open_split(folder: pathlib.Path) -> Split:
         except (OSError, ValueError) as problem:
             raise _damaged(path, f"no NumPy array ({problem})") from None
         if arrays[name].dtype != dtype or arrays[name].ndim != 1:
-            raise _damaged(path, f"{arrays[name].dtype} with {arrays[name].ndim} dimensions, must be {dtype} with one")
+            raise _damaged(path, f"{arrays[name].dtype} in {arrays[name].ndim} dimensions, must be {dtype} in one")
     return Split(**arrays)
 
 
@@ -164,7 +152,7 @@ def _check_shapes(folder: pathlib.Path, split: Split, expected: Mapping) -> None
     seen = (len(split.labels), len(split.offsets) - 1, len(split.tokens))
     wanted = (expected["examples"], expected["examples"], expected["tokens"])
     if seen != wanted:
-        raise _damaged(folder / "labels.npy", f"labels, offsets and tokens count {seen}, but dataset.json says {wanted}")
+        raise _damaged(folder / "labels.npy", f"labels, offsets, tokens count {seen}, but dataset.json says {wanted}")
 
 
 def _check_ranges(folder: pathlib.Path, split: Split, vocabulary_size: int, classes: int) -> None:
@@ -179,7 +167,7 @@ def _check_ranges(folder: pathlib.Path, split: Split, vocabulary_size: int, clas
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:
-    """Lines without their ends. `str.splitlines` would also split at U+0085, U+2028 and others, which words may hold."""
+    """Lines without their ends. `str.splitlines` would also split at U+0085, U+2028 and others."""
     return path.read_bytes().decode("utf-8").split("\n")[:-1]
 
 
@@ -197,176 +185,8 @@ def _escaped(match: re.Match) -> str:
 
 def unescape(line: str) -> str:
     r"""Undoes `escape`."""
-    return re.sub(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})", lambda m: "\\" if m[1] == "\\" else chr(int(m[1][1:], 16)), line)
+    return re.sub(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})", _unescaped, line)
 
 
-@contextlib.contextmanager
-def new_folder(data_dir) -> Iterator[pathlib.Path]:
-    """Yields an empty folder beside `data_dir` for `publish`; whatever ends the block, nothing stays of it but what was published.
-
-    Leftovers of killed writers of this host are removed first.
-
-    Raises:
-      StorageError: a file could not be written.
-    """
-    data_dir = pathlib.Path(data_dir).absolute()
-    folder = None
-    try:
-        data_dir.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(data_dir)
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{_temporary_prefix(data_dir)}{os.getpid()}-", dir=data_dir.parent))
-        # mkdtemp makes it private, but a dataset is read by whoever could read any other new folder.
-        folder.chmod(0o777 & ~_umask())
-        with _locked(folder):
-            yield folder
-    except OSError as problem:
-        raise StorageError(f"--data_dir={data_dir}: writing failed ({problem}). Free space or name another folder, then run "
-                           "the same command again; nothing was left behind.") from problem
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_leftovers(data_dir: pathlib.Path) -> None:
-    """Removes temporary folders for `data_dir` whose writer on this host is dead."""
-    for folder in data_dir.parent.glob(f"{_glob_literal(_temporary_prefix(data_dir))}*"):
-        with contextlib.suppress(OSError), _locked(folder) as held:
-            if held and time.time() - folder.stat().st_mtime > _OLD_ENOUGH:
-                log.info("removing %s, left by a prepare that was killed", folder)
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _temporary_prefix(data_dir: pathlib.Path) -> str:
-    return f"{data_dir.name}.tmp-{socket.gethostname()}-"
-
-
-def _glob_literal(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[bool]:
-    """Yields whether this process holds the lock of `folder`: no live process has it, and the file system knows locks."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = True
-    except OSError:
-        held = False
-    try:
-        yield held
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-class ArrayWriter:
-    """Writes a one-dimensional .npy file piece by piece and knows its sha256 when done."""
-
-    def __init__(self, path: pathlib.Path, dtype: np.dtype, length: int):
-        """`length`: elements that will be written in all; the header comes first and names it."""
-        self._file = HashedFile(path)
-        self._dtype = dtype
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)})
-        self._file.write(header.getvalue())
-
-    def write(self, values: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
-
-    def close(self) -> dict:
-        """Makes the file durable. Returns its {"size", "sha256"}."""
-        return self._file.close()
-
-
-class HashedFile:
-    """A new file that knows its size and sha256 when closed."""
-
-    def __init__(self, path: pathlib.Path):
-        self._file = open(path, "wb")
-        self._digest = hashlib.sha256()
-
-    def write(self, content: bytes) -> None:
-        self._file.write(content)
-        self._digest.update(content)
-
-    def close(self) -> dict:
-        """Makes the file durable. Returns its {"size", "sha256"}."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = self._file.tell()
-        self._file.close()
-        return {"size": size, "sha256": self._digest.hexdigest()}
-
-
-def write_lines(path: pathlib.Path, lines: Sequence[str]) -> dict:
-    """Writes a text file. Returns its {"size", "sha256"}."""
-    file = HashedFile(path)
-    file.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
-    return file.close()
-
-
-def publish(folder: pathlib.Path, description: Mapping, data_dir) -> Dataset:
-    """Writes dataset.json and gives a finished folder its name; of several writers one wins.
-
-    Args:
-      folder: what `new_folder` yielded, holding every file that `description["files"]` names.
-      description: content of dataset.json, but for `format`.
-      data_dir: the name to give.
-
-    Returns:
-      The dataset at `data_dir`: this one, or an equal one that was there first.
-
-    Raises:
-      UsageError: another dataset or something else has that name; it stays as it is.
-    """
-    data_dir = pathlib.Path(data_dir)
-    content = json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n"
-    file = HashedFile(folder / "dataset.json")
-    file.write(content.encode())
-    digest = file.close()["sha256"]
-    for path in (*(folder / split for split in SPLITS), folder):
-        if path.is_dir():
-            _fsync_folder(path)
-    try:
-        os.rename(folder, data_dir)
-    except OSError:
-        if not data_dir.exists():
-            raise
-        _accept_existing(data_dir, digest)
-    else:
-        _fsync_folder(data_dir.absolute().parent)
-    return open_dataset(data_dir)
-
-
-def _accept_existing(data_dir: pathlib.Path, digest: str) -> None:
-    refuse_other_content(data_dir)
-    _, existing = _read_description(data_dir)
-    if existing != digest:
-        raise UsageError(f"--data_dir={data_dir}: holds another dataset (digest {existing[:12]}, this one would be {digest[:12]}). "
-                         "It was left as it is: name another folder, or delete this one first.")
-    log.info("%s: already prepared, the same dataset (digest %s)", data_dir, digest[:12])
-
-
-def refuse_other_content(data_dir) -> None:
-    """Raises UsageError if `data_dir` is there and is neither a prepared dataset nor an empty folder."""
-    data_dir = pathlib.Path(data_dir)
-    if data_dir.is_dir() and ((data_dir / "dataset.json").exists() or not any(data_dir.iterdir())):
-        return
-    if data_dir.exists():
-        raise UsageError(f"--data_dir={data_dir}: exists and is no prepared dataset. It was left as it is: name a folder that "
-                         "does not exist yet.")
-
-
-def _fsync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _unescaped(match: re.Match) -> str:
+    return "\\" if match[1] == "\\" else chr(int(match[1][1:], 16))

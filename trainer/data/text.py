@@ -3,7 +3,7 @@ r"""Text to token ids by TensorFlow string ops: the same ops when a dataset is p
 Ids, for every tokenizer: 0 padding, 1 start, 2 unknown, 3 unused, then entries from 4 on, as in the IMDB data of Keras
 (rank r has id r + 3). Every example begins with the start id, so an empty text has one token.
 
-    words       "It's <br />GREAT!"  ->  it's, great         runs of letters, marks, digits and apostrophes, in lower case
+    words       "It's <br />GREAT!"  ->  it's, great         runs of letters, marks, digits, apostrophes; lower case
     characters  "Ab"                 ->  A, b                Unicode code points, case kept
     bytes       "é"                  ->  0xc3, 0xa9          byte b has id b + 4; the vocabulary is always the same
 
@@ -83,11 +83,11 @@ class Tokenizer(tf.Module):
         super().__init__()
         name = settings["name"]
         if name == "none":
-            raise UsageError("this dataset was prepared from an imdb.npz without imdb_word_index.json beside it: it has ids "
-                             "and no words, so no text can be encoded. Put the word index there and prepare again.")
+            raise UsageError("this dataset was prepared from an imdb.npz without imdb_word_index.json beside it: it has "
+                             "ids and no words, so no text can be encoded. Put the index there and prepare again.")
         if settings["version"] != VERSION:
-            raise UsageError(f"this dataset was prepared by version {settings['version']} of the tokenizer, this is version "
-                             f"{VERSION}. Prepare it again, or use the version that prepared it.")
+            raise UsageError(f"this dataset was prepared by version {settings['version']} of the tokenizer, this is "
+                             f"version {VERSION}. Prepare it again, or use the version that prepared it.")
         self._units, lookup = _TOKENIZERS[name]
         self._lookup = lookup(vocabulary[FIRST_ID:])
 

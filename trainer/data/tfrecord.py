@@ -30,6 +30,7 @@ def records(stream: raw_files.Stream, max_record_bytes: int) -> Iterator[tuple[i
     """
     pending, size = [], 0
     for number in itertools.count(1):
+        stream.number = number
         header = stream.read(_HEADER)
         if not header:
             break
@@ -45,17 +46,17 @@ def records(stream: raw_files.Stream, max_record_bytes: int) -> Iterator[tuple[i
 def _body(stream: raw_files.Stream, number: int, header: bytes, max_record_bytes: int) -> bytes:
     """Data and checksum of the record that `header` begins."""
     if len(header) < _HEADER:
-        raise DataError(f"{stream.path}:{number}: the file ends inside the header of record {number} ({len(header)} of {_HEADER} "
-                        "bytes): it is cut short. Copy or write it again.")
+        raise DataError(f"{stream.path}:{number}: the file ends inside the header of record {number} ({len(header)} of "
+                        f"{_HEADER} bytes): it is cut short. Copy or write it again.")
     length = struct.unpack_from("<Q", header)[0]
     if length > max_record_bytes:
         _verified(stream.path, [(number, header, struct.pack("<I", _masked(crc32c([b""]))[0]))])
-        raise DataError(f"{stream.path}:{number}: record {number} has {length} bytes, more than --max_line_bytes={max_record_bytes}. "
-                        "Raise --max_line_bytes.")
+        raise DataError(f"{stream.path}:{number}: record {number} has {length} bytes, more than "
+                        f"--max_line_bytes={max_record_bytes}. Raise --max_line_bytes.")
     body = stream.read(length + 4)
     if len(body) < length + 4:
-        raise DataError(f"{stream.path}:{number}: the file ends inside record {number} ({len(body)} of {length + 4} bytes): it is "
-                        "cut short. Copy or write it again.")
+        raise DataError(f"{stream.path}:{number}: the file ends inside record {number} ({len(body)} of {length + 4} "
+                        "bytes): it is cut short. Copy or write it again.")
     return body
 
 
@@ -70,8 +71,8 @@ def _verified(path: str, pending: Sequence[tuple[int, bytes, bytes]]) -> Sequenc
         wrong = np.flatnonzero(_masked(crc32c(content)) != stored)
         if wrong.size:
             number = numbers[wrong[0]]
-            raise DataError(f"{path}:{number}: the checksum of the {part} of record {number} is wrong: the file is damaged or no "
-                            "TFRecord file. Copy or write it again.")
+            raise DataError(f"{path}:{number}: the checksum of the {part} of record {number} is wrong: the file is "
+                            "damaged or no TFRecord file. Copy or write it again.")
     return list(zip(numbers, content))
 
 

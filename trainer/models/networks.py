@@ -110,7 +110,7 @@ class Network:
         if noise is None or not self.settings.dropout:
             return values
         return values * dropout.keep_mask(
-            tf.shape(values)[1:], noise.rows, seed=self._seed, step=noise.step, layer=zlib.crc32(place.encode()),
+            tf.unstack(tf.shape(values))[1:], noise.rows, seed=self._seed, step=noise.step, layer=zlib.crc32(place.encode()),
             rate=self.settings.dropout, dtype=values.dtype)
 
     # --- building -------------------------------------------------------------------------------------------------------

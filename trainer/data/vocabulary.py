@@ -1,0 +1,145 @@
+"""From units of text as they come to a vocabulary ranked by frequency.
+
+While a source is read, nobody knows which units will be frequent. Each gets a number at once (words in the order in
+which they are first seen, a character its code point, a byte its value); afterwards the units of the training split are
+counted and ranked, and an array maps numbers to ids. Unit 0 stands for the start of an example.
+"""
+
+from typing import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data import text
+
+START_UNIT = 0
+
+
+class Words:
+    """Words by first appearance. Only words that are new take a step in Python; the rest is looked up in the graph."""
+
+    def __init__(self):
+        self._numbers: dict[bytes, int] = {b"": START_UNIT}
+        self._names: list[bytes] = [b""]
+        self._table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
+        self._split = tf.function(self._looked_up, input_signature=[tf.TensorSpec([None], tf.string)])
+
+    def _looked_up(self, texts):
+        words = text.split_words(texts)
+        numbers = tf.ensure_shape(self._table.lookup(words.flat_values), [None])
+        unknown, which = tf.unique(tf.boolean_mask(words.flat_values, numbers < 0))
+        rows = text.with_start(words.with_flat_values(tf.cast(numbers, tf.int32)), START_UNIT)
+        return rows.flat_values, rows.row_lengths(), unknown, which
+
+    def begin(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        """The part of the work that may run in any thread and any order."""
+        return [tensor.numpy() for tensor in self._split(tf.constant(texts, tf.string))]
+
+    def finish(self, begun: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Units int32 [total] and lengths [texts] of what `begin` returned."""
+        units, lengths, unknown, which = begun
+        known = len(self._names)
+        for word in unknown.tolist():
+            if word not in self._numbers:
+                self._numbers[word] = len(self._names)
+                self._names.append(word)
+        if len(self._names) > known:
+            self._table.insert(tf.constant(self._names[known:]), tf.range(known, len(self._names), dtype=tf.int64))
+        if len(unknown):
+            units = units.copy()
+            units[units < 0] = np.array([self._numbers[word] for word in unknown.tolist()], np.int32)[which]
+        return units, lengths
+
+    @property
+    def size(self) -> int:
+        """Units so far."""
+        return len(self._names)
+
+    def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
+        """See `_vocabulary`."""
+        ranked, ids = _vocabulary(counts, limit, lambda unit: self._names[unit])
+        return [self._names[unit].decode() for unit in ranked], ids
+
+
+class Characters:
+    """Code points; unit 0 is free, since no text holds a NUL."""
+
+    size = 0x110000
+
+    def __init__(self):
+        self._split = tf.function(
+            lambda texts: text.with_start(text.split_characters(texts), START_UNIT),
+            input_signature=[tf.TensorSpec([None], tf.string)])
+
+    def begin(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        rows = self._split(tf.constant(texts, tf.string))
+        return rows.flat_values.numpy(), rows.row_lengths().numpy()
+
+    def finish(self, begun: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return begun
+
+    def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
+        ranked, ids = _vocabulary(counts, limit, lambda unit: unit)
+        return [chr(unit) for unit in ranked], ids
+
+
+class Bytes(Characters):
+    """Bytes; the vocabulary is always all of them in order."""
+
+    size = 256
+
+    def __init__(self):
+        self._split = tf.function(
+            lambda texts: text.with_start(text.split_bytes(texts), START_UNIT),
+            input_signature=[tf.TensorSpec([None], tf.string)])
+
+    def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
+        ids = np.arange(text.FIRST_ID, text.FIRST_ID + 256, dtype=np.int32)
+        ids[START_UNIT] = text.START
+        return list(text.BYTE_NAMES), ids
+
+
+class Given:
+    """Ids that a source brings with their vocabulary."""
+
+    def __init__(self, entries: Sequence[str]):
+        """`entries`: what the ids from FIRST_ID on stand for, all that occur."""
+        self._entries = list(entries)
+        self.size = text.FIRST_ID + len(self._entries)
+
+    def begin(self, rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        start = np.array([START_UNIT], np.int32)
+        lengths = np.array([1 + len(row) for row in rows])
+        return np.concatenate([part for row in rows for part in (start, row)]), lengths
+
+    def finish(self, begun):
+        return begun
+
+    def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
+        ids = np.arange(self.size, dtype=np.int32)
+        ids[text.FIRST_ID + limit :] = text.UNKNOWN
+        ids[START_UNIT] = text.START
+        return self._entries[:limit], ids
+
+
+def _vocabulary(counts: np.ndarray, limit: int, name: Callable) -> tuple[list[int], np.ndarray]:
+    """The most frequent units and the id of every unit.
+
+    Args:
+      counts: int64 [units], how often each occurs in the training split.
+      limit: most units in the vocabulary.
+      name: unit -> what breaks ties, smallest first.
+
+    Returns:
+      Units by (-count, name), those that never occur left out; ids int32 [units]: the first unit has id FIRST_ID.
+    """
+    used = np.flatnonzero(counts)
+    used = used[used != START_UNIT]
+    if len(used) > limit:
+        rarest = np.partition(counts[used], len(used) - limit)[len(used) - limit]
+        used = used[counts[used] >= rarest]
+    ranked = sorted(used.tolist(), key=lambda unit: (-counts[unit], name(unit)))[:limit]
+    ids = np.full(len(counts), text.UNKNOWN, np.int32)
+    ids[START_UNIT] = text.START
+    ids[ranked] = np.arange(text.FIRST_ID, text.FIRST_ID + len(ranked))
+    return ranked, ids
