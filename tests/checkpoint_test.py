@@ -157,7 +157,7 @@ def test_a_valid_checkpoint_with_another_state_is_an_error_and_stays(tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_state_that_is_not_finite_never_becomes_a_checkpoint(tmp_path, value):
-    with pytest.raises(DivergedError, match="'model/kernel' holds 1 NaN or Inf at step 9"):
+    with pytest.raises(DivergedError, match="'model/kernel' has 1 NaN or Inf at step 9"):
         commit(tmp_path, 9, {"model/kernel": np.array([0, value, 1], np.float32), "step": np.int64(9)})
     assert not list(tmp_path.iterdir())
 
@@ -473,7 +473,8 @@ def test_a_failed_save_is_logged_and_raised_by_everything_that_follows(tmp_path,
             for call in (writer.wait, lambda: writer.submit(20, state(20)), writer.wait):
                 with pytest.raises(StorageError, match="step-00000010"):
                     call()
-    assert "step 10 was not saved" in [record for record in caplog.records if record.levelno == logging.ERROR][0].message
+    (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "step 10 was not saved" in error.message
     assert not saved
 
 
@@ -495,21 +496,35 @@ def test_pruning_never_removes_the_checkpoint_that_was_just_written(tmp_path):
     assert checkpoint.list_steps(tmp_path) == [20, 50, 60]
 
 
-def test_a_prune_that_fails_does_not_fail_the_save(tmp_path, caplog):
+def test_a_prune_that_fails_does_not_fail_the_save(tmp_path, monkeypatch, caplog):
     commit(tmp_path, 10)
-    with checkpoint.Writer(tmp_path, 1, attempt=1, **DIGESTS) as writer:
+    prune = checkpoint._prune
+
+    def obstructed(*arguments):
         (tmp_path / "step-00000010.tmp-1" / "in the way").mkdir(parents=True)
+        prune(*arguments)
+
+    monkeypatch.setattr(checkpoint, "_prune", obstructed)
+    with checkpoint.Writer(tmp_path, 1, attempt=1, **DIGESTS) as writer:
         writer.submit(20, state(20))
     assert checkpoint.list_steps(tmp_path) == [10, 20]
     assert "step-00000010 could not be removed" in caplog.text
 
 
-def test_temporary_folders_of_earlier_attempts_are_removed(tmp_path):
+def test_what_killed_attempts_left_half_written_is_removed_by_the_next_commit(tmp_path):
     (tmp_path / "step-00000010.tmp-1").mkdir()
     (tmp_path / "step-00000010.tmp-1" / "tensors.index").write_text("half")
     (tmp_path / "step-00000005.damaged-1").mkdir()
-    checkpoint.Writer(tmp_path, 1, attempt=2, **DIGESTS)
-    assert names(tmp_path) == ["step-00000005.damaged-1"]
+    commit(tmp_path, 10, attempt=2)
+    assert names(tmp_path) == ["step-00000005.damaged-1", "step-00000010"]
+
+
+def test_a_step_that_was_discarded_can_be_written_with_another_state(tmp_path):
+    commit(tmp_path, 10)
+    checkpoint.discard(checkpoint.folder_of(tmp_path, 10), attempt=1)
+    assert names(tmp_path) == []
+    commit(tmp_path, 10, state(11))
+    assert checkpoint.load(checkpoint.folder_of(tmp_path, 10)).tensors["step"] == 11
 
 
 # Kills
@@ -547,7 +562,8 @@ def test_a_kill_at_any_call_of_the_file_system_leaves_a_valid_newest_checkpoint(
         assert checkpoint.newest_valid(parent, repair=True, attempt=2).step in (20, 30)
         with checkpoint.Writer(parent, 2, attempt=2, **DIGESTS) as writer:
             writer.submit(30, state(30))
-        assert names(parent) == ["step-00000020", "step-00000030"]
+            writer.submit(40, state(40))
+        assert names(parent) == ["step-00000030", "step-00000040"]
     raise AssertionError("never went through")
 
 

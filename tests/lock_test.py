@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import pathlib
@@ -134,15 +135,40 @@ def test_a_child_that_outlives_the_holder_does_not_hold_the_lock(tmp_path, start
         os.kill(orphan, signal.SIGKILL)
 
 
-def test_a_forked_child_that_leaves_the_block_frees_nothing(tmp_path):
+def test_a_forked_child_leaves_the_block_quietly_and_frees_nothing(tmp_path):
+    script = ("import fcntl, os, sys\n"
+              "from trainer import lock\n"
+              "with lock.hold(sys.argv[1]):\n"
+              "    child = os.fork()\n"
+              "    if child:\n"
+              "        assert os.waitpid(child, 0)[1] == 0\n"
+              "        try: fcntl.flock(os.open(sys.argv[1] + '/lock', os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+              "        except BlockingIOError: print('still locked')\n")
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("still locked\n", "")
+
+
+def test_the_lock_is_free_after_the_block_even_where_somebody_has_the_file_open(tmp_path):
     with lock.hold(tmp_path):
-        script = ("import os, sys; from trainer import lock\n"
-                  "with lock.hold(sys.argv[1]):\n"
-                  "    child = os.fork()\n"
-                  "    if child: os.waitpid(child, 0); probe = os.open(sys.argv[1] + '/lock', os.O_RDWR)\n"
-                  "    if child: import fcntl; fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)\n")
-        done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "other")], cwd=ROOT, capture_output=True)
-    assert b"BlockingIOError" in done.stderr
+        (descriptor,) = lock._held
+        copy = os.dup(descriptor)
+    with lock.hold(tmp_path, wait_seconds=0) as attempt:
+        assert attempt == 2
+    os.close(copy)
+
+
+def test_a_lock_file_that_vanishes_while_we_lock_it_is_locked_anew(tmp_path, monkeypatch):
+    flock, vanishing = fcntl.flock, [tmp_path / "lock"]
+
+    def vanish_first(descriptor, operation):
+        for path in vanishing:
+            path.unlink()
+        vanishing.clear()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("trainer.lock.fcntl.flock", vanish_first)
+    with lock.hold(tmp_path):
+        assert (tmp_path / "lock").exists()
 
 
 def test_a_folder_that_was_removed_under_a_live_holder_is_locked_anew(tmp_path, start_holder):

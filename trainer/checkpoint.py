@@ -75,7 +75,9 @@ def commit(parent, step, tensors, *, attempt, config_digest, dataset_digest):
     """Writes `parent/step-%08d` whole or not at all and returns its manifest.
 
     When this returns, the checkpoint survives a kill and a loss of power. A valid folder of this step is never
-    written twice: with the same state its manifest is returned. A damaged one is set aside first.
+    written twice: with the same state its manifest is returned. A damaged one is set aside first. The caller is the
+    only one who writes to `parent` (it holds the lock of the model folder): temporary folders there are leftovers of
+    killed attempts and are removed.
 
     Raises StorageError when writing still fails after retries, DivergedError where a tensor holds NaN or Inf (such a
     state never becomes a checkpoint), FolderInUseError where a valid checkpoint of this step holds another state.
@@ -101,8 +103,7 @@ class Writer:
 
     def __init__(self, parent, keep, attempt, config_digest, dataset_digest, on_saved=lambda manifest, seconds: None):
         """`keep`: how many of the newest checkpoints stay; 0: all. `on_saved(manifest, seconds)` is called in the
-        background thread after each commit. The caller holds the lock of the model folder: temporary folders found
-        here were left behind by earlier attempts and are removed.
+        background thread after each commit.
         """
         self._parent = pathlib.Path(parent)
         self._keep = keep
@@ -111,7 +112,6 @@ class Writer:
         self._on_saved = on_saved
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._save_under_way = None
-        _remove_temporary(self._parent)
 
     def submit(self, step, tensors):
         """Starts to save `tensors` (logical name -> NumPy array); the arrays must not change any more.
@@ -214,8 +214,8 @@ def _refuse_non_finite(step, tensors):
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             count = array.size - np.count_nonzero(np.isfinite(array))
-            raise DivergedError(f"tensor {name!r} holds {count} NaN or Inf at step {step}; such a state is never saved, "
-                                "the checkpoints before are unharmed; lower --learning_rate or --clip_norm")
+            raise DivergedError(f"tensor {name!r} has {count} NaN or Inf at step {step}; such a state is never saved, "
+                                f"the checkpoints before are whole; lower --learning_rate or --clip_norm")
 
 
 def _retrying(verb, path, action):
@@ -224,11 +224,12 @@ def _retrying(verb, path, action):
         try:
             return action()
         except (OSError, tf.errors.OpError) as problem:
+            reason = re.sub(r"\{\{.*?\}\} ", "", str(problem))  # TensorFlow puts the name of a graph node before it
             if pause is None:
-                raise StorageError(f"{path} could not be {verb} in {len(RETRY_PAUSES) + 1} tries: {problem}; the "
+                raise StorageError(f"{path} could not be {verb} in {len(RETRY_PAUSES) + 1} tries: {reason}; the "
                                    f"storage must work for the run to go on; check free space, permissions and the "
                                    f"mount, then run the same command again") from problem
-            log.warning("%s could not be %s (%s): next try in %g s", path, verb, problem, pause)
+            log.warning("%s could not be %s (%s): next try in %g s", path, verb, reason, pause)
             time.sleep(pause)
 
 
@@ -255,7 +256,7 @@ def _present(folder, digest, attempt):
 def _write(folder, manifest, tensors, attempt):
     temporary = folder.with_name(f"{folder.name}.tmp-{attempt}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove_temporary(folder.parent)
     try:
         temporary.mkdir()
         _save_bundle(temporary / PAYLOAD, tensors)

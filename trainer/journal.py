@@ -104,12 +104,9 @@ def _now():
 
 
 def _ends_inside_a_line(descriptor):
-    size = None
-    while size != (size := os.fstat(descriptor).st_size):  # growing: another process is in the middle of a long line
-        if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
-            return False
-        time.sleep(0.01)
-    return True
+    # Where another process is writing this very moment the answer may be wrong: that costs an empty line.
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 
 
 def _plain(value):
