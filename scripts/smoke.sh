@@ -14,7 +14,10 @@ model="$runs/$(date +%Y-%m-%d-%H%M%S)"
 [ $# -gt 0 ] || set -- "A wonderful film, I loved every minute of it." "Dull, far too long and badly acted."
 
 trainer() {
-  printf '\n$ rnn-trainer %s\n' "$*" >&2
+  local word
+  printf '\n$ rnn-trainer' >&2
+  for word; do [[ $word = *" "* ]] && word="\"$word\""; printf ' %s' "$word" >&2; done
+  printf '\n' >&2
   "$venv/bin/rnn-trainer" "$@"
 }
 

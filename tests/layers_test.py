@@ -17,12 +17,18 @@ PICTURE = """
     evaluate predict
     restored
     steps checkpoint progress summaries selection lock
-    state journal
+    state journal summaries_picture
     tasks optimizer
+
     data.prepare
-    data.sources
-    data.pipeline data.raw_files data.rows data.text models.networks
-    data.order data.store models.dropout models.recurrent strategy
+    data.sources data.classes data.vocabulary
+    data.pipeline data.text data.folders data.formats data.imdb_npz data.splits
+    data.order data.store data.rows data.reading data.spool data.tfrecord
+    data.raw_files
+    models.networks
+    models.recurrent models.dropout
+    strategy
+
     flags stopping
     config
     exit_codes

@@ -10,6 +10,7 @@ checkpoints and must not change at a resume; those that cannot (cadence, folders
 import dataclasses
 import hashlib
 import json
+import pathlib
 from typing import Any, Callable, Mapping
 
 from trainer.exit_codes import UsageError
@@ -38,6 +39,7 @@ def one_of(*choices: str) -> Rule:
 
 
 POSITIVE = Rule("must be greater than 0", lambda value: value > 0)
+SPLIT_OR_DEFAULT = Rule("must be one of train | validation | test", lambda value: value in ("", "train", "validation", "test"))
 ONE_PER_LAYER = Rule(
     "must be one positive number per layer, for example 64 or 64,64",
     lambda units: len(units) > 0 and all(width > 0 for width in units),
@@ -165,7 +167,8 @@ class Run(Checked):
     seed: int = knob(0, "Seed of initial weights, order and dropout.", at_least(0))
     epochs: int = knob(1, "Passes over the training split.", at_least(1), result=False)
     steps: int = knob(0, "Optimizer updates; wins over --epochs where above 0.", at_least(0), result=False)
-    eval_split: str = knob("", "Split to evaluate while training; default: validation if there, else test.", result=False)
+    eval_split: str = knob("", "Split to evaluate while training; default: validation if there, else test.", SPLIT_OR_DEFAULT,
+                           result=False)
     eval_steps: int = knob(0, "0: at the end of each epoch and after the last step; N: every N steps and after the last; -1: never.",
                            at_least(-1), result=False)
     save_steps: int = knob(500, "Steps between checkpoints; one is always written at the end.", at_least(1), result=False)
@@ -195,7 +198,7 @@ class Evaluate(Checked):
 
     data_dir: str = knob("", "Folder of the prepared dataset; default: the one the model was trained on.")
     model_dir: str = knob("", "Folder of the run.")
-    split: str = knob("test", "The split to evaluate.")
+    split: str = knob("test", "The split to evaluate.", one_of("train", "validation", "test"))
     format: str = knob("text", "Lines and a table, or one JSON object.", one_of("text", "json"))
     checkpoint: str = knob("auto", "The newest checkpoint, or the best one; auto: the best where there is one.",
                            one_of("auto", "newest", "best"))
@@ -215,6 +218,24 @@ class Predict(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class Export(Checked):
+    """Which model becomes files that load without this program."""
+
+    data_dir: str = knob("", "Folder of the prepared dataset; default: the one the model was trained on.")
+    model_dir: str = knob("", "Folder of the run.")
+    export_dir: str = knob("", "Folder to write, whole or not at all; it must be empty or not exist.")
+    checkpoint: str = knob("auto", "The newest checkpoint, or the best one; auto: the best where there is one.",
+                           one_of("auto", "newest", "best"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chaos(Checked):
+    """How a job is disturbed; all other flags are those of train."""
+
+    kills: int = knob(3, "Times that the job is killed (SIGKILL) at a random moment that follows from --seed.", at_least(0))
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole training run: one object per concern."""
 
@@ -225,12 +246,16 @@ class Config:
     run: Run
 
     def __post_init__(self):
-        if self.input.batch_size < self.optimizer.accumulate:
+        parts = max(1, self.run.devices) * self.optimizer.accumulate * max(1, self.run.shards)
+        if self.input.batch_size < parts:
             raise UsageError(
-                f"--accumulate={self.optimizer.accumulate}: must not exceed --batch_size={self.input.batch_size}, "
-                "which counts the rows of all parts together. Lower it.")
+                f"--batch_size={self.input.batch_size}: --devices={self.run.devices}, --accumulate={self.optimizer.accumulate} and "
+                f"--shards={self.run.shards} deal it out to {parts} parts, and each needs a row. Raise it, or lower one of them.")
         if self.run.devices > 1 and self.run.strategy == "one_device":
             raise UsageError(f"--devices={self.run.devices}: --strategy=one_device has one. Use --strategy=mirrored.")
+        if self.run.early_stop_patience and self.run.eval_split == "test":
+            raise UsageError(f"--early_stop_patience={self.run.early_stop_patience}: must not look at --eval_split=test, or the figures "
+                             "that judge the model would choose it. Use --eval_split=validation.")
         if self.run.early_stop_patience and self.run.eval_steps == -1:
             raise UsageError(f"--early_stop_patience={self.run.early_stop_patience}: needs evaluations, and --eval_steps=-1 turns "
                              "them off. Leave one of them out.")
@@ -315,13 +340,17 @@ def to_json(config: Config) -> str:
     return json.dumps({"format": FORMAT, "digest": digest(config), "flags": to_flat(config)}, indent=2) + "\n"
 
 
-def flags_from_json(text: str, path: str) -> dict[str, Any]:
-    """{flag name: value} from the text of config.json; `path` is named in errors (UsageError)."""
+def written_in(model_dir) -> dict[str, Any]:
+    """{flag name: value} of the run in `model_dir`, from its config.json. Raises UsageError where that cannot be read."""
+    path = pathlib.Path(model_dir) / "config.json"
     try:
-        document = json.loads(text)
-        version, values = document["format"], document["flags"]
+        document = json.loads(path.read_bytes())
+        version, values = int(document["format"]), dict(document["flags"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"--model_dir={model_dir}: holds no config.json, which `train` writes before anything else. Name a folder "
+                         "of `train`, or restore the file.") from None
     except (ValueError, KeyError, TypeError) as problem:
-        raise UsageError(f"{path} cannot be read ({problem!r}): it must be the JSON that train wrote. "
+        raise UsageError(f"{path} cannot be read ({problem!r}): it must be the JSON that `train` wrote. "
                          "Restore it, or use another --model_dir.") from None
     if version > FORMAT:
         raise UsageError(f"{path} has format {version}: this trainer knows formats up to {FORMAT}. Use the newer trainer.")

@@ -1,10 +1,8 @@
 """Exact figures of a model over a split: every row once, whatever the batch size and the number of replicas."""
 
 import json
-import pathlib
 from typing import Callable, Mapping
 
-import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
@@ -19,17 +17,22 @@ ROWS = 256  # Rows per batch. It changes no figure, only speed and memory.
 
 
 def figures(step: EvaluationStep, weights: Mapping[str, tf.Tensor], batches: EvaluationBatches,
-            abandon: Callable[[], bool] = lambda: False) -> Figures | None:
-    """Figures of `weights` over all of `batches`; None where `abandon()` turned true in between."""
-    loss_sum, confusion = 0.0, 0
-    for batch, _, real in batches:
+            abandon: Callable[[], bool] = lambda: False, view: Callable | None = None) -> Figures | None:
+    """Figures of `weights` over all of `batches`; None where `abandon()` turned true in between.
+
+    `view(examples, labels, losses, probabilities)` is shown every batch: int64 [rows], int32 [rows], float [rows] and
+    float [rows, classes].
+    """
+    total = None
+    for batch, examples, real in batches:
         if abandon():
             return None
-        is_real = np.arange(len(batch.labels)) < real
-        batch_loss, batch_confusion = step.sums(weights, batch, is_real)
-        loss_sum += float(batch_loss)
-        confusion = confusion + batch_confusion.numpy()
-    return Figures(loss_sum, confusion)
+        losses, probabilities = (values[:real] for values in step.outcomes(weights, batch))
+        found = Figures.of(losses, probabilities, batch.labels[:real])
+        total = found if total is None else total + found
+        if view:
+            view(examples, batch.labels[:real], losses, probabilities)
+    return total
 
 
 def command(settings: configuration.Evaluate) -> int:

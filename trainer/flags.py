@@ -7,6 +7,7 @@ another command are skipped, while on the command line itself they are a mistake
 
 import dataclasses
 import difflib
+import math
 import pathlib
 from typing import Any, Sequence
 
@@ -46,17 +47,23 @@ class _Parser(absl_flags.ArgumentParser):
         return _WORDS[self.field.type]
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", tuple[int, ...]: "whole numbers separated by commas"}
+_WORDS = {int: "a whole number", float: "a finite number", str: "text", tuple[int, ...]: "whole numbers separated by commas"}
 
 
 def _from_text(kind, text: str):
     if kind is int:
         return int(text)
     if kind is float:
-        return float(text)
+        return _finite(float(text))
     if kind is str:
         return text
     return tuple(int(part) for part in text.split(","))
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(value)
+    return value
 
 
 def _define(field: dataclasses.Field, into: absl_flags.FlagValues) -> None:
@@ -84,15 +91,22 @@ def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[typ
     found.set_gnu_getopt(True)
     for field in [*own.values(), *(field for _, field in foreign.values())]:
         _define(field, found)
-    arguments = [_with_named_run(argument) for argument in _joined_flagfile(arguments)]
-    _refuse_foreign(command, arguments, foreign)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    given = [_with_named_run(argument) for argument in _joined_flagfile(arguments[:end])]
+    _refuse_foreign(command, given, foreign)
     try:
-        words = found(["trainer", *arguments])[1:]
+        given = found.read_flags_from_files(given)
+        if any(argument.startswith("-") and _name(argument) == "undefok" for argument in given):
+            raise absl_flags.UnrecognizedFlagError("undefok")  # absl's way to let mistakes pass
+        words = found(["trainer", *given, *arguments[end:]])[1:]
     except absl_flags.UnrecognizedFlagError as problem:
         near = difflib.get_close_matches(problem.flagname, own, n=1)
         hint = f" Did you mean --{near[0]}?" if near else ""
         raise UsageError(f"--{problem.flagname}: no such flag of `{command}`.{hint} `{command} --help` lists them all.") from None
-    except absl_flags.Error as problem:
+    except absl_flags.IllegalFlagValueError as problem:  # A switch: `_Parser` says itself what is wrong with other values.
+        seen = str(problem).removeprefix("flag ").partition(": ")[0]
+        raise UsageError(f"{seen}: must be true or false. `{command} --help` lists the flags and what they take.") from None
+    except (absl_flags.Error, ValueError) as problem:
         raise UsageError(f"{problem}. `{command} --help` lists the flags and what they take.") from None
     values = {name: found[name].value for name in own}
     for name, field in own.items():
@@ -102,6 +116,11 @@ def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[typ
 
 def _fields(sections: Sequence[type]) -> dict[str, dataclasses.Field]:
     return {field.name: field for section in sections for field in dataclasses.fields(section)}
+
+
+def _name(argument: str) -> str:
+    """The name in `--name=value`."""
+    return argument.lstrip("-").partition("=")[0]
 
 
 def _joined_flagfile(arguments: Sequence[str]) -> list[str]:
@@ -128,11 +147,8 @@ def _with_named_run(argument: str) -> str:
 
 def _refuse_foreign(command: str, arguments: Sequence[str], foreign) -> None:
     for argument in arguments:
-        if argument == "--":
-            return
-        name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-"):
-            for known in (name, name.removeprefix("no")):
+            for known in (_name(argument), _name(argument).removeprefix("no")):
                 if known in foreign:
                     raise UsageError(f"--{known}: no flag of `{command}`, but of `{foreign[known][0]}`. Leave it out.")
 

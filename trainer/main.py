@@ -7,6 +7,7 @@ checked, so that `--help` and a mistake answer at once.
 import dataclasses
 import logging
 import os
+import pathlib
 import sys
 from typing import Callable, Sequence
 
@@ -37,22 +38,41 @@ def _train(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
     stop = stopping.StopRequest.on_signals()
+    from trainer.data import store
+    store.read_description(pathlib.Path(config.folders.data_dir))  # The commonest mistake, found before TensorFlow is imported.
     from trainer import train
     return train.train(config, stop)
 
 
 def _evaluate(parsed: flags.Parsed) -> int:
     settings = configuration.Evaluate(**parsed.values)
-    _require(settings, "model_dir")
+    _require_run(settings)
     from trainer import evaluate
     return evaluate.command(settings)
 
 
 def _predict(parsed: flags.Parsed) -> int:
     settings = configuration.Predict(**parsed.values)
-    _require(settings, "model_dir")
+    if parsed.words and settings.input:
+        raise UsageError(f"--input={settings.input}: texts come from the file or from the arguments, not both. Leave one out.")
+    _require_run(settings)
     from trainer import predict
     return predict.command(settings, parsed.words)
+
+
+def _export(parsed: flags.Parsed) -> int:
+    settings = configuration.Export(**parsed.values)
+    _require(settings, "export_dir")
+    _require_run(settings)
+    from trainer import export
+    return export.command(settings)
+
+
+def _chaos(parsed: flags.Parsed) -> int:
+    config = configuration.from_flat(parsed.values)
+    _require(config.folders, "data_dir", "model_dir")
+    from trainer import chaos
+    return chaos.run(config, configuration.Chaos(kills=parsed.values["kills"]).kills)
 
 
 COMMANDS = {
@@ -64,6 +84,10 @@ COMMANDS = {
                         (configuration.Evaluate,), _evaluate),
     "predict": Command("labels and probabilities of texts", "predict --model_dir=DIR [flags] [TEXT ...]",
                        (configuration.Predict,), _predict),
+    "export": Command("a SavedModel and a Keras file that load without this program",
+                      "export --model_dir=DIR --export_dir=DIR [flags]", (configuration.Export,), _export),
+    "chaos": Command("prove that kills change nothing: a job with and without them", "chaos --kills=3 [flags of train]",
+                     (configuration.Chaos, *configuration.TRAIN_SECTIONS.values()), _chaos),
 }
 TAKES_WORDS = {"predict"}
 
@@ -71,6 +95,8 @@ TAKES_WORDS = {"predict"}
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line `arguments` (without the program's name) and returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # oneDNN greets on stderr and serves no operation that XLA compiles: with and without it a run has the same bits.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _log_to_stderr()
     try:
         return _dispatch(list(arguments))
@@ -113,6 +139,12 @@ def _require(settings, *names: str) -> None:
     for name in names:
         if not getattr(settings, name):
             raise UsageError(f"--{name} is empty: the command needs it. Name a folder.")
+
+
+def _require_run(settings) -> None:
+    """Raises UsageError unless `settings.model_dir` is the folder of a run."""
+    _require(settings, "model_dir")
+    configuration.written_in(settings.model_dir)
 
 
 class _CurrentStderr(logging.StreamHandler):

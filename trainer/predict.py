@@ -18,8 +18,6 @@ ROWS = 64
 
 def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     """`trainer predict`: a line per text, from the arguments, a file or standard input."""
-    if words and settings.input:
-        raise UsageError(f"--input={settings.input}: texts come from the file or from the arguments, not both. Leave one out.")
     model = restored.open_model(settings)
     tokenizer = text.tokenizer_of(model.dataset)
     at_a_terminal = not words and not settings.input and sys.stdin.isatty()
@@ -33,7 +31,8 @@ def probabilities(model: restored.Model, tokenizer: text.Tokenizer, texts: Seque
     """float [texts, classes]."""
     ragged = tokenizer.encode(tf.constant(list(texts)))
     rows = store.Split(ragged.values.numpy(), ragged.row_splits.numpy(), np.zeros(len(texts), np.int32))
-    return model.step.probabilities(model.weights, pipeline.loose_batch(rows, model.config.input)).numpy()
+    _, chances = model.step.outcomes(model.weights, pipeline.loose_batch(rows, model.config.input))
+    return chances
 
 
 def _groups(texts: Iterable[str], size: int) -> Iterator[list[str]]:

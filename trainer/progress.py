@@ -60,7 +60,8 @@ def number(value: float) -> str:
     """At least four significant digits, none that only look exact: 0.50071 -> '0.5007', 12345.6 -> '12346', 1e-3 -> '0.001000'."""
     if value != value or abs(value) >= 1000 or value == 0:
         return f"{value:.0f}" if value else "0.000"
-    return f"{value:#.4g}" if abs(value) >= 1e-4 else f"{value:.3e}"
+    # 999.96 rounds to '1000.', which ends like a sentence.
+    return f"{value:#.4g}".rstrip(".") if abs(value) >= 1e-4 else f"{value:.3e}"
 
 
 class Progress:

@@ -35,10 +35,7 @@ def open_model(settings) -> Model:
     checkpoint is damaged.
     """
     folder = pathlib.Path(settings.model_dir)
-    path = folder / "config.json"
-    if not path.exists():
-        raise UsageError(f"--model_dir={folder}: holds no config.json, so nothing was trained there. Name a folder of `train`.")
-    config = configuration.from_flat(configuration.flags_from_json(path.read_text(encoding="utf-8"), str(path)))
+    config = configuration.from_flat(configuration.written_in(folder))
     found = _checkpoint(folder, settings.checkpoint)
     placement = strategy.place(
         dataclasses.replace(config.run, devices=getattr(settings, "devices", 0) or 1, strategy="auto", shards=1), ROWS_AT_LEAST)
@@ -61,19 +58,13 @@ def build_network(config: configuration.Config, dataset: store.Dataset, placemen
                    precision=config.run.precision, device_type=placement.device_type, jit=config.run.jit)
 
 
-def best_folder(folder: pathlib.Path) -> pathlib.Path | None:
-    """The newest checkpoint under best/, or None."""
-    steps = checkpoint.list_steps(folder / "best")
-    return checkpoint.folder_of(folder / "best", steps[-1]) if steps else None
-
-
 def _checkpoint(folder: pathlib.Path, which: str) -> checkpoint.Checkpoint:
-    best = best_folder(folder)
-    if which == "best" and not best:
+    best = None if which == "newest" else checkpoint.newest_valid(folder / "best", repair=False)
+    if best:
+        return best
+    if which == "best":
         raise UsageError(f"--checkpoint=best: {folder} has no best checkpoint. One is kept where a validation split is evaluated. "
                          "Use --checkpoint=newest.")
-    if best and which != "newest":
-        return checkpoint.load(best)
     newest = checkpoint.newest_valid(folder / "checkpoints", repair=False)
     if newest is None:
         raise UsageError(f"--model_dir={folder}: holds no checkpoint yet. Train first, or wait for the first save.")

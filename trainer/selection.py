@@ -6,6 +6,7 @@ what an undisturbed run would have, and what lies beyond (from an attempt that w
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Sequence
@@ -25,12 +26,12 @@ class Evaluation:
 
 
 def best(history: Sequence[Evaluation], metric: str) -> Evaluation | None:
-    """The evaluation with the best `metric`; of equal ones the earliest. NaN is never the best."""
-    chosen = None
-    for evaluation in history:
-        if chosen is None or _better(evaluation, chosen, metric):
-            chosen = evaluation
-    return chosen
+    """The evaluation with the best `metric`, None of none; of equal ones the earliest. NaN is worse than any number."""
+    def worth(evaluation: Evaluation) -> float:
+        value = evaluation.figures[metric]
+        return -math.inf if math.isnan(value) else -value if metric in LOWER_IS_BETTER else value
+
+    return max(history, key=worth, default=None)
 
 
 def patience_is_over(history: Sequence[Evaluation], metric: str, patience: int) -> bool:
@@ -41,11 +42,6 @@ def patience_is_over(history: Sequence[Evaluation], metric: str, patience: int) 
     return len(steps) - 1 - steps.index(best(history, metric).step) >= patience
 
 
-def _better(one: Evaluation, other: Evaluation, metric: str) -> bool:
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    return sign * one.figures[metric] > sign * other.figures[metric]
-
-
 class History:
     """The evaluations of a run in MODEL_DIR/evaluations.jsonl, one JSON object per line, in order of their steps."""
 
@@ -53,10 +49,6 @@ class History:
         """Reads what `path` holds up to `restored_step`. Raises DataError where a line cannot be read."""
         self._path = path
         self.evaluations = [entry for entry in _read(path) if entry.step <= restored_step]
-
-    def at(self, step: int) -> Evaluation | None:
-        """The evaluation of that step, if there was one."""
-        return next((entry for entry in reversed(self.evaluations) if entry.step == step), None)
 
     def append(self, evaluation: Evaluation) -> None:
         """Adds an evaluation; when this returns, it survives a kill and a loss of power."""
@@ -67,6 +59,9 @@ class History:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        os.fsync(folder)  # Only then is the new name durable.
+        os.close(folder)
 
 
 def _read(path: pathlib.Path) -> list[Evaluation]:

@@ -141,34 +141,30 @@ class TrainSteps:
 
 
 class EvaluationStep:
-    """The figures of a batch, computed with given weights, over the replicas of a placement."""
+    """What a network makes of each row of a batch, computed with given weights, over the replicas of a placement."""
 
     def __init__(self, network: Network, placement: Placement):
         self._network = network
         self._placement = placement
-        self._sums = tf.function(self._replica_sums, jit_compile=compiles(network), reduce_retracing=True)
-        self._probabilities = tf.function(self._softmax, jit_compile=compiles(network), reduce_retracing=True)
+        self._outcomes = tf.function(self._outcomes_of, jit_compile=compiles(network), reduce_retracing=True)
+
+    def outcomes(self, weights, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """(losses [batch], probabilities [batch, classes]), in the order of the rows."""
+        per_replica = zip(*map(self._placement.strategy.experimental_local_results, self._replicas(weights, batch)))
+        losses, probabilities = zip(*per_replica)
+        return np.concatenate(losses), np.concatenate(probabilities)
 
     @tf.function(reduce_retracing=True)
-    def sums(self, weights, batch: Batch, real):
-        """(loss sum float64, confusion int64 [classes, classes]) over the rows where `real`, bool [batch], is true."""
-        def replica(weights, batch, real):
+    def _replicas(self, weights, batch: Batch):
+        def replica(weights, batch):
             index = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
-            replicas = self._placement.replicas
-            return self._sums(weights, _part(batch, index, replicas), _slice(real, index, replicas))
+            return self._outcomes(weights, _part(batch, index, self._placement.replicas))
 
-        strategy = self._placement.strategy
-        return tuple(strategy.reduce("SUM", value, axis=None) for value in strategy.run(replica, args=(weights, batch, real)))
+        return self._placement.strategy.run(replica, args=(weights, batch))
 
-    def probabilities(self, weights, batch: Batch) -> tf.Tensor:
-        """[batch, classes], each row summing to 1; computed on the first device."""
-        return self._probabilities(weights, batch)
-
-    def _replica_sums(self, weights, batch, real):
-        return tasks.evaluation_sums(self._network.logits(weights, batch.tokens, batch.lengths), batch.labels, real)
-
-    def _softmax(self, weights, batch):
-        return tf.nn.softmax(self._network.logits(weights, batch.tokens, batch.lengths))
+    def _outcomes_of(self, weights, batch):
+        logits = self._network.logits(weights, batch.tokens, batch.lengths)
+        return tasks.cross_entropy(logits, batch.labels), tf.nn.softmax(logits)
 
 
 def compiles(network: Network) -> bool:

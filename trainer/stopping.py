@@ -18,6 +18,7 @@ class StopRequest:
 
     def __init__(self):
         self.signal: signal.Signals | None = None
+        self._interrupted = False
 
     @classmethod
     def on_signals(cls) -> "StopRequest":
@@ -37,8 +38,9 @@ class StopRequest:
         return _EXIT_CODES[self.signal]
 
     def _on_signal(self, number, frame):
-        if self.asked and number == signal.SIGINT:
+        if self._interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self._interrupted |= number == signal.SIGINT
         self.signal = self.signal or signal.Signals(number)
-        log.info("%s: stopping after the current loop, with a checkpoint%s", self.signal.name,
+        log.info("%s: stopping after the current loop, with a checkpoint%s", signal.Signals(number).name,
                  "; once more to stop without one" if number == signal.SIGINT else "")

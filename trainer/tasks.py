@@ -43,23 +43,12 @@ def training_sums(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0, 
 
 
 def balanced_weights(label_counts: np.ndarray) -> list[float]:
-    """examples / (classes * examples of the class), the 'balanced' rule of scikit-learn: mean 1 over the examples."""
-    counts = np.asarray(label_counts, np.float64)
-    return list(counts.sum() / (len(counts) * counts))
+    """examples / (classes * examples of the class), the 'balanced' rule of scikit-learn: mean 1 over the examples.
 
-
-def evaluation_sums(logits: tf.Tensor, labels: tf.Tensor, real: tf.Tensor):
-    """(sum of the losses, confusion) over the rows where `real` is true.
-
-    Returns:
-      float64 scalar, int64 [classes, classes] with the true class in rows and the predicted one in columns.
+    A class without examples does not count as one; its weight, 0, is never used.
     """
-    classes = logits.shape[-1]
-    weight = tf.cast(real, tf.float64)
-    loss_sum = tf.reduce_sum(tf.cast(cross_entropy(logits, labels), tf.float64) * weight)
-    truth = tf.one_hot(labels, classes, dtype=tf.float64) * weight[:, None]
-    predicted = tf.one_hot(tf.argmax(logits, -1), classes, dtype=tf.float64)
-    return loss_sum, tf.cast(tf.matmul(truth, predicted, transpose_a=True), tf.int64)
+    counts = np.asarray(label_counts, np.float64)
+    return _ratio(np.full(len(counts), counts.sum() / np.count_nonzero(counts)), counts).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +57,17 @@ class Figures:
 
     loss_sum: float
     confusion: np.ndarray
+
+    @classmethod
+    def of(cls, losses: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> "Figures":
+        """Those of some rows: losses [rows], probabilities [rows, classes], labels int [rows]."""
+        classes = probabilities.shape[1]
+        confusion = np.zeros((classes, classes), np.int64)
+        np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+        return cls(float(losses.sum(dtype=np.float64)), confusion)
+
+    def __add__(self, other: "Figures") -> "Figures":
+        return Figures(self.loss_sum + other.loss_sum, self.confusion + other.confusion)
 
     @property
     def examples(self) -> int:

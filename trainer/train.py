@@ -8,12 +8,13 @@ import dataclasses
 import logging
 import os
 import pathlib
+import sys
 import time
 
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoint, evaluate, lock, optimizer, progress, restored, selection, state, steps, strategy, tasks
+from trainer import checkpoint, evaluate, lock, optimizer, progress, restored, selection, state, steps, strategy, tasks, views
 from trainer import config as configuration
 from trainer.data import order, pipeline, store
 from trainer.exit_codes import BY_NAME, DivergedError, FolderInUseError, TrainerError, UsageError
@@ -38,6 +39,9 @@ def train(config: configuration.Config, stop: StopRequest) -> int:
             return code
         except TrainerError as problem:
             outcome = {"code": problem.code, "reason": str(problem)}
+            raise
+        except KeyboardInterrupt:
+            outcome = {"code": BY_NAME["interrupted"], "reason": "stopped at once, without a checkpoint"}
             raise
         finally:
             journal.write("stop", **outcome)
@@ -73,6 +77,7 @@ def _attempt(config: configuration.Config, stop: StopRequest, folder: pathlib.Pa
     weights = tasks.balanced_weights(np.bincount(split.labels, minlength=len(dataset.labels)))
     train_steps = steps.TrainSteps(network, run_state, placement, config,
                                    tuple(weights) if config.optimizer.class_weights == "balanced" else ())
+    evaluation = _Evaluation.of(config, dataset, network, placement)
 
     # 4. Where the state comes from: the newest valid checkpoint of this folder, or the seed.
     found = checkpoint.newest_valid(folder / "checkpoints", repair=True, attempt=attempt)
@@ -90,18 +95,14 @@ def _attempt(config: configuration.Config, stop: StopRequest, folder: pathlib.Pa
     journal.write("start", step=first, total=total, devices=placement.devices, pid=os.getpid())
 
     # 5. The loop, and what it leaves behind.
-    digests = {"config_digest": configuration.digest(config), "dataset_digest": dataset.digest}
-    evaluation = _Evaluation.of(config, dataset, network, placement)
-    training = _Training(config, folder, attempt, journal, stop, batches, run_state, train_steps, evaluation, digests, found, total)
+    training = _Training(config, folder, attempt, journal, stop, batches, run_state, train_steps, evaluation, dataset, found, total)
     return training.run()
 
 
 def _settled(config: configuration.Config, folder: pathlib.Path, has_checkpoints: bool) -> configuration.Config:
     """The configuration with nothing left open: as the run in this folder began, or chosen now for a new one."""
-    path = folder / "config.json"
-    if path.exists() and has_checkpoints:
-        written = configuration.flags_from_json(path.read_text(encoding="utf-8"), str(path))
-        config = configuration.resumed(config, written)
+    if has_checkpoints:
+        config = configuration.resumed(config, configuration.written_in(folder))
     return dataclasses.replace(config, run=strategy.resolve(config.run, config.input.batch_size))
 
 
@@ -116,14 +117,24 @@ def _check_continues(found: checkpoint.Checkpoint, dataset: store.Dataset, total
 
 
 def _say_stopped(stop: StopRequest, step: int, digest: str) -> int:
-    print(f"stopped step={step} state_digest={digest}", flush=True)
+    _tell(f"stopped step={step} state_digest={digest}")
     return stop.exit_code
+
+
+def _tell(line: str) -> None:
+    """Prints a result; where nobody reads stdout any more (`| head`), training goes on without."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        log.warning("nobody reads the standard output any more: training goes on, its figures stay in the journal")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
     """What is evaluated while training. `selects`: whether its figures may decide anything; a test split's never do."""
 
+    dataset: store.Dataset
     split: str
     batches: pipeline.EvaluationBatches
     step: steps.EvaluationStep
@@ -143,7 +154,7 @@ class _Evaluation:
         if not name or config.run.eval_steps == -1:
             return None
         batches = pipeline.EvaluationBatches(dataset.splits[name], config.input, evaluate.ROWS)
-        return cls(name, batches, steps.EvaluationStep(network, placement))
+        return cls(dataset, name, batches, steps.EvaluationStep(network, placement))
 
 
 @dataclasses.dataclass
@@ -175,7 +186,7 @@ class _Training:
     missing; whatever was due at the restored step and is not on record is made up for first.
     """
 
-    def __init__(self, config, folder, attempt, journal, stop, batches, run_state, train_steps, evaluation, digests, found, total):
+    def __init__(self, config, folder, attempt, journal, stop, batches, run_state, train_steps, evaluation, dataset, found, total):
         self._config = config
         self._folder = folder
         self._attempt = attempt
@@ -185,7 +196,8 @@ class _Training:
         self._state = run_state
         self._train_steps = train_steps
         self._evaluation = evaluation
-        self._digests = digests
+        self._vocabulary = dataset.vocabulary
+        self._digests = {"config_digest": configuration.digest(config), "dataset_digest": dataset.digest}
         self._total = total
         self._step = found.step if found else 0
         self._saved = {found.step: found.manifest["state_digest"]} if found else {}
@@ -201,15 +213,19 @@ class _Training:
         self._train_summaries = Summaries(folder / "train", self._attempt, self._step)
         self._eval_summaries = Summaries(folder / "eval", self._attempt, self._step)
         self._train_summaries.text("config", _as_table(self._config), self._step)
+        self._run_summaries = Summaries(folder, self._attempt, 0)
+        self._run_summaries.hparams({name: configuration.as_text(value) if isinstance(value, tuple) else value
+                                     for name, value in configuration.affecting(self._config).items()})
         with checkpoint.Writer(self._folder / "checkpoints", self._config.run.keep, self._attempt, on_saved=self._on_saved,
                                **self._digests) as self._writer, \
                 progress.Progress(self._step, self._total) as self._progress:
+            self._prune_best()
             while not self._is_over():
                 self._advance()
             self._finish()
         if self._stop.asked and not self._is_done():
             return _say_stopped(self._stop, self._step, self._saved.get(self._step, "none"))
-        print(f"done step={self._step} state_digest={self._saved[self._step]}", flush=True)
+        _tell(f"done step={self._step} state_digest={self._saved[self._step]}")
         return BY_NAME["done"]
 
     # --- events -------------------------------------------------------------------------------------------------------------
@@ -226,9 +242,8 @@ class _Training:
 
     def _is_done(self) -> bool:
         run = self._config.run
-        pending = self._evaluation_is_due() and not self._history.at(self._step)
-        stopped_early = selection.patience_is_over(self._history.evaluations, run.best_metric, run.early_stop_patience)
-        return not pending and (self._step >= self._total or stopped_early)
+        stopped_early = selection.patience_is_over(self._evaluations, run.best_metric, run.early_stop_patience)
+        return not self._evaluation_is_due() and (self._step >= self._total or stopped_early)
 
     def _advance(self) -> None:
         """Runs steps up to the next event, at most one loop."""
@@ -255,19 +270,25 @@ class _Training:
                 self._print_line()
 
     def _evaluate_if_due(self) -> None:
-        if not self._evaluation_is_due() or self._history.at(self._step):
+        if not self._evaluation_is_due():
             return
         name = self._evaluation.split
         began = time.monotonic()
-        found = evaluate.figures(self._evaluation.step, self._evaluation_weights(), self._evaluation.batches, lambda: self._stop.asked)
+        view = views.EvaluationView(self._evaluation.dataset, name)
+        found = evaluate.figures(self._evaluation.step, self._evaluation_weights(), self._evaluation.batches,
+                                 lambda: self._stop.asked, view)
         if found is None:
             return
         figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
-        self._history.append(selection.Evaluation(self._step, name, figures))
+        evaluation = selection.Evaluation(self._step, name, figures)
+        self._keep_if_best(evaluation)
         self._eval_summaries.write(self._step, figures)
+        view.write(self._eval_summaries, self._step, found)
+        self._eval_summaries.flush()
         self._journal.write("evaluate", time.monotonic() - began, step=self._step, split=name, **figures)
-        self._keep_if_best()
         self._print_line({f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy})
+        # Last: an evaluation that is on record is not made again, so everything that comes of it must be there.
+        self._history.append(evaluation)
 
     def _save(self) -> None:
         """Hands the state to the background writer, once per step; everything that belongs to it is on disk before."""
@@ -275,20 +296,24 @@ class _Training:
             return
         self._train_summaries.flush()
         self._eval_summaries.flush()
+        self._saved[self._step] = None  # Before the writer starts: it puts the digest in, perhaps at once.
         self._writer.submit(self._step, self._state.snapshot())
         self._prune_best()
-        self._saved[self._step] = "being written"
 
     def _finish(self) -> None:
         """The last save, waited for: a run whose last state is not on disk does not end well."""
         if self._step:
             self._save()
         self._writer.wait()
-        self._train_summaries.close()
-        self._eval_summaries.close()
+        self._prune_best()
+        embedding = self._evaluation_weights().get("embedding/embeddings")
+        if embedding is not None:
+            self._run_summaries.projector(embedding.numpy(), self._vocabulary)
+        for written in (self._train_summaries, self._eval_summaries, self._run_summaries):
+            written.close()
         self._note_loop(0, 0.0, None, force=True)
-        best = selection.best(self._history.evaluations, self._config.run.best_metric)
-        if best and self._evaluation and self._evaluation.selects:
+        best = selection.best(self._evaluations, self._config.run.best_metric)
+        if best and self._evaluation.selects:
             log.info("best %s of %s: %.4f at step %d", self._config.run.best_metric, best.split,
                      best.figures[self._config.run.best_metric], best.step)
 
@@ -338,8 +363,7 @@ class _Training:
         if every > 1 and not (self._ends_epoch(self._step) and epoch % every == 0):
             return
         figures = {**self._epoch_figures(), **(evaluated or {})}
-        print(f"epoch {epoch} step {self._step} " + " ".join(f"{name} {progress.number(value)}" for name, value in figures.items()),
-              flush=True)
+        _tell(f"epoch {epoch} step {self._step} " + " ".join(f"{name} {progress.number(value)}" for name, value in figures.items()))
 
     def _on_saved(self, manifest: dict, seconds: float) -> None:
         self._saved[manifest["step"]] = manifest["state_digest"]
@@ -347,9 +371,14 @@ class _Training:
 
     # --- the best checkpoint ----------------------------------------------------------------------------------------------------
 
-    def _keep_if_best(self) -> None:
-        best = selection.best(self._history.evaluations, self._config.run.best_metric)
-        if not self._evaluation.selects or best.step != self._step:
+    @property
+    def _evaluations(self) -> list[selection.Evaluation]:
+        """Those of the split that is evaluated now: figures of different splits say nothing about each other."""
+        return [entry for entry in self._history.evaluations if self._evaluation and entry.split == self._evaluation.split]
+
+    def _keep_if_best(self, evaluation: selection.Evaluation) -> None:
+        best = selection.best([*self._evaluations, evaluation], self._config.run.best_metric)
+        if not self._evaluation.selects or best is not evaluation:
             return
         parent = self._folder / "best"
         try:
@@ -360,14 +389,17 @@ class _Training:
             checkpoint.commit(parent, self._step, self._state.snapshot(), attempt=self._attempt, **self._digests)
 
     def _prune_best(self) -> None:
-        """Removes best checkpoints that a resume from any saved state would not ask for again."""
-        committed = [step for step, digest in self._saved.items() if digest != "being written"]
-        history = [entry for entry in self._history.evaluations if entry.step <= max(committed, default=0)]
-        best = selection.best(history, self._config.run.best_metric)
-        if best and self._evaluation and self._evaluation.selects:
-            for step in checkpoint.list_steps(self._folder / "best"):
-                if step < best.step:
-                    checkpoint.discard(checkpoint.folder_of(self._folder / "best", step), self._attempt)
+        """Leaves the best checkpoint so far, and the one that was the best when the newest state on disk was saved.
+
+        A resume from there asks for the latter; what a killed attempt kept beyond it never happened.
+        """
+        if not self._evaluation or not self._evaluation.selects:
+            return
+        newest = max((step for step, digest in self._saved.items() if digest), default=0)
+        histories = self._evaluations, [entry for entry in self._evaluations if entry.step <= newest]
+        wanted = {best.step for history in histories if (best := selection.best(history, self._config.run.best_metric))}
+        for step in set(checkpoint.list_steps(self._folder / "best")) - wanted:
+            checkpoint.discard(checkpoint.folder_of(self._folder / "best", step), self._attempt)
 
     # --- what the step number means ---------------------------------------------------------------------------------------------
 
@@ -381,7 +413,8 @@ class _Training:
         return step > 0 and self._epoch(step + 1) > self._epoch(step)
 
     def _evaluation_is_due(self) -> bool:
-        if self._evaluation is None or self._step == 0:
+        """Whether this step's evaluation is still to be made."""
+        if self._evaluation is None or self._step == 0 or any(entry.step == self._step for entry in self._evaluations):
             return False
         every = self._config.run.eval_steps
         return self._step == self._total or (self._step % every == 0 if every else self._ends_epoch(self._step))

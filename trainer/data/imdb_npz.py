@@ -8,11 +8,11 @@ import json
 import os
 import zipfile
 
+import keras
 import numpy as np
 
-from trainer.exit_codes import DataError
-
-_FREE_EXPANSION = 64 << 20
+from trainer.data import raw_files
+from trainer.exit_codes import DataError, UsageError
 
 
 def read(path: str, max_expansion: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -20,13 +20,17 @@ def read(path: str, max_expansion: int) -> dict[str, tuple[np.ndarray, np.ndarra
 
     Raises:
       DataError: the file is damaged, holds something else, or would expand too far.
+      UsageError: this version of Keras has no such reader.
     """
-    from keras.src.datasets import npz_utils
-
+    try:
+        from keras.src.datasets import npz_utils
+    except ImportError:
+        raise UsageError(f"--raw_data={path}: this Keras ({keras.__version__}) has no restricted reader for pickled arrays. "
+                         "Install a newer one, or use the text: aclImdb_train.tsv.xz and aclImdb_test.tsv.xz.") from None
     try:
         with zipfile.ZipFile(path) as archive:
             expanded = sum(member.file_size for member in archive.infolist())
-        if expanded > max(_FREE_EXPANSION, max_expansion * os.path.getsize(path)):
+        if expanded > max(raw_files.FREE_EXPANSION, max_expansion * os.path.getsize(path)):
             raise DataError(f"{path}: would expand to {expanded} bytes: taken for a decompression bomb "
                             f"(--max_expansion={max_expansion}). Raise --max_expansion if you trust the file.")
         arrays = npz_utils.load_npz(path)

@@ -14,7 +14,7 @@ from trainer import config as configuration
 from trainer.data import order
 from trainer.data.store import Split
 
-WINDOW_BATCHES = 64   # Batches whose examples are sorted by length together; also the unit in which the order is computed.
+WINDOW_BATCHES = 64   # Most batches whose examples are sorted by length together; also the unit in which the order is computed.
 LENGTHS = 6           # Padded lengths, each compiled once by XLA: fewer means more padding, more means more compiling.
 GRAIN = 8             # Padded lengths are multiples of it.
 
@@ -101,17 +101,19 @@ class _Source:
 class TrainingBatches:
     """The batch of every step of a run; steps are counted from 0 here.
 
-    Row r of step s is the example at position s * batch_size + r of the order. With buckets, the positions of
-    WINDOW_BATCHES steps are sorted by length, cut into batches, and the batches put in a keyed order.
+    Row r of step s is the example at position s * batch_size + r of the order. With buckets, the positions of a window of
+    `window` steps are sorted by length, cut into batches, and the batches put in a keyed order. A window is no longer than
+    an epoch, or copies of an example, equally long, would meet in a batch.
     """
 
     def __init__(self, split: Split, settings: configuration.Input, seed: int):
         self.size = len(split)
         self.batch_size = settings.batch_size
+        self.window = min(WINDOW_BATCHES, max(1, self.size // self.batch_size))
         self._seed = seed
         self._source = _Source(split, settings)
         self._bucket = settings.bucket and settings.padding == "post"
-        self._window = functools.lru_cache(maxsize=8)(self._window_examples)
+        self._examples_of = functools.lru_cache(maxsize=8)(self._window_examples)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -120,8 +122,8 @@ class TrainingBatches:
 
     def examples(self, step: int) -> np.ndarray:
         """int64 [batch_size]: the examples of a step."""
-        window, place = divmod(step, WINDOW_BATCHES)
-        return self._window(window)[place]
+        window, place = divmod(step, self.window)
+        return self._examples_of(window)[place]
 
     def padded_length(self, step: int) -> int:
         """The length that a step's batch is padded to."""
@@ -141,15 +143,15 @@ class TrainingBatches:
         return tf.data.Dataset.range(first_step, 2**62).map(load).prefetch(tf.data.AUTOTUNE)
 
     def _window_examples(self, window: int) -> np.ndarray:
-        first = window * WINDOW_BATCHES * self.batch_size
-        positions = np.arange(first, first + WINDOW_BATCHES * self.batch_size)
+        first = window * self.window * self.batch_size
+        positions = np.arange(first, first + self.window * self.batch_size)
         examples = order.examples_at(positions, self.size, self._seed)
         if self._bucket:
             examples = examples[np.argsort(self._source.cut[examples], kind="stable")]
-        batches = examples.reshape(WINDOW_BATCHES, self.batch_size)
+        batches = examples.reshape(self.window, self.batch_size)
         if self._bucket:
-            places = np.arange(WINDOW_BATCHES)
-            batches = batches[order.permute(places, WINDOW_BATCHES, order.key(self._seed, window, WINDOW_BATCHES))]
+            # Three parts, so that the key is none of the order's own.
+            batches = batches[order.permute(np.arange(self.window), self.window, order.key(self._seed, window, WINDOW_BATCHES))]
         return batches
 
 
@@ -166,8 +168,8 @@ def loose_batch(split: Split, settings: configuration.Input) -> Batch:
 class EvaluationBatches:
     """Every example of a split once, in order of length, `batch_size` rows at a time.
 
-    All batches have the same number of rows, so that XLA compiles one shape per length: the last is filled up with the
-    split's first examples, and `counts` says how many rows are real.
+    All batches have the same number of rows, so that XLA compiles one shape per length: the last is filled up with copies of
+    the shortest example, and comes with the number of rows that count.
     """
 
     split: Split

@@ -10,11 +10,10 @@ Units of text are numbers that stand for words, characters or bytes before the v
 import logging
 import os
 import pathlib
-from typing import Iterator, Sequence
 
 import numpy as np
 
-from trainer.data import folders, rows, sources, splits, store, text, vocabulary, writing
+from trainer.data import folders, rows, sources, splits, store, text, vocabulary
 from trainer.data.classes import Classes
 from trainer.data.reading import Progress, ahead
 from trainer.data.spool import Spool
@@ -33,29 +32,28 @@ def prepare(config) -> store.Dataset:
       DataError: input that cannot be read as the flags say; file and line are named.
       StorageError: the dataset cannot be written.
     """
-    writing.refuse_other_content(config.data_dir)
+    store.refuse_other_content(config.data_dir)
     source = sources.open_source(config)
     _check(config, source)
     units = vocabulary.Given(source.entries) if source.entries is not None else _UNITS[config.tokenizer]()
-    with writing.new_folder(config.data_dir) as folder:
+    with store.new_folder(config.data_dir) as folder:
         with Spool(folder / "spool") as spool:
             classes, replaced = _read(source, units, config, spool)
             _check_rows(source, spool)
             log.info("read %d rows; ranking the vocabulary and writing the splits", spool.rows)
             description = _write(folder, spool, units, classes, config)
-        description["source"] = config.source
+        description |= {"source": config.source, "tokenizer": text.settings(_tokenizer_name(source, config))}
         description["counts"]["replaced"] = replaced
-        description["tokenizer"] = text.settings(_tokenizer_name(source, config))
         _report(description)
-        return writing.publish(folder, description, config.data_dir)
+        return store.publish(folder, description, config.data_dir)
 
 
 def _check(config, source: sources.Source) -> None:
     for split in ("validation", "test"):
         fraction = getattr(config, f"{split}_fraction")
         if fraction and split in source.paths:
-            raise UsageError(f"--{split}_fraction={fraction}: the {split} split is given already, and given splits stay "
-                             "whole. Leave the flag out.")
+            raise UsageError(f"--{split}_fraction={fraction}: the {split} split is given already, and given splits "
+                             "stay whole. Leave the flag out.")
 
 
 def _tokenizer_name(source: sources.Source, config) -> str:
@@ -68,23 +66,18 @@ def _read(source: sources.Source, units, config, spool: Spool) -> tuple[Classes,
     classes, replaced = Classes(), 0
     is_text = source.entries is None
 
-    def checked(batches: Iterator[rows.Rows]):
-        nonlocal replaced
-        for batch in batches:
-            if is_text:
-                batch.texts, count = rows.clean_texts(batch, config.encoding_errors)
-                replaced += count
-            yield batch
+    def begin(batch: rows.Rows):
+        mended = rows.clean(batch, config.encoding_errors) if is_text else 0
+        return batch, mended, units.begin(batch.texts)
 
     with Progress(source.size) as progress:
-        batches = checked(source.read(progress.advance))
-        threads = os.cpu_count() or 1
-        for batch, begun in ahead(lambda batch: (batch, units.begin(batch.texts)), batches, threads):
+        for batch, mended, begun in ahead(begin, source.read(progress.advance), threads=os.cpu_count() or 1):
             numbers, lengths = units.finish(begun)
             given = _given_splits(batch)
             contents = batch.texts if is_text else (row.tobytes() for row in batch.texts)
             spool.add(numbers, lengths=lengths, labels=classes.add(batch, given), splits=given,
                       keys=splits.keys(contents, config.seed))
+            replaced += mended
             progress.add_rows(len(batch))
     return classes, replaced
 
@@ -124,8 +117,8 @@ def _write(folder: pathlib.Path, spool: Spool, units, classes: Classes, config) 
     _write_tokens(spool, lengths, assignment.splits, ids, written)
     files = {name: entry for files in written.values() for name, entry in files.close().items()}
     lines = [*text.RESERVED, *map(store.escape, entries)]
-    files["vocabulary.txt"] = writing.write_lines(folder / "vocabulary.txt", lines)
-    files["labels.txt"] = writing.write_lines(folder / "labels.txt", names)
+    files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", lines)
+    files["labels.txt"] = store.write_lines(folder / "labels.txt", names)
     return {
         "classes": names,
         "vocabulary_size": text.FIRST_ID + len(entries),
@@ -148,13 +141,13 @@ def _count(spool: Spool, lengths: np.ndarray, wanted: np.ndarray, size: int) -> 
     return counts
 
 
-def _split_files(folder: pathlib.Path, lengths, labels, assigned: np.ndarray) -> dict[int, writing.SplitWriter]:
+def _split_files(folder: pathlib.Path, lengths, labels, assigned: np.ndarray) -> dict[int, store.SplitWriter]:
     members = {split: assigned == split for split in range(len(store.SPLITS))}
-    return {split: writing.SplitWriter(folder / store.SPLITS[split], lengths[member], labels[member])
+    return {split: store.SplitWriter(folder / store.SPLITS[split], lengths[member], labels[member])
             for split, member in members.items() if member.any()}
 
 
-def _write_tokens(spool: Spool, lengths, assigned, ids: np.ndarray, written: dict[int, writing.SplitWriter]) -> None:
+def _write_tokens(spool: Spool, lengths, assigned, ids: np.ndarray, written: dict[int, store.SplitWriter]) -> None:
     for chunk, numbers in spool.chunks(lengths):
         split_of_token = np.repeat(assigned[chunk], lengths[chunk])
         for split, files in written.items():

@@ -17,7 +17,7 @@ from trainer.exit_codes import DataError, UsageError
 
 _BLOCK = 1 << 20
 BOM = b"\xef\xbb\xbf"
-_FREE_EXPANSION = 64 << 20  # A small file of one repeated line is no bomb, whatever its ratio.
+FREE_EXPANSION = 64 << 20  # A small file of one repeated line is no bomb, whatever its ratio.
 _DECOMPRESSED = {".gz": lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"), ".xz": lzma.LZMAFile}
 
 
@@ -80,11 +80,11 @@ class Stream:
         except (OSError, zlib.error, lzma.LZMAError) as problem:
             raise self._damaged(f"cannot be read or decompressed ({problem})") from None
         self._size += len(content)
-        allowed = max(_FREE_EXPANSION, self._max_expansion * self._raw.read_so_far)
+        allowed = max(FREE_EXPANSION, self._max_expansion * self._raw.read_so_far)
         if self._bytes is not self._raw and self._size > allowed:
             raise DataError(
-                f"{self.path}:{self.number}: {self._raw.read_so_far} compressed bytes became more than {allowed}: taken for "
-                f"a decompression bomb (--max_expansion={self._max_expansion}). Raise it if you trust the file.")
+                f"{self.path}:{self.number}: {self._raw.read_so_far} compressed bytes became more than {allowed}: a "
+                f"decompression bomb? Raise --max_expansion={self._max_expansion} if you trust the file.")
         return content
 
     def _check_end(self) -> None:

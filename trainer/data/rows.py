@@ -61,14 +61,14 @@ def at(place: tuple[str, int]) -> str:
     return f"{place[0]}:{place[1]}"
 
 
-def clean_texts(rows: Rows, encoding_errors: str) -> tuple[Sequence[bytes], int]:
-    """Texts of `rows` as valid UTF-8 without NUL.
+def clean(rows: Rows, encoding_errors: str) -> int:
+    """Makes the texts of `rows` valid UTF-8 without NUL.
 
     Args:
       encoding_errors: "strict" or "replace" (each ill-formed sequence becomes U+FFFD).
 
     Returns:
-      The texts and how many sequences were replaced.
+      How many sequences were replaced.
 
     Raises:
       DataError: a NUL; bad UTF-8 under "strict".
@@ -81,11 +81,12 @@ def clean_texts(rows: Rows, encoding_errors: str) -> tuple[Sequence[bytes], int]
     try:
         joined.decode("utf-8")
     except UnicodeDecodeError:
-        return _mend(rows, encoding_errors)
-    return rows.texts, 0
+        rows.texts, replaced = _mended(rows, encoding_errors)
+        return replaced
+    return 0
 
 
-def _mend(rows: Rows, encoding_errors: str) -> tuple[list[bytes], int]:
+def _mended(rows: Rows, encoding_errors: str) -> tuple[list[bytes], int]:
     texts, replaced = [], 0
     for text, place in zip(rows.texts, rows.places):
         try:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gzip
+import heapq
 import importlib.resources
 import importlib.util
 import json
@@ -232,7 +233,10 @@ def _spellchecker(config) -> Source:
 def _frequent_words(counts: dict[str, int]) -> list[str]:
     """The most frequent words of a list that are made of letters and not too short; ties by code point."""
     words = [word for word in counts if word.isalpha() and len(word) >= SHORTEST_WORD]
-    return sorted(words, key=lambda word: (-counts[word], word))[:WORDS_PER_LANGUAGE]
+    # Most words are rare: only those at or above the count of the last one that is taken need sorting.
+    least = min(heapq.nlargest(WORDS_PER_LANGUAGE, map(counts.__getitem__, words)), default=0)
+    frequent = [word for word in words if counts[word] >= least]
+    return sorted(frequent, key=lambda word: (-counts[word], word))[:WORDS_PER_LANGUAGE]
 
 
 def _language_rows(words: dict[str, list[str]]) -> Iterator[Row]:

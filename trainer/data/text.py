@@ -83,8 +83,8 @@ class Tokenizer(tf.Module):
         super().__init__()
         name = settings["name"]
         if name == "none":
-            raise UsageError("this dataset was prepared from an imdb.npz without imdb_word_index.json beside it: it has "
-                             "ids and no words, so no text can be encoded. Put the index there and prepare again.")
+            raise UsageError("this dataset was prepared from an imdb.npz without imdb_word_index.json beside it, so it "
+                             "has ids and no words: no text can be encoded. Put it there and prepare again.")
         if settings["version"] != VERSION:
             raise UsageError(f"this dataset was prepared by version {settings['version']} of the tokenizer, this is "
                              f"version {VERSION}. Prepare it again, or use the version that prepared it.")

@@ -34,7 +34,11 @@ def records(stream: raw_files.Stream, max_record_bytes: int) -> Iterator[tuple[i
         header = stream.read(_HEADER)
         if not header:
             break
-        body = _body(stream, number, header, max_record_bytes)
+        try:
+            body = _body(stream, number, header, max_record_bytes)
+        except DataError:
+            _verified(stream.path, pending)  # A wrong length in an earlier header is the better explanation.
+            raise
         pending.append((number, header, body))
         size += len(body)
         if size >= _BATCH_BYTES:
@@ -65,15 +69,20 @@ def _verified(path: str, pending: Sequence[tuple[int, bytes, bytes]]) -> Sequenc
     if not pending:
         return []
     numbers, headers, bodies = zip(*pending)
-    for part, checked in (("header", headers), ("data", bodies)):
-        content = [piece[:-4] for piece in checked]
-        stored = np.frombuffer(b"".join(piece[-4:] for piece in checked), "<u4")
-        wrong = np.flatnonzero(_masked(crc32c(content)) != stored)
-        if wrong.size:
-            number = numbers[wrong[0]]
-            raise DataError(f"{path}:{number}: the checksum of the {part} of record {number} is wrong: the file is "
-                            "damaged or no TFRecord file. Copy or write it again.")
-    return list(zip(numbers, content))
+    wrong = {part: _first_wrong(pieces) for part, pieces in (("header", headers), ("data", bodies))}
+    part = min(wrong, key=wrong.get)
+    if wrong[part] < len(pending):
+        number = numbers[wrong[part]]
+        raise DataError(f"{path}:{number}: the checksum of the {part} of record {number} is wrong: the file is damaged or "
+                        "no TFRecord file. Copy or write it again.")
+    return [(number, body[:-4]) for number, body in zip(numbers, bodies)]
+
+
+def _first_wrong(pieces: Sequence[bytes]) -> int:
+    """Index of the first piece that does not end with its own checksum; their number if all do."""
+    stored = np.frombuffer(b"".join(piece[-4:] for piece in pieces), "<u4")
+    wrong = np.flatnonzero(_masked(crc32c([piece[:-4] for piece in pieces])) != stored)
+    return int(wrong[0]) if wrong.size else len(pieces)
 
 
 def _masked(crc: np.ndarray) -> np.ndarray:

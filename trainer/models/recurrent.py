@@ -13,6 +13,7 @@ and gate orders of Keras 3:
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -98,35 +99,46 @@ def _is_step(hidden, lengths):
     return tf.sequence_mask(lengths, tf.shape(hidden)[1])[:, :, None]
 
 
-def _scan(step, state, sequences, widths, reverse):
-    """Runs `state, outputs = step(state, *slices)` over time and stacks the outputs.
+def _scan(step, state, sequence, widths, *, reverse):
+    """Runs `state, outputs = step(t, state)` over the time of `sequence` and stacks the outputs.
 
-    state: tuple of [batch, ...]; sequences: tensors [time, batch, ...], whose slices at one time the step gets; widths:
-    the last dimension of each output, which are [batch, width]. Returns the outputs as [time, batch, width] each.
+    state: tuple of [batch, units]; sequence: any tensor [time, batch, ...]; widths: those of the outputs, each
+    [batch, width]. Returns [time, batch, width] for each output, in the dtype of the sequence.
     """
-    time, batch = tf.unstack(tf.shape(sequences[0])[:2])
-    dtype = sequences[0].dtype
-    read = [tf.TensorArray(s.dtype, time, element_shape=s.shape[1:]).unstack(s).read for s in sequences]
-    outputs = tuple(tf.TensorArray(dtype, time, element_shape=[None, width]) for width in widths)
+    time = tf.shape(sequence)[0]
+    stacks = tuple(tf.TensorArray(sequence.dtype, time, element_shape=[None, width]) for width in widths)
 
-    def body(i, state, outputs):
+    def body(i, state, stacks):
         t = time - 1 - i if reverse else i
-        state, values = step(state, *(r(t) for r in read))
-        return i + 1, state, tuple(array.write(t, value) for array, value in zip(outputs, values, strict=True))
+        state, outputs = step(t, state)
+        outputs = (tf.cast(output, sequence.dtype) for output in outputs)
+        return i + 1, state, tuple(stack.write(t, output) for stack, output in zip(stacks, outputs, strict=True))
 
-    # The bound lets XLA allocate, and a TPU needs it.
-    *_, outputs = tf.while_loop(lambda i, *_: i < time, body, (0, state, outputs), maximum_iterations=time)
-    return [array.stack() for array in outputs]
+    # A TPU needs the bound on the iterations to be known before the loop.
+    *_, stacks = tf.while_loop(lambda i, *_: i < time, body, (0, state, stacks), maximum_iterations=time)
+    return [stack.stack() for stack in stacks]
 
 
-def _before(states, reverse):
-    """The states [time, batch, units] each step started from: shifted by one against its direction, zero at the first."""
-    zero = tf.zeros_like(states[:1])
-    return tf.concat([states[1:], zero] if reverse else [zero, states[:-1]], axis=0)
+def _at(t, sequence, dtype, parts=1):
+    """The slice of a sequence [time, batch, parts * width] at a time, as its parts [batch, width], in the dtype of states.
+
+    Each part is a slice of its own for a reason of speed: in a step that splits one slice of a sequence into parts, XLA
+    on CPU computes the place of the slice again for each element, and the code of the step is no vector code.
+    """
+    size = [1, tf.shape(sequence)[1], sequence.shape[-1] // parts]
+    slices = (tf.slice(sequence, [t, 0, part * size[-1]], size) for part in range(parts))
+    return [tf.cast(tf.squeeze(piece, axis=0), dtype) for piece in slices]
 
 
 def _zeros(inputs, units):
-    return tf.zeros([tf.shape(inputs)[1], units], inputs.dtype)
+    """A state before the first step: [batch, units]. States add up over time, so they have at least 32 bits."""
+    dtype = tf.float32 if inputs.dtype.size < 4 else inputs.dtype
+    return tf.zeros([tf.shape(inputs)[1], units], dtype)
+
+
+def _times(state, matrix, **transpose):
+    """The product of a state and weights, multiplied in the dtype of the weights."""
+    return tf.cast(tf.matmul(tf.cast(state, matrix.dtype), matrix, **transpose), state.dtype)
 
 
 def _rows(sequence):
@@ -135,132 +147,134 @@ def _rows(sequence):
 
 
 def _project(sequence, matrix, **transpose):
-    """The product of every step with `matrix`, in one call."""
+    """The product of every step with a matrix, in one call: [time, batch, width of the result]."""
     product = tf.matmul(_rows(sequence), matrix, **transpose)
-    return tf.reshape(product, tf.concat([tf.shape(sequence)[:2], tf.shape(product)[1:]], axis=0))
+    return tf.reshape(product, [*tf.unstack(tf.shape(sequence)[:2]), product.shape[-1]])
 
 
-def _product_over_time(left, right):
+def _outer(left, right):
     """The sum over steps and batch of the outer products of two sequences: [left width, right width]."""
     return tf.matmul(_rows(left), _rows(right), transpose_a=True)
 
 
-def _simple_rnn(kernel, recurrent, bias, inputs, reverse):
-    """h' = tanh(x W + h U + b)"""
-    units = recurrent.shape[0]
+def _total(sequence):
+    """The sum over steps and batch: [width]. Summed in at least 32 bits."""
+    wide = tf.float32 if sequence.dtype.size < 4 else sequence.dtype
+    return tf.cast(tf.reduce_sum(tf.cast(sequence, wide), axis=[0, 1]), sequence.dtype)
 
-    def step(state, projected):
-        hidden = tf.tanh(projected + tf.matmul(state[0], recurrent))
+
+def _before(states, reverse):
+    """The states that the steps started from: shifted by one step, zero at the first."""
+    zero = tf.zeros_like(states[:1])
+    return tf.concat([states[1:], zero] if reverse else [zero, states[:-1]], axis=0)
+
+
+def _simple_rnn(kernel, recurrent, bias, inputs, reverse):
+    """h = tanh(x W + h U + b), time-major, with its gradient. Elman 1990 (doi 10.1207/s15516709cog1402_1)."""
+    units = recurrent.shape[0]
+    zero = _zeros(inputs, units)
+    projected = _project(inputs, kernel) + bias
+
+    def step(t, state):
+        [x] = _at(t, projected, zero.dtype)
+        hidden = tf.tanh(x + _times(state[0], recurrent))
         return (hidden,), (hidden,)
 
-    [hidden] = _scan(step, (_zeros(inputs, units),), [_project(inputs, kernel) + bias], [units], reverse)
+    [hidden] = _scan(step, (zero,), inputs, [units], reverse=reverse)
 
     def gradient(d_hidden):
-        def step_back(d_state, d_output, output):
+        def step_back(t, d_state):
+            [d_output], [output] = _at(t, d_hidden, zero.dtype), _at(t, hidden, zero.dtype)
             delta = (d_state[0] + d_output) * (1 - output * output)
-            return (tf.matmul(delta, recurrent, transpose_b=True),), (delta,)
+            return (_times(delta, recurrent, transpose_b=True),), (delta,)
 
-        [delta] = _scan(step_back, (_zeros(inputs, units),), [d_hidden, hidden], [units], not reverse)
-        return (
-            _product_over_time(inputs, delta),
-            _product_over_time(_before(hidden, reverse), delta),
-            tf.reduce_sum(delta, axis=[0, 1]),
-            _project(delta, kernel, transpose_b=True),
-        )
+        [delta] = _scan(step_back, (zero,), inputs, [units], reverse=not reverse)
+        d_recurrent = _outer(_before(hidden, reverse), delta)
+        return _outer(inputs, delta), d_recurrent, _total(delta), _project(delta, kernel, transpose_b=True)
 
     return hidden, gradient
 
 
 def _lstm(kernel, recurrent, bias, inputs, reverse):
-    """i f g o = x W + h U + b; c' = sigmoid(f) c + sigmoid(i) tanh(g); h' = sigmoid(o) tanh(c')
+    """c = sigmoid(f) c + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c), where [i f g o] = x W + h U + b; with its gradient.
 
-    Hochreiter and Schmidhuber 1997 (doi 10.1162/neco.1997.9.8.1735) with the forget gate of Gers et al. 2000.
+    Time-major. Gers, Schmidhuber and Cummins 2000 (doi 10.1162/089976600300015015).
     """
     units = recurrent.shape[0]
-
-    def step(state, projected):
-        hidden, cell = state
-        i, f, g, o = tf.split(projected + tf.matmul(hidden, recurrent), 4, axis=-1)
-        i, f, g, o = tf.sigmoid(i), tf.sigmoid(f), tf.tanh(g), tf.sigmoid(o)
-        cell = f * cell + i * g
-        hidden = o * tf.tanh(cell)
-        return (hidden, cell), (hidden, cell, tf.concat([i, f, g, o], axis=-1))
-
     zero = _zeros(inputs, units)
-    hidden, cells, gates = _scan(
-        step, (zero, zero), [_project(inputs, kernel) + bias], [units, units, 4 * units], reverse
-    )
+    projected = _project(inputs, kernel) + bias
+    # sigmoid(x) = (tanh(x / 2) + 1) / 2, so that all gates are one tanh, one pass over one array.
+    scale = tf.constant(np.repeat([0.5, 0.5, 1, 0.5], units), zero.dtype)
+    shift = tf.constant(np.repeat([0.5, 0.5, 0, 0.5], units), zero.dtype)
+
+    def step(t, state):
+        hidden, cell = state
+        [x] = _at(t, projected, zero.dtype)
+        gates = tf.tanh((x + _times(hidden, recurrent)) * scale) * scale + shift
+        i, f, g, o = tf.split(gates, 4, axis=-1)
+        new_cell = f * cell + i * g
+        hidden = o * tf.tanh(new_cell)
+        return (hidden, new_cell), (hidden, cell, gates)
+
+    hidden, cells, gates = _scan(step, (zero, zero), inputs, [units, units, 4 * units], reverse=reverse)
 
     def gradient(d_hidden):
-        def step_back(d_state, d_output, cell, previous, gates):
-            d_hidden, d_cell = d_state
-            i, f, g, o = tf.split(gates, 4, axis=-1)
-            d_hidden += d_output
-            output = tf.tanh(cell)
-            d_cell += d_hidden * o * (1 - output * output)
-            delta = tf.concat(
-                [
-                    d_cell * g * i * (1 - i),
-                    d_cell * previous * f * (1 - f),
-                    d_cell * i * (1 - g * g),
-                    d_hidden * output * o * (1 - o),
-                ],
-                axis=-1,
-            )
-            return (tf.matmul(delta, recurrent, transpose_b=True), d_cell * f), (delta,)
+        def step_back(t, d_state):
+            d_output, cell = (*_at(t, d_hidden, zero.dtype), *_at(t, cells, zero.dtype))
+            i, f, g, o = _at(t, gates, zero.dtype, parts=4)
+            squashed = tf.tanh(f * cell + i * g)
+            d_h = d_state[0] + d_output
+            d_c = d_state[1] + d_h * o * (1 - squashed * squashed)
+            d_i, d_f = d_c * g * i * (1 - i), d_c * cell * f * (1 - f)
+            d_g, d_o = d_c * i * (1 - g * g), d_h * squashed * o * (1 - o)
+            delta = tf.concat([d_i, d_f, d_g, d_o], axis=-1)
+            return (_times(delta, recurrent, transpose_b=True), d_c * f), (delta,)
 
-        sequences = [d_hidden, cells, _before(cells, reverse), gates]
-        [delta] = _scan(step_back, (zero, zero), sequences, [4 * units], not reverse)
-        return (
-            _product_over_time(inputs, delta),
-            _product_over_time(_before(hidden, reverse), delta),
-            tf.reduce_sum(delta, axis=[0, 1]),
-            _project(delta, kernel, transpose_b=True),
-        )
+        [delta] = _scan(step_back, (zero, zero), inputs, [4 * units], reverse=not reverse)
+        d_recurrent = _outer(_before(hidden, reverse), delta)
+        return _outer(inputs, delta), d_recurrent, _total(delta), _project(delta, kernel, transpose_b=True)
 
     return hidden, gradient
 
 
 def _gru(kernel, recurrent, bias, inputs, reverse):
-    """z r = sigmoid(x W + b0 + h U + b1); g = tanh(x W + b0 + r (h U + b1)); h' = z h + (1 - z) g
+    """h = z h + (1 - z) tanh(a + r b), where [z r] = sigmoid of the sums, and a, b the rest, of the two terms
+    x W + bias[0] and h U + bias[1]; with its gradient.
 
-    Cho et al. 2014 (arXiv 1406.1078), the reset after the product as in cuDNN and Keras' `reset_after=True`.
+    Time-major. Cho et al. 2014 (arXiv 1406.1078), with the reset after the product as in cuDNN.
     """
     units = recurrent.shape[0]
-
-    def step(state, projected):
-        [hidden] = state
-        xz, xr, xg = tf.split(projected, 3, axis=-1)
-        hz, hr, hg = tf.split(tf.matmul(hidden, recurrent) + bias[1], 3, axis=-1)
-        z, r = tf.sigmoid(xz + hz), tf.sigmoid(xr + hr)
-        g = tf.tanh(xg + r * hg)
-        hidden = z * hidden + (1 - z) * g
-        return (hidden,), (hidden, tf.concat([z, r, g, hg], axis=-1))
-
     zero = _zeros(inputs, units)
-    hidden, gates = _scan(step, (zero,), [_project(inputs, kernel) + bias[0]], [units, 4 * units], reverse)
+    projected = _project(inputs, kernel) + bias[0]
+    inner_bias = tf.cast(bias[1], zero.dtype)
+
+    def step(t, state):
+        [hidden] = state
+        x_z, x_r, a = _at(t, projected, zero.dtype, parts=3)
+        h_z, h_r, b = tf.split(_times(hidden, recurrent) + inner_bias, 3, axis=-1)
+        z, r = tf.sigmoid(x_z + h_z), tf.sigmoid(x_r + h_r)
+        candidate = tf.tanh(a + r * b)
+        hidden = z * hidden + (1 - z) * candidate
+        return (hidden,), (hidden, tf.concat([z, r, candidate, b], axis=-1))
+
+    hidden, gates = _scan(step, (zero,), inputs, [units, 4 * units], reverse=reverse)
 
     def gradient(d_hidden):
-        def step_back(d_state, d_output, previous, gates):
-            z, r, g, hg = tf.split(gates, 4, axis=-1)
-            d_hidden = d_state[0] + d_output
-            dg = d_hidden * (1 - z) * (1 - g * g)
-            dz = d_hidden * (previous - g) * z * (1 - z)
-            dr = dg * hg * r * (1 - r)
-            inner = tf.concat([dz, dr, dg * r], axis=-1)
-            d_previous = d_hidden * z + tf.matmul(inner, recurrent, transpose_b=True)
-            return (d_previous,), (tf.concat([dz, dr, dg], axis=-1), inner)
+        before = _before(hidden, reverse)
 
-        previous = _before(hidden, reverse)
-        outer, inner = _scan(
-            step_back, (zero,), [d_hidden, previous, gates], [3 * units, 3 * units], not reverse
-        )
-        return (
-            _product_over_time(inputs, outer),
-            _product_over_time(previous, inner),
-            tf.stack([tf.reduce_sum(outer, axis=[0, 1]), tf.reduce_sum(inner, axis=[0, 1])]),
-            _project(outer, kernel, transpose_b=True),
-        )
+        def step_back(t, d_state):
+            d_output, previous = (*_at(t, d_hidden, zero.dtype), *_at(t, before, zero.dtype))
+            z, r, candidate, b = _at(t, gates, zero.dtype, parts=4)
+            d_h = d_state[0] + d_output
+            d_z = d_h * (previous - candidate) * z * (1 - z)
+            d_a = d_h * (1 - z) * (1 - candidate * candidate)
+            d_r = d_a * b * r * (1 - r)
+            outer, inner = tf.concat([d_z, d_r, d_a], axis=-1), tf.concat([d_z, d_r, d_a * r], axis=-1)
+            return (d_h * z + _times(inner, recurrent, transpose_b=True),), (outer, inner)
+
+        outer, inner = _scan(step_back, (zero,), inputs, [3 * units, 3 * units], reverse=not reverse)
+        d_bias = tf.stack([_total(outer), _total(inner)])
+        return _outer(inputs, outer), _outer(before, inner), d_bias, _project(outer, kernel, transpose_b=True)
 
     return hidden, gradient
 

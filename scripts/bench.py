@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""How fast the trainer is, against programs that do the same work, turn by turn in one run.
+
+    python scripts/bench.py seed --data_dir=D       W1: the published IMDB program's workload, whole jobs
+    python scripts/bench.py long --data_dir=D       W2: real lengths cut at 400, embedding and LSTM of 128
+    python scripts/bench.py prepare --tsv=FILE      prepare against TextVectorization.adapt + map on the same file
+
+Each contender is a process of its own, so that none inherits threads or caches. A turn runs every contender once; the
+table has the median of the turns, their spread, and the median of the ratios within a turn. Speeds are examples per
+second between two moments of a job: after its first compile and at its end. Nothing else should run on the machine.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+BATCH = {"seed": 32, "long": 128}
+LENGTH = {"seed": 32, "long": 400}
+WIDTH = {"seed": (16, 32), "long": (128, 128)}     # embedding, LSTM
+
+
+# --- Contenders: each is run as `bench.py contender NAME WORKLOAD DATA_DIR STEPS` and prints {"examples_per_second"} ------------
+
+
+def ours(workload: str, data_dir: str, steps: int) -> float:
+    """`trainer train` as a user runs it, with its journal, log lines, TensorBoard files and checkpoints."""
+    embedding, units = WIDTH[workload]
+    shape = ["--padding=pre", "--truncate=start"] if workload == "seed" else ["--pooling=last"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "trainer", "train", f"--data_dir={data_dir}", f"--model_dir={folder}/m", f"--steps={steps}",
+                   "--eval_steps=-1", f"--batch_size={BATCH[workload]}", f"--max_length={LENGTH[workload]}",
+                   f"--embedding_size={embedding}", f"--units={units}", "--cell=lstm", *shape]
+        subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        from trainer import journal
+        loops = [event for event in journal.read(f"{folder}/m/journal.jsonl") if event["event"] in ("loop", "compile")]
+    timed = [event for event in loops if event["event"] == "loop"][1:]      # The first holds the tracing of the loop.
+    return sum(event["steps"] for event in timed) * BATCH[workload] / sum(event["seconds"] for event in timed)
+
+
+def seed_loop(workload: str, data_dir: str, steps: int) -> float:
+    """The published program's loop: a tf.function step called once per batch of a shuffled dataset held in memory."""
+    import tensorflow as tf
+    tokens, labels, model, optimizer = _model_and_data(workload, data_dir)
+    loss_of = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss_metric, accuracy = tf.keras.metrics.Mean(), tf.keras.metrics.SparseCategoricalAccuracy()
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def train_step(batch, batch_labels):
+        with tf.GradientTape() as tape:
+            logits = model(batch, training=True)
+            loss = loss_of(batch_labels, logits)
+        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+        loss_metric.update_state(loss)
+        accuracy.update_state(batch_labels, logits)
+
+    dataset = tf.data.Dataset.from_tensor_slices((tokens, labels)).shuffle(len(labels)).batch(BATCH[workload], drop_remainder=True)
+    return _rate(workload, steps, lambda batch: train_step(*batch), dataset.repeat())
+
+
+def keras_fit(workload: str, data_dir: str, steps: int) -> float:
+    """Keras `fit` on the same padded arrays."""
+    import tensorflow as tf
+    tokens, labels, model, optimizer = _model_and_data(workload, data_dir)
+    model.compile(optimizer, tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    dataset = tf.data.Dataset.from_tensor_slices((tokens, labels)).shuffle(len(labels)).batch(BATCH[workload], drop_remainder=True).repeat()
+    model.fit(dataset, steps_per_epoch=max(2, steps // 10), epochs=1, verbose=0)
+    began = time.monotonic()
+    model.fit(dataset, steps_per_epoch=steps, epochs=1, verbose=0)
+    return steps * BATCH[workload] / (time.monotonic() - began)
+
+
+def _model_and_data(workload, data_dir):
+    import keras
+    import numpy as np
+    from trainer import config
+    from trainer.data import pipeline, store
+    dataset = store.open_dataset(data_dir)
+    split = dataset.splits["train"]
+    padding, truncate = ("pre", "start") if workload == "seed" else ("post", "end")
+    settings = config.Input(max_length=LENGTH[workload], padding=padding, truncate=truncate)
+    tokens = pipeline.pad(split, np.arange(len(split)), LENGTH[workload], settings)
+    embedding, units = WIDTH[workload]
+    model = keras.Sequential([
+        keras.layers.Embedding(len(dataset.vocabulary), embedding, mask_zero=workload == "long"),
+        keras.layers.LSTM(units), keras.layers.Dense(len(dataset.labels))])
+    model.build((None, LENGTH[workload]))
+    return tokens, np.asarray(split.labels), model, keras.optimizers.Adam(1e-3)
+
+
+def _rate(workload, steps, step, dataset) -> float:
+    iterator = iter(dataset)
+    for _ in range(max(2, steps // 10)):
+        step(next(iterator))
+    began = time.monotonic()
+    for _ in range(steps):
+        step(next(iterator))
+    return steps * BATCH[workload] / (time.monotonic() - began)
+
+
+CONTENDERS = {"ours": ours, "seed_loop": seed_loop, "keras_fit": keras_fit}
+FIELDS = {"seed": ("ours", "seed_loop", "keras_fit"), "long": ("ours", "keras_fit")}
+STEPS = {"seed": {"ours": 8000, "seed_loop": 600, "keras_fit": 600}, "long": {"ours": 120, "keras_fit": 30}}
+
+
+def one(name: str, workload: str, data_dir: str) -> float:
+    """Examples per second of one contender in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, "contender", name, workload, data_dir, str(STEPS[workload][name])],
+                          capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])["examples_per_second"]
+
+
+def compare(workload: str, data_dir: str, turns: int) -> None:
+    """Prints the table of a workload."""
+    rates = {name: [] for name in FIELDS[workload]}
+    for turn in range(turns):
+        for name in rates:
+            rates[name].append(one(name, workload, data_dir))
+            print(f"turn {turn + 1} {name} {rates[name][-1]:.0f} examples/s", flush=True)
+    for name, values in rates.items():
+        ratio = statistics.median(ours / other for ours, other in zip(rates["ours"], values))
+        print(f"{name:10} median {statistics.median(values):.0f} min {min(values):.0f} max {max(values):.0f} examples/s, "
+              f"ours is {ratio:.2f} times as fast")
+
+
+# --- prepare --------------------------------------------------------------------------------------------------------------------
+
+
+def compare_prepare(tsv: str, turns: int) -> None:
+    """MB/s of `prepare --source=csv` against TextVectorization on one TSV file with columns label and text, in turns."""
+    megabytes = os.path.getsize(tsv) / 1e6
+    ratios = []
+    for turn in range(turns):
+        seconds = {"ours": _prepare_seconds(tsv)}
+        done = subprocess.run([sys.executable, __file__, "vectorize", tsv], capture_output=True, text=True)
+        seconds["TextVectorization"] = float(re.search(r"seconds (\S+)", done.stdout)[1])
+        ratios.append(seconds["TextVectorization"] / seconds["ours"])
+        print(f"turn {turn + 1} " + " ".join(f"{name} {megabytes / value:.1f} MB/s" for name, value in seconds.items()), flush=True)
+    print(f"ours is {statistics.median(ratios):.2f} times as fast (median of {turns} turns)")
+
+
+def _prepare_seconds(tsv: str) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "trainer", "prepare", "--source=tsv", f"--raw_data={tsv}", f"--data_dir={folder}/d"],
+                       cwd=PROJECT, check=True, stderr=subprocess.DEVNULL)
+        return time.monotonic() - began
+
+
+def vectorize(tsv: str) -> None:
+    """Adapts a TextVectorization layer to the file and maps it once; the start of TensorFlow is part of both contenders."""
+    began = time.monotonic()
+    import keras
+    import tensorflow as tf
+    lines = tf.data.TextLineDataset(tsv).skip(1).map(lambda line: tf.strings.split(line, "\t", maxsplit=2)[-1]).batch(1024)
+    layer = keras.layers.TextVectorization(20_000, ragged=True)
+    layer.adapt(lines)
+    for _ in lines.map(layer):
+        pass
+    print("seconds", time.monotonic() - began + 0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["seed", "long", "prepare", "contender", "vectorize"])
+    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--data_dir", default="")
+    parser.add_argument("--tsv", default="")
+    parser.add_argument("--turns", type=int, default=5)
+    given = parser.parse_args()
+    if given.what == "contender":
+        name, workload, data_dir, steps = given.rest
+        print(json.dumps({"examples_per_second": CONTENDERS[name](workload, data_dir, int(steps))}))
+    elif given.what == "vectorize":
+        vectorize(*given.rest)
+    elif given.what == "prepare":
+        compare_prepare(given.tsv, given.turns)
+    else:
+        compare(given.what, given.data_dir, given.turns)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The program as its user meets it: arguments in; exit code, stdout and stderr out.
+
+`call` runs a command in a process that stays: TensorFlow is imported once for all of them, and what a command needs is
+compiled in it. Commands that get a signal have a process of their own: `start`.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import os
+import pathlib
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from unittest import mock
+
+from tests import kill_points
+
+PROJECT = pathlib.Path(__file__).resolve().parents[1]
+SECONDS = 240  # The longest that any command here may take, on a machine that is busy with other things.
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def digest(self) -> str:
+        """HEX of the last line `done step=S state_digest=HEX` or `stopped ...`."""
+        return re.fullmatch(r"(done|stopped) step=\d+ state_digest=([0-9a-f]{64})", self.lines[-1])[2]
+
+
+def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=()) -> Answer:
+    """Runs `trainer ARGUMENTS`.
+
+    Args:
+      patches: {dotted name: value} to set in that process meanwhile.
+      record: (folder, folder for copies of it) makes `kill_points` of the run.
+    """
+    request = {"arguments": list(map(str, arguments)), "stdin": stdin.hex(), "patches": patches or {}, "record": list(map(str, record))}
+    return _resident().answer(request)
+
+
+def start(*arguments, prefix=(), **options) -> subprocess.Popen:
+    """Starts `trainer ARGUMENTS` in a process of its own. `prefix`: words before it, for example of `taskset`."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
+    command = [*prefix, sys.executable, "-m", "trainer", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=PROJECT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}, text=True, **options)
+
+
+def finish(process: subprocess.Popen) -> Answer:
+    """Waits for the end of a process."""
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"still running after {SECONDS} s: {out}\n{err}") from None
+    return Answer(process.returncode, out, err)
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    """Waits until `condition()` holds or `process` has ended."""
+    deadline = time.monotonic() + SECONDS
+    while not condition() and process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"nothing happened in {SECONDS} s: {process.communicate()}")
+        time.sleep(0.01)
+
+
+# --- The process that stays ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _resident() -> "_Resident":
+    return _Resident()
+
+
+class _Resident:
+    def __init__(self):
+        self._process = subprocess.Popen([sys.executable, "-m", "tests.commands"], cwd=PROJECT, stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, start_new_session=True)
+        atexit.register(self._process.kill)
+
+    def answer(self, request: dict) -> Answer:
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], SECONDS)
+        line = self._process.stdout.readline() if ready else b""
+        if not line:
+            self._process.kill()
+            _resident.cache_clear()
+            raise AssertionError(f"no answer within {SECONDS} s to {request}")
+        return Answer(**json.loads(line))
+
+
+def _answer(request: dict, main) -> dict:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    stdin = io.TextIOWrapper(io.BytesIO(bytes.fromhex(request["stdin"])))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.ExitStack() as stack:
+        for name, value in request["patches"].items():
+            stack.enter_context(mock.patch(name, value))
+        stack.enter_context(mock.patch("sys.stdin", stdin))
+        stack.enter_context(contextlib.redirect_stdout(stdout))
+        stack.enter_context(contextlib.redirect_stderr(stderr))
+        if request["record"]:
+            stack.enter_context(kill_points.recorded(*request["record"], stdout.getvalue))
+        try:
+            code = main(request["arguments"])
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return {"code": code, "out": stdout.getvalue(), "err": stderr.getvalue()}
+
+
+def _serve() -> None:
+    """Answers requests on stdin until it ends; what anything else prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    # Devices are made once in a process, so the most that any command asks for are made before the first.
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    from trainer.main import main
+    for line in sys.stdin.buffer:
+        print(json.dumps(_answer(json.loads(line), main)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

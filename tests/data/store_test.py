@@ -1,0 +1,206 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from trainer.data import store
+from trainer.exit_codes import DataError, StorageError, UsageError
+
+SEQUENCES = {"train": ([[1, 4, 5], [1], [1, 4]], [0, 1, 0]), "test": ([[1, 5]], [1])}
+
+
+def write(data_dir, sequences=SEQUENCES, vocabulary=("[padding]", "[start]", "[unknown]", "[unused]", "a", "b"), **more):
+    """A small dataset of two classes."""
+    with store.new_folder(data_dir) as folder:
+        return store.publish(folder, {**fill(folder, sequences, vocabulary), **more}, data_dir)
+
+
+def fill(folder, sequences, vocabulary):
+    files, described = {}, {}
+    for name, (rows, labels) in sequences.items():
+        split = store.SplitWriter(folder / name, np.array([len(row) for row in rows], np.int32), np.array(labels, np.int32))
+        for row in rows:
+            split.write(np.array(row))
+        files |= split.close()
+        described[name] = split.described(["no", "yes"])
+    files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", [store.escape(entry) for entry in vocabulary])
+    files["labels.txt"] = store.write_lines(folder / "labels.txt", ["no", "yes"])
+    return {"tokenizer": {"name": "words", "version": 1}, "splits": described, "files": files}
+
+
+def test_what_is_written_is_read(tmp_path):
+    write(tmp_path / "d")
+    dataset = store.open_dataset(tmp_path / "d")
+    train = dataset.splits["train"]
+    assert dataset.labels == ("no", "yes") and dataset.vocabulary[4:] == ("a", "b") and dataset.tokenizer["name"] == "words"
+    assert len(train) == 3 and list(dataset.splits) == ["train", "test"]
+    for name, values in (("tokens", [1, 4, 5, 1, 1, 4]), ("offsets", [0, 3, 4, 6]), ("labels", [0, 1, 0])):
+        array = getattr(train, name)
+        assert array.tolist() == values and array.dtype == store.ARRAYS[name] and not array.flags.writeable
+
+
+def test_files_are_plain_numpy_arrays(tmp_path):
+    write(tmp_path / "d")
+    assert np.load(tmp_path / "d/train/tokens.npy").tolist() == [1, 4, 5, 1, 1, 4]
+    assert np.load(tmp_path / "d/train/offsets.npy").dtype == np.int64
+
+
+def test_the_description_counts_what_is_there(tmp_path):
+    split = write(tmp_path / "d").description["splits"]["train"]
+    assert split == {"examples": 3, "tokens": 6, "labels": {"no": 2, "yes": 1}, "lengths": {"1": 1, "2": 1, "4": 1},
+                     "longest": 3, "empty_texts": 1}
+
+
+def test_the_digest_names_the_content(tmp_path):
+    one, same = write(tmp_path / "one"), write(tmp_path / "same")
+    other = write(tmp_path / "other", {**SEQUENCES, "test": ([[1, 4]], [1])})
+    assert one.digest == same.digest != other.digest
+
+
+@pytest.mark.parametrize("entry", ["a", " ", "\\", "\\n", "\n", "\r\n", "\x85", "\u2028", "\\x0a", "\t", "é", "\U0001f600", ""])
+def test_every_vocabulary_entry_survives_the_file(tmp_path, entry):
+    assert write(tmp_path / "d", vocabulary=("[padding]", "[start]", "[unknown]", "[unused]", entry, "b")).vocabulary[4] == entry
+    assert len((tmp_path / "d/vocabulary.txt").read_text().splitlines()) == 6
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut, os.unlink])
+@pytest.mark.parametrize("name", ["vocabulary.txt", "labels.txt", "train/tokens.npy", "train/offsets.npy", "test/labels.npy"])
+def test_damage_names_the_file_and_the_remedy(tmp_path, damage, name):
+    write(tmp_path / "d")
+    damage(tmp_path / "d" / name)
+    with pytest.raises(DataError, match=f"{name}.*delete the folder {tmp_path}/d and run"):
+        store.open_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"format": 1}'])
+def test_a_damaged_description_is_an_error_of_data(tmp_path, content):
+    write(tmp_path / "d")
+    (tmp_path / "d/dataset.json").write_text(content)
+    with pytest.raises(DataError, match="dataset.json"):
+        store.open_dataset(tmp_path / "d")
+
+
+def test_a_newer_format_is_named_before_anything_is_read(tmp_path):
+    write(tmp_path / "d")
+    path = tmp_path / "d/dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    with pytest.raises(DataError, match="format 2, but this version reads format 1"):
+        store.open_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize("sequences, what", [
+    ({"train": ([[1, 6], [1]], [0, 1])}, r"tokens.npy: an id lies outside 0..5"),
+    ({"train": ([[1, -1], [1]], [0, 1])}, r"tokens.npy: an id lies outside 0..5"),
+    ({"train": ([[1], [1]], [0, 2])}, r"labels.npy: an id lies outside 0..1"),
+    ({"train": ([[1], []], [0, 1])}, "offsets do not rise"),
+])
+def test_ids_out_of_range_are_found_although_the_hashes_hold(tmp_path, sequences, what):
+    with store.new_folder(tmp_path / "d") as folder:
+        described = fill(folder, {"train": ([[1], [1]], [0, 1])}, "012345")
+        described["files"] |= overwritten(folder, sequences["train"])
+        described["splits"]["train"] |= {"tokens": sum(map(len, sequences["train"][0]))}
+        store.publish(folder, described, tmp_path / "d")
+    with pytest.raises(DataError, match=what):
+        store.open_dataset(tmp_path / "d")
+
+
+def overwritten(folder, split):
+    rows, labels = split
+    arrays = {"tokens": np.concatenate(rows), "offsets": np.cumsum([0, *map(len, rows)]), "labels": np.array(labels)}
+    writers = {name: store.ArrayWriter(folder / f"train/{name}.npy", store.ARRAYS[name], len(v)) for name, v in arrays.items()}
+    for name, values in arrays.items():
+        writers[name].write(values)
+    return {f"train/{name}.npy": writer.close() for name, writer in writers.items()}
+
+
+@pytest.mark.parametrize("made", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("x")])
+def test_a_place_that_is_no_dataset_is_a_mistake_of_usage(tmp_path, made):
+    made(tmp_path / "d")
+    with pytest.raises(UsageError, match="run `prepare --data_dir="):
+        store.open_dataset(tmp_path / "d")
+
+
+def test_an_interrupted_writer_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), store.new_folder(tmp_path / "d") as folder:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_is_an_error_of_storage_and_leaves_nothing(tmp_path):
+    with pytest.raises(StorageError, match="No space left"), store.new_folder(tmp_path / "d"):
+        raise OSError(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_second_writer_of_an_equal_dataset_is_content(tmp_path):
+    first = write(tmp_path / "d")
+    assert write(tmp_path / "d").digest == first.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_the_second_writer_of_another_dataset_is_refused_and_nothing_is_lost(tmp_path):
+    first = write(tmp_path / "d")
+    with pytest.raises(UsageError, match="holds another dataset"):
+        write(tmp_path / "d", {**SEQUENCES, "test": ([[1, 4]], [1])})
+    assert store.open_dataset(tmp_path / "d").digest == first.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.tex").write_text("x")
+    with pytest.raises(UsageError, match="exists and is no prepared dataset"):
+        store.refuse_other_content(tmp_path / "full")
+    with pytest.raises(UsageError, match="exists and is no prepared dataset"):
+        write(tmp_path / "full")
+    assert (tmp_path / "full/thesis.tex").exists()
+
+
+KILLED_WRITER = """
+import os, pathlib, sys
+from trainer.data import store
+with store.new_folder(sys.argv[1]) as folder:
+    print(folder, flush=True)
+    sys.stdin.read() and None
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_leftovers_of_a_killed_writer_are_removed_and_work_of_a_live_one_is_not(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    writer = subprocess.Popen([sys.executable, "-c", KILLED_WRITER, str(tmp_path / "d")], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True, env=environment)
+    folder = pathlib.Path(writer.stdout.readline().strip())
+    long_ago = time.time() - 3600
+    os.utime(folder, (long_ago, long_ago))
+    store.remove_leftovers(tmp_path / "d")
+    assert folder.exists()
+    writer.communicate("")
+    store.remove_leftovers(tmp_path / "d")
+    assert not folder.exists()
+
+
+def test_a_folder_made_just_now_is_left_alone_although_it_is_not_locked_yet(tmp_path):
+    with store.new_folder(tmp_path / "d") as folder:
+        young = folder.with_name(folder.name + "young")
+        young.mkdir()
+        store.remove_leftovers(tmp_path / "d")
+        assert young.exists()

@@ -1,0 +1,76 @@
+"""Every state of the disk that a kill could leave behind, out of one run: the folder is copied before each change to it.
+
+A process that dies by SIGKILL leaves what it has written, and nothing else happens. So a copy of the model folder, taken in
+the moment before a file is made, renamed or removed, is what a kill in that moment leaves.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+import threading
+
+_TRIES = 100
+
+
+class Recorder:
+    """Copies `source` to DESTINATION/NNN/model before the NNN-th change; DESTINATION/NNN/about says which it was."""
+
+    def __init__(self, source, destination, printed):
+        """`printed()`: what the run has printed by now; it goes to DESTINATION/NNN/printed."""
+        self._source = pathlib.Path(source)
+        self._destination = pathlib.Path(destination)
+        self._printed = printed
+        self._turn = threading.Lock()
+        self._copying = threading.local()
+        self._count = 0
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        """The audit hook: https://docs.python.org/3/library/audit_events.html lists events and arguments."""
+        if getattr(self._copying, "on", False) or not _changes_something(event, arguments) or not self._concerns(arguments[0]):
+            return
+        with self._turn:  # Another thread's changes wait until the copy is made.
+            self._copying.on = True
+            try:
+                self._copy(f"{event} {arguments}")
+            finally:
+                self._copying.on = False
+
+    def _concerns(self, path) -> bool:
+        return isinstance(path, (str, os.PathLike)) and pathlib.Path(path).is_relative_to(self._source)
+
+    def _copy(self, about: str) -> None:
+        folder = self._destination / f"{self._count:03d}"
+        self._count += 1
+        folder.mkdir(parents=True)
+        (folder / "about").write_text(about)
+        (folder / "printed").write_text(self._printed())
+        for _ in range(_TRIES):
+            with contextlib.suppress(shutil.Error, FileNotFoundError):  # A change that was under way already moved a file.
+                shutil.copytree(self._source, folder / "model")
+                return
+            shutil.rmtree(folder / "model", ignore_errors=True)
+        raise AssertionError(f"{self._source} does not hold still")
+
+
+def _changes_something(event: str, arguments: tuple) -> bool:
+    if event == "open":
+        return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+    return event in ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree")
+
+
+_recorder = None
+
+
+@contextlib.contextmanager
+def recorded(source, destination, printed):
+    """Records the block."""
+    global _recorder
+    if _recorder is None:
+        sys.addaudithook(lambda event, arguments: _recorder and _recorder(event, arguments))  # It can never be removed.
+    _recorder = Recorder(source, destination, printed)
+    try:
+        yield
+    finally:
+        _recorder = False

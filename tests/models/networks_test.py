@@ -1,0 +1,300 @@
+"""The network against NumPy written from the equations, and against plain Keras layers that mask."""
+
+import itertools
+import zlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import numpy_network
+from trainer import config
+from trainer.models import dropout
+from trainer.models.networks import Network, Noise
+
+CELLS = ("simple_rnn", "lstm", "gru")
+VOCABULARY, CLASSES = 6, 3
+LENGTHS = np.array([5, 1, 3, 6])
+LABELS = np.array([0, 2, 1, 2])
+TOKENS = np.random.default_rng(0).integers(1, VOCABULARY, (4, 6)).astype(np.int32)
+TOKENS[np.arange(6) >= LENGTHS[:, None]] = 0
+
+
+def network_of(precision="float64", jit="on", seed=0, **changes):
+    settings = config.Model(**{"cell": "lstm", "units": (3, 2), "embedding_size": 4, **changes})
+    return Network(settings, VOCABULARY, CLASSES, seed=seed, precision=precision, jit=jit)
+
+
+def random_weights(network, seed=0):
+    """Larger than initial ones and without zeros, so that every term of the equations shows."""
+    generator = np.random.default_rng(seed)
+    return {name: generator.normal(0, 0.7, weight.shape) for name, weight in network.weights.items()}
+
+
+def tensors(weights, dtype=tf.float64):
+    return {name: tf.constant(weight, dtype) for name, weight in weights.items()}
+
+
+def logits_and_gradients(network, weights, tokens, lengths, noise=None):
+    weights = tensors(weights)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        logits = network.logits(weights, tf.constant(tokens), tf.constant(lengths, tf.int32), noise)
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(LABELS, logits))
+    return logits, {name: tf.convert_to_tensor(value) for name, value in tape.gradient(loss, weights).items()}
+
+
+def assert_is_numpys(found, network, weights, tokens, lengths, masks=None):
+    def loss(weights):
+        return numpy_network.loss_sum(numpy_network.logits(network.settings, weights, tokens, lengths, masks), LABELS)
+
+    logits, gradients = found
+    np.testing.assert_allclose(
+        logits, numpy_network.logits(network.settings, weights, tokens, lengths, masks), rtol=1e-12, atol=1e-14)
+    for name, expected in numpy_network.gradients(loss, weights).items():
+        np.testing.assert_allclose(gradients[name], expected, rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_logits_and_gradients_are_those_of_the_equations(cell, pooling, bidirectional, one_hot):
+    network = network_of(cell=cell, pooling=pooling, bidirectional=bidirectional, one_hot=one_hot, units=(3,))
+    weights = random_weights(network)
+    in_front = np.stack([np.roll(row, 6 - length) for row, length in zip(TOKENS, LENGTHS)])  # zeros that count as tokens
+    for tokens, lengths in ((TOKENS, LENGTHS), (in_front, np.full(4, 6))):
+        assert_is_numpys(logits_and_gradients(network, weights, tokens, lengths), network, weights, tokens, lengths)
+
+
+VARIANTS = [{"cell": cell, "pooling": pooling, "bidirectional": bidirectional}
+            for cell in CELLS for pooling, bidirectional in (("last", False), ("max", True), ("mean", False), ("last", True))]
+
+
+@pytest.mark.parametrize("jit", ["on", "off"])  # ours, and the Keras layer
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_a_stack_of_layers_is_that_of_the_equations(changes, jit):
+    network = network_of(jit=jit, **changes)
+    weights = random_weights(network)
+    assert_is_numpys(logits_and_gradients(network, weights, TOKENS, LENGTHS), network, weights, TOKENS, LENGTHS)
+
+
+@pytest.mark.parametrize("cell, pooling, bidirectional, one_hot", [
+    ("simple_rnn", "last", False, True), ("lstm", "mean", False, False), ("gru", "max", True, False)])
+def test_compiled_by_xla_they_are_the_same(cell, pooling, bidirectional, one_hot):
+    network = network_of(cell=cell, pooling=pooling, bidirectional=bidirectional, one_hot=one_hot, units=(3,))
+    weights = random_weights(network)
+    compiled = tf.function(lambda: logits_and_gradients(network, weights, TOKENS, LENGTHS), jit_compile=True)
+    assert_is_numpys(compiled(), network, weights, TOKENS, LENGTHS)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+def test_the_network_is_its_own_keras_layers_with_a_mask(cell, bidirectional, pooling):
+    """Keras computes every step of the padding too, and its mask carries the state over them."""
+    network = network_of(cell=cell, bidirectional=bidirectional, pooling=pooling)
+    (_, embedding), *rnns, (_, dense) = network.layers()
+    mask = tf.constant(TOKENS != 0)
+    states = embedding(TOKENS)
+    for _, rnn in rnns:
+        states = rnn(states, mask=mask)
+    pool = {
+        "mean": lambda row: tf.reduce_mean(row, axis=0),
+        "max": lambda row: tf.reduce_max(row, axis=0),
+        "last": lambda row: tf.concat([row[-1, :2], row[0, 2:]], axis=0),  # the backward half, if any, ends at the first token
+    }[pooling]
+    pooled = tf.stack([pool(row[:length]) for row, length in zip(states, LENGTHS)])
+    initial = {name: weight.value for name, weight in network.weights.items()}
+    ours = network.logits(initial, tf.constant(TOKENS), tf.constant(LENGTHS, tf.int32))
+    np.testing.assert_allclose(ours, dense(pooled), rtol=1e-12, atol=1e-15)
+
+
+# --- Padding -----------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_what_lies_beyond_a_rows_length_has_no_influence(changes):
+    network = network_of(units=(3,), **changes)
+    weights = random_weights(network)
+    garbage = np.where(np.arange(6) < LENGTHS[:, None], TOKENS, VOCABULARY - 1).astype(np.int32)
+    garbage[garbage == 3] = 1  # token 3 occurs in the padding alone
+    noisy = np.where(np.arange(6) < LENGTHS[:, None], garbage, 3).astype(np.int32)
+    clean = np.where(np.arange(6) < LENGTHS[:, None], garbage, 0).astype(np.int32)
+    with_garbage, without = (logits_and_gradients(network, weights, tokens, LENGTHS) for tokens in (noisy, clean))
+    np.testing.assert_array_equal(with_garbage[0], without[0])
+    for name in weights:
+        np.testing.assert_array_equal(with_garbage[1][name], without[1][name])
+    assert not with_garbage[1]["embedding/embeddings"][3].numpy().any()
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_more_padding_changes_nothing(changes):
+    network = network_of(**changes, units=(3,), dropout=0.3)
+    weights = random_weights(network)
+    noise = Noise(tf.range(4), tf.constant(9, tf.int64))
+    wider = np.pad(TOKENS, [(0, 0), (0, 5)])
+    narrow, wide = (logits_and_gradients(network, weights, tokens, LENGTHS, noise) for tokens in (TOKENS, wider))
+    np.testing.assert_allclose(narrow[0], wide[0], rtol=1e-14)
+    for name in weights:
+        np.testing.assert_allclose(narrow[1][name], wide[1][name], rtol=1e-12, atol=1e-15)
+
+
+# --- Weights -----------------------------------------------------------------------------------------------------------------
+
+SHAPES = [
+    ({"cell": "lstm", "units": (5,)}, {
+        "embedding/embeddings": (6, 4), "rnn_0/kernel": (4, 20), "rnn_0/recurrent_kernel": (5, 20), "rnn_0/bias": (20,),
+        "logits/kernel": (5, 3), "logits/bias": (3,)}),
+    ({"cell": "simple_rnn", "units": (5,), "one_hot": True}, {
+        "rnn_0/kernel": (6, 5), "rnn_0/recurrent_kernel": (5, 5), "rnn_0/bias": (5,), "logits/kernel": (5, 3), "logits/bias": (3,)}),
+    ({"cell": "gru", "units": (5, 2), "bidirectional": True}, {
+        "embedding/embeddings": (6, 4),
+        "rnn_0/forward/kernel": (4, 15), "rnn_0/forward/recurrent_kernel": (5, 15), "rnn_0/forward/bias": (2, 15),
+        "rnn_0/backward/kernel": (4, 15), "rnn_0/backward/recurrent_kernel": (5, 15), "rnn_0/backward/bias": (2, 15),
+        "rnn_1/forward/kernel": (10, 6), "rnn_1/forward/recurrent_kernel": (2, 6), "rnn_1/forward/bias": (2, 6),
+        "rnn_1/backward/kernel": (10, 6), "rnn_1/backward/recurrent_kernel": (2, 6), "rnn_1/backward/bias": (2, 6),
+        "logits/kernel": (4, 3), "logits/bias": (3,)}),
+]
+
+
+@pytest.mark.parametrize("changes, shapes", SHAPES)
+@pytest.mark.parametrize("from_cell", [False, True])
+def test_names_and_shapes_of_weights(changes, shapes, from_cell):
+    network = network_of(**changes, rnn_from_cell=from_cell)
+    assert {name: tuple(weight.shape) for name, weight in network.weights.items()} == shapes
+    assert network.parameters == sum(np.prod(shape) for shape in shapes.values())
+
+
+def test_names_do_not_depend_on_what_was_built_before_in_the_process():
+    keras.Sequential([keras.layers.Embedding(3, 2), keras.layers.LSTM(2)])
+    one, two = network_of(), network_of()
+    assert [weight.path for weight in one.weights.values()] == [weight.path for weight in two.weights.values()]
+
+
+def values(network):
+    return {name: weight.numpy() for name, weight in network.weights.items()}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_layer_built_from_its_cell_is_the_layer(cell, bidirectional):
+    direct, from_cell = (network_of(cell=cell, bidirectional=bidirectional, rnn_from_cell=built) for built in (False, True))
+    for name, weight in values(direct).items():
+        np.testing.assert_array_equal(weight, values(from_cell)[name])
+    weights = random_weights(direct)
+    results = [logits_and_gradients(network, weights, TOKENS, LENGTHS) for network in (direct, from_cell)]
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    for name in weights:
+        np.testing.assert_array_equal(results[0][1][name], results[1][1][name])
+
+
+def test_a_keras_layer_built_from_its_cell_computes_what_the_layer_does():
+    inputs = np.random.default_rng(1).normal(size=(4, 6, 4))
+    outputs = []
+    for built in (False, True):
+        _, (_, rnn), *_ = network_of(cell="simple_rnn", rnn_from_cell=built).layers()
+        outputs.append(rnn(inputs, mask=tf.constant(TOKENS != 0)))
+    np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize("changes", [{}, {"bidirectional": True}, {"cell": "gru"}, {"cell": "simple_rnn", "one_hot": True}])
+def test_the_seed_alone_decides_the_initial_weights(changes):
+    one, same, other = (values(network_of(seed=seed, **changes)) for seed in (5, 5, 6))
+    keras.utils.set_random_seed(1)
+    after_use_of_the_global_seed = values(network_of(seed=5, **changes))
+    for name in one:
+        np.testing.assert_array_equal(one[name], same[name])
+        np.testing.assert_array_equal(one[name], after_use_of_the_global_seed[name])
+        if not name.endswith("bias"):
+            assert not np.intersect1d(one[name], other[name]).size, name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_two_weights_start_with_equal_numbers(cell):
+    """Widths are such that kernels of both layers, both directions and the recurrent ones have equal shapes."""
+    network = network_of(cell=cell, units=(4, 4, 4), bidirectional=True, embedding_size=8)
+    drawn = [weight.ravel() for name, weight in values(network).items() if not name.endswith("bias")]
+    assert len(drawn) == 14
+    for one, other in itertools.combinations(drawn, 2):
+        assert not np.intersect1d(one, other).size
+
+
+def test_initial_weights_have_the_distributions_of_keras():
+    """Embedding uniform in +-0.05, kernels Glorot uniform, recurrent kernels orthogonal, biases 0, of forget gates 1."""
+    weights = values(network_of(units=(30,), embedding_size=40, precision="float64"))
+    embedding = weights["embedding/embeddings"]
+    assert 0.045 < np.abs(embedding).max() <= 0.05 and abs(embedding.mean()) < 0.01
+    kernel, limit = weights["rnn_0/kernel"], np.sqrt(6 / (40 + 120))
+    assert 0.99 * limit < np.abs(kernel).max() <= limit and abs(kernel.std() - limit / np.sqrt(3)) < 0.02 * limit
+    recurrent = weights["rnn_0/recurrent_kernel"]
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(30), atol=1e-6)
+    np.testing.assert_array_equal(weights["rnn_0/bias"], np.repeat([0, 1, 0, 0], 30))
+    assert not weights["logits/bias"].any()
+
+
+# --- Dropout -----------------------------------------------------------------------------------------------------------------
+
+def masks_of(network, rows, step):
+    """The factors at the three kinds of places: after the embedding, between layers, before the output."""
+    settings, wide = network.settings, 2 if network.settings.bidirectional else 1
+    shapes = {"embedding": (6, VOCABULARY if settings.one_hot else 4), "rnn_1": (6, 3 * wide), "logits": (2 * wide,)}
+    return {place: dropout.keep_mask(shape, rows, seed=network._seed, step=step, layer=zlib.crc32(place.encode()),
+                                     rate=settings.dropout, dtype=tf.float64).numpy() for place, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"bidirectional": True, "pooling": "max"}, {"cell": "gru", "one_hot": True}])
+def test_dropout_lies_after_the_embedding_between_layers_and_before_the_output(changes):
+    network = network_of(dropout=0.4, seed=11, **changes)
+    weights = random_weights(network)
+    rows, step = tf.constant([7, 0, 100, 3]), tf.constant(12, tf.int64)
+    found = logits_and_gradients(network, weights, TOKENS, LENGTHS, Noise(rows, step))
+    assert_is_numpys(found, network, weights, TOKENS, LENGTHS, masks_of(network, rows, step))
+
+
+def test_without_noise_nothing_is_dropped():
+    weights = random_weights(network_of())
+    plain, dropping = (network_of(dropout=rate) for rate in (0.0, 0.5))
+    np.testing.assert_array_equal(*(logits_and_gradients(network, weights, TOKENS, LENGTHS)[0] for network in (plain, dropping)))
+    noise = Noise(tf.range(4), tf.constant(0, tf.int64))
+    np.testing.assert_array_equal(
+        logits_and_gradients(plain, weights, TOKENS, LENGTHS, noise)[0], logits_and_gradients(plain, weights, TOKENS, LENGTHS)[0])
+
+
+def test_a_row_is_dropped_alike_wherever_it_is_computed():
+    """By its number in the global batch, in any part of it; by the step and by the seed."""
+    def logits(seed=0, step=5, chosen=slice(None)):
+        network = network_of(dropout=0.5, seed=seed)
+        noise = Noise(tf.constant([10, 11, 12, 13])[chosen], tf.constant(step, tf.int64))
+        return network.logits(tensors(weights), TOKENS[chosen], tf.constant(LENGTHS, tf.int32)[chosen], noise).numpy()
+
+    weights = random_weights(network_of())
+    whole = logits()
+    np.testing.assert_allclose(logits(chosen=slice(1, 3)), whole[1:3], rtol=1e-14)
+    assert not np.isclose(logits(step=6), whole).any(axis=1).all()
+    assert not np.isclose(logits(seed=1), whole).any(axis=1).all()
+
+
+# --- Precision and kernels -----------------------------------------------------------------------------------------------------
+
+# A float32 has 24 bits, a bfloat16 8, a float16 11; the sums here are short, so a few units in the last place are enough.
+BOUNDS = {"float32": 1e-6, "bfloat16": 4e-2, "float16": 4e-3}
+
+
+@pytest.mark.parametrize("precision, bound", BOUNDS.items())
+@pytest.mark.parametrize("cell", CELLS)
+def test_logits_in_each_precision_are_near_those_in_float64(precision, bound, cell):
+    reference, network = network_of(cell=cell), network_of(precision, cell=cell)
+    weights = random_weights(reference)
+    assert {weight.dtype for weight in network.weights.values()} == {"float32"}
+    logits = network.logits(tensors(weights, tf.float32), tf.constant(TOKENS), tf.constant(LENGTHS, tf.int32))
+    assert logits.dtype == tf.float32
+    expected = numpy_network.logits(reference.settings, weights, TOKENS, LENGTHS)
+    assert 0 < np.abs(logits - expected).max() < bound * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("jit, implementation", [("on", "ours"), ("off", "keras"), ("auto", "ours")])
+def test_the_network_says_which_kernel_each_layer_uses_and_why(jit, implementation):
+    kernels = network_of(jit=jit).kernels
+    assert [kernel[:2] for kernel in kernels] == [("rnn_0", implementation), ("rnn_1", implementation)]
+    assert all(reason for *_, reason in kernels)

@@ -1,0 +1,311 @@
+"""What a run prints and leaves behind. How it goes on after a stop or a kill: resume_test."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests import commands, datasets
+from trainer import journal, lock
+from trainer.data import order
+
+SMALL = ["--units=8", "--embedding_size=4", "--max_length=8", "--batch_size=8", "--dropout=0.3", "--learning_rate=0.01",
+         "--jit=off", "--threads=2", "--shards=1"]
+EXAMPLES, BATCH = 50, 8
+EPOCH_ENDS = [7, 13, 19, 25]  # ceil(50 e / 8)
+NUMBER = r"(0|[1-9]\d*)\.\d{3,}(e[-+]\d+)?"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """50 training, 17 validation and 17 test examples of 3 classes."""
+    splits = datasets.random_splits(train=EXAMPLES)
+    splits["validation"] = datasets.random_splits(seed=1)["test"]
+    folder = tmp_path_factory.mktemp("data") / "small"
+    datasets.write(folder, splits, vocabulary_size=30, classes=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """(folder, answer) of a run of three epochs. Copy the folder before you change it."""
+    model = tmp_path_factory.mktemp("finished") / "model"
+    answer = train(data, model, "--epochs=3", "--save_steps=5", "--log_steps=5")
+    assert answer.code == 0, answer.err
+    return model, answer
+
+
+@pytest.fixture(scope="module")
+def longer(data, tmp_path_factory):
+    """(folder, answer) of the same run with a fourth epoch, and with every cadence another."""
+    model = tmp_path_factory.mktemp("longer") / "model"
+    answer = train(data, model, "--epochs=4", "--log_epochs=2", "--eval_steps=-1", "--save_steps=100", "--log_steps=3",
+                   "--steps_per_loop=2", "--keep=0")
+    assert answer.code == 0, answer.err
+    return model, answer
+
+
+def train(data, model, *flags, **options) -> commands.Answer:
+    return commands.call("train", f"--data_dir={data}", f"--model_dir={model}", *SMALL, *flags, **options)
+
+
+def steps_in(folder) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-????????"))
+
+
+def manifest(model, step) -> dict:
+    return json.loads((model / f"checkpoints/step-{step:08d}/MANIFEST.json").read_text())
+
+
+def events(model, name) -> list[dict]:
+    return [event for event in journal.read(model / "journal.jsonl") if event["event"] == name]
+
+
+def points(model, part, tag) -> list[tuple[int, float]]:
+    accumulator = EventAccumulator(str(model / "tensorboard" / part), size_guidance={"scalars": 0}).Reload()
+    return [(event.step, event.value) for event in accumulator.Scalars(tag)]
+
+
+def evaluations(model) -> list[dict]:
+    return [json.loads(line) for line in (model / "evaluations.jsonl").read_text().splitlines()]
+
+
+def figures(line: str) -> dict[str, float]:
+    """{name: value} of a line `epoch 1 step 7 loss 1.099 ...`."""
+    words = line.split()
+    return dict(zip(words[::2], map(float, words[1::2])))
+
+
+# --- stdout -------------------------------------------------------------------------------------------------------------
+
+
+def test_stdout_is_a_line_per_epoch_and_the_digest_of_the_state_on_disk(finished):
+    model, answer = finished
+    form = rf"epoch (\d) step (\d+) loss {NUMBER} accuracy {NUMBER} validation_loss {NUMBER} validation_accuracy {NUMBER}"
+    seen = [re.fullmatch(form, line) for line in answer.lines[:-1]]
+    assert [match.group(1, 2) for match in seen] == [("1", "7"), ("2", "13"), ("3", "19")]
+    assert answer.lines[-1] == f"done step=19 state_digest={manifest(model, 19)['state_digest']}"
+
+
+def test_every_printed_number_has_four_significant_digits(finished):
+    for line in finished[1].lines[:-1]:
+        for word in line.split()[5::2]:
+            assert len(word.partition("e")[0].replace(".", "").lstrip("0")) >= 4 or float(word) == 0, line
+
+
+def test_training_figures_are_means_over_the_rows_of_the_epochs_own_steps(finished):
+    first = 0
+    for end, entry in zip(EPOCH_ENDS, events(finished[0], "epoch"), strict=True) if False else zip(EPOCH_ENDS, events(finished[0], "epoch")):
+        correct = entry["accuracy"] * (end - first) * BATCH
+        assert entry["step"] == end and abs(correct - round(correct)) < 1e-9
+        first = end
+
+
+def test_only_every_nth_epoch_is_printed_while_all_stay_in_the_journal(longer, finished):
+    model, answer = longer
+    assert [line.split()[:4] for line in answer.lines[:-1]] == [["epoch", "2", "step", "13"], ["epoch", "4", "step", "25"]]
+    assert [entry["step"] for entry in events(model, "epoch")] == EPOCH_ENDS
+    assert figures(answer.lines[0]).items() <= figures(finished[1].lines[1]).items()
+
+
+def test_the_log_tells_of_devices_kernel_data_parameters_and_origin(finished):
+    for part in ("1 CPU replica(s) under OneDeviceStrategy, 1 shard(s) each, 2 threads", "rnn_0: keras of lstm: ",
+                 "50 training examples, 3 classes, vocabulary of 30", "parameters", "no checkpoint yet: initial weights from seed 0"):
+        assert part in finished[1].err
+
+
+# --- files --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_these_files(finished):
+    model, _ = finished
+    assert {path.name for path in model.iterdir()} == {
+        "config.json", "journal.jsonl", "lock", "evaluations.jsonl", "checkpoints", "best", "tensorboard"}
+    assert {path.name for path in (model / "tensorboard").iterdir()} == {"train", "eval"}
+    assert {path.name for path in (model / "checkpoints").iterdir()} == {"step-00000010", "step-00000015", "step-00000019"}
+
+
+def test_keep_0_keeps_every_checkpoint_and_the_cadence_changes_none(finished, longer, tmp_path):
+    assert steps_in(longer[0] / "checkpoints") == [25]
+    assert steps_in(finished[0] / "checkpoints") == [10, 15, 19]
+
+
+def test_the_configuration_is_written_with_what_was_left_open_resolved(finished):
+    written = json.loads((finished[0] / "config.json").read_text())
+    assert written["flags"]["epochs"] == 3 and written["flags"]["units"] == [8] and written["flags"]["threads"] == 2
+    assert written["digest"] == manifest(finished[0], 19)["config_digest"]
+
+
+def test_the_journal_tells_what_happened_and_how_long_it_took(finished):
+    model, _ = finished
+    entries = journal.read(model / "journal.jsonl")
+    assert all({"time", "attempt", "worker", "event"} <= entry.keys() and entry["attempt"] == 1 for entry in entries)
+    assert [entry["step"] for entry in events(model, "save")] == [5, 10, 15, 19]
+    assert [entry["step"] for entry in events(model, "evaluate")] == EPOCH_ENDS[:3]
+    assert [entry["length"] for entry in events(model, "compile")] == [8]
+    assert sum(entry["steps"] for entry in events(model, "loop")) == 19
+    assert all(entry["seconds"] > 0 for name in ("open_dataset", "compile", "loop", "evaluate", "save") for entry in events(model, name))
+    assert [(entry["code"], entry["reason"]) for entry in events(model, "stop")] == [(0, "done")]
+    assert entries[-1]["event"] == "stop"
+
+
+def test_tensorboard_has_a_point_per_interval_and_one_at_the_end(finished):
+    model, _ = finished
+    for tag in ("loss", "accuracy", "learning_rate", "gradient_norm", "examples_per_second", "input_wait"):
+        assert [step for step, _ in points(model, "train", tag)] == [5, 10, 15, 19]
+    assert all(value == np.float32(0.01) for _, value in points(model, "train", "learning_rate"))
+
+
+def test_one_evaluation_has_the_same_figures_wherever_it_is_written(finished):
+    model, answer = finished
+    recorded = evaluations(model)
+    assert [entry["step"] for entry in recorded] == EPOCH_ENDS[:3] and {entry["split"] for entry in recorded} == {"validation"}
+    for entry, line, noted in zip(recorded, answer.lines, events(model, "evaluate")):
+        for name, value in entry["figures"].items():
+            assert noted[name] == value
+            assert (entry["step"], np.float32(value)) in points(model, "eval", name)
+        assert figures(line)["validation_loss"] == pytest.approx(entry["figures"]["loss"], rel=1e-3)
+
+
+# --- the same command again ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run."""
+    return shutil.copytree(finished[0], tmp_path / "model")
+
+
+def test_a_finished_run_repeated_says_the_same_last_line_and_changes_nothing(data, finished, copied):
+    before = {path: path.read_bytes() for part in ("checkpoints", "best") for path in (copied / part).rglob("*") if path.is_file()}
+    answer = train(data, copied, "--epochs=3")
+    assert (answer.code, answer.lines) == (0, finished[1].lines[-1:])
+    assert {path: path.read_bytes() for part in ("checkpoints", "best") for path in (copied / part).rglob("*") if path.is_file()} == before
+    assert points(copied, "train", "loss") == points(finished[0], "train", "loss")
+    assert evaluations(copied) == evaluations(finished[0])
+
+
+def test_a_run_may_be_made_longer_and_ends_as_if_it_had_been_that_long(data, finished, longer, copied):
+    answer = train(data, copied, "--epochs=4", "--log_steps=5")
+    assert answer.code == 0 and len(answer.lines) == 2 and answer.lines[0].startswith("epoch 4 step 25 ")
+    assert answer.digest == longer[1].digest
+    assert [step for step, _ in points(copied, "train", "loss")] == [5, 10, 15, 19, 20, 25]
+
+
+@pytest.mark.parametrize("flags, told", [
+    (["--units=16", "--seed=5"], ["--units: was 8, now 16", "--seed: was 0, now 5", "another --model_dir"]),
+    (["--epochs=1"], ["beyond the last step of this run, 7", "longer, not shorter"]),
+])
+def test_a_resume_that_would_change_the_result_is_refused_with_the_difference(data, copied, flags, told):
+    before = (copied / "config.json").read_bytes()
+    answer = train(data, copied, "--epochs=3", *flags)
+    assert (answer.code, answer.out) == (2, "")
+    for part in told:
+        assert part in answer.err
+    assert (copied / "config.json").read_bytes() == before
+
+
+def test_a_resume_on_another_dataset_is_refused(copied, tmp_path):
+    datasets.write(tmp_path / "other", datasets.random_splits(seed=5, train=EXAMPLES), vocabulary_size=30, classes=3)
+    answer = train(tmp_path / "other", copied, "--epochs=3")
+    assert answer.code == 2 and "must see the same data" in answer.err
+
+
+def test_checkpoints_without_their_configuration_are_not_continued(data, copied):
+    (copied / "config.json").unlink()
+    answer = train(data, copied, "--epochs=3")
+    assert answer.code == 2 and "holds no config.json" in answer.err
+
+
+# --- evaluation, the best checkpoint, early stopping --------------------------------------------------------------------
+
+
+def test_evaluations_every_n_steps_and_after_the_last_on_the_split_asked_for(data, tmp_path):
+    answer = train(data, tmp_path / "model", "--steps=10", "--eval_steps=4", "--eval_split=test")
+    assert [line.split()[:4] for line in answer.lines[:-1]] == [
+        ["epoch", "1", "step", "4"], ["epoch", "1", "step", "7"], ["epoch", "2", "step", "8"], ["epoch", "2", "step", "10"]]
+    assert ["test_loss" in line for line in answer.lines[:-1]] == [True, False, True, True]
+    assert [step for step, _ in points(tmp_path / "model", "eval", "accuracy")] == [4, 8, 10]
+    assert not (tmp_path / "model" / "best").exists()  # The test split decides nothing.
+
+
+def test_the_best_checkpoint_is_that_of_the_first_best_evaluation(finished):
+    model, _ = finished
+    recorded = evaluations(model)
+    best = max(entry["figures"]["accuracy"] for entry in recorded)
+    step = next(entry["step"] for entry in recorded if entry["figures"]["accuracy"] == best)
+    assert steps_in(model / "best") == [step]
+
+
+def test_training_stops_where_the_last_evaluations_brought_nothing_better(data, tmp_path):
+    command = data, tmp_path / "model", "--epochs=3", "--early_stop_patience=2", "--eval_steps=2"
+    stand_still = "--learning_rate=1e-12"
+    answer = train(*command, stand_still)
+    assert answer.code == 0 and answer.lines[-1].startswith("done step=6 ")
+    assert [entry["step"] for entry in evaluations(tmp_path / "model")] == [2, 4, 6]
+    assert steps_in(tmp_path / "model" / "best") == [2]
+    assert train(*command, stand_still).lines == answer.lines[-1:]
+
+
+def test_stopping_early_by_the_test_split_is_refused_before_anything_is_written(tmp_path):
+    datasets.write(tmp_path / "data", datasets.random_splits(), vocabulary_size=30, classes=3)
+    answer = train(tmp_path / "data", tmp_path / "model", "--early_stop_patience=1")
+    assert answer.code == 2 and "needs a validation split" in answer.err and "--validation_fraction" in answer.err
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
+def test_figures_of_another_split_do_not_decide_which_checkpoint_is_the_best(data, tmp_path):
+    model = tmp_path / "model"
+    train(data, model, "--steps=7", "--eval_split=train")
+    (model / "evaluations.jsonl").write_text((model / "evaluations.jsonl").read_text().replace('"accuracy": 0', '"accuracy": 1'))
+    train(data, model, "--steps=13", "--eval_split=validation")
+    assert [(entry["step"], entry["split"]) for entry in evaluations(model)] == [(7, "train"), (7, "validation"), (13, "validation")]
+    by_validation = {entry["step"]: entry["figures"]["accuracy"] for entry in evaluations(model)[1:]}
+    assert steps_in(model / "best") == [max(by_validation, key=by_validation.get)]
+
+
+# --- failures -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_diverges_is_named_with_its_rows_and_never_saved(data, tmp_path):
+    model = tmp_path / "model"
+    command = data, model, "--epochs=3", "--learning_rate=1e30", "--nobucket", "--save_steps=1", "--eval_steps=-1"
+    answer = train(*command)
+    assert (answer.code, answer.out) == (4, "")
+    step = int(re.search(r"error: step (\d+): the loss is ", answer.err)[1])
+    rows = order.examples_at(np.arange((step - 1) * BATCH, step * BATCH), EXAMPLES, seed=0)
+    assert ", ".join(map(str, rows)) in answer.err
+    assert [(entry["step"], entry["examples"]) for entry in events(model, "diverged")] == [(step, rows.tolist())]
+    assert max(steps_in(model / "checkpoints"), default=0) < step
+    assert events(model, "stop")[-1]["code"] == 4
+    assert train(*command).code == 4
+
+
+def test_a_run_that_cannot_save_its_last_state_does_not_end_well(data, tmp_path):
+    # A payload in a folder that is not there: every write fails.
+    patches = {"trainer.checkpoint.PAYLOAD": "\0", "trainer.checkpoint.RETRY_PAUSES": []}
+    answer = train(data, tmp_path / "model", "--steps=3", "--eval_steps=-1", patches=patches)
+    assert answer.code == 74 and "done" not in answer.out and "could not be written" in answer.err
+
+
+def test_training_goes_on_when_nobody_reads_its_figures_any_more(data, tmp_path, longer):
+    process = commands.start("train", f"--data_dir={data}", f"--model_dir={tmp_path / 'model'}", *SMALL, "--epochs=4")
+    process.stdout.close()
+    process.stdout = None
+    answer = commands.finish(process)
+    assert answer.code == 0 and "Traceback" not in answer.err and "nobody reads the standard output" in answer.err
+    assert manifest(tmp_path / "model", 25)["state_digest"] == longer[1].digest
+
+
+def test_a_stop_before_there_is_any_state_says_so(data, tmp_path):
+    with lock.hold(tmp_path / "model"):
+        process = commands.start("train", f"--data_dir={data}", f"--model_dir={tmp_path / 'model'}", *SMALL)
+        for line in process.stderr:
+            if "waiting up to 30 s" in line:
+                break
+        process.terminate()
+        answer = commands.finish(process)
+    assert (answer.code, answer.out) == (143, "stopped step=0 state_digest=none\n")
