@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained model: sets up, prepares real film reviews, trains a sentiment classifier on the CPU,
-# evaluates it on reviews that it never saw, and lets it judge sentences. Fails below 85 % accuracy.
+# evaluates it on reviews that it never saw, lets it judge sentences and exports it. Fails below 85 % accuracy.
 #   scripts/smoke.sh ["A sentence to judge." ...]
 #   RNN_TRAINER_RUNS   where data and models go; default runs/smoke in the project
 # Every call trains a new model, in a folder named by the time; the data is prepared once.
@@ -26,6 +26,7 @@ trainer train --flagfile=smoke.flags --data_dir="$data" --model_dir="$model"
 report="$(trainer evaluate --model_dir="$model" --split=test --format=json)"
 echo "$report"
 trainer predict --model_dir="$model" -- "$@"
+trainer export --model_dir="$model" --export_dir="$model/export"
 
 printf '\nThe curves, of all runs here:\n  %s\n\n' "$project/scripts/tensorboard.sh $runs" >&2
 "$venv/bin/python" - "$report" "$SECONDS" <<'END'

@@ -1,4 +1,4 @@
-"""Export: what is written computes what was trained, in a process that has no trainer, and appears whole or not at all."""
+"""Export: what is written computes what was trained, in a process without trainer, and appears whole or not at all."""
 
 import csv
 import dataclasses
@@ -30,14 +30,15 @@ LENGTHS = np.array([7, 4, 1, 0], np.int32)
 def large_weights(network: Network) -> dict[str, tf.Tensor]:
     """Weights that tell rows and classes apart far better than initial ones do."""
     generator = np.random.default_rng(5)
-    return {name: tf.constant(generator.normal(0, 0.7, weight.shape), tf.float32) for name, weight in network.weights.items()}
+    return {name: tf.constant(generator.normal(0, 0.7, weight.shape), tf.float32)
+            for name, weight in network.weights.items()}
 
 
 def probabilities(network, weights, ids, lengths) -> np.ndarray:
     return tf.nn.softmax(network.logits(weights, tf.constant(ids), tf.constant(lengths))).numpy()
 
 
-# --- The Keras model ----------------------------------------------------------------------------------------------------
+# --- The Keras model --------------------------------------------------------------------------------------------------
 
 NETWORKS = [  # cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units
     ("simple_rnn", False, "last", "post", True, False, (5,)),
@@ -77,7 +78,8 @@ def test_the_keras_file_computes_what_the_network_computes(
 
 
 def test_more_padding_behind_changes_nothing():
-    network = Network(configuration.Model(cell="gru", units=(5,), bidirectional=True, pooling="mean"), VOCABULARY, CLASSES)
+    settings = configuration.Model(cell="gru", units=(5,), bidirectional=True, pooling="mean")
+    network = Network(settings, VOCABULARY, CLASSES)
     model = export.keras_model(network, large_weights(network), configuration.Input(max_length=LENGTH))
     np.testing.assert_allclose(model(np.pad(IDS, [(0, 0), (0, 9)])).numpy(), model(IDS).numpy(), atol=1e-6)
 
@@ -105,7 +107,8 @@ def test_the_keras_file_is_plain_and_keeps_our_names(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
         objects = list(objects_in(json.loads(file.read("config.json"))))
     assert {one["module"].partition(".")[0] for one in objects if one["module"]} == {"keras"}
-    assert not any(">" in (one["registered_name"] or "") for one in objects)  # PACKAGE>NAME: a class that somebody registered.
+    # PACKAGE>NAME would be a class that somebody registered.
+    assert not any(">" in (one["registered_name"] or "") for one in objects)
     assert not {"Dropout", "Lambda"} & {one["class_name"] for one in objects}
     assert {"embedding", "rnn_0", "rnn_1", "logits", "probabilities"} <= {layer.name for layer in model.layers}
 
@@ -122,7 +125,7 @@ def objects_in(config):
             yield from objects_in(value)
 
 
-# --- The SavedModel -----------------------------------------------------------------------------------------------------
+# --- The SavedModel ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("truncate", ["start", "end"])
@@ -131,7 +134,7 @@ def objects_in(config):
 def test_texts_are_cut_and_padded_as_the_batches_of_the_training_are(truncate, padding, max_length):
     rows = [[1], [1, 4, 5, 6, 7], [1, 8], [1, 9, 10]]
     settings = configuration.Input(max_length=max_length, truncate=truncate, padding=padding)
-    split = store.Split(np.concatenate(rows).astype(np.int32), np.cumsum([0, *map(len, rows)]), np.zeros(len(rows), np.int32))
+    split = store.Split(np.concatenate(rows).astype(np.int32), np.cumsum([0, *map(len, rows)]), np.zeros(4, np.int32))
     longest = max_length if padding == "pre" else min(max_length, 5)
     expected = pipeline.pad(split, np.arange(len(rows)), longest, settings)
     ids, lengths = export.pad_ragged(tf.ragged.constant(rows, tf.int32), settings)
@@ -157,7 +160,8 @@ def a_dataset(folder: pathlib.Path, tokenizer: str) -> store.Dataset:
         writer.writerow(["text", "label"])
         writer.writerows([case.decode("utf-8", "surrogateescape"), f"class {row % 3}"] for row, case in enumerate(rows))
     return prepare.prepare(configuration.Prepare(
-        data_dir=str(folder / "data"), raw_data=str(path), tokenizer=tokenizer, vocabulary_size=300, encoding_errors="replace"))
+        data_dir=str(folder / "data"), raw_data=str(path), tokenizer=tokenizer, vocabulary_size=300,
+        encoding_errors="replace"))
 
 
 def is_utf8(case: bytes) -> bool:
@@ -169,6 +173,11 @@ def a_model(dataset: store.Dataset, **flags) -> restored.Model:
     config = configuration.from_flat({"units": (6,), "embedding_size": 5, "max_length": 20, **flags})
     network = Network(config.model, len(dataset.vocabulary), len(dataset.labels), precision=config.run.precision)
     return restored.Model(config, dataset, network, large_weights(network), None, 7)
+
+
+def classifier_of(model: restored.Model) -> export.TextClassifier:
+    tokenizer = text.tokenizer_of(model.dataset)
+    return export.TextClassifier(model.network, model.weights, tokenizer, model.config.input, model.dataset.labels)
 
 
 @pytest.fixture(scope="module", params=["words", "characters", "bytes"])
@@ -183,8 +192,7 @@ def words(tmp_path_factory):
 
 def test_the_saved_model_reads_unicode_corner_cases_as_prepare_did(dataset, tmp_path):
     model = a_model(dataset, pooling="mean", truncate="start")
-    classifier = export.TextClassifier(model.network, model.weights, text.tokenizer_of(dataset), model.config.input,
-                                       dataset.labels)
+    classifier = classifier_of(model)
     tf.saved_model.save(classifier, str(tmp_path), {"serving_default": classifier.classify})
     with open(dataset.folder.parent / "raw.csv", "rb") as file:
         lines = file.read().decode("utf-8", "surrogateescape").splitlines(keepends=True)
@@ -199,20 +207,21 @@ def test_the_saved_model_reads_unicode_corner_cases_as_prepare_did(dataset, tmp_
 @pytest.mark.parametrize("padding", ["pre", "post"])
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_any_number_of_texts_may_come(padding, count, words):
-    model = a_model(words, padding=padding, bidirectional=True)
-    classifier = export.TextClassifier(model.network, model.weights, text.tokenizer_of(words), model.config.input, words.labels)
+    classifier = classifier_of(a_model(words, padding=padding, bidirectional=True))
     answer = classifier.classify(tf.constant(["a text"] * count, tf.string, [count]))
     assert answer["probabilities"].shape == (count, 3) and answer["label"].shape == (count,)
 
 
-# --- The proof and the place --------------------------------------------------------------------------------------------
+# --- The proof and the place ------------------------------------------------------------------------------------------
 
 
 def answers_from_here(groups):
     """`readback.answers` of this process, which spares the seconds that a fresh one takes to start."""
-    plain = json.loads(json.dumps(groups, default=readback._plain))
-    calls = {path: (readback._saved_model if pathlib.Path(path).is_dir() else readback._keras_model)(path) for path in plain}
-    return {path: [readback.Answer(*call(group)) for group in plain[path]] for path, call in calls.items()}
+    found = {}
+    for path, calls in json.loads(json.dumps(groups, default=readback._plain)).items():
+        call = (readback._saved_model if pathlib.Path(path).is_dir() else readback._keras_model)(path)
+        found[path] = [readback.Answer(*call(group)) for group in calls]
+    return found
 
 
 @pytest.mark.parametrize("flags", [
@@ -224,8 +233,9 @@ def test_what_is_written_agrees_in_float32_whatever_the_precision(flags, words, 
     monkeypatch.setattr(readback, "answers", answers_from_here)
     differences = export.export(a_model(words, **flags), tmp_path / "out")
     assert list(differences) == ["saved_model", "model.keras"] and max(differences.values()) <= export.BOUND
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"saved_model", "model.keras", "vocabulary.txt", "labels.txt"}
-    for name in ("vocabulary.txt", "labels.txt"):
+    lists = {"vocabulary.txt", "labels.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"saved_model", "model.keras"} | lists
+    for name in lists:
         assert (tmp_path / "out" / name).read_bytes() == (words.folder / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -260,10 +270,11 @@ def test_a_difference_is_an_error_and_nothing_appears(spoil, file, told, words, 
     labels = [words.labels[row.argmax()] for row in found]
 
     def answers(groups):
-        right = {path: [readback.Answer(found[:len(one)], labels[:len(one)]) for one in calls] for path, calls in groups.items()}
-        return {path: [spoil(one) if path.endswith(file) and one.labels else one for one in calls] for path, calls in right.items()}
+        for path, calls in groups.items():
+            right = [readback.Answer(found[:len(rows)], labels[:len(rows)]) for rows in calls]
+            yield path, [spoil(answer) if path.endswith(file) and answer.labels else answer for answer in right]
 
-    monkeypatch.setattr(readback, "answers", answers)
+    monkeypatch.setattr(readback, "answers", lambda groups: dict(answers(groups)))
     monkeypatch.setattr(export, "_write", lambda model, folder: None)
     with pytest.raises(TrainerError, match=told) as caught:
         export.export(model, tmp_path / "out")
@@ -348,7 +359,7 @@ def test_a_place_that_cannot_be_written_is_named(place, error, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# --- In processes of their own ------------------------------------------------------------------------------------------
+# --- In processes of their own ----------------------------------------------------------------------------------------
 
 
 @keras.saving.register_keras_serializable(package="trainer")
@@ -381,14 +392,15 @@ def test_the_averaged_weights_of_a_run_are_exported_and_agree(words, tmp_path):
         return subprocess.run([sys.executable, "-m", "trainer", command, f"--model_dir={tmp_path / 'run'}", *flags],
                               cwd=ROOT, capture_output=True, text=True)
 
-    trained = trainer("train", f"--data_dir={words.folder}", "--steps=3", "--units=4", "--batch_size=8", "--eval_steps=-1",
-                      "--cell=gru", "--bidirectional", "--pooling=mean", "--ema=0.9", "--dropout=0.5")
+    trained = trainer("train", f"--data_dir={words.folder}", "--steps=3", "--batch_size=8", "--eval_steps=-1",
+                      "--cell=simple_rnn", "--units=4", "--max_length=8", "--ema=0.9")
     assert trained.returncode == 0, trained.stderr
     out = tmp_path / "out"
     answer = trainer("export", f"--export_dir={out}")
     assert answer.returncode == 0, answer.stderr
     *files, step = [line.split() for line in answer.stdout.splitlines()]
-    assert [(name, path) for name, path, _, _ in files] == [(name, str(out / name)) for name in ("saved_model", "model.keras")]
+    written = ("saved_model", "model.keras")
+    assert [(name, path) for name, path, _, _ in files] == [(name, str(out / name)) for name in written]
     assert all(float(difference) <= 1e-5 for _, _, _, difference in files) and step == ["step", "3"]
 
     (folder,) = (tmp_path / "run" / "checkpoints").glob("step-*")

@@ -14,8 +14,8 @@ PICTURE = """
     __main__
     main
     train
-    evaluate predict
-    restored
+    evaluate predict export chaos
+    restored views readback
     steps checkpoint progress summaries selection lock
     state journal summaries_picture
     tasks optimizer
@@ -36,7 +36,7 @@ PICTURE = """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, and whatever watches over a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock")
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos")
 
 
 def modules() -> dict[str, pathlib.Path]:

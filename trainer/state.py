@@ -17,7 +17,8 @@ EPOCH_SUMS = {"loss_sum": tf.float64, "correct": tf.int64, "count": tf.int64}
 class State:
     """Weights, optimizer slots, the step, and the sums of the epoch in progress.
 
-    step: int64, updates done. epoch: {"loss_sum", "correct", "count"} over the steps of the current epoch.
+    step: int64, steps done. epoch: {"loss_sum", "correct", "count"} over the steps of the current epoch. loss_scale: float32
+    under float16, else None.
     """
 
     def __init__(self, network, optimizer):
@@ -25,6 +26,9 @@ class State:
         self.optimizer = optimizer
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.epoch = {name: tf.Variable(0, dtype=dtype, trainable=False, name=name) for name, dtype in EPOCH_SUMS.items()}
+        self.loss_scale = None
+        if network.compute_dtype == "float16":
+            self.loss_scale = tf.Variable(optimizers.LARGEST_LOSS_SCALE, trainable=False, name="loss_scale")
 
     def named(self) -> dict[str, tf.Variable]:
         """{logical name: variable} of the whole state."""
@@ -32,6 +36,7 @@ class State:
         return {
             **{f"model/{name}": weight.value for name, weight in self.network.weights.items()},
             **{f"optimizer/{name}": slot.value for name, slot in slots.items()},
+            **({"optimizer/loss_scale": self.loss_scale} if self.loss_scale is not None else {}),
             "step": self.step,
             **{f"epoch/{name}": total for name, total in self.epoch.items()},
         }
@@ -51,6 +56,13 @@ class State:
                 raise DataError(f"{origin}: {name} has shape {tensors[name].shape}, the model's is {tuple(variable.shape)}. "
                                 "Use the configuration that wrote it.")
             variable.assign(tensors[name])
+
+    def scaling(self) -> dict[str, float]:
+        """Under float16 the loss scale, and the steps so far that made no update because their gradient overflowed."""
+        if self.loss_scale is None:
+            return {}
+        skipped = self.step.numpy() - self.optimizer.iterations.numpy()
+        return {"loss_scale": float(self.loss_scale.numpy()), "skipped_steps": float(skipped)}
 
     def begin_epoch(self) -> None:
         """Sets the sums of the epoch to zero."""

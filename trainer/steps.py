@@ -3,7 +3,8 @@
 A step: the gradient of each shard (a fixed slice of a replica's rows) as a sum over its rows, packed into one vector
 together with the sums of loss, correct predictions and examples; vectors added up over shards, then over replicas; then
 one update: divide by the number of examples, clip, optimizer, sums of the epoch. Gradients and update are XLA programs
-of their own; the shards of a replica run side by side.
+of their own; the shards of a replica run side by side. Under float16 the loss is scaled, and a step whose gradient
+overflows all the same makes no update.
 """
 
 import time
@@ -61,7 +62,8 @@ class TrainSteps:
         self._shapes = [weight.value.shape for weight in network.weights.values()] + [tf.TensorShape([])] * SUMS
         weights = [tf.TensorSpec(weight.value.shape, weight.value.dtype) for weight in network.weights.values()]
         self._gradient = tf.function(
-            self._shard_gradient, jit_compile=jit, input_signature=[weights, tf.TensorSpec([], tf.int64), pipeline.SIGNATURE])
+            self._shard_gradient, jit_compile=jit,
+            input_signature=[weights, tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float32), pipeline.SIGNATURE])
         self._update = tf.function(self._apply, jit_compile=jit)
         self._clock = _clock if placement.device_type == "GPU" else tf.timestamp
         self._loop = tf.function(self._run)
@@ -74,52 +76,70 @@ class TrainSteps:
     def warm_up(self, length: int, rows: int) -> None:
         """Compiles the gradient for batches of `rows` rows padded to `length`, on every replica, and forgets the result."""
         weights = [tf.zeros_like(weight.value) for weight in self._network.weights.values()]
-        batch = Batch(tf.range(rows), tf.zeros([rows, length], tf.int32), tf.ones([rows], tf.int32), tf.zeros([rows], tf.int32))
-        self._warm(weights, batch)
+        self._warm(weights, _blank(length, rows))
 
     @tf.function
     def _warm(self, weights, batch):
-        return self._placement.strategy.run(self._replica_gradient, args=(weights, tf.zeros([], tf.int64), batch))
+        return self._placement.strategy.run(self._replica_gradient, args=(weights, tf.zeros([], tf.int64), tf.ones([]), batch))
 
     # --- one step, from the inside out ----------------------------------------------------------------------------------
 
-    def _shard_gradient(self, weights, step, batch: Batch):
-        """Gradient of the summed loss of a shard's rows, and its sums, packed."""
+    def _shard_gradient(self, weights, step, scale, batch: Batch):
+        """Gradient of the summed loss of a shard's rows, times `scale`, and its sums, packed."""
         named = dict(zip(self._names, weights))
         with tf.GradientTape() as tape:
             tape.watch(weights)
             logits = self._network.logits(named, batch.tokens, batch.lengths, Noise(batch.rows, step))
             sums = tasks.training_sums(logits, batch.labels, self._settings.label_smoothing, self._class_weights)
-        gradients = tape.gradient(sums[0], weights)
+            scaled = sums[0] * tf.cast(scale, sums[0].dtype)
+        gradients = tape.gradient(scaled, weights)
         return pack([tf.convert_to_tensor(gradient) for gradient in gradients] + list(sums))
 
-    def _replica_gradient(self, weights, step, batch: Batch):
+    def _replica_gradient(self, weights, step, scale, batch: Batch):
         """The packed vector of this replica's rows: its shards one beside the other, its parts one after the other."""
         replica = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
         rows = _part(batch, replica, self._placement.replicas)
         parts = self._settings.accumulate
         if parts == 1:
-            return self._sharded(weights, step, rows)
-        total = self._sharded(weights, step, _part(rows, 0, parts))
+            return self._sharded(weights, step, scale, rows)
+        total = self._sharded(weights, step, scale, _part(rows, 0, parts))
         for part in tf.range(1, parts):
-            total += self._sharded(weights, step, _part(rows, part, parts))
+            total += self._sharded(weights, step, scale, _part(rows, part, parts))
         return total
 
-    def _sharded(self, weights, step, rows: Batch):
-        return _add([self._gradient(weights, step, _part(rows, shard, self._shards)) for shard in range(self._shards)])
+    def _sharded(self, weights, step, scale, rows: Batch):
+        return _add([self._gradient(weights, step, scale, _part(rows, shard, self._shards)) for shard in range(self._shards)])
 
     def _apply(self, packed):
         """Updates the state by the packed sums of a whole batch; returns the step's figures."""
         *gradients, loss_sum, correct, count = unpack(packed, self._shapes)
-        gradients = [gradient / count for gradient in gradients]
+        divisor = count * tf.cast(self._scale(), count.dtype)
+        gradients = [gradient / divisor for gradient in gradients]
         norm = optimizers.global_norm(gradients)
         gradients = optimizers.clip(gradients, norm, self._settings.clip_norm)
-        self._state.optimizer.apply(gradients, list(self._network.weights.values()))
         self._state.step.assign_add(1)
+        if self._state.loss_scale is None:
+            self._move(gradients)
+        else:
+            norm = self._move_if_it_fits(gradients, norm)
         for name, value in zip(("loss_sum", "correct", "count"), (loss_sum, correct, count)):
             total = self._state.epoch[name]
             total.assign_add(tf.cast(value, total.dtype))
         return tf.stack([tf.cast(value, tf.float64) for value in (loss_sum, correct, count, norm)])
+
+    def _move(self, gradients):
+        self._state.optimizer.apply(gradients, list(self._network.weights.values()))
+
+    def _move_if_it_fits(self, gradients, norm):
+        """Updates the weights unless the gradient overflowed. Returns the norm; 0 where a smaller scale may still help."""
+        scale = tf.convert_to_tensor(self._state.loss_scale)
+        fits = tf.math.is_finite(norm)
+        tf.cond(fits, lambda: self._move(gradients), lambda: None)
+        self._state.loss_scale.assign(optimizers.next_loss_scale(scale, fits, self._state.step))
+        return tf.where(fits | (scale <= optimizers.SMALLEST_LOSS_SCALE), norm, 0)
+
+    def _scale(self):
+        return tf.ones([]) if self._state.loss_scale is None else tf.convert_to_tensor(self._state.loss_scale)
 
     def _run(self, iterator, steps):
         figures = tf.TensorArray(tf.float64, steps, dynamic_size=False, element_shape=[5])
@@ -132,7 +152,8 @@ class TrainSteps:
                 waited = self._clock() - asked
             weights = [tf.convert_to_tensor(weight.value) for weight in self._network.weights.values()]
             strategy = self._placement.strategy
-            packed = strategy.run(self._replica_gradient, args=(weights, tf.convert_to_tensor(self._state.step), batch))
+            step = tf.convert_to_tensor(self._state.step)
+            packed = strategy.run(self._replica_gradient, args=(weights, step, self._scale(), batch))
             row = self._update(strategy.reduce("SUM", packed, axis=None))
             finite = tf.reduce_all(tf.math.is_finite(row))
             figures = figures.write(done, tf.concat([row, [waited]], axis=0))
@@ -153,6 +174,10 @@ class EvaluationStep:
         per_replica = zip(*map(self._placement.strategy.experimental_local_results, self._replicas(weights, batch)))
         losses, probabilities = zip(*per_replica)
         return np.concatenate(losses), np.concatenate(probabilities)
+
+    def warm_up(self, weights, length: int, rows: int) -> None:
+        """Compiles the step for batches of `rows` rows padded to `length`, and forgets the result."""
+        self.outcomes(weights, _blank(length, rows))
 
     @tf.function(reduce_retracing=True)
     def _replicas(self, weights, batch: Batch):
@@ -178,6 +203,11 @@ def shard_rows(batch_size: int, replicas: int, accumulate: int, shards: int) -> 
     for parts in (replicas, accumulate, shards):
         sizes = {end - first for size in sizes for first, end in bounds(size, parts)}
     return sizes
+
+
+def _blank(length: int, rows: int) -> Batch:
+    """A batch of padding, for its shape."""
+    return Batch(tf.range(rows), tf.zeros([rows, length], tf.int32), tf.ones([rows], tf.int32), tf.zeros([rows], tf.int32))
 
 
 def _slice(values, part, parts: int):

@@ -203,6 +203,7 @@ class _Training:
         self._saved = {found.step: found.manifest["state_digest"]} if found else {}
         self._history = selection.History(folder / "evaluations.jsonl", self._step)
         self._cold = set(map(int, batches.lengths))
+        self._cold_evaluation = evaluation.batches.lengths() if evaluation else []
         self._iterator = iter(batches.dataset(self._step))
         self._loop_size = progress.LoopSize(config.run.steps_per_loop)
         self._window = _Window()
@@ -273,6 +274,7 @@ class _Training:
         if not self._evaluation_is_due():
             return
         name = self._evaluation.split
+        self._warm_up_evaluation()
         began = time.monotonic()
         view = views.EvaluationView(self._evaluation.dataset, name)
         found = evaluate.figures(self._evaluation.step, self._evaluation_weights(), self._evaluation.batches,
@@ -328,6 +330,14 @@ class _Training:
                 self._train_steps.warm_up(length, self._batches.batch_size)
             self._cold.discard(length)
 
+    def _warm_up_evaluation(self) -> None:
+        """Compiles the shapes of the evaluation, before the first."""
+        for length in self._cold_evaluation:
+            if not self._stop.asked:
+                with self._journal.timed("compile", length=length, split=self._evaluation.split):
+                    self._evaluation.step.warm_up(self._evaluation_weights(), length, self._evaluation.batches.batch_size)
+        self._cold_evaluation = []
+
     def _refuse_divergence(self, figures: steps.StepFigures) -> None:
         bad = ~np.isfinite([figures.loss_sum, figures.gradient_norm]).all(axis=0)
         if not bad.any():
@@ -345,7 +355,7 @@ class _Training:
         means = self._window.means()
         self._window = _Window()
         rate = optimizer.learning_rate(self._config.optimizer, self._step - 1, self._total)
-        self._train_summaries.write(self._step, {**means, "learning_rate": float(rate)})
+        self._train_summaries.write(self._step, {**means, "learning_rate": float(rate), **self._state.scaling()})
         self._progress.show(self._step, self._epoch(self._step), means)
 
     def _note_loop(self, count, seconds, figures, force=False) -> None:

@@ -13,7 +13,7 @@ from trainer.data import store
 from trainer.summaries import Summaries
 from trainer.tasks import Figures
 
-MISTAKES = 12        # Rows of the table of mistakes.
+MISTAKES = 12        # The costliest ones are listed.
 CURVES = 20          # Classes with a precision-recall curve: those with the most examples.
 SHOWN_TOKENS = 80    # Of each mistake.
 
@@ -42,20 +42,21 @@ class EvaluationView:
         labels, probabilities = np.concatenate(self._labels), np.concatenate(self._probabilities)
         for index in curves_for(found.confusion.sum(axis=1)):
             summaries.pr_curve(self._dataset.labels[index], labels == index, probabilities[:, index], step)
-        summaries.text("mistakes", self._table(), step)
+        summaries.text("mistakes", self._list(), step)
 
-    def _table(self) -> str:
+    def _list(self) -> str:
+        """The mistakes as Markdown; a table would squeeze all columns but the text."""
         names = self._dataset.labels
-        lines = [f"| {names[self._split.labels[example]]} | {names[predicted]} | {chance:.3f} | {loss:.3f} | {self._text(example)} |"
-                 for loss, example, predicted, chance in sorted(self._mistakes, reverse=True)]
-        return "\n".join(["| label | predicted | probability | loss | text |", "|---|---|---|---|---|", *lines])
+        lines = [f"1. **{names[self._split.labels[example]]}**, taken for **{names[predicted]}** at {chance:.3f}, loss {loss:.3f}: "
+                 f"{self._text(example)}" for loss, example, predicted, chance in sorted(self._mistakes, reverse=True)]
+        return "\n".join(lines) or "No mistake."
 
     def _text(self, example: int) -> str:
         begin, end = self._split.offsets[example:example + 2]
         ids = self._split.tokens[begin + 1:min(end, begin + 1 + SHOWN_TOKENS)]  # The first is the start id.
         joint = " " if self._dataset.tokenizer["name"] == "words" else ""
         shown = joint.join(self._dataset.vocabulary[i] for i in ids) + (" …" if end - begin - 1 > SHOWN_TOKENS else "")
-        return " ".join(shown.replace("|", "\\|").replace("<", "&lt;").split())
+        return " ".join(shown.replace("<", "&lt;").split())
 
 
 def curves_for(examples: Sequence[int]) -> list[int]:

@@ -63,7 +63,8 @@ def test_tsv_takes_quotes_as_they_are(tmp_path):
 
 
 def test_jsonl_labels_are_words_or_whole_numbers(tmp_path):
-    path = written(tmp_path / "f.jsonl", '{"text": "fine", "label": "yes", "more": [1]}\n\n{"label": 0, "text": "h\\u00e9\\n"}\n')
+    lines = '{"text": "fine", "label": "yes", "more": [1]}\n\n{"label": 0, "text": "h\\u00e9\\n"}\n'
+    path = written(tmp_path / "f.jsonl", lines)
     assert [row[:3] for row in read(path, "jsonl")] == [(1, b"fine", "yes"), (3, "hé\n".encode(), 0)]
 
 
@@ -108,7 +109,8 @@ def write_examples(path, *examples):
 
 def test_tfrecord_features_are_strings_or_int64_by_name(tmp_path):
     path = write_examples(tmp_path / "f", {"body": b"fine", "stars": 5, "id": [1, 2]}, {"body": b"", "stars": 1})
-    assert [row[:3] for row in read(path, "tfrecord", formats.Columns("body", "stars"))] == [(1, b"fine", 5), (2, b"", 1)]
+    found = read(path, "tfrecord", formats.Columns("body", "stars"))
+    assert [row[:3] for row in found] == [(1, b"fine", 5), (2, b"", 1)]
     path = write_examples(tmp_path / "f", {"text": b"fine", "label": "großartig".encode()})
     assert [row[:3] for row in read(path, "tfrecord")] == [(1, b"fine", "großartig")]
 

@@ -62,10 +62,11 @@ def test_the_vocabulary_is_that_of_the_training_split(run):
     assert "new" not in dataset.vocabulary and rows(dataset, "test") == [(["[unknown]"] * 4 + ["film"], "pos")]
 
 
+LINES = [line.split(",") for line in CSV.split("\n")[1:-1]]
 FORMATS = {
     "csv": CSV,
     "tsv": CSV.replace(",", "\t"),
-    "jsonl": "".join(json.dumps(dict(zip(("text", "label"), line.split(",")))) + "\n" for line in CSV.split("\n")[1:-1]),
+    "jsonl": "".join(json.dumps({"text": line, "label": label}) + "\n" for line, label in LINES),
 }
 
 
@@ -81,15 +82,14 @@ def test_every_format_gives_the_same_data(run, source, suffix, pack):
 
 def test_tfrecord_and_folders_give_the_same_data(run, tmp_path):
     expected = run({"raw.csv": CSV}, data_dir="expected")
-    lines = [line.split(",") for line in CSV.split("\n")[1:-1]]
     with tf.io.TFRecordWriter(str(tmp_path / "raw.tfrecord")) as writer:
-        for line in lines:
+        for line, label in LINES:
             feature = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
-                       for name, value in zip(("text", "label"), line)}
+                       for name, value in (("text", line), ("label", label))}
             writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
     assert rows(run({}, "tfrecord", "raw.tfrecord", "r")) == rows(expected)
-    files = {f"files/{label}.txt": "".join(f"{t}\n" for t, l in lines if l == label) for label in ("pos", "neg")}
-    folders = {f"folders/{label}/{i}": t for i, (t, label) in enumerate(lines)}
+    files = {f"files/{label}.txt": "".join(f"{t}\n" for t, l in LINES if l == label) for label in ("pos", "neg")}
+    folders = {f"folders/{label}/{i}": t for i, (t, label) in enumerate(LINES)}
     by_label = sorted(rows(expected), key=lambda row: row[1])
     assert rows(run(files, "folder", "files", "f")) == rows(run(folders, "folder", "folders", "g")) == by_label
 
@@ -104,7 +104,8 @@ def test_files_of_a_glob_are_read_in_order_and_splits_may_be_given(run):
 
 
 def test_a_column_may_name_the_split(run):
-    dataset = run({"raw.csv": "text,label,set\na,0,train\nb,1,train\nc,0,dev\nd,1,valid\ne,1,test\n"}, split_column="set")
+    content = "text,label,set\na,0,train\nb,1,train\nc,0,dev\nd,1,valid\ne,1,test\n"
+    dataset = run({"raw.csv": content}, split_column="set")
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 2, "validation": 2, "test": 1}
 
 
@@ -132,7 +133,8 @@ def test_two_preparations_of_the_same_input_are_equal(run, tmp_path):
 
 
 def test_what_is_prepared_is_what_the_tokenizer_encodes(run):
-    texts = [unicodedata.normalize(form, "Füße d’İstanbul ΟΔΟΣ नमस्ते 你好 <br/>3½ \u2028 \\n 😀") for form in ("NFC", "NFD")]
+    sample = "Füße d’İstanbul ΟΔΟΣ नमस्ते 你好 <br/>3½ \u2028 \\n 😀"
+    texts = [unicodedata.normalize(form, sample) for form in ("NFC", "NFD")]
     content = "".join(json.dumps({"text": t, "label": i}) + "\n" for i, t in enumerate(texts))
     for tokenizer in ("words", "characters", "bytes"):
         dataset = run({"raw.jsonl": content}, "jsonl", "raw.jsonl", tokenizer, tokenizer=tokenizer)
@@ -240,9 +242,10 @@ def test_two_preparations_at_once_are_safe_and_ctrl_c_leaves_nothing(tmp_path):
     raw = tmp_path / "raw.csv"
     raw.write_text(many(5000))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     processes = [
-        subprocess.Popen([sys.executable, "-c", PREPARE, tmp_path / name, raw], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, text=True, env=environment) for name in ("interrupted", "d", "d")]
+        subprocess.Popen([sys.executable, "-c", PREPARE, tmp_path / name, raw], **pipes, text=True, env=environment)
+        for name in ("interrupted", "d", "d")]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     for process in processes:
@@ -263,7 +266,8 @@ def test_two_preparations_at_once_are_safe_and_ctrl_c_leaves_nothing(tmp_path):
 def test_counts_agree_with_a_plain_python_count(run):
     generator = np.random.default_rng(0)
     lines = [" ".join(f"w{int(n)}" for n in generator.zipf(1.3, 20) if n < 5000) for _ in range(2000)]
-    dataset = run({"raw.csv": "text,label\n" + "".join(f"{line},{i % 3}\n" for i, line in enumerate(lines))}, vocabulary_size=104)
+    content = "text,label\n" + "".join(f"{line},{i % 3}\n" for i, line in enumerate(lines))
+    dataset = run({"raw.csv": content}, vocabulary_size=104)
     counted = collections.Counter(" ".join(lines).split())
     ranked = sorted(counted, key=lambda word: (-counted[word], word))[:100]
     assert dataset.vocabulary[4:] == tuple(ranked)

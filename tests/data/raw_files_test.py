@@ -48,8 +48,9 @@ def test_lines_are_whole_across_pieces(tmp_path, suffix):
 
 
 def test_gzip_members_and_xz_streams_are_joined(tmp_path):
-    assert read_lines(write(tmp_path / "f.gz", gzip.compress(b"a\nb") + gzip.compress(b"c\n"))) == [(1, b"a"), (2, b"bc")]
-    assert read_lines(write(tmp_path / "f.xz", lzma.compress(b"a\nb") + lzma.compress(b"c\n"))) == [(1, b"a"), (2, b"bc")]
+    for suffix in (".gz", ".xz"):
+        path = write(tmp_path / f"f{suffix}", PACKED[suffix](b"a\nb") + PACKED[suffix](b"c\n"))
+        assert read_lines(path) == [(1, b"a"), (2, b"bc")]
 
 
 @pytest.mark.parametrize("length, good", [(LIMIT, True), (LIMIT + 1, False), (10_000_000, False)])

@@ -15,7 +15,7 @@ from trainer.data import imdb_npz, prepare, sources
 from trainer.exit_codes import DataError, UsageError
 
 IMDB = pathlib.Path(__file__).resolve().parents[2] / "../shared/data/imdb"
-needs_imdb = pytest.mark.skipif(not IMDB.is_dir(), reason="the IMDB files are not beside the project (../shared/data/imdb)")
+needs_imdb = pytest.mark.skipif(not IMDB.is_dir(), reason="no IMDB files beside the project (../shared/data/imdb)")
 
 
 def prepared(tmp_path, **flags):
@@ -37,10 +37,11 @@ def test_imdb_tables_keep_tabs_in_texts_and_name_their_classes(tmp_path):
     dataset = prepared(tmp_path, source="imdb", raw_data=str(tmp_path))
     assert dataset.labels == ("negative", "positive")
     assert dataset.splits["train"].labels.tolist() == [1, 0] and dataset.splits["test"].labels.tolist() == [0, 1]
-    assert [[dataset.vocabulary[i] for i in ids] for ids in examples(dataset, "train")][0] == ["[start]", "fine", "film"]
+    assert [dataset.vocabulary[i] for i in examples(dataset, "train")[0]] == ["[start]", "fine", "film"]
 
 
-@pytest.mark.parametrize("line, what", [(b"1\t9\tfine\n", "must be label, rating, id and text"), (b"2\t9\t0\tx\n", "the label is '2'")])
+@pytest.mark.parametrize("line, what", [
+    (b"1\t9\tfine\n", "must be label, rating, id and text"), (b"2\t9\t0\tx\n", "the label is '2'")])
 def test_a_damaged_imdb_table_is_named_by_its_line(tmp_path, line, what):
     write_tables(tmp_path, b"1\t9\t0_9\tfine\n" + line)
     with pytest.raises(DataError, match=f"aclImdb_train.tsv.xz:2: {what}"):
@@ -142,8 +143,9 @@ def test_spellchecker_words_are_those_of_one_language_alone(tmp_path):
     lists = {}
     for language in "de en es eu fr it lv nl pt".split():
         content = importlib.resources.files("spellchecker").joinpath(f"resources/{language}.json.gz").read_bytes()
-        counts = {word: n for word, n in json.loads(gzip.decompress(content)).items() if word.isalpha() and len(word) >= 3}
-        lists[language] = sorted(counts, key=lambda word: (-counts[word], word))[:5000]
+        counts = json.loads(gzip.decompress(content))
+        words = [word for word in counts if word.isalpha() and len(word) >= 3]
+        lists[language] = sorted(words, key=lambda word: (-counts[word], word))[:5000]
     times = collections.Counter(word for words in lists.values() for word in words)
     expected = {(word, language) for language, words in lists.items() for word in words if times[word] == 1}
     found = {("".join(dataset.vocabulary[i] for i in ids[1:]), dataset.labels[label])
@@ -170,7 +172,8 @@ def test_movie_reviews_are_the_rows_of_imdb():
 
 @needs_imdb
 def test_imdb_tables_hold_the_official_splits():
-    batches = sources.open_source(config.Prepare(source="imdb", raw_data=str(IMDB), data_dir="unused")).read(lambda count: None)
+    flags = config.Prepare(source="imdb", raw_data=str(IMDB), data_dir="unused")
+    batches = sources.open_source(flags).read(lambda count: None)
     counted = collections.Counter((batch.split, label) for batch in batches for label in batch.labels)
     assert counted == {(split, label): 12_500 for split in ("train", "test") for label in ("negative", "positive")}
 

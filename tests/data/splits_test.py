@@ -73,7 +73,8 @@ def test_a_carved_validation_split_leaves_a_given_test_split_whole():
 
 
 @pytest.mark.parametrize("count, validation, test, flag", [
-    (3, 0.0, 0.000001, "test_fraction"), (3, 0.000001, 0.0, "validation_fraction"), (2, 0.0, 0.999999, "leave nothing to train on")])
+    (3, 0.0, 0.000001, "test_fraction"), (3, 0.000001, 0.0, "validation_fraction"),
+    (2, 0.0, 0.999999, "leave nothing to train on")])
 def test_a_fraction_that_leaves_a_split_empty_is_a_mistake_of_usage(count, validation, test, flag):
     with pytest.raises(UsageError, match=flag):
         assign(texts(count), validation=validation, test=test)

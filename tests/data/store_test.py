@@ -11,24 +11,26 @@ import pytest
 from trainer.data import store
 from trainer.exit_codes import DataError, StorageError, UsageError
 
+RESERVED = ("[padding]", "[start]", "[unknown]", "[unused]")
 SEQUENCES = {"train": ([[1, 4, 5], [1], [1, 4]], [0, 1, 0]), "test": ([[1, 5]], [1])}
 
 
-def write(data_dir, sequences=SEQUENCES, vocabulary=("[padding]", "[start]", "[unknown]", "[unused]", "a", "b"), **more):
+def write(data_dir, sequences=SEQUENCES, vocabulary=(*RESERVED, "a", "b")):
     """A small dataset of two classes."""
     with store.new_folder(data_dir) as folder:
-        return store.publish(folder, {**fill(folder, sequences, vocabulary), **more}, data_dir)
+        return store.publish(folder, fill(folder, sequences, vocabulary), data_dir)
 
 
 def fill(folder, sequences, vocabulary):
     files, described = {}, {}
     for name, (rows, labels) in sequences.items():
-        split = store.SplitWriter(folder / name, np.array([len(row) for row in rows], np.int32), np.array(labels, np.int32))
+        lengths = np.array([len(row) for row in rows], np.int32)
+        split = store.SplitWriter(folder / name, lengths, np.array(labels, np.int32))
         for row in rows:
             split.write(np.array(row))
         files |= split.close()
         described[name] = split.described(["no", "yes"])
-    files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", [store.escape(entry) for entry in vocabulary])
+    files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", list(map(store.escape, vocabulary)))
     files["labels.txt"] = store.write_lines(folder / "labels.txt", ["no", "yes"])
     return {"tokenizer": {"name": "words", "version": 1}, "splits": described, "files": files}
 
@@ -37,7 +39,8 @@ def test_what_is_written_is_read(tmp_path):
     write(tmp_path / "d")
     dataset = store.open_dataset(tmp_path / "d")
     train = dataset.splits["train"]
-    assert dataset.labels == ("no", "yes") and dataset.vocabulary[4:] == ("a", "b") and dataset.tokenizer["name"] == "words"
+    assert dataset.labels == ("no", "yes") and dataset.vocabulary[4:] == ("a", "b")
+    assert dataset.tokenizer == {"name": "words", "version": 1}
     assert len(train) == 3 and list(dataset.splits) == ["train", "test"]
     for name, values in (("tokens", [1, 4, 5, 1, 1, 4]), ("offsets", [0, 3, 4, 6]), ("labels", [0, 1, 0])):
         array = getattr(train, name)
@@ -62,9 +65,10 @@ def test_the_digest_names_the_content(tmp_path):
     assert one.digest == same.digest != other.digest
 
 
-@pytest.mark.parametrize("entry", ["a", " ", "\\", "\\n", "\n", "\r\n", "\x85", "\u2028", "\\x0a", "\t", "é", "\U0001f600", ""])
+@pytest.mark.parametrize("entry", [
+    "a", " ", "\\", "\\n", "\n", "\r\n", "\x85", "\u2028", "\\x0a", "\t", "é", "\U0001f600", ""])
 def test_every_vocabulary_entry_survives_the_file(tmp_path, entry):
-    assert write(tmp_path / "d", vocabulary=("[padding]", "[start]", "[unknown]", "[unused]", entry, "b")).vocabulary[4] == entry
+    assert write(tmp_path / "d", vocabulary=(*RESERVED, entry, "b")).vocabulary[4] == entry
     assert len((tmp_path / "d/vocabulary.txt").read_text().splitlines()) == 6
 
 
@@ -79,7 +83,8 @@ def cut(path):
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut, os.unlink])
-@pytest.mark.parametrize("name", ["vocabulary.txt", "labels.txt", "train/tokens.npy", "train/offsets.npy", "test/labels.npy"])
+@pytest.mark.parametrize("name", [
+    "vocabulary.txt", "labels.txt", "train/tokens.npy", "train/offsets.npy", "test/labels.npy"])
 def test_damage_names_the_file_and_the_remedy(tmp_path, damage, name):
     write(tmp_path / "d")
     damage(tmp_path / "d" / name)
@@ -122,10 +127,12 @@ def test_ids_out_of_range_are_found_although_the_hashes_hold(tmp_path, sequences
 def overwritten(folder, split):
     rows, labels = split
     arrays = {"tokens": np.concatenate(rows), "offsets": np.cumsum([0, *map(len, rows)]), "labels": np.array(labels)}
-    writers = {name: store.ArrayWriter(folder / f"train/{name}.npy", store.ARRAYS[name], len(v)) for name, v in arrays.items()}
+    files = {}
     for name, values in arrays.items():
-        writers[name].write(values)
-    return {f"train/{name}.npy": writer.close() for name, writer in writers.items()}
+        writer = store.ArrayWriter(folder / f"train/{name}.npy", store.ARRAYS[name], len(values))
+        writer.write(values)
+        files[f"train/{name}.npy"] = writer.close()
+    return files
 
 
 @pytest.mark.parametrize("made", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("x")])

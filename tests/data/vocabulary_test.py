@@ -15,7 +15,8 @@ def units_of(units, batches):
 def test_words_get_numbers_as_they_come():
     words = vocabulary.Words()
     numbers, lengths = units_of(words, [["b a b", ""], ["a c"], ["c d a"]])
-    assert numbers.tolist() == [0, 1, 2, 1, 0, 0, 2, 3, 0, 3, 4, 2] and lengths.tolist() == [4, 1, 3, 4] and words.size == 5
+    assert numbers.tolist() == [0, 1, 2, 1, 0, 0, 2, 3, 0, 3, 4, 2] and lengths.tolist() == [4, 1, 3, 4]
+    assert words.size == 5
 
 
 def test_batches_looked_up_before_their_words_were_known_agree():

@@ -25,8 +25,9 @@ def read(path: str, max_expansion: int) -> dict[str, tuple[np.ndarray, np.ndarra
     try:
         from keras.src.datasets import npz_utils
     except ImportError:
-        raise UsageError(f"--raw_data={path}: this Keras ({keras.__version__}) has no restricted reader for pickled arrays. "
-                         "Install a newer one, or use the text: aclImdb_train.tsv.xz and aclImdb_test.tsv.xz.") from None
+        raise UsageError(f"--raw_data={path}: this Keras ({keras.__version__}) has no restricted reader for pickled "
+                         "arrays. Install a newer one, or use the text: aclImdb_train.tsv.xz, aclImdb_test.tsv.xz."
+                         ) from None
     try:
         with zipfile.ZipFile(path) as archive:
             expanded = sum(member.file_size for member in archive.infolist())

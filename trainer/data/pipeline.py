@@ -176,6 +176,10 @@ class EvaluationBatches:
     settings: configuration.Input
     batch_size: int
 
+    def lengths(self) -> list[int]:
+        """The lengths that batches can have."""
+        return _Source(self.split, self.settings).lengths.tolist()
+
     def __iter__(self) -> Iterator[tuple[Batch, np.ndarray, int]]:
         """Yields (batch, examples int64 [batch], rows that count)."""
         source = _Source(self.split, self.settings)

@@ -85,9 +85,9 @@ class Tokenizer(tf.Module):
         if name == "none":
             raise UsageError("this dataset was prepared from an imdb.npz without imdb_word_index.json beside it, so it "
                              "has ids and no words: no text can be encoded. Put it there and prepare again.")
-        if settings["version"] != VERSION:
-            raise UsageError(f"this dataset was prepared by version {settings['version']} of the tokenizer, this is "
-                             f"version {VERSION}. Prepare it again, or use the version that prepared it.")
+        if settings.get("version") != VERSION:
+            raise UsageError(f"this dataset was prepared by version {settings.get('version')} of the tokenizer, this "
+                             f"is version {VERSION}. Prepare it again, or use the version that prepared it.")
         self._units, lookup = _TOKENIZERS[name]
         self._lookup = lookup(vocabulary[FIRST_ID:])
 

@@ -73,8 +73,8 @@ def _verified(path: str, pending: Sequence[tuple[int, bytes, bytes]]) -> Sequenc
     part = min(wrong, key=wrong.get)
     if wrong[part] < len(pending):
         number = numbers[wrong[part]]
-        raise DataError(f"{path}:{number}: the checksum of the {part} of record {number} is wrong: the file is damaged or "
-                        "no TFRecord file. Copy or write it again.")
+        raise DataError(f"{path}:{number}: the checksum of the {part} of record {number} is wrong: the file is "
+                        "damaged or no TFRecord file. Copy or write it again.")
     return [(number, body[:-4]) for number, body in zip(numbers, bodies)]
 
 

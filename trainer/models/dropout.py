@@ -6,8 +6,8 @@ and any device, compiled by XLA or not, gives it the same bit.
 
 import tensorflow as tf
 
-# The finalizer lowbias32 of C. Wellons, "Prospecting for Hash Functions", nullprogram.com/blog/2018/07/31: (shift right,
-# multiplier) by turns, found by search for the least bias from any bit of the input to any bit of the output.
+# The finalizer lowbias32 of C. Wellons, "Prospecting for Hash Functions" (nullprogram.com/blog/2018/07/31): shifts to
+# the right and multipliers by turns, found by search for the least bias from any bit of the input to any of the output.
 _ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B))
 _LAST_SHIFT = 16
 _START_OF_OFFSETS, _START_OF_STRIDES = 0x9E3779B9, 0x85EBCA6B  # any two different numbers
@@ -16,10 +16,10 @@ _START_OF_OFFSETS, _START_OF_STRIDES = 0x9E3779B9, 0x85EBCA6B  # any two differe
 def keep_mask(shape_after_rows, rows, *, seed, step, layer, rate, dtype=tf.float32):
     """The factor of each element: 0 with probability `rate`, else 1 / (1 - rate). [batch, *shape_after_rows].
 
-    shape_after_rows: ints or int32 scalars, such as (time, units); an element's place is its index in that shape, row by
-    row, so a longer time only appends. rows: int32 [batch], positions in the global batch; seed, step, layer: integers
-    below 2^63 (Python numbers or scalar tensors), layer telling one use in the network from the others; rate: in [0, 1).
-    For the gradient the mask is a constant.
+    shape_after_rows: ints or int32 scalars, such as (time, units); an element's place is its index in that shape, so
+    that a longer time only appends. rows: int32 [batch], positions in the global batch; seed, step, layer: integers
+    below 2^63 (numbers or scalar tensors), layer being a number for this use in the network; rate: in [0, 1). For the
+    gradient the mask is a constant.
     """
     # Two keys for each row: a single one would lay all rows on one sequence of 2^32 numbers, where they overlap.
     offset, stride = (_key(start, seed, step, layer, rows) for start in (_START_OF_OFFSETS, _START_OF_STRIDES))

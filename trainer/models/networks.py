@@ -148,9 +148,9 @@ class Network:
         weights, width = {}, self.vocabulary_size
         for name, layer in self.layers():
             if name == "embedding":
-                layer.build(None)
                 width = layer.output_dim
-                if not self.settings.one_hot:
+                if not self.settings.one_hot:  # The identity matrix of a large vocabulary is large, and nobody reads it.
+                    layer.build(None)
                     weights["embedding/embeddings"] = layer.embeddings
             elif name == "logits":
                 layer.build((None, width))

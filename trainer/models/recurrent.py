@@ -31,17 +31,13 @@ def recurrence(cell, implementation):
 def choose(cell, device_type, jit):
     """The implementation for a layer, and the reason in one sentence for the log.
 
-    cell: a key of RECURRENCES; device_type: "CPU", "GPU" or "TPU"; jit: "auto", "on" or "off". A step around "ours" is
-    to be compiled by XLA, unless jit is "off"; a step around "keras" is not.
+    cell: a key of RECURRENCES; device_type: "CPU", "GPU" or "TPU"; jit: "auto", "on" or "off". A step around "keras"
+    must not be compiled by XLA, which has no cuDNN; one around "ours" should be, unless jit is "off".
     """
-    if device_type == "TPU":
-        return "ours", "a TPU runs only what XLA compiles"
-    if jit == "on":
-        return "ours", "XLA was asked for, and it can compile no cuDNN kernel and runs the loop of the Keras layer slowly"
-    if device_type == "GPU" and cell in _CUDNN_CELLS:
-        return "keras", "cuDNN has a kernel for this cell, and XLA cannot compile it"
-    if jit == "off":
-        return "keras", "without XLA the Keras layer is as fast as ours"
+    if device_type == "GPU" and cell in _CUDNN_CELLS and jit != "on":
+        return "keras", f"cuDNN has a kernel for {cell}, and XLA cannot compile it"
+    if jit == "off" and device_type != "TPU":
+        return "ours", "the same code as under XLA; without it about as fast as the layer of Keras"
     return "ours", f"compiled by XLA for {device_type}, with the input of all steps projected in one product"
 
 
@@ -89,18 +85,24 @@ def maximum(hidden, lengths=None):
 
 def mean(hidden, lengths=None):
     """The mean of each unit over the steps of each row: [batch, units]; zero where length is 0."""
+    wide = tf.cast(hidden, _sum_dtype(hidden.dtype))
     if lengths is None:
-        return tf.reduce_mean(hidden, axis=1)
-    total = tf.reduce_sum(tf.where(_is_step(hidden, lengths), hidden, 0), axis=1)
-    return total / tf.cast(tf.maximum(lengths, 1), hidden.dtype)[:, None]
+        return tf.cast(tf.reduce_mean(wide, axis=1), hidden.dtype)
+    total = tf.reduce_sum(tf.where(_is_step(hidden, lengths), wide, 0), axis=1)
+    return tf.cast(total / tf.cast(tf.maximum(lengths, 1), wide.dtype)[:, None], hidden.dtype)
 
 
 def _is_step(hidden, lengths):
     return tf.sequence_mask(lengths, tf.shape(hidden)[1])[:, :, None]
 
 
+def _sum_dtype(dtype):
+    """What adds up over time does so in at least 32 bits: bfloat16 loses whatever is below 1/256 of the sum."""
+    return tf.float32 if dtype.size < 4 else dtype
+
+
 def _scan(step, state, sequence, widths, *, reverse):
-    """Runs `state, outputs = step(t, state)` over the time of `sequence` and stacks the outputs.
+    """Runs `state, outputs = step(t, state)` over the time of a sequence and stacks the outputs.
 
     state: tuple of [batch, units]; sequence: any tensor [time, batch, ...]; widths: those of the outputs, each
     [batch, width]. Returns [time, batch, width] for each output, in the dtype of the sequence.
@@ -119,21 +121,25 @@ def _scan(step, state, sequence, widths, *, reverse):
     return [stack.stack() for stack in stacks]
 
 
-def _at(t, sequence, dtype, parts=1):
-    """The slice of a sequence [time, batch, parts * width] at a time, as its parts [batch, width], in the dtype of states.
+def _parts(sequence, t, count, dtype):
+    """The slice of a sequence [time, batch, count * width] at time t, in its parts: [batch, width] each.
 
-    Each part is a slice of its own for a reason of speed: in a step that splits one slice of a sequence into parts, XLA
-    on CPU computes the place of the slice again for each element, and the code of the step is no vector code.
+    Each part is cut from the sequence by itself, for speed: where one slice of a sequence is split, XLA on CPU works
+    out the place of the slice for each element anew, and the step does not become vector code (2.5 times slower).
     """
-    size = [1, tf.shape(sequence)[1], sequence.shape[-1] // parts]
-    slices = (tf.slice(sequence, [t, 0, part * size[-1]], size) for part in range(parts))
-    return [tf.cast(tf.squeeze(piece, axis=0), dtype) for piece in slices]
+    size = [1, tf.shape(sequence)[1], sequence.shape[-1] // count]
+    slices = (tf.slice(sequence, [t, 0, part * size[-1]], size) for part in range(count))
+    return [tf.cast(tf.squeeze(part, axis=0), dtype) for part in slices]
+
+
+def _at(sequence, t, dtype):
+    """The slice of a sequence at time t: [batch, width]."""
+    return _parts(sequence, t, 1, dtype)[0]
 
 
 def _zeros(inputs, units):
-    """A state before the first step: [batch, units]. States add up over time, so they have at least 32 bits."""
-    dtype = tf.float32 if inputs.dtype.size < 4 else inputs.dtype
-    return tf.zeros([tf.shape(inputs)[1], units], dtype)
+    """The state before the first step: [batch, units]."""
+    return tf.zeros([tf.shape(inputs)[1], units], _sum_dtype(inputs.dtype))
 
 
 def _times(state, matrix, **transpose):
@@ -147,7 +153,7 @@ def _rows(sequence):
 
 
 def _project(sequence, matrix, **transpose):
-    """The product of every step with a matrix, in one call: [time, batch, width of the result]."""
+    """The product of every step with a matrix, in one call: [time, batch, width of the product]."""
     product = tf.matmul(_rows(sequence), matrix, **transpose)
     return tf.reshape(product, [*tf.unstack(tf.shape(sequence)[:2]), product.shape[-1]])
 
@@ -158,9 +164,8 @@ def _outer(left, right):
 
 
 def _total(sequence):
-    """The sum over steps and batch: [width]. Summed in at least 32 bits."""
-    wide = tf.float32 if sequence.dtype.size < 4 else sequence.dtype
-    return tf.cast(tf.reduce_sum(tf.cast(sequence, wide), axis=[0, 1]), sequence.dtype)
+    """The sum over steps and batch: [width]."""
+    return tf.cast(tf.reduce_sum(tf.cast(sequence, _sum_dtype(sequence.dtype)), axis=[0, 1]), sequence.dtype)
 
 
 def _before(states, reverse):
@@ -170,22 +175,21 @@ def _before(states, reverse):
 
 
 def _simple_rnn(kernel, recurrent, bias, inputs, reverse):
-    """h = tanh(x W + h U + b), time-major, with its gradient. Elman 1990 (doi 10.1207/s15516709cog1402_1)."""
+    """h = tanh(x W + h U + b), and its gradient. Elman 1990 (doi 10.1207/s15516709cog1402_1)."""
     units = recurrent.shape[0]
     zero = _zeros(inputs, units)
     projected = _project(inputs, kernel) + bias
 
     def step(t, state):
-        [x] = _at(t, projected, zero.dtype)
-        hidden = tf.tanh(x + _times(state[0], recurrent))
+        hidden = tf.tanh(_at(projected, t, zero.dtype) + _times(state[0], recurrent))
         return (hidden,), (hidden,)
 
     [hidden] = _scan(step, (zero,), inputs, [units], reverse=reverse)
 
     def gradient(d_hidden):
         def step_back(t, d_state):
-            [d_output], [output] = _at(t, d_hidden, zero.dtype), _at(t, hidden, zero.dtype)
-            delta = (d_state[0] + d_output) * (1 - output * output)
+            output = _at(hidden, t, zero.dtype)
+            delta = (d_state[0] + _at(d_hidden, t, zero.dtype)) * (1 - output * output)
             return (_times(delta, recurrent, transpose_b=True),), (delta,)
 
         [delta] = _scan(step_back, (zero,), inputs, [units], reverse=not reverse)
@@ -196,9 +200,9 @@ def _simple_rnn(kernel, recurrent, bias, inputs, reverse):
 
 
 def _lstm(kernel, recurrent, bias, inputs, reverse):
-    """c = sigmoid(f) c + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c), where [i f g o] = x W + h U + b; with its gradient.
+    """c = f c + i g, h = o tanh(c), where i, f, o = sigmoid and g = tanh of x W + h U + b; and its gradient.
 
-    Time-major. Gers, Schmidhuber and Cummins 2000 (doi 10.1162/089976600300015015).
+    Gers, Schmidhuber and Cummins 2000 (doi 10.1162/089976600300015015).
     """
     units = recurrent.shape[0]
     zero = _zeros(inputs, units)
@@ -209,21 +213,20 @@ def _lstm(kernel, recurrent, bias, inputs, reverse):
 
     def step(t, state):
         hidden, cell = state
-        [x] = _at(t, projected, zero.dtype)
-        gates = tf.tanh((x + _times(hidden, recurrent)) * scale) * scale + shift
+        gates = tf.tanh((_at(projected, t, zero.dtype) + _times(hidden, recurrent)) * scale) * scale + shift
         i, f, g, o = tf.split(gates, 4, axis=-1)
-        new_cell = f * cell + i * g
-        hidden = o * tf.tanh(new_cell)
-        return (hidden, new_cell), (hidden, cell, gates)
+        next_cell = f * cell + i * g
+        hidden = o * tf.tanh(next_cell)
+        return (hidden, next_cell), (hidden, cell, gates)
 
-    hidden, cells, gates = _scan(step, (zero, zero), inputs, [units, units, 4 * units], reverse=reverse)
+    hidden, cells_before, gates = _scan(step, (zero, zero), inputs, [units, units, 4 * units], reverse=reverse)
 
     def gradient(d_hidden):
         def step_back(t, d_state):
-            d_output, cell = (*_at(t, d_hidden, zero.dtype), *_at(t, cells, zero.dtype))
-            i, f, g, o = _at(t, gates, zero.dtype, parts=4)
+            i, f, g, o = _parts(gates, t, 4, zero.dtype)
+            cell = _at(cells_before, t, zero.dtype)
             squashed = tf.tanh(f * cell + i * g)
-            d_h = d_state[0] + d_output
+            d_h = d_state[0] + _at(d_hidden, t, zero.dtype)
             d_c = d_state[1] + d_h * o * (1 - squashed * squashed)
             d_i, d_f = d_c * g * i * (1 - i), d_c * cell * f * (1 - f)
             d_g, d_o = d_c * i * (1 - g * g), d_h * squashed * o * (1 - o)
@@ -238,10 +241,10 @@ def _lstm(kernel, recurrent, bias, inputs, reverse):
 
 
 def _gru(kernel, recurrent, bias, inputs, reverse):
-    """h = z h + (1 - z) tanh(a + r b), where [z r] = sigmoid of the sums, and a, b the rest, of the two terms
-    x W + bias[0] and h U + bias[1]; with its gradient.
+    """h = z h + (1 - z) g, g = tanh(xg + r hg), z = sigmoid(xz + hz), r = sigmoid(xr + hr); and its gradient.
 
-    Time-major. Cho et al. 2014 (arXiv 1406.1078), with the reset after the product as in cuDNN.
+    [xz xr xg] = x W + bias[0] and [hz hr hg] = h U + bias[1]. Cho et al. 2014 (arXiv 1406.1078), with the reset after
+    the product, as in cuDNN.
     """
     units = recurrent.shape[0]
     zero = _zeros(inputs, units)
@@ -250,37 +253,40 @@ def _gru(kernel, recurrent, bias, inputs, reverse):
 
     def step(t, state):
         [hidden] = state
-        x_z, x_r, a = _at(t, projected, zero.dtype, parts=3)
-        h_z, h_r, b = tf.split(_times(hidden, recurrent) + inner_bias, 3, axis=-1)
-        z, r = tf.sigmoid(x_z + h_z), tf.sigmoid(x_r + h_r)
-        candidate = tf.tanh(a + r * b)
-        hidden = z * hidden + (1 - z) * candidate
-        return (hidden,), (hidden, tf.concat([z, r, candidate, b], axis=-1))
+        xz, xr, xg = _parts(projected, t, 3, zero.dtype)
+        hz, hr, hg = tf.split(_times(hidden, recurrent) + inner_bias, 3, axis=-1)
+        z, r = tf.sigmoid(xz + hz), tf.sigmoid(xr + hr)
+        g = tf.tanh(xg + r * hg)
+        hidden = z * hidden + (1 - z) * g
+        return (hidden,), (hidden, tf.concat([z, r, g, hg], axis=-1))
 
     hidden, gates = _scan(step, (zero,), inputs, [units, 4 * units], reverse=reverse)
 
     def gradient(d_hidden):
-        before = _before(hidden, reverse)
+        hidden_before = _before(hidden, reverse)
 
         def step_back(t, d_state):
-            d_output, previous = (*_at(t, d_hidden, zero.dtype), *_at(t, before, zero.dtype))
-            z, r, candidate, b = _at(t, gates, zero.dtype, parts=4)
-            d_h = d_state[0] + d_output
-            d_z = d_h * (previous - candidate) * z * (1 - z)
-            d_a = d_h * (1 - z) * (1 - candidate * candidate)
-            d_r = d_a * b * r * (1 - r)
-            outer, inner = tf.concat([d_z, d_r, d_a], axis=-1), tf.concat([d_z, d_r, d_a * r], axis=-1)
-            return (d_h * z + _times(inner, recurrent, transpose_b=True),), (outer, inner)
+            z, r, g, hg = _parts(gates, t, 4, zero.dtype)
+            d_h = d_state[0] + _at(d_hidden, t, zero.dtype)
+            d_z = d_h * (_at(hidden_before, t, zero.dtype) - g) * z * (1 - z)
+            d_g = d_h * (1 - z) * (1 - g * g)
+            d_r = d_g * hg * r * (1 - r)
+            delta_x, delta_h = tf.concat([d_z, d_r, d_g], axis=-1), tf.concat([d_z, d_r, d_g * r], axis=-1)
+            return (d_h * z + _times(delta_h, recurrent, transpose_b=True),), (delta_x, delta_h)
 
-        outer, inner = _scan(step_back, (zero,), inputs, [3 * units, 3 * units], reverse=not reverse)
-        d_bias = tf.stack([_total(outer), _total(inner)])
-        return _outer(inputs, outer), _outer(before, inner), d_bias, _project(outer, kernel, transpose_b=True)
+        delta_x, delta_h = _scan(step_back, (zero,), inputs, [3 * units, 3 * units], reverse=not reverse)
+        d_recurrent, d_bias = _outer(hidden_before, delta_h), tf.stack([_total(delta_x), _total(delta_h)])
+        return _outer(inputs, delta_x), d_recurrent, d_bias, _project(delta_x, kernel, transpose_b=True)
 
     return hidden, gradient
 
 
 def _ours(cell):
-    """The batch-major face of a time-major recurrence with a gradient of its own."""
+    """A cell above, [time, batch, ...] inside so that a step is one run of memory, with the gradient written there.
+
+    What needs no state is done for all steps at once: the product with the kernel before the loop, and after the loop
+    backwards the products that make the gradients of weights and inputs. Where nobody asks for one, it is dead code.
+    """
 
     def run(weights, inputs, reverse=False):
         function = tf.custom_gradient(lambda *tensors: cell(*tensors, reverse=reverse))
@@ -297,8 +303,9 @@ def _keras(layer_class):
         layer = _keras_layer(layer_class, weights[1].shape[0], inputs.shape[-1], inputs.dtype.name)
         # Not `go_backwards`: its output stays in the order of the steps, and its path through cuDNN is another.
         turn = functools.partial(tf.reverse, axis=[1]) if reverse else tf.identity
+        weights = [tf.cast(weight, inputs.dtype) for weight in weights]
         state = [variable.value for variable in layer.non_trainable_variables]
-        hidden, _ = layer.stateless_call(list(weights), state, turn(inputs))
+        hidden, _ = layer.stateless_call(weights, state, turn(inputs))
         return turn(hidden)
 
     return run
