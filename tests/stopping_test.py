@@ -3,6 +3,7 @@ import signal
 
 import pytest
 
+from trainer import stopping
 from trainer.stopping import StopRequest
 
 
@@ -53,3 +54,14 @@ def test_the_log_says_what_a_second_ctrl_c_does(stop, monkeypatch, caplog):
         "SIGTERM: stopping after the current loop, with a checkpoint",
         "SIGINT: stopping after the current loop, with a checkpoint; once more to stop without one",
     ]
+
+
+def test_sigterm_unwinds_a_short_command_so_that_it_cleans_up(stop):  # `stop` puts the handlers back.
+    stopping.unwind_on_sigterm()
+    cleaned = []
+    with pytest.raises(SystemExit) as ended:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+    assert ended.value.code == 143 and cleaned

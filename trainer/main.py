@@ -29,6 +29,7 @@ class Command:
 def _prepare(parsed: flags.Parsed) -> int:
     settings = configuration.Prepare(**parsed.values)
     _require(settings, "data_dir")
+    stopping.unwind_on_sigterm()
     from trainer.data import prepare
     prepare.prepare(settings)
     return BY_NAME["done"]
@@ -64,6 +65,7 @@ def _export(parsed: flags.Parsed) -> int:
     settings = configuration.Export(**parsed.values)
     _require(settings, "export_dir")
     _require_run(settings)
+    stopping.unwind_on_sigterm()
     from trainer import export
     return export.command(settings)
 

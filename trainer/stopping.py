@@ -44,3 +44,11 @@ class StopRequest:
         self.signal = self.signal or signal.Signals(number)
         log.info("%s: stopping after the current loop, with a checkpoint%s", signal.Signals(number).name,
                  "; once more to stop without one" if number == signal.SIGINT else "")
+
+
+def unwind_on_sigterm() -> None:
+    """Makes SIGTERM end this process as an exception does, so that what was half written is removed: for short commands."""
+    def on_signal(number, frame):
+        raise SystemExit(_EXIT_CODES[number])
+
+    signal.signal(signal.SIGTERM, on_signal)
