@@ -56,11 +56,11 @@ def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=())
     return _resident().answer(request)
 
 
-def start(*arguments, prefix=(), **options) -> subprocess.Popen:
+def start(*arguments, prefix=(), environment=None) -> subprocess.Popen:
     """Starts `trainer ARGUMENTS` in a process of its own. `prefix`: words before it, for example of `taskset`."""
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
     command = [*prefix, sys.executable, "-m", "trainer", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=PROJECT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}, text=True, **options)
+    return subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **(environment or {})}, text=True,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen) -> Answer:
@@ -136,12 +136,15 @@ def _serve() -> None:
     """Answers requests on stdin until it ends; what anything else prints goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    import tensorflow as tf
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    # Devices are made once in a process, so the most that any command asks for are made before the first.
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     from trainer.main import main
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["--help"])  # It tells TensorFlow a few things before that is imported, which may decide bits.
+    import tensorflow as tf
+    # Threads and devices are settled once in a process: what `--threads=2` says, and the most devices that any command asks for.
+    tf.config.threading.set_intra_op_parallelism_threads(2)
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+    [cpu] = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     for line in sys.stdin.buffer:
         print(json.dumps(_answer(json.loads(line), main)), file=answers, flush=True)
 

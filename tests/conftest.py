@@ -1,6 +1,7 @@
-"""What all tests share: `--slow`, and a quiet TensorFlow."""
+"""What all tests share: `--slow`, a quiet TensorFlow, and four logical CPU devices in the place of four real ones."""
 
 import os
+import sys
 
 import pytest
 
@@ -16,3 +17,11 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="takes minutes: run with --slow"))
+
+
+def pytest_collection_finish():
+    """TensorFlow takes the number of devices only before its first operation, which no test module runs when it is imported."""
+    if "tensorflow" in sys.modules:
+        import tensorflow as tf
+        [cpu] = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)

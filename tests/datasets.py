@@ -27,8 +27,7 @@ def write(data_dir, splits, *, vocabulary_size, classes):
         words = RESERVED + [f"w{i}" for i in range(4, vocabulary_size)]
         files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", words)
         files["labels.txt"] = store.write_lines(folder / "labels.txt", [f"class{i}" for i in range(classes)])
-        tokenizer = {"name": "words", "start": 1}
-        return store.publish(folder, {"tokenizer": tokenizer, "splits": described, "files": files}, data_dir)
+        return store.publish(folder, {"tokenizer": {"name": "none"}, "splits": described, "files": files}, data_dir)
 
 
 def random_splits(seed=0, *, vocabulary_size=30, classes=3, train=50, test=17, longest=12):

@@ -38,7 +38,7 @@ class Recorder:
                 self._copying.on = False
 
     def _concerns(self, path) -> bool:
-        return isinstance(path, (str, os.PathLike)) and pathlib.Path(path).is_relative_to(self._source)
+        return isinstance(path, (str, os.PathLike)) and self._source in pathlib.Path(path).parents and self._source.exists()
 
     def _copy(self, about: str) -> None:
         folder = self._destination / f"{self._count:03d}"

@@ -112,7 +112,7 @@ def test_only_every_nth_epoch_is_printed_while_all_stay_in_the_journal(longer, f
 
 
 def test_the_log_tells_of_devices_kernel_data_parameters_and_origin(finished):
-    for part in ("1 CPU replica(s) under OneDeviceStrategy, 1 shard(s) each, 2 threads", "rnn_0: keras of lstm: ",
+    for part in ("1 CPU replica(s) under OneDeviceStrategy, 1 shard(s) each, 2 threads", "rnn_0: ",
                  "50 training examples, 3 classes, vocabulary of 30", "parameters", "no checkpoint yet: initial weights from seed 0"):
         assert part in finished[1].err
 
@@ -262,6 +262,11 @@ def test_figures_of_another_split_do_not_decide_which_checkpoint_is_the_best(dat
     assert steps_in(model / "best") == [max(by_validation, key=by_validation.get)]
 
 
+def test_a_model_of_ids_without_words_takes_no_texts(finished):
+    answer = commands.call("predict", f"--model_dir={finished[0]}", "a text")
+    assert (answer.code, answer.out) == (2, "") and "has ids and no words" in answer.err
+
+
 # --- failures -----------------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +289,13 @@ def test_a_run_that_cannot_save_its_last_state_does_not_end_well(data, tmp_path)
     patches = {"trainer.checkpoint.PAYLOAD": "x" * 300, "trainer.checkpoint.RETRY_PAUSES": []}
     answer = train(data, tmp_path / "model", "--steps=3", "--eval_steps=-1", patches=patches)
     assert answer.code == 74 and "done" not in answer.out and "could not be written" in answer.err
+
+
+def test_a_run_that_cannot_record_an_evaluation_does_not_end_well(data, tmp_path):
+    (tmp_path / "model" / "evaluations.tmp").mkdir(parents=True)  # Where a file should be written.
+    answer = train(data, tmp_path / "model", "--steps=2")
+    assert answer.code == 74 and "done" not in answer.out and "must stay writable" in answer.err
+    assert events(tmp_path / "model", "stop")[-1]["code"] == 74
 
 
 def test_training_goes_on_when_nobody_reads_its_figures_any_more(data, tmp_path, longer):

@@ -172,4 +172,6 @@ def _log_to_stderr() -> None:
 
 def console() -> None:
     """Entry point of the installed program."""
+    # A label or text that the terminal's encoding lacks is printed escaped, and does not end the command.
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

@@ -87,7 +87,8 @@ def clip(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[
     """
     if not limit:
         return list(gradients)
-    factor = tf.minimum(tf.cast(limit, norm.dtype) / tf.maximum(norm, tf.cast(limit, norm.dtype)), 1)
+    limit = tf.constant(limit, norm.dtype)
+    factor = limit / tf.maximum(norm, limit)
     return [gradient * factor for gradient in gradients]
 
 

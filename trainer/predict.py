@@ -21,7 +21,7 @@ def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     model = restored.open_model(settings)
     tokenizer = text.tokenizer_of(model.dataset)
     at_a_terminal = not words and not settings.input and sys.stdin.isatty()
-    for group in _groups(words or _lines(settings.input), 1 if at_a_terminal else ROWS):
+    for group in _groups(_arguments(words) if words else _lines(settings.input), 1 if at_a_terminal else ROWS):
         for row, chances in zip(group, probabilities(model, tokenizer, group)):
             print(_formatted(row, chances, model.dataset.labels, settings.format), flush=True)
     return BY_NAME["done"]
@@ -39,6 +39,16 @@ def _groups(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     texts = iter(texts)
     while group := list(itertools.islice(texts, size)):
         yield group
+
+
+def _arguments(words: Sequence[str]) -> Sequence[str]:
+    """The texts on the command line as they are."""
+    for number, word in enumerate(words, start=1):
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError:  # Python keeps the bytes that it cannot decode as lone surrogates.
+            raise DataError(f"text {number} on the command line is no UTF-8 ({word!r}): texts must be UTF-8. Convert it.") from None
+    return words
 
 
 def _lines(path: str) -> Iterator[str]:

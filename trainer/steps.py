@@ -20,13 +20,17 @@ from trainer.data import pipeline
 from trainer.data.pipeline import Batch
 from trainer.models.networks import Network, Noise
 from trainer.state import State
-from trainer.strategy import Placement, bounds
+from trainer.strategy import Placement
 
 SUMS = 3  # loss, correct, examples: the tail of a packed vector
 
 
 class StepFigures(NamedTuple):
-    """Figures of n steps, each float64 [n]. `input_seconds`: how long the step waited for its batch."""
+    """Figures of n steps, each float64 [n].
+
+    gradient_norm: before clipping; 0 where the step made no update because its gradient overflowed float16. input_seconds: how
+    long the step waited for its batch.
+    """
 
     loss_sum: np.ndarray
     correct: np.ndarray
@@ -195,14 +199,6 @@ class EvaluationStep:
 def compiles(network: Network) -> bool:
     """Whether the programs around `network` are compiled by XLA."""
     return all(implementation == "ours" for _, implementation, _ in network.kernels)
-
-
-def shard_rows(batch_size: int, replicas: int, accumulate: int, shards: int) -> set[int]:
-    """The different numbers of rows that a compiled gradient sees."""
-    sizes = {batch_size}
-    for parts in (replicas, accumulate, shards):
-        sizes = {end - first for size in sizes for first, end in bounds(size, parts)}
-    return sizes
 
 
 def _blank(length: int, rows: int) -> Batch:

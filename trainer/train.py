@@ -17,7 +17,7 @@ import tensorflow as tf
 from trainer import checkpoint, evaluate, lock, optimizer, progress, restored, selection, state, steps, strategy, tasks, views
 from trainer import config as configuration
 from trainer.data import order, pipeline, store
-from trainer.exit_codes import BY_NAME, DivergedError, FolderInUseError, TrainerError, UsageError
+from trainer.exit_codes import BY_NAME, DivergedError, FolderInUseError, StorageError, TrainerError, UsageError
 from trainer.journal import Journal
 from trainer.stopping import StopRequest
 from trainer.summaries import Summaries
@@ -40,6 +40,10 @@ def train(config: configuration.Config, stop: StopRequest) -> int:
         except TrainerError as problem:
             outcome = {"code": problem.code, "reason": str(problem)}
             raise
+        except OSError as problem:
+            outcome = {"code": StorageError.code, "reason": str(problem)}
+            raise StorageError(f"{problem}; the model folder {folder} must stay writable; check free space and permissions, then "
+                               "run the same command again") from problem
         except KeyboardInterrupt:
             outcome = {"code": BY_NAME["interrupted"], "reason": "stopped at once, without a checkpoint"}
             raise
@@ -54,7 +58,7 @@ def _attempt(config: configuration.Config, stop: StopRequest, folder: pathlib.Pa
     config = _settled(config, folder, has_checkpoints)
 
     # 1. Devices.
-    placement = strategy.place(config.run, config.input.batch_size)
+    placement = strategy.place(config.run, config.input.batch_size // config.optimizer.accumulate)
     log.info("%d %s replica(s) under %s, %d shard(s) each, %d threads", placement.replicas, placement.device_type,
              type(placement.strategy).__name__, config.run.shards, config.run.threads)
 
@@ -89,7 +93,10 @@ def _attempt(config: configuration.Config, stop: StopRequest, folder: pathlib.Pa
     else:
         log.info("no checkpoint yet: initial weights from seed %d", config.run.seed)
         journal.write("initialise", step=0)
-    (folder / "config.json.tmp").write_text(configuration.to_json(config), encoding="utf-8")
+    with open(folder / "config.json.tmp", "w", encoding="utf-8") as file:
+        file.write(configuration.to_json(config))
+        file.flush()
+        os.fsync(file.fileno())  # Without it no checkpoint could be continued after a loss of power.
     os.replace(folder / "config.json.tmp", folder / "config.json")
     first = found.step if found else 0
     journal.write("start", step=first, total=total, devices=placement.devices, pid=os.getpid())
@@ -103,7 +110,7 @@ def _settled(config: configuration.Config, folder: pathlib.Path, has_checkpoints
     """The configuration with nothing left open: as the run in this folder began, or chosen now for a new one."""
     if has_checkpoints:
         config = configuration.resumed(config, configuration.written_in(folder))
-    return dataclasses.replace(config, run=strategy.resolve(config.run, config.input.batch_size))
+    return dataclasses.replace(config, run=strategy.resolve(config.run, config.input.batch_size // config.optimizer.accumulate))
 
 
 def _check_continues(found: checkpoint.Checkpoint, dataset: store.Dataset, total: int) -> None:

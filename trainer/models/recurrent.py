@@ -315,7 +315,8 @@ def _keras(layer_class):
 def _keras_layer(layer_class, units, width, dtype):
     """A built layer whose own weights are never used: `stateless_call` puts the caller's in their place."""
     with tf.init_scope():
-        layer = layer_class(units, return_sequences=True, dtype=dtype)
+        # Not the default initializer: it orthogonalizes, and that has no kernel for bfloat16.
+        layer = layer_class(units, return_sequences=True, recurrent_initializer="zeros", dtype=dtype)
         layer.build((None, None, width))
     return layer
 

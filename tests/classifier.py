@@ -1,0 +1,42 @@
+"""A small trained classifier of sentences, made by the commands that a user would give."""
+
+import random
+
+from tests import commands
+
+WORDS = {"drama": "tears love family loss", "comedy": "laugh joke funny clown", "science fiction": "robot space laser mars"}
+COMMON = "the a film with of and about some"
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """[(text, label)]: the label shows in most texts, not in all."""
+    chance = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        label = chance.choice(sorted(WORDS))
+        words = chance.choices(COMMON.split(), k=chance.randint(1, 9)) + chance.choices(WORDS[label].split(), k=chance.randint(0, 2))
+        chance.shuffle(words)
+        rows.append((" ".join(words), label))
+    return rows
+
+
+def write_csv(path, rows) -> None:
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8")
+
+
+def trained(folder, test_rows) -> None:
+    """Makes FOLDER/data, whose test split is `test_rows`, and FOLDER/model; the best checkpoint is not the newest one."""
+    write_csv(folder / "train.csv", sentences(200, seed=1))
+    write_csv(folder / "validation.csv", sentences(50, seed=2))
+    write_csv(folder / "test.csv", test_rows)
+    run("prepare", f"--raw_data={folder / 'train.csv'}", f"--validation_data={folder / 'validation.csv'}",
+        f"--test_data={folder / 'test.csv'}", f"--data_dir={folder / 'data'}")
+    # A learning rate so large that the last of the evaluations is no better than an earlier one.
+    run("train", f"--data_dir={folder / 'data'}", f"--model_dir={folder / 'model'}", "--units=8", "--embedding_size=4",
+        "--max_length=10", "--batch_size=20", "--learning_rate=0.05", "--steps=30", "--eval_steps=5", "--jit=off", "--threads=2",
+        "--shards=1")
+
+
+def run(*arguments) -> None:
+    answer = commands.call(*arguments)
+    assert answer.code == 0, answer.err

@@ -1,0 +1,122 @@
+import json
+import os
+
+import pytest
+
+from tests import classifier, commands
+
+TEXTS = ["a funny film about a clown", "robot and laser", "", "love, TEARS and family!", "unheard-of words", "déjà vu"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier")
+    classifier.trained(folder, classifier.sentences(50, seed=3))
+    return folder / "model"
+
+
+def predict(model, *arguments, **options) -> commands.Answer:
+    return commands.call("predict", f"--model_dir={model}", *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def rows(model):
+    """What `--format=jsonl` says of TEXTS."""
+    answer = predict(model, "--format=jsonl", *TEXTS)
+    assert answer.code == 0, answer.err
+    return [json.loads(line) for line in answer.lines]
+
+
+def test_jsonl_gives_each_text_its_label_and_the_probability_of_every_class(rows):
+    assert [row["text"] for row in rows] == TEXTS
+    for row in rows:
+        assert set(row["probabilities"]) == set(classifier.WORDS)
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+        assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
+    assert [row["label"] for row in rows[:2]] == ["comedy", "science fiction"]
+
+
+def test_text_form_is_label_probability_and_text_between_tabs(model, rows):
+    answer = predict(model, *TEXTS)
+    assert answer.lines == [f"{row['label']}\t{row['probability']:.4f}\t{row['text']}" for row in rows]
+
+
+BYTES = [text.encode() for text in TEXTS]
+
+
+@pytest.mark.parametrize("content", [
+    b"\n".join(BYTES) + b"\n",
+    b"\n".join(BYTES),
+    b"\r\n".join(BYTES) + b"\r\n",
+    b"\xef\xbb\xbf" + b"\n".join(BYTES) + b"\n",
+    b"\xef\xbb\xbf" + b"\r\n".join(BYTES),
+], ids=["lines", "no end", "CRLF", "BOM", "BOM and CRLF"])
+def test_a_file_and_standard_input_say_what_arguments_say(model, rows, tmp_path, content):
+    (tmp_path / "texts").write_bytes(content)
+    from_file = predict(model, "--format=jsonl", f"--input={tmp_path / 'texts'}")
+    from_input = predict(model, "--format=jsonl", stdin=content)
+    assert from_file == from_input and from_file.code == 0
+    for row, expected in zip(map(json.loads, from_file.lines), rows, strict=True):
+        assert row["text"] == expected["text"] and row["label"] == expected["label"]
+        assert row["probability"] == pytest.approx(expected["probability"], rel=1e-5)
+
+
+def test_every_line_of_a_long_file_is_answered_in_its_place(model, tmp_path):
+    texts = [f"{text} {number}" for number, (text, _) in enumerate(classifier.sentences(200, seed=5))]
+    (tmp_path / "texts").write_text("".join(f"{text}\n" for text in texts))
+    answer = predict(model, "--format=jsonl", f"--input={tmp_path / 'texts'}")
+    assert [json.loads(line)["text"] for line in answer.lines] == texts
+
+
+def test_a_text_is_one_line_whatever_is_in_it(model):
+    answer = predict(model, "--", "two\nlines\r\nand more", "--help", "a\ttab")
+    assert answer.code == 0
+    assert [line.split("\t", 2)[2] for line in answer.lines] == ["two lines and more", "--help", "a\ttab"]
+
+
+def test_nothing_in_gives_nothing_out(model):
+    assert predict(model, stdin=b"") == commands.Answer(0, "", "")
+
+
+@pytest.mark.parametrize("content, told", [
+    (b"fine\nb\xff\n", "standard input:2 is no UTF-8"),
+    (b"\xff\xfea\x00", "standard input:1 is no UTF-8"),
+    (b"fine\ncut off \xc3", "standard input:2 is no UTF-8"),
+])
+def test_bad_utf_8_exits_3_and_names_the_line(model, content, told):
+    answer = predict(model, stdin=content)
+    assert answer.code == 3 and told in answer.err and "Traceback" not in answer.err
+
+
+def test_a_bad_line_in_a_file_names_the_file(model, tmp_path):
+    (tmp_path / "texts").write_bytes(b"fine\n" * 70 + b"b\xff\n")
+    answer = predict(model, f"--input={tmp_path / 'texts'}")
+    assert answer.code == 3 and f"{tmp_path / 'texts'}:71 is no UTF-8" in answer.err
+    assert len(answer.lines) == 64  # Whole groups that came before it.
+
+
+def test_an_argument_that_is_no_utf_8_exits_3(model):
+    answer = predict(model, "fine", os.fsdecode(b"b\xff"))
+    assert (answer.code, answer.out) == (3, "") and "text 2 on the command line is no UTF-8" in answer.err
+
+
+@pytest.mark.parametrize("name, told", [("nowhere", "No such file"), (".", "Is a directory")])
+def test_an_input_that_cannot_be_read_exits_2(model, tmp_path, name, told):
+    answer = predict(model, f"--input={tmp_path / name}")
+    assert (answer.code, answer.out) == (2, "") and told in answer.err and "--input=" in answer.err
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(model, tmp_path):
+    (tmp_path / "texts").write_text("a film\n" * 5000)
+    process = commands.start("predict", f"--model_dir={model}", f"--input={tmp_path / 'texts'}")
+    assert process.stdout.readline().endswith("\ta film\n")
+    process.stdout.close()
+    process.stdout = None
+    answer = commands.finish(process)
+    assert answer.code == 0 and "Traceback" not in answer.err and "BrokenPipe" not in answer.err
+
+
+def test_what_the_terminal_cannot_show_is_escaped(model):
+    process = commands.start("predict", f"--model_dir={model}", "déjà vu", environment={"PYTHONIOENCODING": "ascii"})
+    answer = commands.finish(process)
+    assert answer.code == 0 and answer.out.endswith("\td\\xe9j\\xe0 vu\n")

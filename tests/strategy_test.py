@@ -1,0 +1,93 @@
+"""Devices and rows. What TensorFlow takes only once in a process (threads, devices) has a process of its own."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from trainer import config, strategy
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("cores, threads, shards, devices, rows, resolved", [
+    (8, 0, 0, 0, 512, (8, 8)),
+    (8, 0, 0, 0, 64, (8, 4)),     # a shard has at least 16 rows
+    (8, 0, 0, 2, 64, (8, 2)),     # of one replica
+    (8, 0, 0, 0, 8, (8, 1)),
+    (2, 0, 0, 0, 128, (2, 2)),    # no more shards than threads
+    (2, 1, 0, 0, 128, (1, 1)),
+    (2, 3, 5, 4, 128, (3, 5)),    # what is given stays
+    (8, 0, 0, 0, 1, (8, 1)),      # --accumulate may leave one row at a time
+])
+def test_numbers_that_decide_bits_are_filled_in(monkeypatch, cores, threads, shards, devices, rows, resolved):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    run = config.Run(threads=threads, shards=shards, devices=devices)
+    found = strategy.resolve(run, rows)
+    assert (found.threads, found.shards) == resolved
+    assert found == dataclasses.replace(run, threads=found.threads, shards=found.shards)
+
+
+@pytest.mark.parametrize("rows, parts, expected", [
+    (6, 3, [(0, 2), (2, 4), (4, 6)]),
+    (5, 2, [(0, 2), (2, 5)]),
+    (7, 3, [(0, 2), (2, 4), (4, 7)]),
+    (3, 3, [(0, 1), (1, 2), (2, 3)]),
+    (9, 1, [(0, 9)]),
+])
+def test_rows_are_dealt_out_in_slices(rows, parts, expected):
+    assert strategy.bounds(rows, parts) == expected
+
+
+@pytest.mark.parametrize("rows", range(1, 30))
+def test_slices_hold_every_row_once_and_differ_by_at_most_one(rows):
+    for parts in range(1, rows + 1):
+        edges = strategy.bounds(rows, parts)
+        assert [row for first, end in edges for row in range(first, end)] == list(range(rows))
+        sizes = {end - first for first, end in edges}
+        assert max(sizes) - min(sizes) <= 1
+
+
+def placed(*calls) -> list[str]:
+    """What `place` makes of each of `calls`, (flags, rows), one after the other in one process: a line each."""
+    program = """
+import json, sys
+from trainer import config, exit_codes, strategy
+for flags, rows in json.loads(sys.argv[1]):
+    try:
+        placement = strategy.place(config.Run(**flags), rows)
+        print(type(placement.strategy).__name__, placement.device_type, placement.replicas, len(set(placement.devices)))
+    except exit_codes.UsageError as problem:
+        print(problem)
+import tensorflow as tf
+print(tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threading.get_inter_op_parallelism_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", program, json.dumps(calls)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=240, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_devices_are_logical_cpus_where_there_is_no_gpu():
+    lines = placed(
+        ({"threads": 2, "shards": 3, "devices": 4}, 32),
+        ({"threads": 2, "shards": 3, "devices": 2}, 32),       # a process with more devices serves for fewer
+        ({"threads": 2, "shards": 3, "devices": 0}, 32),
+        ({"threads": 2, "shards": 3, "strategy": "mirrored"}, 32),
+        ({"threads": 2, "shards": 3, "devices": 5}, 32),       # too late for more
+        ({"threads": 2, "shards": 3, "devices": 4}, 11),
+        ({"threads": 1, "shards": 1}, 32),
+    )
+    assert lines[:4] == ["MirroredStrategy CPU 4 4", "MirroredStrategy CPU 2 2", "OneDeviceStrategy CPU 1 1", "MirroredStrategy CPU 1 1"]
+    assert lines[4].startswith("--devices=5: TensorFlow sees 4 CPU device(s).")
+    assert lines[5].startswith("--batch_size: 11 row(s) at a time for 4 device(s) with --shards=3")
+    assert lines[6].startswith("--threads=1: TensorFlow runs already with another number")
+    assert lines[7] == "2 3"  # every shard has a thread
+
+
+def test_threads_are_those_of_the_configuration_and_never_only_one_side_by_side():
+    assert placed(({"threads": 1, "shards": 1}, 8)) == ["OneDeviceStrategy CPU 1 1", "1 2"]
