@@ -14,8 +14,9 @@ PICTURE = """
     __main__
     main
     train
+    loop
     evaluate predict export chaos
-    restored views readback
+    restored views readback best
     steps checkpoint progress summaries selection lock
     state journal summaries_picture
     tasks optimizer

@@ -293,6 +293,12 @@ def as_text(value) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def as_markdown(config: Config) -> str:
+    """A table of all flags and their values."""
+    rows = [f"| {name} | {as_text(value)} |" for name, value in to_flat(config).items()]
+    return "\n".join(["| flag | value |", "|---|---|", *rows])
+
+
 # --- What a resume may change -------------------------------------------------------------------------------------------
 
 LENGTH = ("epochs", "steps")                                   # decide the result where a schedule runs over them

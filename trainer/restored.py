@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 
-import numpy as np
 import tensorflow as tf
 
 from trainer import checkpoint

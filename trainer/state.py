@@ -64,6 +64,12 @@ class State:
         skipped = self.step.numpy() - self.optimizer.iterations.numpy()
         return {"loss_scale": float(self.loss_scale.numpy()), "skipped_steps": float(skipped)}
 
+    def evaluation_weights(self) -> dict[str, tf.Tensor]:
+        """{weight: value} to evaluate with: averaged ones where the run keeps them."""
+        named = self.named()
+        return {name: tf.convert_to_tensor(named.get(f"optimizer/{name}/average", named[f"model/{name}"]))
+                for name in self.network.weights}
+
     def begin_epoch(self) -> None:
         """Sets the sums of the epoch to zero."""
         for total in self.epoch.values():

@@ -1,0 +1,333 @@
+"""The loop of a run: steps until something is due, then that, until the end or a request to stop.
+
+The order at one step is always: evaluate, then save, so that a checkpoint never stands for a step whose figures are
+missing; whatever was due at the restored step and is not on record is made up for first.
+"""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+from trainer import best, checkpoint, evaluate, optimizer, progress, selection, state, steps, strategy, views
+from trainer import config as configuration
+from trainer.data import order, pipeline, store
+from trainer.exit_codes import BY_NAME, DivergedError, UsageError
+from trainer.journal import Journal
+from trainer.models.networks import Network
+from trainer.stopping import StopRequest
+from trainer.summaries import Summaries
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One process at work in a model folder: its number, where it writes, and whether it was asked to stop."""
+
+    folder: pathlib.Path
+    number: int
+    journal: Journal
+    stop: StopRequest
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated while training. `selects`: whether its figures may decide anything; a test split's never do."""
+
+    dataset: store.Dataset
+    split: str
+    batches: pipeline.EvaluationBatches
+    step: steps.EvaluationStep
+
+    @property
+    def selects(self) -> bool:
+        return self.split != "test"
+
+    @classmethod
+    def of(cls, config: configuration.Config, dataset: store.Dataset, network: Network,
+           placement: strategy.Placement) -> "Evaluation | None":
+        """What `config` asks for; None where nothing is evaluated. Raises UsageError where a test split would select."""
+        name = config.run.eval_split or next((name for name in ("validation", "test") if name in dataset.splits), "")
+        if name and name not in dataset.splits:
+            raise UsageError(f"--eval_split={name}: the dataset has {', '.join(dataset.splits)}. Name one of them.")
+        if config.run.early_stop_patience and name in ("", "test"):
+            raise UsageError(f"--early_stop_patience={config.run.early_stop_patience}: needs a validation split, since stopping by the "
+                             "test split would choose the model by the figures that judge it. Prepare one with --validation_fraction.")
+        if not name or config.run.eval_steps == -1:
+            return None
+        batches = pipeline.EvaluationBatches(dataset.splits[name], config.input, evaluate.ROWS)
+        return cls(dataset, name, batches, steps.EvaluationStep(network, placement))
+
+
+@dataclasses.dataclass
+class _Window:
+    """Figures since the last point in TensorBoard."""
+
+    figures: list = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, figures: steps.StepFigures, seconds: float) -> None:
+        self.figures.append(figures)
+        self.seconds += seconds
+
+    def means(self) -> dict[str, float]:
+        """loss, accuracy, gradient_norm per step; examples_per_second; input_wait as share of the time."""
+        sums = steps.StepFigures(*(np.concatenate(column) for column in zip(*self.figures)))
+        count = sums.count.sum()
+        return {
+            "loss": sums.loss_sum.sum() / count, "accuracy": sums.correct.sum() / count,
+            "gradient_norm": sums.gradient_norm.mean(), "examples_per_second": count / self.seconds,
+            "input_wait": sums.input_seconds.sum() / self.seconds,
+        }
+
+
+class Loop:
+    """Brings `run_state` from its step to `total`. `found` is the checkpoint that it was restored from, if any."""
+
+    def __init__(self, config: configuration.Config, attempt: Attempt, dataset: store.Dataset, batches: pipeline.TrainingBatches,
+                 run_state: state.State, train_steps: steps.TrainSteps, evaluation: Evaluation | None,
+                 found: checkpoint.Checkpoint | None, total: int):
+        self._config = config
+        self._attempt = attempt
+        self._journal = attempt.journal
+        self._stop = attempt.stop
+        self._vocabulary = dataset.vocabulary
+        self._batches = batches
+        self._state = run_state
+        self._train_steps = train_steps
+        self._evaluation = evaluation
+        self._total = total
+        self._step = found.step if found else 0
+        self._saved = {found.step: found.manifest["state_digest"]} if found else {}
+        self._digests = {"config_digest": configuration.digest(config), "dataset_digest": dataset.digest}
+        self._history = selection.History(attempt.folder / "evaluations.jsonl", self._step)
+        self._best = best.BestCheckpoint(attempt.folder / "best", config.run.best_metric, attempt.number, self._digests)
+        self._cold = set(map(int, batches.lengths))
+        self._cold_evaluation = evaluation.batches.lengths() if evaluation else []
+        self._iterator = iter(batches.dataset(self._step))
+        self._loop_size = progress.LoopSize(config.run.steps_per_loop)
+        self._window = _Window()
+        self._unlogged = {"steps": 0, "seconds": 0.0, "input_seconds": 0.0}
+
+    def run(self) -> int:
+        """Runs to the end or to a stop; prints the last line and returns the exit code."""
+        folder = self._attempt.folder / "tensorboard"
+        self._train_summaries = Summaries(folder / "train", self._attempt.number, self._step)
+        self._eval_summaries = Summaries(folder / "eval", self._attempt.number, self._step)
+        self._train_summaries.text("config", configuration.as_markdown(self._config), self._step)
+        self._run_summaries = Summaries(folder, self._attempt.number, 0)
+        self._run_summaries.hparams({name: configuration.as_text(value) if isinstance(value, tuple) else value
+                                     for name, value in configuration.affecting(self._config).items()})
+        with checkpoint.Writer(self._attempt.folder / "checkpoints", self._config.run.keep, self._attempt.number, on_saved=self._on_saved,
+                               **self._digests) as self._writer, \
+                progress.Progress(self._step, self._total) as self._progress:
+            self._prune_best()
+            while not self._is_over():
+                self._advance()
+            self._finish()
+        if self._stop.asked and not self._is_done():
+            return say_stopped(self._stop, self._step, self._saved.get(self._step, "none"))
+        tell(f"done step={self._step} state_digest={self._saved[self._step]}")
+        return BY_NAME["done"]
+
+    # --- events -------------------------------------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        """Does what is due at this step; whether the run ends here."""
+        if not self._stop.asked:
+            self._evaluate_if_due()
+        if self._stop.asked or self._is_done():
+            return True
+        if self._step and self._step % self._config.run.save_steps == 0:
+            self._save()
+        return False
+
+    def _is_done(self) -> bool:
+        run = self._config.run
+        stopped_early = selection.patience_is_over(self._evaluations, run.best_metric, run.early_stop_patience)
+        return not self._evaluation_is_due() and (self._step >= self._total or stopped_early)
+
+    def _advance(self) -> None:
+        """Runs steps up to the next event, at most one loop."""
+        if self._ends_epoch(self._step):
+            self._state.begin_epoch()
+        run, epoch = self._config.run, self._epoch(self._step + 1)
+        due = progress.next_event(
+            self._step, (run.save_steps, run.log_steps, run.eval_steps), (self._epoch_end(epoch), self._total))
+        count = min(due - self._step, self._loop_size.steps)
+        self._warm_up(count)
+        began = time.monotonic()
+        figures = self._train_steps.run(self._iterator, count)
+        seconds = time.monotonic() - began
+        self._loop_size.ran(count, seconds)
+        self._window.add(figures, seconds)
+        self._note_loop(count, seconds, figures)
+        self._refuse_divergence(figures)
+        self._step += count
+        if self._step % run.log_steps == 0 or self._step == self._total:
+            self._log_point()
+        if self._ends_epoch(self._step):
+            self._journal.write("epoch", epoch=epoch, step=self._step, **self._epoch_figures())
+            if not self._evaluation_is_due():
+                self._print_line()
+
+    def _evaluate_if_due(self) -> None:
+        if not self._evaluation_is_due():
+            return
+        name = self._evaluation.split
+        self._warm_up_evaluation()
+        began = time.monotonic()
+        view = views.EvaluationView(self._evaluation.dataset, name)
+        found = evaluate.figures(self._evaluation.step, self._state.evaluation_weights(), self._evaluation.batches,
+                                 lambda: self._stop.asked, view)
+        if found is None:
+            return
+        figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+        evaluation = selection.Evaluation(self._step, name, figures)
+        if self._evaluation.selects:
+            self._best.offer(evaluation, self._evaluations, self._state.snapshot)
+        self._eval_summaries.write(self._step, figures)
+        view.write(self._eval_summaries, self._step, found)
+        self._eval_summaries.flush()
+        self._journal.write("evaluate", time.monotonic() - began, step=self._step, split=name, **figures)
+        self._print_line({f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy})
+        # Last: an evaluation that is on record is not made again, so everything that comes of it must be there.
+        self._history.append(evaluation)
+
+    def _save(self) -> None:
+        """Hands the state to the background writer, once per step; everything that belongs to it is on disk before."""
+        if self._step in self._saved:
+            return
+        self._train_summaries.flush()
+        self._eval_summaries.flush()
+        self._saved[self._step] = None  # Before the writer starts: it puts the digest in, perhaps at once.
+        self._writer.submit(self._step, self._state.snapshot())
+        self._prune_best()
+
+    def _finish(self) -> None:
+        """The last save, waited for: a run whose last state is not on disk does not end well."""
+        if self._step:
+            self._save()
+        self._writer.wait()
+        self._prune_best()
+        embedding = self._state.evaluation_weights().get("embedding/embeddings")
+        if embedding is not None:
+            self._run_summaries.projector(embedding.numpy(), self._vocabulary)
+        for written in (self._train_summaries, self._eval_summaries, self._run_summaries):
+            written.close()
+        self._note_loop(0, 0.0, None, force=True)
+        best = selection.best(self._evaluations, self._config.run.best_metric)
+        if best and self._evaluation.selects:
+            log.info("best %s of %s: %.4f at step %d", self._config.run.best_metric, best.split,
+                     best.figures[self._config.run.best_metric], best.step)
+
+    # --- parts of them --------------------------------------------------------------------------------------------------------
+
+    def _warm_up(self, count: int) -> None:
+        """Compiles the shapes of the next steps that have not been compiled yet, each timed by itself."""
+        if not self._cold:
+            return
+        for length in sorted({self._batches.padded_length(self._step + i) for i in range(count)} & self._cold):
+            with self._journal.timed("compile", length=length):
+                self._train_steps.warm_up(length, self._batches.batch_size)
+            self._cold.discard(length)
+
+    def _warm_up_evaluation(self) -> None:
+        """Compiles the shapes of the evaluation, before the first."""
+        for length in self._cold_evaluation:
+            if not self._stop.asked:
+                with self._journal.timed("compile", length=length, split=self._evaluation.split):
+                    self._evaluation.step.warm_up(self._state.evaluation_weights(), length, self._evaluation.batches.batch_size)
+        self._cold_evaluation = []
+
+    def _refuse_divergence(self, figures: steps.StepFigures) -> None:
+        bad = ~np.isfinite([figures.loss_sum, figures.gradient_norm]).all(axis=0)
+        if not bad.any():
+            return
+        step = self._step + int(bad.argmax()) + 1
+        rows = self._batches.examples(step - 1)
+        self._journal.write("diverged", step=step, examples=rows)
+        raise DivergedError(
+            f"step {step}: the loss is {figures.loss_sum[bad][0]}, the gradient's norm {figures.gradient_norm[bad][0]}, both must be "
+            f"finite. Its batch holds the training examples {', '.join(map(str, rows[:32]))}{' ...' if len(rows) > 32 else ''} (counted "
+            f"from 0; all are in the journal). Nothing of this step was saved. Lower --learning_rate or set --clip_norm, in another "
+            "--model_dir.")
+
+    def _log_point(self) -> None:
+        means = self._window.means()
+        self._window = _Window()
+        rate = optimizer.learning_rate(self._config.optimizer, self._step - 1, self._total)
+        self._train_summaries.write(self._step, {**means, "learning_rate": float(rate), **self._state.scaling()})
+        self._progress.show(self._step, self._epoch(self._step), means)
+
+    def _note_loop(self, count, seconds, figures, force=False) -> None:
+        """Adds a loop to the journal's next line about loops; writes it every few seconds."""
+        noted = self._unlogged
+        noted["steps"] += count
+        noted["seconds"] += seconds
+        noted["input_seconds"] += float(figures.input_seconds.sum()) if figures else 0.0
+        if noted["steps"] and (force or noted["seconds"] >= progress.SECONDS_PER_LINE):
+            self._journal.write("loop", step=self._step + count, **noted)
+            self._unlogged = dict.fromkeys(noted, 0)
+
+    def _print_line(self, evaluated=None) -> None:
+        epoch, every = self._epoch(self._step), self._config.run.log_epochs
+        if every > 1 and not (self._ends_epoch(self._step) and epoch % every == 0):
+            return
+        figures = {**self._epoch_figures(), **(evaluated or {})}
+        tell(f"epoch {epoch} step {self._step} " + " ".join(f"{name} {progress.number(value)}" for name, value in figures.items()))
+
+    def _prune_best(self) -> None:
+        if self._evaluation and self._evaluation.selects:
+            self._best.prune(self._evaluations, max((step for step, digest in self._saved.items() if digest), default=0))
+
+    def _on_saved(self, manifest: dict, seconds: float) -> None:
+        self._saved[manifest["step"]] = manifest["state_digest"]
+        self._journal.write("save", seconds, step=manifest["step"], state_digest=manifest["state_digest"])
+
+    # --- what the step number means ---------------------------------------------------------------------------------------------
+
+    @property
+    def _evaluations(self) -> list[selection.Evaluation]:
+        """Those of the split that is evaluated now: figures of different splits say nothing about each other."""
+        return [entry for entry in self._history.evaluations if self._evaluation and entry.split == self._evaluation.split]
+
+    def _epoch(self, step: int) -> int:
+        return order.epoch_of(step, self._batches.size, self._batches.batch_size)
+
+    def _epoch_end(self, epoch: int) -> int:
+        return order.epoch_end(epoch, self._batches.size, self._batches.batch_size)
+
+    def _ends_epoch(self, step: int) -> bool:
+        return step > 0 and self._epoch(step + 1) > self._epoch(step)
+
+    def _evaluation_is_due(self) -> bool:
+        """Whether this step's evaluation is still to be made."""
+        if self._evaluation is None or self._step == 0 or any(entry.step == self._step for entry in self._evaluations):
+            return False
+        every = self._config.run.eval_steps
+        return self._step == self._total or (self._step % every == 0 if every else self._ends_epoch(self._step))
+
+    def _epoch_figures(self) -> dict[str, float]:
+        sums = {name: total.numpy() for name, total in self._state.epoch.items()}
+        return {"loss": float(sums["loss_sum"] / sums["count"]), "accuracy": float(sums["correct"] / sums["count"])}
+
+
+def say_stopped(stop: StopRequest, step: int, digest: str) -> int:
+    """Prints the last line of a run that was stopped and returns its exit code."""
+    tell(f"stopped step={step} state_digest={digest}")
+    return stop.exit_code
+
+
+def tell(line: str) -> None:
+    """Prints a result; where nobody reads stdout any more (`| head`), training goes on without."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        log.warning("nobody reads the standard output any more: training goes on, its figures stay in the journal")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
