@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """TensorFlow takes the number of devices only before its first operation, which no test module runs when it is imported."""
+    """TensorFlow takes the number of devices only before its first operation; no test module runs one at its import."""
     if "tensorflow" in sys.modules:
         import tensorflow as tf
         [cpu] = tf.config.list_physical_devices("CPU")

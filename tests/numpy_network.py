@@ -1,8 +1,8 @@
-"""The network once more, in NumPy, as its definition reads: row by row, over the row's own tokens only, no batch, no mask.
+"""The network once more, in NumPy, as its definition reads: row by row, over the row's own tokens, no batch, no mask.
 
-Everything takes complex numbers and leading axes, so that a gradient is exact to the last digits without a backward pass:
-the derivative of an analytic f at x is Im f(x + ih) / h, h so small that nothing is lost (Squire and Trapp, Using Complex
-Variables to Estimate Derivatives of Real Functions, SIAM Review 40, 1998).
+Everything takes complex numbers and leading axes, so that a gradient is exact to the last digits without a backward
+pass: the derivative of an analytic f at x is Im f(x + ih) / h, h so small that nothing is lost (Squire and Trapp, Using
+Complex Variables to Estimate Derivatives of Real Functions, SIAM Review 40, 1998).
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ DIRECTIONS = ("forward", "backward")
 def logits(settings, weights, tokens, lengths, masks=None):
     """Scores of the classes, [..., batch, classes].
 
-    settings: config.Model; weights: {logical name: array [..., *shape]}; tokens: int [batch, length]; masks: {"embedding",
-    "rnn_1", ..., "logits": factors of dropout, [batch, time, width], the last without time}.
+    settings: config.Model; weights: {logical name: array [..., *shape]}; tokens: int [batch, length]; masks: factors of
+    dropout by place, {"embedding", "rnn_1", ...: [batch, time, width], "logits": [batch, width]}.
     """
     rows = range(len(tokens))
     return np.stack([

@@ -15,7 +15,7 @@ def settings(**changes):
     return config.Optimizer(**changes)
 
 
-# --- The learning rate ----------------------------------------------------------------------------------------------------
+# --- The learning rate ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("schedule, warmup, step, factor", [
     ("constant", 0, 0, 1), ("constant", 0, 999, 1),
@@ -29,8 +29,9 @@ def settings(**changes):
 ])
 def test_the_learning_rate_of_a_step(schedule, warmup, step, factor):
     chosen = settings(learning_rate=0.4, schedule=schedule, warmup_steps=warmup)
-    np.testing.assert_allclose(optimizer.learning_rate(chosen, step, TOTAL, tf.float64), 0.4 * factor, rtol=1e-14, atol=1e-16)
-    np.testing.assert_allclose(optimizer.learning_rate(chosen, tf.constant(step, tf.int64), TOTAL), 0.4 * factor, rtol=2e-6, atol=1e-8)
+    for dtype, digits in ((tf.float64, {"rtol": 1e-14, "atol": 1e-16}), (tf.float32, {"rtol": 2e-6, "atol": 1e-8})):
+        found = optimizer.learning_rate(chosen, tf.constant(step, tf.int64), TOTAL, dtype)
+        np.testing.assert_allclose(found, 0.4 * factor, **digits)
 
 
 @pytest.mark.parametrize("schedule, theirs", [
@@ -52,15 +53,15 @@ def test_warm_up_rises_and_decay_falls_without_a_jump(schedule):
     assert max(rates) == rates[49] == 1
 
 
-# --- Updates --------------------------------------------------------------------------------------------------------------
+# --- Updates ----------------------------------------------------------------------------------------------------------
 
 def numpy_updates(chosen, theta, gradients):
     """(theta, m, v, average) after updates by each of `gradients`.
 
-    adam: Kingma and Ba 2015, algorithm 1 in the order of operations at the end of section 2. adamw: Loshchilov and Hutter
-    2019, algorithm 2, the decay multiplied by the learning rate. sgd: Sutskever et al. 2013, equations 1 and 2. The average:
-    Kingma and Ba, section 7.2, begun with the first weights in the place of a correction of its bias. Keras takes some of its
-    constants through float32, also where all else is float64.
+    adam: Kingma and Ba 2015, algorithm 1 in the order of operations at the end of section 2. adamw: Loshchilov and
+    Hutter 2019, algorithm 2, the decay multiplied by the learning rate. sgd: Sutskever et al. 2013, equations 1 and 2.
+    The average: Kingma and Ba, section 7.2, begun with the first weights in the place of a correction of its bias.
+    Keras takes some of its constants through float32, also where all else is float64.
     """
     def rounded(constant):
         return float(np.float32(constant))
@@ -100,7 +101,8 @@ def test_updates_are_those_of_the_papers(changes, jit):
     generator = np.random.default_rng(0)
     start = [generator.normal(size=shape) for shape in ((3, 2), (4,))]
     gradients = [[generator.normal(size=weight.shape) for weight in start] for _ in range(6)]
-    weights = {name: keras.Variable(value, dtype="float64", name=name) for name, value in zip(("kernel", "bias"), start)}
+    weights = {name: keras.Variable(value, dtype="float64", name=name)
+               for name, value in zip(("kernel", "bias"), start)}
     built = optimizer.build(chosen, list(weights.values()), TOTAL)
     update = tf.function(lambda *gradient: built.apply(gradient, list(weights.values())), jit_compile=jit)
     for gradient in gradients:
@@ -126,8 +128,8 @@ def test_updates_are_those_of_the_papers(changes, jit):
 @pytest.mark.parametrize("from_cell", [False, True])
 def test_every_slot_has_the_logical_name_of_its_weight(cell, bidirectional, from_cell):
     """None is lost to another of the same name, and its shape is the weight's."""
-    model = config.Model(cell=cell, units=(3, 3), bidirectional=bidirectional, rnn_from_cell=from_cell, embedding_size=3)
-    weights = Network(model, 5, 3).weights
+    model = {"cell": cell, "bidirectional": bidirectional, "rnn_from_cell": from_cell}
+    weights = Network(config.Model(units=(3, 3), embedding_size=3, **model), 5, 3).weights
     built = optimizer.build(settings(ema=0.9), list(weights.values()), TOTAL)
     slots = optimizer.named_variables(built, weights)
     assert set(slots) == {"iteration", *(f"{name}/{slot}" for name in weights for slot in ("m", "v", "average"))}
@@ -138,7 +140,7 @@ def test_every_slot_has_the_logical_name_of_its_weight(cell, bidirectional, from
         assert {tuple(slots[f"{name}/{slot}"].shape) for slot in ("m", "v", "average")} == {tuple(weight.shape)}
 
 
-# --- Clipping and scaling ---------------------------------------------------------------------------------------------------
+# --- Clipping and scaling ---------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("limit, factor", [(0, 1), (26, 1), (13.0, 1), (6.5, 0.5), (1.3, 0.1)])
 def test_clipping_scales_all_gradients_to_the_global_norm(limit, factor):

@@ -85,7 +85,7 @@ def disturb(data, model, how: signal.Signals, chance: random.Random, more_saves:
     before = len(saves(model))
     process = commands.start(*job(data, model, *flags))
     commands.wait_for(lambda: len(saves(model)) >= before + more_saves, process)
-    time.sleep(chance.uniform(0, 0.1))
+    time.sleep(chance.uniform(0, 0.02))
     process.send_signal(how)
     return commands.finish(process)
 
@@ -182,7 +182,7 @@ def check_moment(data, recorded, moment):
     assert epoch_lines((moment / "printed").read_text(), answer.out) == epoch_lines(undisturbed.out), about
 
 
-@pytest.mark.parametrize("share", [0.15, 0.35, 0.5, 0.65, 0.8, 0.95])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.7, 0.9])
 def test_a_kill_in_a_moment_of_the_run_changes_nothing(data, recorded, share):
     moments = recorded[2]
     check_moment(data, recorded, moments[int(share * len(moments))])

@@ -98,7 +98,8 @@ def test_infinity_and_nan_survive_the_file(tmp_path):
     assert read.figures["loss"] == math.inf and math.isnan(read.figures["accuracy"])
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "3", '{"step": 1}', json.dumps({"step": 1, "split": "test", "figures": {}, "more": 1})])
+@pytest.mark.parametrize("line", [
+    "{", "[]", "3", '{"step": 1}', json.dumps({"step": 1, "split": "test", "figures": {}, "more": 1})])
 def test_a_damaged_history_is_refused_with_its_line(tmp_path, line):
     path = tmp_path / "evaluations.jsonl"
     History(path, 0).append(history(0.5)[0])

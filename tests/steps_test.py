@@ -22,9 +22,9 @@ from trainer.models.networks import Network
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VOCABULARY, CLASSES = 20, 3
 BATCH = 14  # An odd number of rows for each of 2 replicas, and not the same for each of 4.
-# One padded length and the cheapest cell. XLA compiles for seconds what runs for milliseconds, so it is on only where it matters.
-SMALL = {"cell": "simple_rnn", "units": (4,), "embedding_size": 3, "batch_size": BATCH, "max_length": 8, "precision": "float64",
-         "shards": 1, "learning_rate": 0.01, "jit": "off"}
+# One padded length and the cheapest cell. XLA compiles for seconds what runs for milliseconds: on where it matters.
+SMALL = {"cell": "simple_rnn", "units": (4,), "embedding_size": 3, "batch_size": BATCH, "max_length": 8,
+         "precision": "float64", "shards": 1, "learning_rate": 0.01, "jit": "off"}
 
 
 def a_split(size=60, longest=14):
@@ -46,11 +46,13 @@ def make(devices=1, class_weights=(), total=100, **flags):
     names = tuple(f"/device:CPU:{i}" for i in range(devices))
     spanning = tf.distribute.OneDeviceStrategy(names[0]) if devices == 1 else tf.distribute.MirroredStrategy(names)
     placement = strategy.Placement(spanning, "CPU", names)
-    network = Network(made_of.model, VOCABULARY, CLASSES, seed=made_of.run.seed, precision=made_of.run.precision, jit=made_of.run.jit)
+    network = Network(made_of.model, VOCABULARY, CLASSES, seed=made_of.run.seed, precision=made_of.run.precision,
+                      jit=made_of.run.jit)
     built = optimizer.build(made_of.optimizer, list(network.weights.values()), total)
     run_state = state.State(network, built)
     batches = pipeline.TrainingBatches(a_split(), made_of.input, made_of.run.seed)
-    return Made(steps.TrainSteps(network, run_state, placement, made_of, class_weights), run_state, batches, network, made_of, placement)
+    train_steps = steps.TrainSteps(network, run_state, placement, made_of, class_weights)
+    return Made(train_steps, run_state, batches, network, made_of, placement)
 
 
 def run(made, count, first=0):
@@ -67,7 +69,7 @@ def assert_same_bits(one, other):
         assert value.tobytes() == other[name].tobytes(), name
 
 
-# --- Replicas, shards, parts --------------------------------------------------------------------------------------------------
+# --- Replicas, shards, parts ------------------------------------------------------------------------------------------
 
 @functools.cache
 def hundred_steps(**flags):
@@ -91,7 +93,7 @@ SPLITS = [
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_any_split_of_the_batch_takes_the_same_hundred_steps(split):
-    """In float64: sums in another order differ in the last digits, anything else (a gradient summed twice, another mask) shows."""
+    """In float64 sums in another order differ in the last digits; a gradient summed twice or another mask shows."""
     whole = {name: value for name, value in split.items() if name not in ("devices", "shards", "accumulate")}
     (expected, weights), (figures, ours) = hundred_steps(**whole), hundred_steps(**split)
     np.testing.assert_array_equal(figures.count, np.full(100, BATCH))
@@ -110,7 +112,7 @@ def test_in_float32_a_hundred_losses_agree_to_four_digits(split):
     np.testing.assert_allclose(figures.loss_sum, expected.loss_sum, rtol=1e-4)
 
 
-# --- The gradient ---------------------------------------------------------------------------------------------------------------
+# --- The gradient -----------------------------------------------------------------------------------------------------
 
 def numpy_gradients(made, batch, weights, smoothing=0.0, class_weights=None):
     """(loss sum, {name: gradient of the mean loss}) of a batch, from the equations."""
@@ -137,7 +139,8 @@ def one_plain_step(**flags):
     while not (figures := run(made, 1)).gradient_norm[0]:
         pass  # The first loss scales may be too large for float16: such a step takes nothing.
     after = weights_of(made)
-    return made, made.batches.batch(0), before, figures, {name: before[name].astype(np.float64) - after[name] for name in before}
+    moved = {name: before[name].astype(np.float64) - after[name] for name in before}
+    return made, made.batches.batch(0), before, figures, moved
 
 
 @pytest.mark.parametrize("flags", [
@@ -147,11 +150,13 @@ def one_plain_step(**flags):
     {"devices": 2, "shards": 2},
     {"cell": "gru", "bidirectional": True, "pooling": "mean"},
     {"cell": "lstm", "padding": "pre", "one_hot": True},
-    pytest.param({"cell": "lstm", "units": (3, 2), "bidirectional": True, "devices": 2, "jit": "on"}, marks=pytest.mark.slow),
+    pytest.param({"cell": "lstm", "units": (3, 2), "bidirectional": True, "devices": 2, "jit": "on"},
+                 marks=pytest.mark.slow),
 ])
 def test_a_step_moves_by_the_gradient_of_the_mean_loss(flags):
     made, batch, before, figures, moved = one_plain_step(**flags)
-    loss_sum, expected = numpy_gradients(made, batch, before, flags.get("label_smoothing", 0.0), flags.get("class_weights"))
+    smoothing, class_weights = flags.get("label_smoothing", 0.0), flags.get("class_weights")
+    loss_sum, expected = numpy_gradients(made, batch, before, smoothing, class_weights)
     scores = numpy_network.logits(made.config.model, before, batch.tokens, batch.lengths)
     np.testing.assert_allclose(figures.loss_sum, [loss_sum], rtol=1e-12)
     np.testing.assert_allclose(figures.gradient_norm, [norm_of(expected)], rtol=1e-10)
@@ -168,7 +173,8 @@ def test_a_step_is_clipped_after_the_batch_is_added_up():
     assert norm_of(expected) > 0.1
     np.testing.assert_allclose(figures.gradient_norm, [norm_of(expected)], rtol=1e-10)  # as it was before
     for name, gradient in expected.items():
-        np.testing.assert_allclose(moved[name], 0.05 / norm_of(expected) * gradient, rtol=1e-9, atol=1e-14, err_msg=name)
+        clipped = 0.05 / norm_of(expected) * gradient
+        np.testing.assert_allclose(moved[name], clipped, rtol=1e-9, atol=1e-14, err_msg=name)
 
 
 def test_three_steps_of_adam_are_those_of_numpy():
@@ -209,7 +215,7 @@ def test_gradients_in_each_precision_are_near_those_of_float64(precision, bound,
         assert np.linalg.norm(moved[name] - gradient) < bound * np.linalg.norm(gradient) + 1e-7, name
 
 
-# --- Loops, stops and resumes -----------------------------------------------------------------------------------------------------
+# --- Loops, stops and resumes -----------------------------------------------------------------------------------------
 
 @functools.cache
 def twelve_steps(loops, precision, jit):
@@ -273,10 +279,10 @@ def test_a_gradient_that_is_not_finite_ends_a_loop_though_the_loss_is():
     assert np.isfinite(figures.loss_sum[0]) and not np.isfinite(figures.gradient_norm[0])
 
 
-# --- float16 --------------------------------------------------------------------------------------------------------------------
+# --- float16 ----------------------------------------------------------------------------------------------------------
 
 def test_a_gradient_too_large_for_float16_makes_no_update_and_halves_the_scale():
-    """Scores so wrong that every row of another class adds 2^15, at the largest scale, to one gradient: two overflow 65504."""
+    """Every row whose score is wrong adds, at the largest scale, 2^15 to one gradient: two overflow 65504."""
     made = make(precision="float16", learning_rate=1e-3)
     bias = made.network.weights["logits/bias"]
     bias.assign(np.array([-30.0, -30.0, 30.0]))
@@ -296,11 +302,12 @@ def test_a_gradient_too_large_for_float16_makes_no_update_and_halves_the_scale()
 
 
 def test_small_gradients_survive_float16_because_the_loss_is_scaled():
-    """Rows that are almost right: by e^-12, 6e-6 each, where float16 has 6e-8 as its smallest number and few digits near it."""
+    """Rows that are right but for e^-12, 6e-6 each; float16 has few digits for that, and none below 6e-8."""
     made = make(precision="float16", optimizer="sgd", momentum=0.0, learning_rate=1e6)
     made.network.weights["logits/bias"].assign(np.array([12.0, 0.0, 0.0]))
     split = a_split()
-    right = pipeline.TrainingBatches(Split(split.tokens, split.offsets, np.zeros_like(split.labels)), made.config.input, 0)
+    split = Split(split.tokens, split.offsets, np.zeros_like(split.labels))
+    right = pipeline.TrainingBatches(split, made.config.input, 0)
     before = weights_of(made)
     made.steps.run(iter(right.dataset(0)), 1)
     _, expected = numpy_gradients(made, right.batch(0), before)
@@ -322,19 +329,21 @@ def test_a_gradient_that_overflows_at_every_scale_is_divergence():
     assert_same_bits(weights_of(made), before)
 
 
-# --- Packing --------------------------------------------------------------------------------------------------------------------
+# --- Packing ----------------------------------------------------------------------------------------------------------
 
 def test_what_is_packed_comes_out_again():
-    tensors = [tf.reshape(tf.range(6.0), [2, 3]), tf.constant(7.0), tf.range(8.0, 12.0), tf.zeros([0, 3]), tf.ones([1, 1, 2])]
+    tensors = [
+        tf.reshape(tf.range(6.0), [2, 3]), tf.constant(7.0), tf.range(8.0, 12.0), tf.zeros([0, 3]), tf.ones([1, 1, 2])]
     packed = steps.pack(tensors)
     assert packed.shape == (6 + 1 + 4 + 0 + 2,)
     for one, other in zip(steps.unpack(packed, [tensor.shape for tensor in tensors]), tensors, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-# --- Evaluation -------------------------------------------------------------------------------------------------------------------
+# --- Evaluation -------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("devices, jit", [(1, "on"), (1, "off"), (4, "off"), pytest.param(2, "on", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("devices, jit", [
+    (1, "on"), (1, "off"), (4, "off"), pytest.param(2, "on", marks=pytest.mark.slow)])
 def test_outcomes_are_those_of_each_row_on_any_number_of_replicas(devices, jit):
     made = make(devices, dropout=0.5, jit=jit)  # which plays no part
     batch = made.batches.batch(0)
@@ -347,13 +356,14 @@ def test_outcomes_are_those_of_each_row_on_any_number_of_replicas(devices, jit):
     np.testing.assert_allclose(losses, -np.log(shares[np.arange(BATCH), batch.labels]), rtol=1e-10)
 
 
-# --- Compiling --------------------------------------------------------------------------------------------------------------------
+# --- Compiling --------------------------------------------------------------------------------------------------------
 
 COMPILES = """
 import json, os, pathlib, sys
 sys.path.insert(0, ".")
 import tensorflow as tf
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+[cpu] = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests import steps_test
 dump = pathlib.Path(sys.argv[1])
 
@@ -376,7 +386,7 @@ print(json.dumps({"lengths": sorted(map(int, seen)), "warm": warm, "first": firs
 
 
 def compiled(tmp_path, **flags):
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}
     done = subprocess.run([sys.executable, "-c", COMPILES, str(tmp_path), json.dumps(flags)], cwd=ROOT, env=environment,
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -82,7 +82,8 @@ def test_devices_are_logical_cpus_where_there_is_no_gpu():
         ({"threads": 2, "shards": 3, "devices": 4}, 11),
         ({"threads": 1, "shards": 1}, 32),
     )
-    assert lines[:4] == ["MirroredStrategy CPU 4 4", "MirroredStrategy CPU 2 2", "OneDeviceStrategy CPU 1 1", "MirroredStrategy CPU 1 1"]
+    assert lines[:4] == [
+        "MirroredStrategy CPU 4 4", "MirroredStrategy CPU 2 2", "OneDeviceStrategy CPU 1 1", "MirroredStrategy CPU 1 1"]
     assert lines[4].startswith("--devices=5: TensorFlow sees 4 CPU device(s).")
     assert lines[5].startswith("--batch_size: 11 row(s) at a time for 4 device(s) with --shards=3")
     assert lines[6].startswith("--threads=1: TensorFlow runs already with another number")

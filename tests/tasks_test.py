@@ -26,7 +26,8 @@ def test_cross_entropy_is_taken_against_the_smoothed_target(smoothing):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_cross_entropy_is_that_of_keras(smoothing):
-    expected = keras.losses.categorical_crossentropy(np.eye(4)[LABELS], LOGITS, from_logits=True, label_smoothing=smoothing)
+    expected = keras.losses.categorical_crossentropy(
+        np.eye(4)[LABELS], LOGITS, from_logits=True, label_smoothing=smoothing)
     np.testing.assert_allclose(tasks.cross_entropy(tf.constant(LOGITS), LABELS, smoothing), expected, rtol=1e-12)
 
 
@@ -52,7 +53,8 @@ def test_class_weights_multiply_losses_and_not_counts_as_in_keras():
     weights = (0.5, 2.0, 0.0, 1.0)
     loss, correct, count = tasks.training_sums(tf.constant(LOGITS), LABELS, class_weights=weights)
     theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
-    np.testing.assert_allclose(loss / count, theirs(LABELS, LOGITS, sample_weight=np.array(weights)[LABELS]), rtol=1e-12)
+    expected = theirs(LABELS, LOGITS, sample_weight=np.array(weights)[LABELS])
+    np.testing.assert_allclose(loss / count, expected, rtol=1e-12)
     assert [float(correct), float(count)] == [(LOGITS.argmax(axis=1) == LABELS).sum(), 40]
 
 
@@ -67,12 +69,13 @@ def test_balanced_weights_are_the_inverse_of_a_classs_share(counts, weights):
     assert np.dot(tasks.balanced_weights(counts), counts) == pytest.approx(sum(counts))  # mean 1 over the examples
 
 
-# --- Figures ----------------------------------------------------------------------------------------------------------------
+# --- Figures ----------------------------------------------------------------------------------------------------------
 
 def test_figures_of_rows_add_up_over_any_split_of_them():
     losses, probabilities = -log_softmax(LOGITS)[np.arange(40), LABELS], np.exp(log_softmax(LOGITS))
     whole = tasks.Figures.of(losses, probabilities, LABELS)
-    parts = [tasks.Figures.of(losses[rows], probabilities[rows], LABELS[rows]) for rows in (slice(0, 7), slice(7, 8), slice(8, 40))]
+    parts = [tasks.Figures.of(losses[rows], probabilities[rows], LABELS[rows])
+             for rows in (slice(0, 7), slice(7, 8), slice(8, 40))]
     together = parts[0] + parts[1] + parts[2]
     expected = np.zeros((4, 4), int)
     for truth, predicted in zip(LABELS, LOGITS.argmax(axis=1)):

@@ -19,8 +19,8 @@ def learning_rate(settings: configuration.Optimizer, step, total_steps: int, dty
     """The learning rate of a step (from 0).
 
     Rises linearly over the warm-up, step w of it using (w + 1) / warmup_steps; then constant, or a half cosine that
-    reaches 0 after the last step (Loshchilov and Hutter, SGDR, 2017, equation 5 without restarts), or an exponential that
-    reaches a hundredth of it.
+    reaches 0 after the last step (Loshchilov and Hutter, SGDR, 2017, equation 5 without restarts), or an exponential
+    that reaches a hundredth of it.
     """
     step = tf.cast(step, dtype)
     warm = settings.warmup_steps
@@ -53,7 +53,8 @@ def build(settings: configuration.Optimizer, variables: Sequence[keras.Variable]
     average = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
     optimizer = {
         "adam": lambda: keras.optimizers.Adam(schedule, name="optimizer", **average),
-        "adamw": lambda: keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay, name="optimizer", **average),
+        "adamw": lambda: keras.optimizers.AdamW(
+            schedule, weight_decay=settings.weight_decay, name="optimizer", **average),
         "sgd": lambda: keras.optimizers.SGD(schedule, momentum=settings.momentum, name="optimizer", **average),
     }[settings.optimizer]()
     optimizer.build(list(variables))
@@ -95,8 +96,8 @@ def clip(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[
 def next_loss_scale(scale: tf.Tensor, fits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """The factor by which float16 multiplies the loss of the next step, so that small gradients do not vanish.
 
-    Half of this step's where its gradient overflowed, the double every 2,000 steps, within the bounds above: Micikevicius
-    et al., Mixed Precision Training, 2018, section 3.2, with one clock for all steps in the place of a count to keep.
+    Half of this step's where its gradient overflowed, the double every 2,000 steps, within the bounds above:
+    Micikevicius et al., Mixed Precision Training, 2018, section 3.2, with the step as clock and no count to keep.
 
     Args:
       scale: scalar, this step's; a power of two, so that it changes no digit of a gradient that fits.

@@ -17,8 +17,8 @@ EPOCH_SUMS = {"loss_sum": tf.float64, "correct": tf.int64, "count": tf.int64}
 class State:
     """Weights, optimizer slots, the step, and the sums of the epoch in progress.
 
-    step: int64, steps done. epoch: {"loss_sum", "correct", "count"} over the steps of the current epoch. loss_scale: float32
-    under float16, else None.
+    step: int64, steps done. epoch: {"loss_sum", "correct", "count"} over the steps of the current epoch. loss_scale:
+    float32 under float16, else None.
     """
 
     def __init__(self, network, optimizer):

@@ -28,8 +28,8 @@ SUMS = 3  # loss, correct, examples: the tail of a packed vector
 class StepFigures(NamedTuple):
     """Figures of n steps, each float64 [n].
 
-    gradient_norm: before clipping; 0 where the step made no update because its gradient overflowed float16. input_seconds: how
-    long the step waited for its batch.
+    gradient_norm: before clipping; 0 where the step made no update because its gradient overflowed float16.
+    input_seconds: how long the step waited for its batch.
     """
 
     loss_sum: np.ndarray
@@ -84,9 +84,10 @@ class TrainSteps:
 
     @tf.function
     def _warm(self, weights, batch):
-        return self._placement.strategy.run(self._replica_gradient, args=(weights, tf.zeros([], tf.int64), tf.ones([]), batch))
+        step, scale = tf.zeros([], tf.int64), tf.ones([])
+        return self._placement.strategy.run(self._replica_gradient, args=(weights, step, scale, batch))
 
-    # --- one step, from the inside out ----------------------------------------------------------------------------------
+    # --- one step, from the inside out --------------------------------------------------------------------------------
 
     def _shard_gradient(self, weights, step, scale, batch: Batch):
         """Gradient of the summed loss of a shard's rows, times `scale`, and its sums, packed."""
@@ -112,7 +113,8 @@ class TrainSteps:
         return total
 
     def _sharded(self, weights, step, scale, rows: Batch):
-        return _add([self._gradient(weights, step, scale, _part(rows, shard, self._shards)) for shard in range(self._shards)])
+        shards = [_part(rows, shard, self._shards) for shard in range(self._shards)]
+        return _add([self._gradient(weights, step, scale, shard) for shard in shards])
 
     def _apply(self, packed):
         """Updates the state by the packed sums of a whole batch; returns the step's figures."""
@@ -135,7 +137,7 @@ class TrainSteps:
         self._state.optimizer.apply(gradients, list(self._network.weights.values()))
 
     def _move_if_it_fits(self, gradients, norm):
-        """Updates the weights unless the gradient overflowed. Returns the norm; 0 where a smaller scale may still help."""
+        """Updates the weights unless the gradient overflowed. Returns the norm; 0 where a smaller scale may help."""
         scale = tf.convert_to_tensor(self._state.loss_scale)
         fits = tf.math.is_finite(norm)
         tf.cond(fits, lambda: self._move(gradients), lambda: None)

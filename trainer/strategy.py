@@ -29,8 +29,8 @@ class Placement:
 def resolve(run: configuration.Run, rows: int) -> configuration.Run:
     """`run` with the numbers that decide bits filled in where they are 0: threads from this machine, shards from both.
 
-    rows: of the global batch that are worked through at once, --batch_size / --accumulate. A shard has at least 16 of them, or
-    splitting costs more than it gains; on one device more shards than threads gain nothing.
+    rows: of the global batch that are worked through at once, --batch_size / --accumulate. A shard has at least 16 of
+    them, or splitting costs more than it gains; on one device more shards than threads gain nothing.
     """
     threads = run.threads or len(os.sched_getaffinity(0))
     shards = run.shards or max(1, min(threads, rows // (16 * max(1, run.devices))))
@@ -38,9 +38,9 @@ def resolve(run: configuration.Run, rows: int) -> configuration.Run:
 
 
 def place(run: configuration.Run, rows: int) -> Placement:
-    """Prepares TensorFlow for `run`, whose threads and shards are resolved, and makes the strategy. `rows` as in `resolve`.
+    """Prepares TensorFlow for `run`, whose threads and shards are resolved, and makes the strategy.
 
-    Raises UsageError where the devices asked for are not there, or rows are too few for them.
+    `rows` as in `resolve`. Raises UsageError where the devices asked for are not there, or rows are too few for them.
     """
     _set_threads(run)
     gpus = tf.config.list_physical_devices("GPU")
@@ -55,8 +55,8 @@ def place(run: configuration.Run, rows: int) -> Placement:
         raise UsageError(f"--devices={wanted}: TensorFlow sees {len(devices)} {device_type} device(s). "
                          "Ask for fewer, or make the others visible.")
     if rows < wanted * run.shards:
-        raise UsageError(f"--batch_size: {rows} row(s) at a time for {wanted} device(s) with --shards={run.shards}, which need at "
-                         "least one row each. Raise it, or lower one of them or --accumulate.")
+        raise UsageError(f"--batch_size: {rows} row(s) at a time for {wanted} device(s) with --shards={run.shards}, which "
+                         "need at least one row each. Raise it, or lower one of them or --accumulate.")
     if wanted == 1 and run.strategy != "mirrored":
         return Placement(tf.distribute.OneDeviceStrategy(devices[0]), device_type, tuple(devices))
     return Placement(tf.distribute.MirroredStrategy(devices), device_type, tuple(devices))

@@ -11,7 +11,7 @@ TWO_64 = 2**64
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-# --- The twin: the same function written again, one position at a time, in integers without a size -------------------------
+# --- The twin: the same function written again, one position at a time, in integers without a size --------------------
 
 def twin_mix(value):
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % TWO_64
@@ -46,7 +46,8 @@ def twin_example(position, size, seed):
 
 def test_mix_is_the_published_finalizer():
     """SplitMix64 of Vigna (prng.di.unimi.it) prints these for the seed 1234567: state += GOLDEN, then the finalizer."""
-    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    published = [
+        6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
     states = np.array([(1234567 + (i + 1) * GOLDEN) % TWO_64 for i in range(5)], np.uint64)
     assert order.mix(states).tolist() == published
     assert [twin_mix(int(state)) for state in states] == published
@@ -64,8 +65,8 @@ def test_the_order_is_the_twins(size, seed):
     assert order.examples_at(positions, size, seed).tolist() == [twin_example(int(p), size, seed) for p in positions]
 
 
-# A run of a week must be able to go on under a newer version, so these rows never change. They were written down from the
-# twin above (`twin_example`), which shares no line with the module.
+# A run of a week must be able to go on under a newer version, so these rows never change. They were written down from
+# the twin above (`twin_example`), which shares no line with the module.
 FROZEN = [
     # (size, seed, first position, the examples from there on)
     (1, 0, 0, [0, 0, 0]),
@@ -85,7 +86,7 @@ def test_the_order_never_changes(size, seed, first, examples):
     assert order.examples_at(np.arange(first, first + len(examples)), size, seed).tolist() == examples
 
 
-# --- What every order satisfies ---------------------------------------------------------------------------------------------
+# --- What every order satisfies ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("size", [*range(1, 20), 63, 64, 65, 255, 257, 1023, 1025, 4097])
 @pytest.mark.parametrize("seed", [0, 3])
@@ -116,13 +117,14 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 
 def test_keys_of_different_parts_differ():
-    parts = [*itertools.product(range(50), range(50)), *((n,) for n in range(50)), *itertools.product(range(10), repeat=3)]
+    pairs, triples = itertools.product(range(50), repeat=2), itertools.product(range(10), repeat=3)
+    parts = [*((n,) for n in range(50)), *pairs, *triples]
     assert len({int(order.key(*each)) for each in parts}) == len(parts)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 17, 40])
 def test_every_example_is_as_likely_at_every_place(size):
-    """A chi-squared of n - 1 degrees of freedom lies within six of its standard deviations, sqrt(2 (n - 1)), of its mean."""
+    """A chi-squared of n - 1 degrees of freedom lies within six standard deviations, sqrt(2 (n - 1)), of its mean."""
     epochs = 200 * size
     table = order.examples_at(np.arange(epochs * size), size, 1).reshape(epochs, size)
     for place in {0, size // 2, size - 1}:
@@ -139,13 +141,13 @@ def test_every_order_of_four_examples_occurs_about_equally_often():
 
 
 def test_neighbours_are_torn_apart():
-    """Of 10,000 examples in random order about two have their neighbour next to them, and places say nothing of examples."""
+    """Of 10,000 in random order about two have their neighbour next to them, and places say nothing of examples."""
     examples = order.examples_at(np.arange(10_000), 10_000, 0)
     assert (np.abs(np.diff(examples)) == 1).sum() < 15
     assert abs(np.corrcoef(np.arange(10_000), examples)[0, 1]) < 6 / np.sqrt(10_000)
 
 
-# --- Steps and epochs ---------------------------------------------------------------------------------------------------------
+# --- Steps and epochs -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("epoch, size, batch, step", [
     (1, 25_000, 32, 782),   # 781.25: the step that completes it

@@ -32,7 +32,7 @@ def of_step(split, seed=3, **changes):
     return pipeline.TrainingBatches(split, settings(**changes), seed)
 
 
-# --- Cutting and filling up ---------------------------------------------------------------------------------------------------
+# --- Cutting and filling up -------------------------------------------------------------------------------------------
 
 ROWS = [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4, 5]]
 
@@ -95,12 +95,12 @@ def test_padded_lengths_are_few_rise_and_hold_every_example(seed):
     assert all(length % pipeline.GRAIN == 0 or length == 200 for length in lengths)
 
 
-# --- The batch of a step ------------------------------------------------------------------------------------------------------
+# --- The batch of a step ----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("size, batch", [(20, 4), (20, 7), (20, 20), (20, 33), (1, 3), (300, 4)])
 @pytest.mark.parametrize("bucket", [False, True])
 def test_an_epochs_worth_of_windows_holds_each_example_equally_often(size, batch, bucket):
-    """Windows are runs of positions: any whole number of windows that is a whole number of epochs is balanced exactly."""
+    """Windows are runs of positions: so many of them that they are whole epochs are balanced exactly."""
     batches = of_step(random_split(size), batch_size=batch, bucket=bucket)
     steps = batches.window * size  # `size` windows are window * batch epochs
     seen = collections.Counter(np.concatenate([batches.examples(step) for step in range(steps)]).tolist())
@@ -119,7 +119,8 @@ def test_without_buckets_each_epoch_holds_each_example_once(size, batch):
 def test_with_buckets_an_epoch_is_sharp_to_within_one_window(size, batch):
     batches = of_step(random_split(size), batch_size=batch)
     for epoch in range(1, 4):
-        steps = -(-epoch * size // batch // batches.window) * batches.window  # the first whole windows that hold the epoch
+        # The first whole windows that hold the epoch.
+        steps = -(-epoch * size // batch // batches.window) * batches.window
         seen = np.bincount(np.concatenate([batches.examples(step) for step in range(steps)]), minlength=size)
         assert seen.min() >= epoch
         assert seen.sum() - epoch * size <= batches.window * batch
@@ -143,7 +144,8 @@ def test_bucketing_keeps_each_windows_examples(size, batch):
     with_buckets, without = (of_step(random_split(size), batch_size=batch, bucket=bucket) for bucket in (True, False))
     for window in range(5):
         steps = range(window * with_buckets.window, (window + 1) * with_buckets.window)
-        sorted_out, plain = (np.concatenate([each.examples(step) for step in steps]) for each in (with_buckets, without))
+        sorted_out, plain = (
+            np.concatenate([each.examples(step) for step in steps]) for each in (with_buckets, without))
         assert sorted(sorted_out) == sorted(plain)
         assert sorted_out.tolist() != plain.tolist()
 
@@ -168,7 +170,8 @@ def test_bucketing_saves_padding():
     assert padded[0] < 0.7 * padded[1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"bucket": False}, {"padding": "pre"}, {"max_length": 13, "truncate": "start"}])
+@pytest.mark.parametrize("changes", [
+    {}, {"bucket": False}, {"padding": "pre"}, {"max_length": 13, "truncate": "start"}])
 def test_a_batch_holds_the_rows_of_its_examples(changes):
     split = random_split(100)
     batches = of_step(split, **changes)
@@ -193,7 +196,8 @@ def test_a_batch_holds_the_rows_of_its_examples(changes):
 def test_without_buckets_row_r_of_step_s_is_position_s_times_batch_plus_r():
     batches = of_step(random_split(100), bucket=False)
     for step in (0, 1, 11, 12, 13, 10**6):
-        np.testing.assert_array_equal(batches.examples(step), order.examples_at(np.arange(step * 8, step * 8 + 8), 100, 3))
+        positions = np.arange(step * 8, step * 8 + 8)
+        np.testing.assert_array_equal(batches.examples(step), order.examples_at(positions, 100, 3))
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 4, 8, 11])
@@ -204,7 +208,7 @@ def test_any_split_over_replicas_gives_the_same_rows(replicas, changes):
         whole = batches.batch(step)
         parts = [batches.batch(step, *edges) for edges in bounds(changes["batch_size"], replicas)]
         for name, joined in zip(whole._fields, zip(*parts)):
-            np.testing.assert_array_equal(np.concatenate(joined), getattr(whole, name))  # of equal width, so padded alike
+            np.testing.assert_array_equal(np.concatenate(joined), getattr(whole, name))  # of one width: padded alike
 
 
 @pytest.mark.parametrize("bucket", [False, True])
@@ -246,7 +250,7 @@ def test_the_dataset_carries_the_batches_from_any_step_on(first):
             assert spec.is_compatible_with(tensor)
 
 
-# --- Evaluation and loose texts -------------------------------------------------------------------------------------------------
+# --- Evaluation and loose texts ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("size, batch", [(1, 1), (1, 4), (4, 4), (5, 4), (16, 4), (31, 8), (3, 100)])
 @pytest.mark.parametrize("padding", ["pre", "post"])

@@ -64,7 +64,8 @@ def assert_is_numpys(found, network, weights, tokens, lengths, masks=None):
 def test_logits_and_gradients_are_those_of_the_equations(cell, pooling, bidirectional, one_hot):
     network = network_of(cell=cell, pooling=pooling, bidirectional=bidirectional, one_hot=one_hot, units=(3,))
     weights = random_weights(network)
-    in_front = np.stack([np.roll(row, TIME - length) for row, length in zip(TOKENS, LENGTHS)])  # zeros that count as tokens
+    # Zeros in front count as tokens.
+    in_front = np.stack([np.roll(row, TIME - length) for row, length in zip(TOKENS, LENGTHS)])
     for tokens, lengths in ((TOKENS, LENGTHS), (in_front, np.full(ROWS, TIME))):
         assert_is_numpys(logits_and_gradients(network, weights, tokens, lengths), network, weights, tokens, lengths)
 
@@ -107,7 +108,8 @@ def test_the_network_is_its_own_keras_layers_with_a_mask(cell, bidirectional, po
     pool = {
         "mean": lambda row: tf.reduce_mean(row, axis=0),
         "max": lambda row: tf.reduce_max(row, axis=0),
-        "last": lambda row: tf.concat([row[-1, :2], row[0, 2:]], axis=0),  # the backward half, if any, ends at the first token
+        # The backward half, if any, ends at the first token.
+        "last": lambda row: tf.concat([row[-1, :2], row[0, 2:]], axis=0),
     }[pooling]
     pooled = tf.stack([pool(row[:length]) for row, length in zip(states, LENGTHS)])
     initial = {name: weight.value for name, weight in network.weights.items()}
@@ -115,7 +117,7 @@ def test_the_network_is_its_own_keras_layers_with_a_mask(cell, bidirectional, po
     np.testing.assert_allclose(ours, dense(pooled), rtol=1e-12, atol=1e-15)
 
 
-# --- Padding -----------------------------------------------------------------------------------------------------------------
+# --- Padding ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_what_lies_beyond_a_rows_length_has_no_influence(changes):
@@ -142,14 +144,15 @@ def test_more_padding_changes_nothing(changes):
         np.testing.assert_allclose(narrow[1][name], wide[1][name], rtol=1e-12, atol=1e-15)
 
 
-# --- Weights -----------------------------------------------------------------------------------------------------------------
+# --- Weights ----------------------------------------------------------------------------------------------------------
 
 SHAPES = [
     ({"cell": "lstm", "units": (5,)}, {
         "embedding/embeddings": (6, 4), "rnn_0/kernel": (4, 20), "rnn_0/recurrent_kernel": (5, 20), "rnn_0/bias": (20,),
         "logits/kernel": (5, 3), "logits/bias": (3,)}),
     ({"cell": "simple_rnn", "units": (5,), "one_hot": True}, {
-        "rnn_0/kernel": (6, 5), "rnn_0/recurrent_kernel": (5, 5), "rnn_0/bias": (5,), "logits/kernel": (5, 3), "logits/bias": (3,)}),
+        "rnn_0/kernel": (6, 5), "rnn_0/recurrent_kernel": (5, 5), "rnn_0/bias": (5,),
+        "logits/kernel": (5, 3), "logits/bias": (3,)}),
     ({"cell": "gru", "units": (5, 2), "bidirectional": True}, {
         "embedding/embeddings": (6, 4),
         "rnn_0/forward/kernel": (4, 15), "rnn_0/forward/recurrent_kernel": (5, 15), "rnn_0/forward/bias": (2, 15),
@@ -180,7 +183,8 @@ def values(network):
 
 @pytest.mark.parametrize("cell, bidirectional", [("simple_rnn", False), ("lstm", True), ("gru", False)])
 def test_a_layer_built_from_its_cell_is_the_layer(cell, bidirectional):
-    direct, from_cell = (network_of(cell=cell, bidirectional=bidirectional, rnn_from_cell=built) for built in (False, True))
+    direct, from_cell = (
+        network_of(cell=cell, bidirectional=bidirectional, rnn_from_cell=built) for built in (False, True))
     for name, weight in values(direct).items():
         np.testing.assert_array_equal(weight, values(from_cell)[name])
     weights = random_weights(direct)
@@ -199,7 +203,8 @@ def test_a_keras_layer_built_from_its_cell_computes_what_the_layer_does():
     np.testing.assert_array_equal(*outputs)
 
 
-@pytest.mark.parametrize("changes", [{}, {"bidirectional": True}, {"cell": "gru"}, {"cell": "simple_rnn", "one_hot": True}])
+@pytest.mark.parametrize("changes", [
+    {}, {"bidirectional": True}, {"cell": "gru"}, {"cell": "simple_rnn", "one_hot": True}])
 def test_the_seed_alone_decides_the_initial_weights(changes):
     one, same, other = (values(network_of(seed=seed, **changes)) for seed in (5, 5, 6))
     keras.utils.set_random_seed(1)
@@ -222,7 +227,7 @@ def test_no_two_weights_start_with_equal_numbers(cell):
 
 
 def test_initial_weights_have_the_distributions_of_keras():
-    """Embedding uniform in +-0.05, kernels Glorot uniform, recurrent kernels orthogonal, biases 0, of forget gates 1."""
+    """Embedding uniform in +-0.05, kernels Glorot uniform, recurrent ones orthogonal, biases 0, of forget gates 1."""
     weights = values(network_of(units=(30,), embedding_size=40, precision="float64"))
     embedding = weights["embedding/embeddings"]
     assert 0.045 < np.abs(embedding).max() <= 0.05 and abs(embedding.mean()) < 0.01
@@ -234,19 +239,25 @@ def test_initial_weights_have_the_distributions_of_keras():
     assert not weights["logits/bias"].any()
 
 
-# --- Dropout -----------------------------------------------------------------------------------------------------------------
+# --- Dropout ----------------------------------------------------------------------------------------------------------
+
+SEED = 11
+
 
 def masks_of(network, rows, step):
     """The factors at the three kinds of places: after the embedding, between layers, before the output."""
     settings, wide = network.settings, 2 if network.settings.bidirectional else 1
-    shapes = {"embedding": (TIME, VOCABULARY if settings.one_hot else 4), "rnn_1": (TIME, 3 * wide), "logits": (2 * wide,)}
-    return {place: dropout.keep_mask(shape, rows, seed=network._seed, step=step, layer=zlib.crc32(place.encode()),
-                                     rate=settings.dropout, dtype=tf.float64).numpy() for place, shape in shapes.items()}
+    width = VOCABULARY if settings.one_hot else settings.embedding_size
+    shapes = {"embedding": (TIME, width), "rnn_1": (TIME, 3 * wide), "logits": (2 * wide,)}
+    return {
+        place: dropout.keep_mask(shape, rows, seed=SEED, step=step, layer=zlib.crc32(place.encode()),
+                                 rate=settings.dropout, dtype=tf.float64).numpy()
+        for place, shape in shapes.items()}
 
 
 @pytest.mark.parametrize("changes", [{}, {"bidirectional": True, "pooling": "max"}, {"cell": "gru", "one_hot": True}])
 def test_dropout_lies_after_the_embedding_between_layers_and_before_the_output(changes):
-    network = network_of(dropout=0.4, seed=11, **changes)
+    network = network_of(dropout=0.4, seed=SEED, **changes)
     weights = random_weights(network)
     rows, step = tf.constant([7, 0, 100]), tf.constant(12, tf.int64)
     found = logits_and_gradients(network, weights, TOKENS, LENGTHS, Noise(rows, step))
@@ -256,10 +267,10 @@ def test_dropout_lies_after_the_embedding_between_layers_and_before_the_output(c
 def test_without_noise_nothing_is_dropped():
     weights = random_weights(network_of())
     plain, dropping = (network_of(dropout=rate) for rate in (0.0, 0.5))
-    np.testing.assert_array_equal(*(logits_and_gradients(network, weights, TOKENS, LENGTHS)[0] for network in (plain, dropping)))
     noise = Noise(tf.range(ROWS), tf.constant(0, tf.int64))
-    np.testing.assert_array_equal(
-        logits_and_gradients(plain, weights, TOKENS, LENGTHS, noise)[0], logits_and_gradients(plain, weights, TOKENS, LENGTHS)[0])
+    expected = logits_and_gradients(plain, weights, TOKENS, LENGTHS)[0]
+    np.testing.assert_array_equal(logits_and_gradients(dropping, weights, TOKENS, LENGTHS)[0], expected)
+    np.testing.assert_array_equal(logits_and_gradients(plain, weights, TOKENS, LENGTHS, noise)[0], expected)
 
 
 def test_a_row_is_dropped_alike_wherever_it_is_computed():
@@ -276,9 +287,9 @@ def test_a_row_is_dropped_alike_wherever_it_is_computed():
     assert not np.isclose(logits(seed=1), whole).any(axis=1).all()
 
 
-# --- Precision and kernels -----------------------------------------------------------------------------------------------------
+# --- Precision and kernels --------------------------------------------------------------------------------------------
 
-# A float32 has 24 bits, a bfloat16 8, a float16 11; the sums here are short, so a few units in the last place are enough.
+# A float32 has 24 bits, a bfloat16 8, a float16 11; the sums here are short: a few units in the last place are enough.
 BOUNDS = {"float32": 1e-6, "bfloat16": 4e-2, "float16": 4e-3}
 
 

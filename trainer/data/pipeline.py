@@ -14,9 +14,9 @@ from trainer import config as configuration
 from trainer.data import order
 from trainer.data.store import Split
 
-WINDOW_BATCHES = 64   # Most batches whose examples are sorted by length together; also the unit in which the order is computed.
-LENGTHS = 6           # Padded lengths, each compiled once by XLA: fewer means more padding, more means more compiling.
-GRAIN = 8             # Padded lengths are multiples of it.
+WINDOW_BATCHES = 64  # Most batches that are sorted by length together; also the unit in which the order is computed.
+LENGTHS = 6          # Padded lengths, each compiled once by XLA: fewer means more padding, more means more compiling.
+GRAIN = 8            # Padded lengths are multiples of it.
 
 
 class Batch(NamedTuple):
@@ -101,9 +101,9 @@ class _Source:
 class TrainingBatches:
     """The batch of every step of a run; steps are counted from 0 here.
 
-    Row r of step s is the example at position s * batch_size + r of the order. With buckets, the positions of a window of
-    `window` steps are sorted by length, cut into batches, and the batches put in a keyed order. A window is no longer than
-    an epoch, or copies of an example, equally long, would meet in a batch.
+    Row r of step s is the example at position s * batch_size + r of the order. With buckets, the positions of a window
+    of `window` steps are sorted by length, cut into batches, and the batches put in a keyed order. A window is no longer
+    than an epoch, or copies of an example, equally long, would meet in a batch.
     """
 
     def __init__(self, split: Split, settings: configuration.Input, seed: int):
@@ -150,8 +150,8 @@ class TrainingBatches:
             examples = examples[np.argsort(self._source.cut[examples], kind="stable")]
         batches = examples.reshape(self.window, self.batch_size)
         if self._bucket:
-            # Three parts, so that the key is none of the order's own.
-            batches = batches[order.permute(np.arange(self.window), self.window, order.key(self._seed, window, WINDOW_BATCHES))]
+            key = order.key(self._seed, window, WINDOW_BATCHES)  # Of three parts: none of the order's own.
+            batches = batches[order.permute(np.arange(self.window), self.window, key)]
         return batches
 
 
@@ -168,8 +168,8 @@ def loose_batch(split: Split, settings: configuration.Input) -> Batch:
 class EvaluationBatches:
     """Every example of a split once, in order of length, `batch_size` rows at a time.
 
-    All batches have the same number of rows, so that XLA compiles one shape per length: the last is filled up with copies of
-    the shortest example, and comes with the number of rows that count.
+    All batches have the same number of rows, so that XLA compiles one shape per length: the last is filled up with copies
+    of the shortest example, and comes with the number of rows that count.
     """
 
     split: Split
