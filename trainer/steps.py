@@ -82,7 +82,7 @@ class TrainSteps:
         weights = [tf.zeros_like(weight.value) for weight in self._network.weights.values()]
         self._warm(weights, _blank(length, rows))
 
-    @tf.function
+    @tf.function(reduce_retracing=True)
     def _warm(self, weights, batch):
         step, scale = tf.zeros([], tf.int64), tf.ones([])
         return self._placement.strategy.run(self._replica_gradient, args=(weights, step, scale, batch))
