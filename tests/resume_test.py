@@ -143,20 +143,6 @@ def test_another_number_of_cores_changes_no_bit(data, undisturbed, tmp_path):
     assert answer.code == 0 and answer.digest == undisturbed[1].digest
 
 
-@pytest.mark.slow
-def test_a_second_ctrl_c_stops_without_a_checkpoint_and_changes_nothing(data, undisturbed, tmp_path):
-    model = tmp_path / "model"
-    process = commands.start(*job(data, model, "--steps_per_loop=400", "--save_steps=1000", "--eval_steps=-1", "--log_steps=1000"))
-    commands.wait_for(lambda: any(event["event"] == "start" for event in journal.read(model / "journal.jsonl")), process)
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-    answer = commands.finish(process)
-    assert (answer.code, answer.out) == (130, "") and "Traceback" not in answer.err
-    assert journal.read(model / "journal.jsonl")[-1]["code"] == 130
-    assert commands.call(*job(data, model)).digest == undisturbed[1].digest
-
-
 # --- every moment -------------------------------------------------------------------------------------------------------
 
 

@@ -80,8 +80,8 @@ def hundred_steps(**flags):
 
 SPLITS = [
     {"devices": 2, "shards": 2, "accumulate": 2},
+    {"devices": 4},
     pytest.param({"devices": 2}, marks=pytest.mark.slow),
-    pytest.param({"devices": 4}, marks=pytest.mark.slow),
     pytest.param({"shards": 3}, marks=pytest.mark.slow),
     pytest.param({"accumulate": 3}, marks=pytest.mark.slow),
     pytest.param({"devices": 4, "shards": 3}, marks=pytest.mark.slow),
@@ -105,10 +105,10 @@ def test_any_split_of_the_batch_takes_the_same_hundred_steps(split):
     assert figures.loss_sum[-20:].mean() < 0.8 * figures.loss_sum[:20].mean()  # and they train
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("split", [{"devices": 2, "shards": 2}, {"devices": 4}])
-def test_in_float32_a_hundred_losses_agree_to_four_digits(split):
-    expected, figures = (hundred_steps(precision="float32", **changes)[0] for changes in ({}, split))
+@pytest.mark.parametrize("split, jit", [
+    ({"devices": 2}, "off"), pytest.param({"devices": 4, "shards": 2}, "on", marks=pytest.mark.slow)])
+def test_in_float32_a_hundred_losses_agree_to_four_digits(split, jit):
+    expected, figures = (hundred_steps(precision="float32", jit=jit, **changes)[0] for changes in ({}, split))
     np.testing.assert_allclose(figures.loss_sum, expected.loss_sum, rtol=1e-4)
 
 

@@ -39,6 +39,7 @@ class StopRequest:
 
     def _on_signal(self, number, frame):
         if self._interrupted and number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)  # A third one ends the process, whatever it is at.
             raise KeyboardInterrupt
         self._interrupted |= number == signal.SIGINT
         self.signal = self.signal or signal.Signals(number)

@@ -239,13 +239,14 @@ prepare.prepare(config.Prepare(data_dir=sys.argv[1], raw_data=sys.argv[2], test_
 
 
 def test_two_preparations_at_once_are_safe_and_ctrl_c_leaves_nothing(tmp_path):
-    raw = tmp_path / "raw.csv"
+    raw, long = tmp_path / "raw.csv", tmp_path / "long.csv"
     raw.write_text(many(5000))
+    long.write_text(many(200_000))  # The signal must find it at work.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     processes = [
-        subprocess.Popen([sys.executable, "-c", PREPARE, tmp_path / name, raw], **pipes, text=True, env=environment)
-        for name in ("interrupted", "d", "d")]
+        subprocess.Popen([sys.executable, "-c", PREPARE, tmp_path / name, source], **pipes, text=True, env=environment)
+        for name, source in (("interrupted", long), ("d", raw), ("d", raw))]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     for process in processes:
@@ -259,7 +260,7 @@ def test_two_preparations_at_once_are_safe_and_ctrl_c_leaves_nothing(tmp_path):
     assert "KeyboardInterrupt" in interrupted.communicate()[1]
     for process in both:
         assert process.communicate()[1].count("Traceback") == process.returncode == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "raw.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "long.csv", "raw.csv"]
     assert sum(len(split) for split in store.open_dataset(tmp_path / "d").splits.values()) == 5000
 
 
