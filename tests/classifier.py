@@ -4,8 +4,12 @@ import random
 
 from tests import commands
 
-WORDS = {"drama": "tears love family loss", "comedy": "laugh joke funny clown", "science fiction": "robot space laser mars"}
-COMMON = "the a film with of and about some"
+WORDS = {
+    "drama": "tears love family loss".split(),
+    "comedy": "laugh joke funny clown".split(),
+    "science fiction": "robot space laser mars".split(),
+}
+COMMON = "the a film with of and about some".split()
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:
@@ -14,7 +18,8 @@ def sentences(count: int, seed: int) -> list[tuple[str, str]]:
     rows = []
     for _ in range(count):
         label = chance.choice(sorted(WORDS))
-        words = chance.choices(COMMON.split(), k=chance.randint(1, 9)) + chance.choices(WORDS[label].split(), k=chance.randint(0, 2))
+        words = chance.choices(COMMON, k=chance.randint(1, 9))
+        words += chance.choices(WORDS[label], k=chance.randint(0, 2))
         chance.shuffle(words)
         rows.append((" ".join(words), label))
     return rows
@@ -25,7 +30,7 @@ def write_csv(path, rows) -> None:
 
 
 def trained(folder, test_rows) -> None:
-    """Makes FOLDER/data, whose test split is `test_rows`, and FOLDER/model; the best checkpoint is not the newest one."""
+    """Makes FOLDER/data, whose test split is `test_rows`, and FOLDER/model, whose best checkpoint is not the newest."""
     write_csv(folder / "train.csv", sentences(200, seed=1))
     write_csv(folder / "validation.csv", sentences(50, seed=2))
     write_csv(folder / "test.csv", test_rows)
@@ -33,8 +38,8 @@ def trained(folder, test_rows) -> None:
         f"--test_data={folder / 'test.csv'}", f"--data_dir={folder / 'data'}")
     # A learning rate so large that the last of the evaluations is no better than an earlier one.
     run("train", f"--data_dir={folder / 'data'}", f"--model_dir={folder / 'model'}", "--units=8", "--embedding_size=4",
-        "--max_length=10", "--batch_size=20", "--learning_rate=0.05", "--steps=30", "--eval_steps=5", "--jit=off", "--threads=2",
-        "--shards=1")
+        "--max_length=10", "--batch_size=20", "--learning_rate=0.05", "--steps=30", "--eval_steps=5", "--jit=off",
+        "--threads=2", "--shards=1")
 
 
 def run(*arguments) -> None:

@@ -1,4 +1,4 @@
-"""Bad input end to end: exit code 3 (or 2, where the command is wrong), file and line, no traceback, nothing left behind."""
+"""Bad input end to end: exit code 3 (2 where the command is wrong), file and line, no traceback, nothing left."""
 
 import shutil
 
@@ -31,7 +31,8 @@ def test_bad_rows_exit_3_with_file_and_line(tmp_path, content, place):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
-@pytest.mark.parametrize("content", ["\ufeff" + GOOD, GOOD.replace("\n", "\r\n"), GOOD + ",good\n"], ids=["BOM", "CRLF", "empty text"])
+@pytest.mark.parametrize("content", ["\ufeff" + GOOD, GOOD.replace("\n", "\r\n"), GOOD + ",good\n"],
+                         ids=["BOM", "CRLF", "empty text"])
 def test_what_occurs_in_good_files_is_accepted(tmp_path, content):
     (tmp_path / "rows.csv").write_bytes(content.encode())
     answer = prepare(tmp_path)
@@ -43,7 +44,8 @@ def test_files_that_are_not_there_exit_2(tmp_path):
     assert answer.code == 2 and "rows.csv" in answer.err and "Traceback" not in answer.err
 
 
-@pytest.mark.parametrize("name", ["train/tokens.npy", "train/offsets.npy", "train/labels.npy", "vocabulary.txt", "labels.txt"])
+@pytest.mark.parametrize("name", [
+    "train/tokens.npy", "train/offsets.npy", "train/labels.npy", "vocabulary.txt", "labels.txt"])
 def test_a_damaged_dataset_exits_3_with_its_file(tmp_path, name):
     classifier.write_csv(tmp_path / "rows.csv", classifier.sentences(20, seed=1))
     assert prepare(tmp_path).code == 0
@@ -51,10 +53,11 @@ def test_a_damaged_dataset_exits_3_with_its_file(tmp_path, name):
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
-    answer = commands.call("train", f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'model'}", "--threads=2")
+    train = ["train", f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'model'}", "--threads=2"]
+    answer = commands.call(*train)
     assert (answer.code, answer.out) == (3, "") and str(path) in answer.err and "Traceback" not in answer.err
     path.unlink()
-    again = commands.call("train", f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'model'}", "--threads=2")
+    again = commands.call(*train)
     assert again.code == 3 and str(path) in again.err
 
 

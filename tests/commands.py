@@ -52,8 +52,8 @@ def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=())
       patches: {dotted name: value} to set in that process meanwhile.
       record: (folder, folder for copies of it) makes `kill_points` of the run.
     """
-    request = {"arguments": list(map(str, arguments)), "stdin": stdin.hex(), "patches": patches or {}, "record": list(map(str, record))}
-    return _resident().answer(request)
+    return _resident().answer({"arguments": list(map(str, arguments)), "stdin": stdin.hex(), "patches": patches or {},
+                               "record": list(map(str, record))})
 
 
 def start(*arguments, prefix=(), environment=None) -> subprocess.Popen:
@@ -84,7 +84,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-# --- The process that stays ---------------------------------------------------------------------------------------------
+# --- The process that stays -------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -140,7 +140,7 @@ def _serve() -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         main(["--help"])  # It tells TensorFlow a few things before that is imported, which may decide bits.
     import tensorflow as tf
-    # Threads and devices are settled once in a process: what `--threads=2` says, and the most devices that any command asks for.
+    # Both are settled once in a process: what `--threads=2` says, and the most devices that any command asks for.
     tf.config.threading.set_intra_op_parallelism_threads(2)
     tf.config.threading.set_inter_op_parallelism_threads(2)
     [cpu] = tf.config.list_physical_devices("CPU")

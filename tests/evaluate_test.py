@@ -40,7 +40,7 @@ def expected(folder):
     classes = {label: of_class(label, pairs) for label in LABELS}
     return {
         "examples": len(TEST_ROWS),
-        "loss": -sum(math.log(prediction["probabilities"][label]) for (_, label), prediction in zip(TEST_ROWS, predictions)) / 301,
+        "loss": -sum(math.log(row["probabilities"][label]) for (_, label), row in zip(TEST_ROWS, predictions)) / 301,
         "accuracy": sum(truth == guess for truth, guess in pairs) / 301,
         "macro_f1": sum(row["f1"] for row in classes.values()) / len(classes),
         "classes": classes,
@@ -116,7 +116,8 @@ def test_a_dataset_may_move_but_not_be_another(folder, tmp_path):
     moved = shutil.copytree(folder / "data", tmp_path / "moved")
     assert evaluate(folder, f"--data_dir={moved}")["examples"] == 301
     classifier.write_csv(tmp_path / "other.csv", classifier.sentences(200, seed=9))
-    classifier.run("prepare", f"--raw_data={tmp_path / 'other.csv'}", f"--data_dir={tmp_path / 'other'}", "--test_fraction=0.2")
+    classifier.run("prepare", f"--raw_data={tmp_path / 'other.csv'}", f"--data_dir={tmp_path / 'other'}",
+                   "--test_fraction=0.2")
     answer = commands.call("evaluate", f"--model_dir={folder / 'model'}", f"--data_dir={tmp_path / 'other'}")
     assert answer.code == 2 and "ids would mean other words" in answer.err
 
@@ -136,7 +137,8 @@ def test_a_checkpoint_that_is_missing_is_named(folder, tmp_path, folders, flags,
 def test_a_split_that_is_missing_is_named(tmp_path):
     classifier.write_csv(tmp_path / "rows.csv", classifier.sentences(50, seed=4))
     classifier.run("prepare", f"--raw_data={tmp_path / 'rows.csv'}", f"--data_dir={tmp_path / 'data'}")
-    classifier.run("train", f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'model'}", "--steps=1", "--units=2",
-                   "--jit=off", "--threads=2", "--shards=1")
+    classifier.run("train", f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'model'}", "--steps=1",
+                   "--units=2", "--jit=off", "--threads=2", "--shards=1")
     answer = commands.call("evaluate", f"--model_dir={tmp_path / 'model'}")
-    assert (answer.code, answer.out) == (2, "") and "--split=test: the dataset" in answer.err and "has train" in answer.err
+    assert (answer.code, answer.out) == (2, "")
+    assert "--split=test: the dataset" in answer.err and "has train" in answer.err

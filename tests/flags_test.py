@@ -91,7 +91,7 @@ def test_a_mistake_is_answered_with_value_rule_and_remedy(argument, told):
     assert told in str(refusal.value)
 
 
-# --- flagfiles ----------------------------------------------------------------------------------------------------------
+# --- flagfiles --------------------------------------------------------------------------------------------------------
 
 
 def test_a_flagfile_stands_where_it_is_named(tmp_path):
@@ -122,7 +122,8 @@ def test_mistakes_in_a_flagfile_are_mistakes(tmp_path, content, told):
         parse(f"--flagfile={tmp_path / 'x.flags'}")
 
 
-@pytest.mark.parametrize("arguments", [["--flagfile=nowhere.flags"], ["--flagfile", "nowhere.flags"], ["--flagfile="], ["--flagfile"]])
+@pytest.mark.parametrize("arguments", [
+    ["--flagfile=nowhere.flags"], ["--flagfile", "nowhere.flags"], ["--flagfile="], ["--flagfile"]])
 def test_a_flagfile_that_is_missing_names_those_that_come_with_the_package(arguments):
     with pytest.raises(UsageError, match="no such file.*named runs: .*imdb_seed.flags"):
         parse(*arguments)
@@ -145,7 +146,7 @@ def test_every_named_run_is_a_configuration(name):
     flags.parse("prepare", [f"--flagfile={name}"], sections)
 
 
-# --- help ---------------------------------------------------------------------------------------------------------------
+# --- help -------------------------------------------------------------------------------------------------------------
 
 
 def test_help_shows_every_flag_with_default_meaning_and_rule():

@@ -1,7 +1,7 @@
-"""Every state of the disk that a kill could leave behind, out of one run: the folder is copied before each change to it.
+"""Every state of the disk that a kill could leave behind, out of one run: the folder is copied before each change.
 
-A process that dies by SIGKILL leaves what it has written, and nothing else happens. So a copy of the model folder, taken in
-the moment before a file is made, renamed or removed, is what a kill in that moment leaves.
+A process that dies by SIGKILL leaves what it has written, and nothing else happens. So a copy of the model folder,
+taken in the moment before a file is made, renamed or removed, is what a kill in that moment leaves.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ class Recorder:
 
     def __call__(self, event: str, arguments: tuple) -> None:
         """The audit hook: https://docs.python.org/3/library/audit_events.html lists events and arguments."""
-        if getattr(self._copying, "on", False) or not _changes_something(event, arguments) or not self._concerns(arguments[0]):
+        copying = getattr(self._copying, "on", False)
+        if copying or not _changes_something(event, arguments) or not self._concerns(arguments[0]):
             return
         with self._turn:  # Another thread's changes wait until the copy is made.
             self._copying.on = True
@@ -38,7 +39,8 @@ class Recorder:
                 self._copying.on = False
 
     def _concerns(self, path) -> bool:
-        return isinstance(path, (str, os.PathLike)) and self._source in pathlib.Path(path).parents and self._source.exists()
+        is_path = isinstance(path, (str, os.PathLike))
+        return is_path and self._source in pathlib.Path(path).parents and self._source.exists()
 
     def _copy(self, about: str) -> None:
         folder = self._destination / f"{self._count:03d}"
@@ -47,7 +49,7 @@ class Recorder:
         (folder / "about").write_text(about)
         (folder / "printed").write_text(self._printed())
         for _ in range(_TRIES):
-            with contextlib.suppress(shutil.Error, FileNotFoundError):  # A change that was under way already moved a file.
+            with contextlib.suppress(shutil.Error, FileNotFoundError):  # A change under way already moved a file.
                 shutil.copytree(self._source, folder / "model")
                 return
             shutil.rmtree(folder / "model", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The command line as a user mistypes it. What it prints of a run that goes well: train_test, evaluate_test, predict_test."""
+"""The command line as a user mistypes it. What goes well: train_test, evaluate_test, predict_test."""
 
 import json
 import subprocess
@@ -42,7 +42,8 @@ MISTAKES = [
     ([*TRAIN, "--devices=2", "--strategy=one_device"], ["--devices=2", "Use --strategy=mirrored"]),
     ([*TRAIN, "--batch_size=4", "--accumulate=8"], ["--batch_size=4", "--accumulate=8", "lower one of them"]),
     ([*TRAIN, "--early_stop_patience=2", "--eval_steps=-1"], ["--early_stop_patience=2", "--eval_steps=-1"]),
-    ([*TRAIN, "--early_stop_patience=2", "--eval_split=test"], ["--early_stop_patience=2", "Use --eval_split=validation"]),
+    ([*TRAIN, "--early_stop_patience=2", "--eval_split=test"],
+     ["--early_stop_patience=2", "Use --eval_split=validation"]),
     ([*TRAIN, "--eval_split=dev"], ["--eval_split=dev: must be one of train | validation | test"]),
     (TRAIN, ["--data_dir=DATA: no dataset.json in it", "run `prepare"]),
     (["evaluate", "--model_dir=MODEL"], ["--model_dir=MODEL: holds no config.json", "Name a folder"]),
@@ -72,8 +73,9 @@ for arguments in json.loads(sys.stdin.read()):
 def answers(tmp_path_factory):
     """[answer] to HELP and MISTAKES, all given by one process that has not imported TensorFlow before."""
     requests = HELP + [arguments for arguments, _ in MISTAKES]
-    done = subprocess.run([sys.executable, "-c", _ANSWER_EACH], input=json.dumps(requests), capture_output=True, text=True,
-                          cwd=tmp_path_factory.mktemp("here"), env={"PYTHONPATH": str(commands.PROJECT)}, timeout=commands.SECONDS)
+    done = subprocess.run([sys.executable, "-c", _ANSWER_EACH], input=json.dumps(requests), capture_output=True,
+                          text=True, cwd=tmp_path_factory.mktemp("here"), env={"PYTHONPATH": str(commands.PROJECT)},
+                          timeout=commands.SECONDS)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -102,7 +104,8 @@ def test_help_names_every_command_and_the_help_of_a_command_every_flag(answers):
                 assert f"--{field}=" in of_command or f"--{field}\n" in of_command or f"--no{field}\n" in of_command
 
 
-@pytest.mark.parametrize("arguments, code, told", [(["--help"], 0, ""), (["dance"], 2, "error: dance: no such command")])
+@pytest.mark.parametrize("arguments, code, told", [
+    (["--help"], 0, ""), (["dance"], 2, "error: dance: no such command")])
 def test_the_process_exits_with_the_code(arguments, code, told):
     answer = commands.finish(commands.start(*arguments))
     assert answer.code == code and "Traceback" not in answer.err and answer.err.startswith(told)

@@ -5,7 +5,8 @@ import pytest
 
 from tests import classifier, commands
 
-TEXTS = ["a funny film about a clown", "robot and laser", "", "love, TEARS and family!", "unheard-of words", "déjà vu"]
+TEXTS = ["a funny film about a clown", "robot and laser", "", "love, TEARS and family!", "unheard-of words",
+         "déjà vu"]
 
 
 @pytest.fixture(scope="module")

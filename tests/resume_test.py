@@ -1,4 +1,4 @@
-"""A run that was stopped or killed, at any moment, ends as one that was never disturbed: same state, figures and files."""
+"""A run that was stopped or killed, at any moment, ends as one never disturbed: same state, figures and files."""
 
 import json
 import os
@@ -15,7 +15,8 @@ from trainer import journal
 
 # 25 steps in an epoch, dropout, a best checkpoint, two shards side by side.
 JOB = ["--units=8", "--embedding_size=4", "--max_length=8", "--batch_size=8", "--dropout=0.3", "--learning_rate=0.01",
-       "--threads=2", "--shards=2", "--epochs=16", "--eval_steps=20", "--save_steps=30", "--log_steps=10", "--steps_per_loop=1"]
+       "--threads=2", "--shards=2", "--epochs=16", "--eval_steps=20", "--save_steps=30", "--log_steps=10",
+       "--steps_per_loop=1"]
 LAST = 400
 # Small enough to be resumed many times: not compiled by XLA.
 SMALL = ["--units=8", "--embedding_size=4", "--max_length=8", "--batch_size=8", "--dropout=0.3", "--learning_rate=0.01",
@@ -81,7 +82,7 @@ def saves(model) -> list[int]:
 
 
 def disturb(data, model, how: signal.Signals, chance: random.Random, more_saves: int, *flags) -> commands.Answer:
-    """Starts the job, waits until it has saved `more_saves` times and a random moment longer, and sends the signal `how`."""
+    """Starts the job, waits until it has saved `more_saves` times and a random moment longer, and sends a signal."""
     before = len(saves(model))
     process = commands.start(*job(data, model, *flags))
     commands.wait_for(lambda: len(saves(model)) >= before + more_saves, process)
@@ -90,7 +91,7 @@ def disturb(data, model, how: signal.Signals, chance: random.Random, more_saves:
     return commands.finish(process)
 
 
-# --- bit for bit --------------------------------------------------------------------------------------------------------
+# --- bit for bit ------------------------------------------------------------------------------------------------------
 
 
 def test_kill_terminate_and_interrupt_change_nothing(data, undisturbed, tmp_path):
@@ -143,24 +144,26 @@ def test_another_number_of_cores_changes_no_bit(data, undisturbed, tmp_path):
     assert answer.code == 0 and answer.digest == undisturbed[1].digest
 
 
-# --- every moment -------------------------------------------------------------------------------------------------------
+# --- every moment -----------------------------------------------------------------------------------------------------
 
 
-KILLABLE = ["--steps=24", "--eval_steps=4", "--save_steps=6", "--log_steps=3", "--keep=2", "--early_stop_patience=4"]
+def killable(data, model) -> list[str]:
+    return ["train", f"--data_dir={data}", f"--model_dir={model}", *SMALL, "--steps=24", "--eval_steps=4", "--save_steps=6",
+            "--log_steps=3", "--keep=2", "--early_stop_patience=4"]
 
 
 @pytest.fixture(scope="module")
 def recorded(data, tmp_path_factory):
     """(folder of the model, its answer, [a folder per moment in which a kill could have come])."""
     model, moments = tmp_path_factory.mktemp("recorded") / "model", tmp_path_factory.mktemp("moments")
-    answer = commands.call("train", f"--data_dir={data}", f"--model_dir={model}", *SMALL, *KILLABLE, record=(model, moments))
+    answer = commands.call(*killable(data, model), record=(model, moments))
     assert answer.code == 0, answer.err
     return model, answer, sorted(moments.iterdir())
 
 
 def check_moment(data, recorded, moment):
     model, undisturbed, _ = recorded
-    answer = commands.call("train", f"--data_dir={data}", f"--model_dir={moment / 'model'}", *SMALL, *KILLABLE)
+    answer = commands.call(*killable(data, moment / "model"))
     about = (moment / "about").read_text()
     assert answer.code == 0 and answer.lines[-1] == undisturbed.lines[-1], about
     assert left_by(moment / "model") == left_by(model), about
@@ -180,7 +183,7 @@ def test_a_kill_in_any_moment_of_the_run_changes_nothing(data, recorded):
         check_moment(data, recorded, moment)
 
 
-# --- damage -------------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def damage(model, step) -> None:
@@ -208,11 +211,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_never_starts_over(data, undistu
         damage(model, step)
     for _ in range(2):
         answer = commands.call(*job(data, model))
-        assert (answer.code, answer.out) == (3, "") and "no checkpoint in" in answer.err and "Traceback" not in answer.err
+        assert (answer.code, answer.out) == (3, "")
+        assert "no checkpoint in" in answer.err and "Traceback" not in answer.err
     assert all((model / f"checkpoints/step-{step:08d}").exists() for step in steps)
 
 
-# --- other devices ------------------------------------------------------------------------------------------------------
+# --- other devices ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -224,7 +228,6 @@ def test_on_two_devices_a_run_continues_with_the_same_rows(data, tmp_path):
     commands.call(*command, f"--model_dir={tmp_path / 'two'}", "--steps=10")
     two = commands.call(*command, f"--model_dir={tmp_path / 'two'}", "--devices=2")
     assert two.code == 0, two.err
-    figures = [[json.loads(line)["figures"]["loss"] for line in (tmp_path / name / "evaluations.jsonl").read_text().splitlines()]
-               for name in ("one", "two")]
-    assert figures[1] == pytest.approx(figures[0], rel=1e-9)
+    losses = [[value for _, value in points(tmp_path / name, "eval")["loss"]] for name in ("one", "two")]
+    assert len(losses[0]) == 4 and losses[1] == pytest.approx(losses[0], rel=1e-6)  # Points are float32.
     assert one.lines[-1].split()[:2] == two.lines[-1].split()[:2] == ["done", "step=20"]

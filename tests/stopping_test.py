@@ -42,7 +42,7 @@ def test_only_a_second_ctrl_c_stops_at_once(stop, before):
         signal.raise_signal(number)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # A third one ends the process at once, without a traceback.
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # A third one ends the process at once.
 
 
 def test_the_log_says_what_a_second_ctrl_c_does(stop, monkeypatch):

@@ -164,7 +164,7 @@ class Optimizer(Checked):
 class Run(Checked):
     """How long, how often, and on what."""
 
-    seed: int = knob(0, "Seed of initial weights, order and dropout.", at_least(0))
+    seed: int = knob(0, "Seed of initial weights, order and dropout.", within(0, 2**63))
     epochs: int = knob(1, "Passes over the training split.", at_least(1), result=False)
     steps: int = knob(0, "Optimizer updates; wins over --epochs where above 0.", at_least(0), result=False)
     eval_split: str = knob("", "Split to evaluate while training; default: validation if there, else test.", SPLIT_OR_DEFAULT,
