@@ -193,6 +193,26 @@ class Run(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class Gang(Checked):
+    """Which worker of how many this process is, and how long the workers wait for each other."""
+
+    num_workers: int = knob(0, "Workers that train together; 0: as TF_CONFIG says, else 1.", at_least(0), result=False)
+    worker_index: int = knob(-1, "This worker, from 0; -1: as TF_CONFIG or JOB_COMPLETION_INDEX says.", at_least(-1), result=False)
+    hosts: str = knob("", "Where workers meet, HOST:PORT each: a pattern with {index}, or all of them separated by commas.", result=False)
+    min_workers: int = knob(0, "Go on with this many when a lost worker does not come back; 0: with all or not at all.", at_least(0),
+                            result=False)
+    rejoin_seconds: float = knob(60.0, "How long a lost worker is waited for.", POSITIVE, result=False)
+    rendezvous_seconds: float = knob(300.0, "How long workers wait for each other when they start.", POSITIVE, result=False)
+    grace_seconds: float = knob(30.0, "What the cluster allows between SIGTERM and SIGKILL; a stop must fit into it.", POSITIVE,
+                                result=False)
+    hang_seconds: float = knob(0.0, "A worker silent for this long is ended; 0: the longer of 60 s and 10 loops.", at_least(0),
+                               result=False)
+    max_restarts: int = knob(10, "Restarts without a new checkpoint before the job is given up.", at_least(0), result=False)
+    supervise: str = knob("auto", "Run the training as the child of a supervisor; auto: with several workers, or as process 1.",
+                          one_of("auto", "on", "off"), result=False)
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate(Checked):
     """Which model, on which rows."""
 
@@ -244,6 +264,7 @@ class Config:
     model: Model
     optimizer: Optimizer
     run: Run
+    gang: Gang
 
     def __post_init__(self):
         parts = max(1, self.run.devices) * self.optimizer.accumulate * max(1, self.run.shards)
@@ -261,7 +282,7 @@ class Config:
                              "them off. Leave one of them out.")
 
 
-TRAIN_SECTIONS = {"folders": Folders, "input": Input, "model": Model, "optimizer": Optimizer, "run": Run}
+TRAIN_SECTIONS = {"folders": Folders, "input": Input, "model": Model, "optimizer": Optimizer, "run": Run, "gang": Gang}
 
 
 def from_flat(values: Mapping[str, Any]) -> Config:
