@@ -28,16 +28,16 @@ PICTURE = """
     data.raw_files
     models.networks
     models.recurrent models.dropout
-    strategy
+    strategy wire
 
     flags stopping
-    config
+    config channel
     exit_codes
 """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos")
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos", "channel", "wire")
 
 
 def modules() -> dict[str, pathlib.Path]:

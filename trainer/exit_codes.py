@@ -63,6 +63,12 @@ class FolderInUseError(TrainerError):
     code = BY_NAME["in_use"]
 
 
+class PeerLostError(TrainerError):
+    """Another worker of the gang died, left or hangs."""
+
+    code = BY_NAME["peer_lost"]
+
+
 class StorageError(TrainerError):
     """A write failed after retries (disk full, permission, remote store away)."""
 

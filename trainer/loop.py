@@ -2,10 +2,14 @@
 
 The order at one step is always: evaluate, then save, so that a checkpoint never stands for a step whose figures are
 missing; whatever was due at the restored step and is not on record is made up for first.
+
+Every worker of a gang runs this same loop; what their clocks and signals say is agreed on between steps, and all else
+follows from the step. The chief alone writes.
 """
 
 import dataclasses
 import logging
+import math
 import os
 import pathlib
 import sys
@@ -15,24 +19,26 @@ import numpy as np
 
 from trainer import best, checkpoint, evaluate, optimizer, progress, selection, state, steps, strategy, views
 from trainer import config as configuration
+from trainer.channel import Channel
 from trainer.data import order, pipeline, store
 from trainer.exit_codes import BY_NAME, DivergedError, UsageError
 from trainer.journal import Journal
 from trainer.models.networks import Network
 from trainer.stopping import StopRequest
-from trainer.summaries import Summaries
+from trainer.summaries import Nowhere, Summaries
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """One process at work in a model folder: its number, where it writes, and whether it was asked to stop."""
+    """One process at work in a model folder: its number, where it writes, whether it was asked to stop, who watches it."""
 
     folder: pathlib.Path
     number: int
     journal: Journal
     stop: StopRequest
+    supervisor: Channel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Loop:
     """Brings `run_state` from its step to `total`. `found` is the checkpoint that it was restored from, if any."""
 
     def __init__(self, config: configuration.Config, attempt: Attempt, dataset: store.Dataset, batches: pipeline.TrainingBatches,
-                 run_state: state.State, train_steps: steps.TrainSteps, evaluation: Evaluation | None,
+                 run_state: state.State, train_steps: steps.TrainSteps, placement: strategy.Placement, evaluation: Evaluation | None,
                  found: checkpoint.Checkpoint | None, total: int):
         self._config = config
         self._attempt = attempt
@@ -100,27 +106,28 @@ class Loop:
         self._batches = batches
         self._state = run_state
         self._train_steps = train_steps
+        self._placement = placement
         self._evaluation = evaluation
         self._total = total
         self._step = found.step if found else 0
         self._saved = {found.step: found.manifest["state_digest"]} if found else {}
         self._digests = {"config_digest": configuration.digest(config), "dataset_digest": dataset.digest}
-        self._history = selection.History(attempt.folder / "evaluations.jsonl", self._step)
+        self._history = selection.History(attempt.folder / "evaluations.jsonl", self._step, writes=placement.is_chief)
         self._best = best.BestCheckpoint(attempt.folder / "best", config.run.best_metric, attempt.number, self._digests)
         self._cold = set(map(int, batches.lengths))
         self._cold_evaluation = evaluation.batches.lengths() if evaluation else []
-        self._iterator = iter(batches.dataset(self._step))
-        self._loop_size = progress.LoopSize(config.run.steps_per_loop)
+        self._rows = placement.rows(batches.batch_size)
+        self._iterator = iter(batches.dataset(self._step, self._rows))
+        self._loop_size = progress.LoopSize(config.run.steps_per_loop, progress.LONGEST_LOOP if placement.workers > 1 else math.inf)
         self._window = _Window()
         self._unlogged = {"steps": 0, "seconds": 0.0, "input_seconds": 0.0}
 
     def run(self) -> int:
         """Runs to the end or to a stop; prints the last line and returns the exit code."""
-        folder = self._attempt.folder / "tensorboard"
-        self._train_summaries = Summaries(folder / "train", self._attempt.number, self._step)
-        self._eval_summaries = Summaries(folder / "eval", self._attempt.number, self._step)
+        self._train_summaries = self._summaries("train", self._step)
+        self._eval_summaries = self._summaries("eval", self._step)
         self._train_summaries.text("config", configuration.as_markdown(self._config), self._step)
-        self._run_summaries = Summaries(folder, self._attempt.number, 0)
+        self._run_summaries = self._summaries("", 0)
         self._run_summaries.hparams({name: configuration.as_text(value) if isinstance(value, tuple) else value
                                      for name, value in configuration.affecting(self._config).items()})
         with checkpoint.Writer(self._attempt.folder / "checkpoints", self._config.run.keep, self._attempt.number, on_saved=self._on_saved,
@@ -130,7 +137,8 @@ class Loop:
             while not self._is_over():
                 self._advance()
             self._finish()
-        if self._stop.asked and not self._is_done():
+        self._placement.everyones([0])  # No worker leaves before the chief has committed the last state.
+        if self._stop.agreed and not self._is_done():
             return say_stopped(self._stop, self._step, self._saved.get(self._step, "none"))
         tell(f"done step={self._step} state_digest={self._saved[self._step]}")
         return BY_NAME["done"]
@@ -139,9 +147,10 @@ class Loop:
 
     def _is_over(self) -> bool:
         """Does what is due at this step; whether the run ends here."""
-        if not self._stop.asked:
+        self._attempt.supervisor.beat("train", self._step)
+        if not self._is_stopping():
             self._evaluate_if_due()
-        if self._stop.asked or self._is_done():
+        if self._stop.agreed or self._is_done():
             return True
         if self._step and self._step % self._config.run.save_steps == 0:
             self._save()
@@ -159,7 +168,7 @@ class Loop:
         run, epoch = self._config.run, self._epoch(self._step + 1)
         due = progress.next_event(
             self._step, (run.save_steps, run.log_steps, run.eval_steps), (self._epoch_end(epoch), self._total))
-        count = min(due - self._step, self._loop_size.steps)
+        count = min(due - self._step, int(self._placement.everyones([self._loop_size.steps])[0, 0]))  # The chief's.
         self._warm_up(count)
         began = time.monotonic()
         figures = self._train_steps.run(self._iterator, count)
@@ -184,12 +193,12 @@ class Loop:
         began = time.monotonic()
         view = views.EvaluationView(self._evaluation.dataset, name)
         found = evaluate.figures(self._evaluation.step, self._state.evaluation_weights(), self._evaluation.batches,
-                                 lambda: self._stop.asked, view)
+                                 self._abandons_evaluation, view)
         if found is None:
             return
         figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
         evaluation = selection.Evaluation(self._step, name, figures)
-        if self._evaluation.selects:
+        if self._keeps_best:
             self._best.offer(evaluation, self._evaluations, self._state.snapshot)
         self._eval_summaries.write(self._step, figures)
         view.write(self._eval_summaries, self._step, found)
@@ -201,7 +210,7 @@ class Loop:
 
     def _save(self) -> None:
         """Hands the state to the background writer, once per step; everything that belongs to it is on disk before."""
-        if self._step in self._saved:
+        if self._step in self._saved or not self._placement.is_chief:
             return
         self._train_summaries.flush()
         self._eval_summaries.flush()
@@ -211,9 +220,12 @@ class Loop:
 
     def _finish(self) -> None:
         """The last save, waited for: a run whose last state is not on disk does not end well."""
+        self._attempt.supervisor.beat("save", self._step)
         if self._step:
             self._save()
         self._writer.wait()
+        if not self._placement.is_chief:
+            self._saved[self._step] = checkpoint.state_digest(self._state.snapshot())
         self._prune_best()
         embedding = self._state.evaluation_weights().get("embedding/embeddings")
         if embedding is not None:
@@ -233,14 +245,16 @@ class Loop:
         if not self._cold:
             return
         for length in sorted({self._batches.padded_length(self._step + i) for i in range(count)} & self._cold):
+            self._attempt.supervisor.beat("compile", self._step)
             with self._journal.timed("compile", length=length):
-                self._train_steps.warm_up(length, self._batches.batch_size)
+                self._train_steps.warm_up(length, self._rows[1] - self._rows[0])
             self._cold.discard(length)
 
     def _warm_up_evaluation(self) -> None:
         """Compiles the shapes of the evaluation, before the first."""
         for length in self._cold_evaluation:
-            if not self._stop.asked:
+            if not self._stop.agreed:
+                self._attempt.supervisor.beat("compile", self._step)
                 with self._journal.timed("compile", length=length, split=self._evaluation.split):
                     self._evaluation.step.warm_up(self._state.evaluation_weights(), length, self._evaluation.batches.batch_size)
         self._cold_evaluation = []
@@ -279,16 +293,36 @@ class Loop:
         epoch, every = self._epoch(self._step), self._config.run.log_epochs
         if every > 1 and not (self._ends_epoch(self._step) and epoch % every == 0):
             return
+        if not self._placement.is_chief:
+            return
         figures = {**self._epoch_figures(), **(evaluated or {})}
         tell(f"epoch {epoch} step {self._step} " + " ".join(f"{name} {progress.number(value)}" for name, value in figures.items()))
 
     def _prune_best(self) -> None:
-        if self._evaluation and self._evaluation.selects:
+        if self._keeps_best:
             self._best.prune(self._evaluations, max((step for step, digest in self._saved.items() if digest), default=0))
 
     def _on_saved(self, manifest: dict, seconds: float) -> None:
         self._saved[manifest["step"]] = manifest["state_digest"]
         self._journal.write("save", seconds, step=manifest["step"], state_digest=manifest["state_digest"])
+
+    # --- several workers ------------------------------------------------------------------------------------------------------
+
+    def _is_stopping(self) -> bool:
+        """Whether some worker was asked to stop; all ask at the same moment of their loops and get the same answer."""
+        return self._stop.agree(lambda number: self._placement.everyones([number])[:, 0])
+
+    def _abandons_evaluation(self) -> bool:
+        self._attempt.supervisor.beat("evaluate", self._step)
+        return self._is_stopping()
+
+    def _summaries(self, part: str, restored_step: int) -> Summaries | Nowhere:
+        folder = self._attempt.folder / "tensorboard" / part
+        return Summaries(folder, self._attempt.number, restored_step) if self._placement.is_chief else Nowhere()
+
+    @property
+    def _keeps_best(self) -> bool:
+        return self._placement.is_chief and self._evaluation is not None and self._evaluation.selects
 
     # --- what the step number means ---------------------------------------------------------------------------------------------
 

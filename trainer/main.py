@@ -12,7 +12,7 @@ import sys
 from typing import Callable, Sequence
 
 from trainer import config as configuration
-from trainer import flags, stopping
+from trainer import channel, flags, stopping
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
 
 
@@ -38,11 +38,13 @@ def _prepare(parsed: flags.Parsed) -> int:
 def _train(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
-    stop = stopping.StopRequest.on_signals()
+    supervisor = channel.Channel.from_environment(os.environ)
+    supervisor.beat("import")
+    stop = stopping.StopRequest.on_signals(supervisor)
     from trainer.data import store
     store.read_description(pathlib.Path(config.folders.data_dir))  # The commonest mistake, found before TensorFlow is imported.
     from trainer import train
-    return train.train(config, stop)
+    return train.train(config, stop, supervisor)
 
 
 def _evaluate(parsed: flags.Parsed) -> int:

@@ -1,6 +1,7 @@
 """How a run is going: when the next event is due, how fast steps are, and one line or one bar that says so."""
 
 import logging
+import math
 import sys
 import time
 from typing import Iterable, Mapping
@@ -8,6 +9,7 @@ from typing import Iterable, Mapping
 log = logging.getLogger(__name__)
 
 LOOP_SECONDS = 0.5       # A stop is answered after the loop in progress, and a person sees the bar move.
+LONGEST_LOOP = 1.0       # Seconds: several workers agree at least this often whether somebody was asked to stop.
 LARGEST_LOOP = 10_000
 SECONDS_PER_LINE = 5.0   # Plain log lines come no faster, however small --log_steps is.
 
@@ -26,11 +28,15 @@ def next_event(step: int, every: Iterable[int], at: Iterable[int]) -> int:
 
 
 class LoopSize:
-    """How many steps the next call of the compiled loop should run: a fixed number, or about LOOP_SECONDS' worth."""
+    """How many steps the next call of the compiled loop should run: a fixed number, or about LOOP_SECONDS' worth.
 
-    def __init__(self, fixed: int):
+    seconds: the most that a loop of the fixed number may take once its speed is known.
+    """
+
+    def __init__(self, fixed: int, seconds: float = math.inf):
         self._fixed = fixed
         self._steps = fixed or 1
+        self._seconds = seconds if fixed else LOOP_SECONDS
 
     @property
     def steps(self) -> int:
@@ -38,9 +44,9 @@ class LoopSize:
 
     def ran(self, steps: int, seconds: float) -> None:
         """Learns from a loop of `steps` steps; grows at most fourfold, since first steps are slow."""
-        if not self._fixed and steps and seconds > 0:
-            fitting = int(LOOP_SECONDS * steps / seconds)
-            self._steps = max(1, min(fitting, 4 * self._steps, LARGEST_LOOP))
+        if steps and seconds > 0 and math.isfinite(self._seconds):
+            fitting = int(self._seconds * steps / seconds)
+            self._steps = max(1, min(fitting, 4 * self._steps, self._fixed or LARGEST_LOOP))
 
 
 def as_clock(seconds: float) -> str:

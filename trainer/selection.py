@@ -45,14 +45,20 @@ def patience_is_over(history: Sequence[Evaluation], metric: str, patience: int) 
 class History:
     """The evaluations of a run in MODEL_DIR/evaluations.jsonl, one JSON object per line, in order of their steps."""
 
-    def __init__(self, path: pathlib.Path, restored_step: int):
-        """Reads what `path` holds up to `restored_step`. Raises DataError where a line cannot be read."""
+    def __init__(self, path: pathlib.Path, restored_step: int, writes: bool = True):
+        """Reads what `path` holds up to `restored_step`. Raises DataError where a line cannot be read.
+
+        writes: False in a worker that is not the chief, whose history is the chief's as far as it has come.
+        """
         self._path = path
+        self._writes = writes
         self.evaluations = [entry for entry in _read(path) if entry.step <= restored_step]
 
     def append(self, evaluation: Evaluation) -> None:
         """Adds an evaluation; when this returns, it survives a kill and a loss of power."""
         self.evaluations.append(evaluation)
+        if not self._writes:
+            return
         temporary = self._path.with_suffix(".tmp")
         with open(temporary, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.evaluations)

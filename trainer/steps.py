@@ -15,13 +15,14 @@ import tensorflow as tf
 
 from trainer import config as configuration
 from trainer import optimizer as optimizers
-from trainer import tasks
+from trainer import tasks, wire
 from trainer.data import pipeline
 from trainer.data.pipeline import Batch
 from trainer.models.networks import Network, Noise
 from trainer.state import State
 from trainer.strategy import Placement
 
+EMBEDDING = "embedding/embeddings"  # The first of a network's weights, where it is trained.
 SUMS = 3  # loss, correct, examples: the tail of a packed vector
 
 
@@ -51,7 +52,10 @@ def unpack(vector: tf.Tensor, shapes) -> list[tf.Tensor]:
 
 
 class TrainSteps:
-    """Runs train steps on `state`; `run(iterator, n)` is the only thing that changes it."""
+    """Runs train steps on `state`; `run(iterator, n)` is the only thing that changes it.
+
+    exchange: what a step sends to other workers.
+    """
 
     def __init__(self, network: Network, state: State, placement: Placement, config: configuration.Config,
                  class_weights: tuple[float, ...] = ()):
@@ -61,6 +65,7 @@ class TrainSteps:
         self._shards = config.run.shards
         self._settings = config.optimizer
         self._class_weights = class_weights
+        self.exchange = self._exchange(config)
         jit = compiles(network)
         self._names = list(network.weights)
         self._shapes = [weight.value.shape for weight in network.weights.values()] + [tf.TensorShape([])] * SUMS
@@ -90,7 +95,10 @@ class TrainSteps:
     # --- one step, from the inside out --------------------------------------------------------------------------------
 
     def _shard_gradient(self, weights, step, scale, batch: Batch):
-        """Gradient of the summed loss of a shard's rows, times `scale`, and its sums, packed."""
+        """Gradient of the summed loss of a shard's rows, times `scale`, and its sums.
+
+        Returns (packed vector, ()), or (packed vector without the embedding, (rows [tokens, width], ids [tokens])).
+        """
         named = dict(zip(self._names, weights))
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -98,23 +106,43 @@ class TrainSteps:
             sums = tasks.training_sums(logits, batch.labels, self._settings.label_smoothing, self._class_weights)
             scaled = sums[0] * tf.cast(scale, sums[0].dtype)
         gradients = tape.gradient(scaled, weights)
-        return pack([tf.convert_to_tensor(gradient) for gradient in gradients] + list(sums))
+        slices = ()
+        if self.exchange.embedding_by_row:
+            embedding, *gradients = gradients
+            slices = embedding.values, tf.cast(embedding.indices, tf.int64)
+        return pack([tf.convert_to_tensor(gradient) for gradient in gradients] + list(sums)), slices
 
     def _replica_gradient(self, weights, step, scale, batch: Batch):
-        """The packed vector of this replica's rows: its shards one beside the other, its parts one after the other."""
-        replica = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
-        rows = _part(batch, replica, self._placement.replicas)
+        """As `_shard_gradient`, of this replica's rows: its shards side by side, its parts one after the other."""
+        rows = _part(batch, self._placement.local_replica(), self._placement.replicas)
         parts = self._settings.accumulate
         if parts == 1:
             return self._sharded(weights, step, scale, rows)
-        total = self._sharded(weights, step, scale, _part(rows, 0, parts))
+        total, _ = self._sharded(weights, step, scale, _part(rows, 0, parts))
         for part in tf.range(1, parts):
-            total += self._sharded(weights, step, scale, _part(rows, part, parts))
-        return total
+            total += self._sharded(weights, step, scale, _part(rows, part, parts))[0]
+        return total, ()
 
     def _sharded(self, weights, step, scale, rows: Batch):
         shards = [_part(rows, shard, self._shards) for shard in range(self._shards)]
-        return _add([self._gradient(weights, step, scale, shard) for shard in shards])
+        vectors, slices = zip(*(self._gradient(weights, step, scale, shard) for shard in shards))
+        return _add(vectors), tuple(tf.concat(column, axis=0) for column in zip(*slices))
+
+    def _over_workers(self, packed, slices):
+        """The packed vector of the whole batch, from what each replica of each worker has computed."""
+        vector = self._placement.total(packed)
+        if not slices:
+            return vector
+        rows, ids = map(self._placement.gathered, slices)
+        embedding = tf.math.unsorted_segment_sum(rows, ids, self._shapes[0][0])
+        return tf.concat([tf.reshape(embedding, [-1]), vector], axis=0)
+
+    def _exchange(self, config: configuration.Config) -> wire.Exchange:
+        embedding = self._network.weights.get(EMBEDDING)
+        if embedding is None or config.optimizer.accumulate > 1:  # Parts of a batch are added up before they are sent.
+            return wire.exchange(self._network.parameters, 0, 0, 0, self._placement.workers)
+        tokens = -(-config.input.batch_size // self._placement.workers) * config.input.max_length
+        return wire.exchange(self._network.parameters, *embedding.value.shape, tokens, self._placement.workers)
 
     def _apply(self, packed):
         """Updates the state by the packed sums of a whole batch; returns the step's figures."""
@@ -157,10 +185,9 @@ class TrainSteps:
             with tf.control_dependencies([batch.tokens]):
                 waited = self._clock() - asked
             weights = [tf.convert_to_tensor(weight.value) for weight in self._network.weights.values()]
-            strategy = self._placement.strategy
             step = tf.convert_to_tensor(self._state.step)
-            packed = strategy.run(self._replica_gradient, args=(weights, step, self._scale(), batch))
-            row = self._update(strategy.reduce("SUM", packed, axis=None))
+            gradient = self._placement.strategy.run(self._replica_gradient, args=(weights, step, self._scale(), batch))
+            row = self._update(self._over_workers(*gradient))
             finite = tf.reduce_all(tf.math.is_finite(row))
             figures = figures.write(done, tf.concat([row, [waited]], axis=0))
             done += 1
@@ -176,10 +203,16 @@ class EvaluationStep:
         self._outcomes = tf.function(self._outcomes_of, jit_compile=compiles(network), reduce_retracing=True)
 
     def outcomes(self, weights, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """(losses [batch], probabilities [batch, classes]), in the order of the rows."""
-        per_replica = zip(*map(self._placement.strategy.experimental_local_results, self._replicas(weights, batch)))
-        losses, probabilities = zip(*per_replica)
-        return np.concatenate(losses), np.concatenate(probabilities)
+        """(losses [batch], probabilities [batch, classes]), in the order of the rows; each worker computes its own rows."""
+        first, end = self._placement.rows(len(batch.rows))
+        own = Batch(*(values[first:end] for values in batch))
+        per_replica = zip(*map(self._placement.strategy.experimental_local_results, self._replicas(weights, own)))
+        losses, probabilities = map(np.concatenate, zip(*per_replica))
+        # Zero where the row is another worker's: the sum is what its own worker computed, bit for bit.
+        outcomes = np.zeros((len(batch.rows), 1 + probabilities.shape[1]), probabilities.dtype)
+        outcomes[first:end, 0], outcomes[first:end, 1:] = losses, probabilities
+        outcomes = self._placement.sum_over_workers(outcomes)
+        return outcomes[:, 0], outcomes[:, 1:]
 
     def warm_up(self, weights, length: int, rows: int) -> None:
         """Compiles the step for batches of `rows` rows padded to `length`, and forgets the result."""
@@ -188,8 +221,7 @@ class EvaluationStep:
     @tf.function(reduce_retracing=True)
     def _replicas(self, weights, batch: Batch):
         def replica(weights, batch):
-            index = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
-            return self._outcomes(weights, _part(batch, index, self._placement.replicas))
+            return self._outcomes(weights, _part(batch, self._placement.local_replica(), self._placement.replicas))
 
         return self._placement.strategy.run(replica, args=(weights, batch))
 

@@ -5,32 +5,61 @@ The handlers are installed before TensorFlow is imported: until then SIGTERM wou
 
 import logging
 import signal
+from typing import Callable, Iterable
 
+from trainer.channel import Channel
 from trainer.exit_codes import BY_NAME
 
 log = logging.getLogger(__name__)
 
-_EXIT_CODES = {signal.SIGINT: BY_NAME["interrupted"], signal.SIGTERM: BY_NAME["terminated"]}
+# SIGHUP stands for the wish of a supervisor that the workers leave, with a checkpoint, to meet again in another number.
+MEET_AGAIN = signal.SIGHUP
+_EXIT_CODES = {signal.SIGINT: BY_NAME["interrupted"], signal.SIGTERM: BY_NAME["terminated"], MEET_AGAIN: BY_NAME["peer_lost"]}
 
 
 class StopRequest:
-    """`asked` turns true with the first SIGINT or SIGTERM; a second SIGINT raises KeyboardInterrupt."""
+    """`asked` turns true with the first SIGINT or SIGTERM; a second SIGINT raises KeyboardInterrupt.
 
-    def __init__(self):
+    Several workers must stop at one step, so the loop goes by `agreed`, which turns true with the first `agree` that
+    shows that some worker was asked.
+    """
+
+    def __init__(self, channel: Channel | None = None):
+        """`channel`: where a supervisor may ask, in the place of a signal."""
         self.signal: signal.Signals | None = None
+        self.agreed = False
+        self._channel = channel
         self._interrupted = False
 
     @classmethod
-    def on_signals(cls) -> "StopRequest":
-        """A request that SIGINT and SIGTERM of this process make."""
-        stop = cls()
-        for number in _EXIT_CODES:
-            signal.signal(number, stop._on_signal)
+    def on_signals(cls, channel: Channel | None = None) -> "StopRequest":
+        """A request that SIGINT and SIGTERM of this process make, or the supervisor at the other end of `channel`."""
+        stop = cls(channel)
+        stop.listen()
         return stop
+
+    def listen(self) -> None:
+        """Takes the signals; once more after anything that may have taken them away, as a strategy of several workers does."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
 
     @property
     def asked(self) -> bool:
+        if self.signal is None and self._channel and (request := self._channel.asked()):
+            self.signal = MEET_AGAIN if request["ask"] == "reform" else signal.Signals(request["signal"])
+            log.info("asked to stop: stopping after the current loop, with a checkpoint")
         return self.signal is not None
+
+    def agree(self, everyones: Callable[[float], Iterable[float]]) -> bool:
+        """Whether some worker was asked to stop, the same answer on all.
+
+        everyones(number): the numbers that all workers gave at this moment of their loops.
+        """
+        # The greatest number: SIGTERM (15) before SIGINT (2) before meeting again (1).
+        asked = max(everyones(self.signal if self.asked else 0))
+        if asked and not self.agreed:
+            self.signal, self.agreed = signal.Signals(int(asked)), True
+        return self.agreed
 
     @property
     def exit_code(self) -> int:

@@ -1,29 +1,84 @@
-"""From a configuration to a tf.distribute strategy, and what it makes of devices, replicas and rows.
+"""From a configuration to a tf.distribute strategy, and what it makes of workers, devices, replicas and rows.
 
-The state of a run lives once, in plain variables on the first device; a strategy carries the weights of a step to its
-replicas and adds up what they return. Nothing here is read before TensorFlow has been told threads and devices.
+The state of a run lives in plain variables on the first device of each worker; a strategy carries the weights of a step
+to its replicas and adds up what they return. Every worker adds the same sums to the same state, so that all stay equal.
+Nothing here is read before TensorFlow has been told threads and devices.
 """
 
 import dataclasses
+import json
 import os
+from typing import Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
 
 
+# What TensorFlow raises in the workers that are left when another one dies, is cut off or starts anew.
+LOST_PEER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
+             tf.errors.FailedPreconditionError, tf.errors.InternalError)
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A strategy and the devices it spans. `device_type` is "CPU" or "GPU"."""
+    """A strategy, the devices of this worker that it spans, and which worker of how many this is.
+
+    device_type: "CPU" or "GPU". Workers have equally many devices.
+    """
 
     strategy: tf.distribute.Strategy
     device_type: str
     devices: tuple[str, ...]
+    worker: int = 0
+    workers: int = 1
 
     @property
     def replicas(self) -> int:
+        """Replicas of this worker."""
         return len(self.devices)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the worker that writes."""
+        return self.worker == 0
+
+    def rows(self, batch_size: int) -> tuple[int, int]:
+        """[first, end) of this worker's rows of a global batch."""
+        return bounds(batch_size, self.workers)[self.worker]
+
+    def local_replica(self) -> tf.Tensor:
+        """Inside `strategy.run`: the number of the replica among those of this worker, an int32 scalar."""
+        replica = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
+        return replica - self.worker * self.replicas
+
+    def total(self, per_replica) -> tf.Tensor:
+        """The sum of what `strategy.run` returned, over all replicas of all workers; the same bits on each."""
+        return self.strategy.reduce("SUM", per_replica, axis=None)
+
+    def gathered(self, per_replica) -> tf.Tensor:
+        """What `strategy.run` returned, joined along the first axis: replica by replica, worker by worker."""
+        return self.strategy.gather(per_replica, axis=0)
+
+    def everyones(self, values) -> np.ndarray:
+        """float64 [workers, n]: the n numbers that each worker gave; all workers must ask, and all get the same."""
+        values = np.asarray(values, np.float64)
+        if self.workers == 1:
+            return values[None]
+        table = np.zeros((self.workers, len(values)))
+        table[self.worker] = values
+        return self.sum_over_workers(table)
+
+    def sum_over_workers(self, values: np.ndarray) -> np.ndarray:
+        """The sum of the arrays that the workers gave; all workers must ask, and all get the same bits."""
+        return values if self.workers == 1 else self._sum_over_workers(tf.constant(values)).numpy()
+
+    @tf.function(reduce_retracing=True)
+    def _sum_over_workers(self, values):
+        # Every replica must take part in a reduction; the first of each worker brings the values.
+        return self.total(self.strategy.run(lambda: values * tf.cast(self.local_replica() == 0, values.dtype)))
 
 
 def resolve(run: configuration.Run, rows: int) -> configuration.Run:
@@ -37,29 +92,60 @@ def resolve(run: configuration.Run, rows: int) -> configuration.Run:
     return dataclasses.replace(run, threads=threads, shards=shards)
 
 
-def place(run: configuration.Run, rows: int) -> Placement:
+def place(run: configuration.Run, rows: int, member: tuple[int, int] = (0, 1)) -> Placement:
     """Prepares TensorFlow for `run`, whose threads and shards are resolved, and makes the strategy.
 
-    `rows` as in `resolve`. Raises UsageError where the devices asked for are not there, or rows are too few for them.
+    rows: as in `resolve`. member: (worker, workers); with several workers TF_CONFIG names them, and this call waits
+    until all of them have made it. Raises UsageError where the devices asked for are not there, or rows are too few
+    for them.
     """
+    worker, workers = member
     _set_threads(run)
     gpus = tf.config.list_physical_devices("GPU")
     device_type = "GPU" if gpus else "CPU"
     if run.deterministic and device_type == "GPU":
         tf.config.experimental.enable_op_determinism()  # On CPU nothing needs it.
     wanted = run.devices or (max(1, len(gpus)) if run.strategy != "one_device" else 1)
+    if workers > 1:
+        return _place_worker(run, rows, worker, workers, gpus)
     if device_type == "CPU":
         _split_cpu(wanted)
     devices = [device.name for device in tf.config.list_logical_devices(device_type)][:wanted]
     if len(devices) < wanted:
         raise UsageError(f"--devices={wanted}: TensorFlow sees {len(devices)} {device_type} device(s). "
                          "Ask for fewer, or make the others visible.")
-    if rows < wanted * run.shards:
-        raise UsageError(f"--batch_size: {rows} row(s) at a time for {wanted} device(s) with --shards={run.shards}, which "
-                         "need at least one row each. Raise it, or lower one of them or --accumulate.")
+    _refuse_empty_shards(run, rows, wanted)
     if wanted == 1 and run.strategy != "mirrored":
         return Placement(tf.distribute.OneDeviceStrategy(devices[0]), device_type, tuple(devices))
     return Placement(tf.distribute.MirroredStrategy(devices), device_type, tuple(devices))
+
+
+def _place_worker(run: configuration.Run, rows: int, worker: int, workers: int, gpus: list) -> Placement:
+    wanted = run.devices or max(1, len(gpus))
+    if wanted > max(1, len(gpus)):
+        raise UsageError(f"--devices={wanted}: each of {workers} workers has {len(gpus)} GPU(s); without any, a worker is one replica on "
+                         "its CPU. Ask for fewer, or start more workers.")
+    _refuse_empty_shards(run, rows, workers * wanted)
+    tf.config.set_visible_devices(gpus[:wanted], "GPU")
+    kind = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(implementation=kind.AUTO if gpus else kind.RING)
+    spanning = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    return Placement(spanning, "GPU" if gpus else "CPU", tuple(spanning.extended.worker_devices), worker, workers)
+
+
+def _refuse_empty_shards(run: configuration.Run, rows: int, replicas: int) -> None:
+    if rows < replicas * run.shards:
+        raise UsageError(f"--batch_size: {rows} row(s) at a time for {replicas} device(s) with --shards={run.shards}, which "
+                         "need at least one row each. Raise it, or lower one of them or --accumulate.")
+
+
+def member(environ: Mapping[str, str]) -> tuple[int, int]:
+    """(worker, workers) that this training process is among those that add up gradients: by TF_CONFIG, else alone.
+
+    A supervisor writes TF_CONFIG anew for every generation of a gang.
+    """
+    task = json.loads(environ.get("TF_CONFIG") or "{}")
+    return (task["task"]["index"], len(task["cluster"]["worker"])) if task else (0, 1)
 
 
 def bounds(rows: int, parts: int) -> list[tuple[int, int]]:

@@ -133,6 +133,15 @@ class Summaries:
                                f"free space and permissions, then run the same command again") from problem
 
 
+class Nowhere:
+    """Takes what `Summaries` takes and keeps nothing: for the workers of a gang that are not the chief."""
+
+    def _nothing(self, *_):
+        pass
+
+    write = text = image = pr_curve = hparams = projector = flush = close = _nothing
+
+
 def _lines(texts):
     return "".join(f"{text}\n" for text in texts).encode()
 

@@ -4,6 +4,7 @@ A run is a function of (configuration, dataset, step). To continue one, restore 
 step on; that is all a resume is. This file tells the order of events up to the loop, which is in `loop`.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -13,29 +14,40 @@ import numpy as np
 
 from trainer import checkpoint, lock, loop, optimizer, restored, state, steps, strategy, tasks
 from trainer import config as configuration
+from trainer.channel import Channel
 from trainer.data import order, pipeline, store
-from trainer.exit_codes import BY_NAME, StorageError, TrainerError, UsageError
+from trainer.exit_codes import BY_NAME, DataError, PeerLostError, StorageError, TrainerError, UsageError
 from trainer.journal import Journal
 from trainer.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
 
-def train(config: configuration.Config, stop: StopRequest) -> int:
-    """Trains, or goes on training, the model in `config.folders.model_dir`; returns the exit code."""
+def train(config: configuration.Config, stop: StopRequest, supervisor: Channel) -> int:
+    """Trains, or goes on training, the model in `config.folders.model_dir`; returns the exit code.
+
+    In a gang this is one of its workers, each with the same state; the first of them, the chief, writes to the folder.
+    """
     folder = pathlib.Path(config.folders.model_dir)
-    with lock.hold(folder, abandon=lambda: stop.asked) as attempt:
+    worker, workers = member = strategy.member(os.environ)
+    with lock.hold(folder, abandon=lambda: stop.asked) if worker == 0 else contextlib.nullcontext(0) as attempt:
         if attempt is None:
             return loop.say_stopped(stop, 0, "none")
-        journal = Journal(folder / "journal.jsonl", attempt)
+        journal = Journal(folder / "journal.jsonl" if worker == 0 else os.devnull, attempt)
         outcome = {"code": BY_NAME["bug"], "reason": "unexpected exception"}
         try:
-            code = _run(config, loop.Attempt(folder, attempt, journal, stop))
+            code = _run(config, loop.Attempt(folder, attempt, journal, stop, supervisor), member)
             outcome = {"code": code, "reason": stop.signal.name if stop.asked else "done"}
             return code
         except TrainerError as problem:
             outcome = {"code": problem.code, "reason": str(problem)}
             raise
+        except strategy.LOST_PEER as problem:
+            if workers == 1:
+                raise
+            outcome = {"code": PeerLostError.code, "reason": problem.message}
+            raise PeerLostError(f"worker {worker} of {workers} lost another one ({problem.message.splitlines()[0]}): a step needs all of them. "
+                                "Start the missing one again; the run goes on from its newest checkpoint.") from problem
         except OSError as problem:
             outcome = {"code": StorageError.code, "reason": str(problem)}
             raise StorageError(f"{problem}; the model folder {folder} must stay writable; check free space and permissions, then "
@@ -48,16 +60,19 @@ def train(config: configuration.Config, stop: StopRequest) -> int:
             journal.close()
 
 
-def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
-    folder, journal = attempt.folder, attempt.journal
+def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int, int]) -> int:
+    folder, journal, tell_supervisor = attempt.folder, attempt.journal, attempt.supervisor.beat
     log.info("attempt %d in %s", attempt.number, folder)
     has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
     config = _settled(config, folder, has_checkpoints)
 
-    # 1. Devices.
-    placement = strategy.place(config.run, config.input.batch_size // config.optimizer.accumulate)
-    log.info("%d %s replica(s) under %s, %d shard(s) each, %d threads", placement.replicas, placement.device_type,
-             type(placement.strategy).__name__, config.run.shards, config.run.threads)
+    # 1. Devices, and the other workers.
+    tell_supervisor("meet")
+    placement = strategy.place(config.run, config.input.batch_size // config.optimizer.accumulate, member)
+    attempt.stop.listen()
+    log.info("%d %s replica(s) under %s, %d shard(s) each, %d threads%s", placement.replicas, placement.device_type,
+             type(placement.strategy).__name__, config.run.shards, config.run.threads,
+             f"; worker {placement.worker} of {placement.workers}" if placement.workers > 1 else "")
 
     # 2. Data.
     log.info("opening %s and checking its files", config.folders.data_dir)
@@ -78,10 +93,14 @@ def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
     weights = tasks.balanced_weights(np.bincount(split.labels, minlength=len(dataset.labels)))
     train_steps = steps.TrainSteps(network, run_state, placement, config,
                                    tuple(weights) if config.optimizer.class_weights == "balanced" else ())
+    if placement.workers > 1:
+        log.info("a step sends %.3g MB to other workers, the gradient of the embedding %s", train_steps.exchange.bytes / 1e6,
+                 "by the row" if train_steps.exchange.embedding_by_row else "whole")
     evaluation = loop.Evaluation.of(config, dataset, network, placement)
 
     # 4. Where the state comes from: the newest valid checkpoint of this folder, or the seed.
-    found = checkpoint.newest_valid(folder / "checkpoints", repair=True, attempt=attempt.number)
+    tell_supervisor("restore")
+    found = _newest(placement, attempt)
     if found:
         _check_continues(found, dataset, total)
         with journal.timed("restore", step=found.step):
@@ -90,11 +109,39 @@ def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
     else:
         log.info("no checkpoint yet: initial weights from seed %d", config.run.seed)
         journal.write("initialise", step=0)
-    _write_config(config, folder)
+    _refuse_unequal_states(placement, run_state)
+    if placement.is_chief:
+        _write_config(config, folder)
     journal.write("start", step=found.step if found else 0, total=total, devices=placement.devices, pid=os.getpid())
 
     # 5. The loop, and what it leaves behind.
-    return loop.Loop(config, attempt, dataset, batches, run_state, train_steps, evaluation, found, total).run()
+    return loop.Loop(config, attempt, dataset, batches, run_state, train_steps, placement, evaluation, found, total).run()
+
+
+def _newest(placement: strategy.Placement, attempt: loop.Attempt) -> checkpoint.Checkpoint | None:
+    """The checkpoint that the chief finds to be the newest valid one, read by every worker."""
+    folder = attempt.folder / "checkpoints"
+    found = checkpoint.newest_valid(folder, repair=True, attempt=attempt.number) if placement.is_chief else None
+    step = int(placement.everyones([found.step if found else -1])[0, 0])
+    if placement.is_chief or step < 0:
+        return found
+    try:
+        return checkpoint.load(checkpoint.folder_of(folder, step))
+    except DataError as problem:
+        raise UsageError(f"worker {placement.worker} cannot read the checkpoint of step {step} that the chief goes on from ({problem}): all "
+                         f"workers must see the same folder as --model_dir={attempt.folder}. Put it on storage that they share.") from None
+
+
+def _refuse_unequal_states(placement: strategy.Placement, run_state: state.State) -> None:
+    """Raises UsageError where a worker begins with another state than the chief."""
+    if placement.workers == 1:
+        return
+    digest = checkpoint.state_digest(run_state.snapshot())
+    digests = placement.everyones(np.frombuffer(bytes.fromhex(digest), "<u4"))
+    others = [worker for worker in range(placement.workers) if (digests[worker] != digests[0]).any()]
+    if others:
+        raise UsageError(f"worker(s) {', '.join(map(str, others))} begin with another state than worker 0 (here: {digest[:12]}): all must "
+                         "begin with the same bits. Run the same image on the same kind of machine everywhere.")
 
 
 def _settled(config: configuration.Config, folder: pathlib.Path, has_checkpoints: bool) -> configuration.Config:

@@ -134,10 +134,10 @@ class TrainingBatches:
         examples = self.examples(step)
         return self._source.batch(examples[first_row:end_row], self._source.padded_length(examples), first_row)
 
-    def dataset(self, first_step: int) -> tf.data.Dataset:
-        """The batches from `first_step` on, without end, made ahead of time."""
+    def dataset(self, first_step: int, rows: tuple[int, int | None] = (0, None)) -> tf.data.Dataset:
+        """The batches from `first_step` on, without end, made ahead of time. `rows`: [first, end) of the global batch."""
         def load(step):
-            arrays = tf.numpy_function(lambda step: tuple(self.batch(int(step))), [step], [spec.dtype for spec in SIGNATURE])
+            arrays = tf.numpy_function(lambda step: tuple(self.batch(int(step), *rows)), [step], [spec.dtype for spec in SIGNATURE])
             return Batch(*(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, SIGNATURE)))
 
         return tf.data.Dataset.range(first_step, 2**62).map(load).prefetch(tf.data.AUTOTUNE)
