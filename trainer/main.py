@@ -12,7 +12,7 @@ import sys
 from typing import Callable, Sequence
 
 from trainer import config as configuration
-from trainer import flags, stopping
+from trainer import channel, flags, stopping
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
 
 
@@ -38,7 +38,11 @@ def _prepare(parsed: flags.Parsed) -> int:
 def _train(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
+    channel.end_with_supervisor(os.environ)
     stop = stopping.StopRequest.on_signals()
+    from trainer import supervisor
+    if supervisor.wanted(config, os.environ, os.getpid()):
+        return supervisor.run(config, os.environ, stop)
     from trainer.data import store
     store.read_description(pathlib.Path(config.folders.data_dir))  # The commonest mistake, found before TensorFlow is imported.
     from trainer import train

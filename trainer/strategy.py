@@ -5,7 +5,6 @@ replicas and adds up what they return. Nothing here is read before TensorFlow ha
 """
 
 import dataclasses
-import os
 
 import tensorflow as tf
 
@@ -26,21 +25,10 @@ class Placement:
         return len(self.devices)
 
 
-def resolve(run: configuration.Run, rows: int) -> configuration.Run:
-    """`run` with the numbers that decide bits filled in where they are 0: threads from this machine, shards from both.
-
-    rows: of the global batch that are worked through at once, --batch_size / --accumulate. A shard has at least 16 of
-    them, or splitting costs more than it gains; on one device more shards than threads gain nothing.
-    """
-    threads = run.threads or len(os.sched_getaffinity(0))
-    shards = run.shards or max(1, min(threads, rows // (16 * max(1, run.devices))))
-    return dataclasses.replace(run, threads=threads, shards=shards)
-
-
 def place(run: configuration.Run, rows: int) -> Placement:
     """Prepares TensorFlow for `run`, whose threads and shards are resolved, and makes the strategy.
 
-    `rows` as in `resolve`. Raises UsageError where the devices asked for are not there, or rows are too few for them.
+    `rows` as in `resources.resolve`. Raises UsageError where the devices asked for are not there, or rows are too few for them.
     """
     _set_threads(run)
     gpus = tf.config.list_physical_devices("GPU")

@@ -4,14 +4,13 @@ A run is a function of (configuration, dataset, step). To continue one, restore 
 step on; that is all a resume is. This file tells the order of events up to the loop, which is in `loop`.
 """
 
-import dataclasses
 import logging
 import os
 import pathlib
 
 import numpy as np
 
-from trainer import checkpoint, lock, loop, optimizer, restored, state, steps, strategy, tasks
+from trainer import checkpoint, lock, loop, optimizer, resources, restored, state, steps, strategy, tasks
 from trainer import config as configuration
 from trainer.data import order, pipeline, store
 from trainer.exit_codes import BY_NAME, StorageError, TrainerError, UsageError
@@ -52,7 +51,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
     folder, journal = attempt.folder, attempt.journal
     log.info("attempt %d in %s", attempt.number, folder)
     has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
-    config = _settled(config, folder, has_checkpoints)
+    config = resources.settled(config, has_checkpoints)
 
     # 1. Devices.
     placement = strategy.place(config.run, config.input.batch_size // config.optimizer.accumulate)
@@ -95,13 +94,6 @@ def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
 
     # 5. The loop, and what it leaves behind.
     return loop.Loop(config, attempt, dataset, batches, run_state, train_steps, evaluation, found, total).run()
-
-
-def _settled(config: configuration.Config, folder: pathlib.Path, has_checkpoints: bool) -> configuration.Config:
-    """The configuration with nothing left open: as the run in this folder began, or chosen now for a new one."""
-    if has_checkpoints:
-        config = configuration.resumed(config, configuration.written_in(folder))
-    return dataclasses.replace(config, run=strategy.resolve(config.run, config.input.batch_size // config.optimizer.accumulate))
 
 
 def _write_config(config: configuration.Config, folder: pathlib.Path) -> None:
