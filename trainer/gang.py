@@ -436,6 +436,8 @@ class Member:
             self._leave(BY_NAME["peer_lost"], f"worker {index} was lost while the job was stopping: {reason}", "")
         else:
             self._say(f"lost worker {index}: {reason}")
+            if self._rules.index < min(self._peers, default=self._rules.workers):
+                self._note("lost", index=index, reason=reason, code=None, last_lines=[])
             self._meet(f"worker {index}: {reason}", now)
 
     # --- stopping -----------------------------------------------------------------------------------------------------------
