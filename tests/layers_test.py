@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "trainer"
 PICTURE = """
     __main__
     main
-    train
+    train supervisor
     loop
     evaluate predict export chaos
     restored views readback best
@@ -30,6 +30,8 @@ PICTURE = """
     models.recurrent models.dropout
     strategy wire
 
+    gang links child identity
+    rendezvous cluster commits watchdog resources
     flags stopping
     config channel
     exit_codes
@@ -37,7 +39,9 @@ PICTURE = """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos", "channel", "wire")
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos",
+                      "supervisor", "gang", "links", "child", "identity", "rendezvous", "cluster", "commits", "channel", "watchdog",
+                      "resources", "wire")
 
 
 def modules() -> dict[str, pathlib.Path]:

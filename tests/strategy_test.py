@@ -1,6 +1,5 @@
 """Devices and rows. What TensorFlow takes only once in a process (threads, devices) has a process of its own."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -9,27 +8,9 @@ import sys
 
 import pytest
 
-from trainer import config, strategy
+from trainer import strategy
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-@pytest.mark.parametrize("cores, threads, shards, devices, rows, resolved", [
-    (8, 0, 0, 0, 512, (8, 8)),
-    (8, 0, 0, 0, 64, (8, 4)),     # a shard has at least 16 rows
-    (8, 0, 0, 2, 64, (8, 2)),     # of one replica
-    (8, 0, 0, 0, 8, (8, 1)),
-    (2, 0, 0, 0, 128, (2, 2)),    # no more shards than threads
-    (2, 1, 0, 0, 128, (1, 1)),
-    (2, 3, 5, 4, 128, (3, 5)),    # what is given stays
-    (8, 0, 0, 0, 1, (8, 1)),      # --accumulate may leave one row at a time
-])
-def test_numbers_that_decide_bits_are_filled_in(monkeypatch, cores, threads, shards, devices, rows, resolved):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
-    run = config.Run(threads=threads, shards=shards, devices=devices)
-    found = strategy.resolve(run, rows)
-    assert (found.threads, found.shards) == resolved
-    assert found == dataclasses.replace(run, threads=found.threads, shards=found.shards)
 
 
 @pytest.mark.parametrize("rows, parts, expected", [

@@ -24,7 +24,7 @@ from trainer.data import order, pipeline, store
 from trainer.exit_codes import BY_NAME, DivergedError, UsageError
 from trainer.journal import Journal
 from trainer.models.networks import Network
-from trainer.stopping import StopRequest
+from trainer.stopping import MEET_AGAIN, StopRequest
 from trainer.summaries import Nowhere, Summaries
 
 log = logging.getLogger(__name__)
@@ -353,8 +353,9 @@ class Loop:
 
 
 def say_stopped(stop: StopRequest, step: int, digest: str) -> int:
-    """Prints the last line of a run that was stopped and returns its exit code."""
-    tell(f"stopped step={step} state_digest={digest}")
+    """Prints the last line of a run that was stopped, unless it goes on in a new gang; returns its exit code."""
+    if stop.signal != MEET_AGAIN:
+        tell(f"stopped step={step} state_digest={digest}")
     return stop.exit_code
 
 

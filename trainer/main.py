@@ -38,13 +38,17 @@ def _prepare(parsed: flags.Parsed) -> int:
 def _train(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
-    supervisor = channel.Channel.from_environment(os.environ)
-    supervisor.beat("import")
-    stop = stopping.StopRequest.on_signals(supervisor)
+    channel.end_with_supervisor(os.environ)
+    parent = channel.Channel.from_environment(os.environ)
+    parent.beat("import")
+    stop = stopping.StopRequest.on_signals(parent)
+    from trainer import supervisor
+    if supervisor.wanted(config, os.environ, os.getpid()):
+        return supervisor.run(config, os.environ, stop)
     from trainer.data import store
     store.read_description(pathlib.Path(config.folders.data_dir))  # The commonest mistake, found before TensorFlow is imported.
     from trainer import train
-    return train.train(config, stop, supervisor)
+    return train.train(config, stop, parent)
 
 
 def _evaluate(parsed: flags.Parsed) -> int:

@@ -45,9 +45,12 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
-        if self.signal is None and self._channel and (request := self._channel.asked()):
-            self.signal = MEET_AGAIN if request["ask"] == "reform" else signal.Signals(request["signal"])
-            log.info("asked to stop: stopping after the current loop, with a checkpoint")
+        if self.signal in (None, MEET_AGAIN) and self._channel and (request := self._channel.asked()):
+            asked = MEET_AGAIN if request["ask"] == "reform" else signal.Signals(request["signal"])
+            if asked != self.signal:
+                log.info("asked to %s: stopping after the current loop, with a checkpoint",
+                         "meet the other workers again" if asked == MEET_AGAIN else "stop")
+            self.signal = asked
         return self.signal is not None
 
     def agree(self, everyones: Callable[[float], Iterable[float]]) -> bool:

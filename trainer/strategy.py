@@ -7,7 +7,6 @@ Nothing here is read before TensorFlow has been told threads and devices.
 
 import dataclasses
 import json
-import os
 from typing import Mapping
 
 import numpy as np
@@ -81,21 +80,10 @@ class Placement:
         return self.total(self.strategy.run(lambda: values * tf.cast(self.local_replica() == 0, values.dtype)))
 
 
-def resolve(run: configuration.Run, rows: int) -> configuration.Run:
-    """`run` with the numbers that decide bits filled in where they are 0: threads from this machine, shards from both.
-
-    rows: of the global batch that are worked through at once, --batch_size / --accumulate. A shard has at least 16 of
-    them, or splitting costs more than it gains; on one device more shards than threads gain nothing.
-    """
-    threads = run.threads or len(os.sched_getaffinity(0))
-    shards = run.shards or max(1, min(threads, rows // (16 * max(1, run.devices))))
-    return dataclasses.replace(run, threads=threads, shards=shards)
-
-
 def place(run: configuration.Run, rows: int, member: tuple[int, int] = (0, 1)) -> Placement:
     """Prepares TensorFlow for `run`, whose threads and shards are resolved, and makes the strategy.
 
-    rows: as in `resolve`. member: (worker, workers); with several workers TF_CONFIG names them, and this call waits
+    rows: as in `resources.resolve`. member: (worker, workers); with several workers TF_CONFIG names them, and this call waits
     until all of them have made it. Raises UsageError where the devices asked for are not there, or rows are too few
     for them.
     """

@@ -5,14 +5,13 @@ step on; that is all a resume is. This file tells the order of events up to the 
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 import pathlib
 
 import numpy as np
 
-from trainer import checkpoint, lock, loop, optimizer, restored, state, steps, strategy, tasks
+from trainer import checkpoint, lock, loop, optimizer, resources, restored, state, steps, strategy, tasks
 from trainer import config as configuration
 from trainer.channel import Channel
 from trainer.data import order, pipeline, store
@@ -64,7 +63,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     folder, journal, tell_supervisor = attempt.folder, attempt.journal, attempt.supervisor.beat
     log.info("attempt %d in %s", attempt.number, folder)
     has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
-    config = _settled(config, folder, has_checkpoints)
+    config = resources.settled(config, has_checkpoints)
 
     # 1. Devices, and the other workers.
     tell_supervisor("meet")
@@ -142,13 +141,6 @@ def _refuse_unequal_states(placement: strategy.Placement, run_state: state.State
     if others:
         raise UsageError(f"worker(s) {', '.join(map(str, others))} begin with another state than worker 0 (here: {digest[:12]}): all must "
                          "begin with the same bits. Run the same image on the same kind of machine everywhere.")
-
-
-def _settled(config: configuration.Config, folder: pathlib.Path, has_checkpoints: bool) -> configuration.Config:
-    """The configuration with nothing left open: as the run in this folder began, or chosen now for a new one."""
-    if has_checkpoints:
-        config = configuration.resumed(config, configuration.written_in(folder))
-    return dataclasses.replace(config, run=strategy.resolve(config.run, config.input.batch_size // config.optimizer.accumulate))
 
 
 def _write_config(config: configuration.Config, folder: pathlib.Path) -> None:

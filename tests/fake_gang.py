@@ -1,0 +1,111 @@
+"""Supervisors with a training process that needs no TensorFlow and takes milliseconds: for the tests of the supervisor.
+
+`python -m tests.fake_gang supervise SILENCE FLAGS` supervises as `python -m trainer train FLAGS` does, but starts
+`python -m tests.fake_gang child FLAGS` for the training and calls a peer lost after SILENCE seconds.
+
+The child "trains" by counting: --steps steps of 20 ms each; rank 0 commits a "checkpoint" every --save_steps. It does what
+its folder MODEL_DIR/plan says for its worker and generation: see `_Plan`.
+"""
+
+import asyncio
+import faulthandler
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+from trainer import channel, commits, config, flags, gang, supervisor
+from trainer.exit_codes import TrainerError
+from trainer.stopping import StopRequest
+
+STEP_SECONDS = 0.02
+
+
+def _config(arguments) -> config.Config:
+    sections = tuple(config.TRAIN_SECTIONS.values())
+    return config.from_flat(flags.parse("train", list(arguments), {"train": sections}).values)
+
+
+def _command(settings: config.Config, start: gang.Start) -> list[str]:
+    command = supervisor.train_command(settings, start)
+    return [command[0], "-m", "tests.fake_gang", "child", str(start.generation), *command[4:]]
+
+
+def _supervise(silence: str, arguments) -> int:
+    stop = StopRequest.on_signals()
+    from trainer.main import _log_to_stderr
+    _log_to_stderr()
+    try:
+        return asyncio.run(supervisor.Supervisor(_config(arguments), os.environ, _command, float(silence)).run(stop))
+    except TrainerError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return problem.code
+
+
+def _commit(folder: pathlib.Path, step: int) -> str:
+    digest = f"{step:064x}"
+    place = folder / "checkpoints" / f"step-{step:08d}"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "MANIFEST.json").write_text(json.dumps({"step": step, "state_digest": digest}))
+    return digest
+
+
+def _at(plan: dict, moment: str) -> None:
+    """Does what the plan has for this moment of this process: {"MOMENT": WHAT}."""
+    what = plan.get(moment)
+    if what is None:
+        return
+    print(f"fake child: {what} at {moment}", file=sys.stderr, flush=True)
+    if what == "sleep":
+        while True:
+            time.sleep(3600)
+    if what.startswith("exit "):
+        sys.exit(int(what.removeprefix("exit ")))
+    os.kill(os.getpid(), getattr(signal, what))
+
+
+def _child(generation: str, arguments) -> int:
+    channel.end_with_supervisor(os.environ)
+    faulthandler.register(signal.SIGUSR1)
+    wire = channel.Channel.from_environment(os.environ)
+    run = _config(arguments)
+    folder, worker = pathlib.Path(run.folders.model_dir), os.environ["RNN_TRAINER_WORKER"]
+    rank = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
+    plans = json.loads(os.environ.get("FAKE_PLAN", "{}"))
+    plan = plans.get(f"{worker}.{generation}", plans.get(f"{worker}.*", {}))
+    (folder / "started").mkdir(parents=True, exist_ok=True)
+    (folder / "started" / f"{worker}.{generation}").write_text(
+        json.dumps({"pid": os.getpid(), "time": time.time(), "arguments": arguments, "tf_config": os.environ.get("TF_CONFIG")}))
+    for phase in ("import", "meet", "restore", "compile"):
+        wire.beat(phase)
+        _at(plan, phase)
+    found = commits.newest(folder)
+    step = found.step if found else 0
+    while step < run.run.steps:
+        wire.beat("train", step)
+        _at(plan, "train")
+        _at(plan, f"step {step}")
+        asked = wire.asked()
+        if asked:
+            _at(plan, asked["ask"])
+            wire.beat("save", step)
+            digest = _commit(folder, step)
+            if asked["ask"] == "reform":
+                return 75
+            print(f"stopped step={step} state_digest={digest}", flush=True)
+            return 128 + asked["signal"]
+        time.sleep(STEP_SECONDS)
+        step += 1
+        if rank == 0 and step % run.run.save_steps == 0:
+            _commit(folder, step)
+    wire.beat("end", step)
+    _at(plan, "end")
+    print(f"done step={step} state_digest={_commit(folder, step)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    role, first, *rest = sys.argv[1:]
+    sys.exit({"supervise": _supervise, "child": _child}[role](first, rest))

@@ -1,0 +1,46 @@
+"""Which checkpoints a model folder has, read from names and manifests alone: for whoever watches a run without TensorFlow."""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+_COMMITTED = re.compile(r"step-(\d{8,})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Commit:
+    """A committed checkpoint, as its MANIFEST.json describes it."""
+
+    step: int
+    state_digest: str
+
+
+def exist(model_dir) -> bool:
+    """Whether a run has checkpoints, readable or not."""
+    return bool(_names(model_dir))
+
+
+def newest(model_dir) -> Commit | None:
+    """The newest committed checkpoint of a run whose manifest can be read; None where there is none."""
+    for name in _names(model_dir):
+        try:
+            manifest = json.loads((pathlib.Path(model_dir) / "checkpoints" / name / "MANIFEST.json").read_bytes())
+            return Commit(int(manifest["step"]), str(manifest["state_digest"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # Damaged, or pruned at this very moment.
+    return None
+
+
+def _names(model_dir) -> list[str]:
+    """Of the folders of committed checkpoints, newest first."""
+    try:
+        names = [entry.name for entry in (pathlib.Path(model_dir) / "checkpoints").iterdir()]
+    except OSError:
+        return []
+    return sorted(filter(_COMMITTED.fullmatch, names), key=lambda name: int(name.removeprefix("step-")), reverse=True)
+
+
+def stopped_line(commit: Commit | None) -> str:
+    """The last line of a run that was stopped and leaves `commit` behind."""
+    return f"stopped step={commit.step} state_digest={commit.state_digest}" if commit else "stopped step=0 state_digest=none"

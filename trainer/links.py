@@ -1,0 +1,341 @@
+"""Connections between the supervisors of a job: plain TCP, lines of JSON, a beat every second, silence noticed.
+
+Every worker listens on its own address and dials all workers of lower index, again and again; so each pair has one
+connection. Both say `hello` first. What is not a worker of this job (another program, another job, a second worker of the
+same index) never becomes a link, and does no harm beyond one line in the log.
+"""
+
+import asyncio
+import dataclasses
+import ipaddress
+import json
+import logging
+import socket
+import threading
+import time
+from typing import Coroutine, Mapping, Protocol
+
+from trainer.cluster import Cluster, host_and_port
+from trainer.exit_codes import BY_NAME, UsageError
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = 1
+SILENCE_SECONDS = 10.0  # After which a peer is lost; a network that is cut for half of that costs nothing.
+BEAT_SECONDS = 1.0
+HELLO_SECONDS = 5.0
+CONNECT_SECONDS = 3.0
+REDIAL_SECONDS = 0.3
+BIND_SECONDS = 10.0       # The port may still be held by a worker that is on its way out.
+LONGEST_LINE = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Hello:
+    """Who a worker says it is. instance: of this process alone. job: what tells jobs apart. identity: see `identity`."""
+
+    index: int
+    instance: str
+    job: str
+    identity: Mapping[str, str]
+
+
+class Listener(Protocol):
+    """What happens on the links."""
+
+    def differs(self, hello: Hello) -> str: ...
+    def link_up(self, index: int) -> None: ...
+    def link_down(self, index: int, reason: str) -> None: ...
+    def received(self, index: int, message: dict) -> None: ...
+    def unreachable(self, index: int, reason: str) -> None: ...
+    def refused(self, index: int, reason: str) -> None: ...
+
+
+class _Link:
+    """An established connection to the worker of `hello`."""
+
+    def __init__(self, hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self.hello, self.reader, self.writer = hello, reader, writer
+        self.heard = time.monotonic()
+
+    def send(self, message: dict) -> None:
+        if not self.writer.is_closing():
+            self.writer.write(_line(message))
+
+
+class Links:
+    """The links of one worker. Calls `listener` in the event loop; `silence`: seconds after which a peer is lost."""
+
+    def __init__(self, cluster: Cluster, own: Hello, listener: Listener, silence: float = SILENCE_SECONDS):
+        self._cluster = cluster
+        self._own = own
+        self._listener = listener
+        self._silence = silence
+        self._links: dict[int, _Link] = {}
+        self._tasks: set[asyncio.Task] = set()
+        self._refusals: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self._refused_since: dict[int, float] = {}
+        self._closing = False
+
+    async def open(self) -> None:
+        """Listens and begins to dial. Raises UsageError where the port of this worker stays taken."""
+        if self._cluster.workers == 1:
+            return
+        host, port = host_and_port(self._cluster.addresses[self._own.index])
+        deadline = time.monotonic() + BIND_SECONDS
+        while self._server is None:
+            try:
+                self._server = await asyncio.start_server(self._accept, "127.0.0.1" if _is_loopback(host) else None, port,
+                                                          limit=LONGEST_LINE)
+            except OSError as problem:
+                if time.monotonic() >= deadline:
+                    raise UsageError(f"port {port} of worker {self._own.index} cannot be used: {problem.strerror}. Is a worker with this "
+                                     "index running here already, or another program? End it, or name another port in --hosts.") from None
+                await asyncio.sleep(REDIAL_SECONDS)
+        for index in range(self._own.index):
+            self._spawn(self._dial(index))
+        self._spawn(self._beat())
+
+    def send(self, index: int, message: dict) -> None:
+        """Sends to worker `index`; to one that is not connected nothing is sent."""
+        if index in self._links and not self._closing:
+            self._links[index].send(message)
+
+    def slept(self, seconds: float) -> None:
+        """This process itself did not run for `seconds`: they do not count as silence of others."""
+        for link in self._links.values():
+            link.heard += seconds
+
+    async def close(self, seconds: float = 2.0) -> None:
+        """Delivers what was sent, then closes everything, after `seconds` at the latest."""
+        self._closing = True
+        if self._server:
+            self._server.close()
+        for link in self._links.values():
+            # Closing at once, with beats of the peer still unread, would reset the connection and destroy our last words.
+            if link.writer.can_write_eof() and not link.writer.is_closing():
+                link.writer.write_eof()
+        deadline = time.monotonic() + seconds
+        while (self._links or self._refusals) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- both ends ------------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine) -> None:
+        """Runs `work`; what it raises is a mistake of this program and reaches the loop's exception handler."""
+        def ended(task):
+            self._tasks.discard(task)
+            if not task.cancelled():
+                task.result()
+
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+
+    async def _serve(self, link: _Link) -> None:
+        """Receives from a link until it ends."""
+        index = link.hello.index
+        self._links[index] = link
+        self._listener.link_up(index)
+        while self._links.get(index) is link:
+            try:
+                line = await link.reader.readline()
+                message = json.loads(line) if line else None
+            except OSError as problem:
+                self._drop(link, (problem.strerror or "the connection broke").lower())
+            except ValueError:
+                self._drop(link, "it sent what no worker sends")
+            else:
+                link.heard = time.monotonic()
+                if message is None:
+                    self._drop(link, "it closed the connection")
+                elif message["kind"] != "beat":
+                    self._listener.received(index, message)
+
+    def _drop(self, link: _Link, reason: str) -> None:
+        """Ends a link at once."""
+        if self._links.get(link.hello.index) is link:
+            del self._links[link.hello.index]
+            link.writer.transport.abort()
+            self._listener.link_down(link.hello.index, reason)
+
+    async def _beat(self) -> None:
+        while not self._closing:
+            await asyncio.sleep(BEAT_SECONDS)
+            for link in list(self._links.values()):
+                self.send(link.hello.index, {"kind": "beat"})
+                if time.monotonic() - link.heard > self._silence:
+                    self._drop(link, f"silent for {self._silence:g} s")
+
+    def _hello(self) -> dict:
+        return {"kind": "hello", "program": "rnn-trainer", "protocol": PROTOCOL, **dataclasses.asdict(self._own)}
+
+    # --- the end that listens -------------------------------------------------------------------------------------------------
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._spawn(self._answer(reader, writer))
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            hello = await _hear_hello(reader)
+            problem, final = ("it is about to leave", False) if self._closing else self._objection(hello)
+            if problem:
+                await self._refuse(reader, writer, problem, final)
+            else:
+                writer.write(_line(self._hello()))
+                await self._serve(_Link(hello, reader, writer))
+        except _Strange as problem:
+            log.warning("something that is no worker of this job connected to our port: %s; ignored", problem)
+        except (OSError, asyncio.TimeoutError, _Refused):
+            pass  # Whoever it was has gone, said nothing, or is told by its own end.
+        finally:
+            writer.transport.abort()
+
+    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reason: str, final: bool) -> None:
+        self._refusals.add(writer)
+        try:
+            writer.write(_line({"kind": "refuse", "reason": reason, "final": final}))
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(), HELLO_SECONDS)  # Until it has read that.
+        finally:
+            self._refusals.discard(writer)
+
+    def _objection(self, hello: Hello) -> tuple[str, bool]:
+        """(why the worker of `hello` cannot be linked, whether it is of no use to try again); ("", False) for a welcome one."""
+        if hello.job != self._own.job:
+            log.warning("a worker of another job (%s) connected to our port: refused", hello.job)
+            return (f"worker {self._own.index} at this address belongs to another job: {self._own.job} there, {hello.job} here. "
+                    "Give each job addresses of its own", True)
+        if not self._own.index < hello.index < self._cluster.workers:
+            log.warning("a worker with index %d connected to worker %d: refused", hello.index, self._own.index)
+            return f"worker {self._own.index} expects no call of a worker with index {hello.index}", True
+        difference = self._listener.differs(hello)
+        if difference:
+            return difference, True
+        known = self._links.get(hello.index)
+        if known and known.hello.instance == hello.instance:
+            self._drop(known, "it connected anew")
+        elif known and time.monotonic() - known.heard < self._silence:
+            # It may be the successor of a worker that is gone without a word: then the silence of that one will show it.
+            since = self._refused_since.setdefault(hello.index, time.monotonic())
+            final = time.monotonic() - since > 2 * self._silence
+            return (f"a worker with index {hello.index} is there already. Give each worker an index of its own", final)
+        self._refused_since.pop(hello.index, None)
+        return "", False
+
+    # --- the end that dials -----------------------------------------------------------------------------------------------------
+
+    async def _dial(self, index: int) -> None:
+        host, port = host_and_port(self._cluster.addresses[index])
+        while not self._closing:
+            try:
+                reader, writer = await _connect(host, port)
+                try:
+                    writer.write(_line(self._hello()))
+                    hello = await _hear_hello(reader)
+                    if (hello.job, hello.index) != (self._own.job, index):
+                        raise _Strange("a worker of another job")
+                    if not self._listener.differs(hello):
+                        await self._serve(_Link(hello, reader, writer))
+                finally:
+                    writer.transport.abort()
+            except _Refused as refusal:
+                self._listener.unreachable(index, str(refusal))
+                if refusal.final:
+                    self._listener.refused(index, str(refusal))
+            except _Strange as problem:
+                self._listener.unreachable(index, f"answered by {problem}")
+            except asyncio.TimeoutError:
+                self._listener.unreachable(index, "no answer")
+            except OSError as problem:
+                self._listener.unreachable(index, (problem.strerror or str(problem)).lower())
+            await asyncio.sleep(REDIAL_SECONDS)
+
+
+class _Strange(Exception):
+    """What answered is not a worker of this program."""
+
+
+class _Refused(Exception):
+    """The peer does not want this worker."""
+
+    def __init__(self, reason: str, final: bool):
+        super().__init__(reason)
+        self.final = final
+
+
+async def _hear_hello(reader: asyncio.StreamReader) -> Hello:
+    """The first line of a peer. Raises _Strange, _Refused, OSError or asyncio.TimeoutError."""
+    try:
+        line = await asyncio.wait_for(reader.readline(), HELLO_SECONDS)
+    except ValueError:
+        raise _Strange("an endless line") from None
+    if not line:
+        raise ConnectionResetError(0, "the connection was closed without a word")
+    try:
+        message = json.loads(line)
+        if message["kind"] == "refuse":
+            raise _Refused(str(message["reason"]), bool(message["final"]))
+        if (message["kind"], message["program"]) != ("hello", "rnn-trainer"):
+            raise ValueError
+        if message["protocol"] != PROTOCOL:
+            raise _Refused(f"it speaks protocol {message['protocol']}, this worker {PROTOCOL}. Start all with the same version", True)
+        return Hello(int(message["index"]), str(message["instance"]), str(message["job"]),
+                     {str(key): str(value) for key, value in message["identity"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _Strange(f"something that says {line[:40]!r}") from None
+
+
+async def _connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the first address of `host` that takes one. Raises OSError or asyncio.TimeoutError."""
+    problem: Exception = OSError(0, "the name has no address")
+    for address in await _addresses(host):
+        try:
+            return await asyncio.wait_for(asyncio.open_connection(address, port, limit=LONGEST_LINE), CONNECT_SECONDS)
+        except (OSError, asyncio.TimeoutError) as failure:
+            problem = failure
+    raise problem
+
+
+async def _addresses(host: str) -> list[str]:
+    """The numeric addresses of `host`.
+
+    asyncio's own look-up runs in threads that the interpreter waits for when it exits, and a name server that does not answer
+    would then hold up a stop.
+    """
+    loop = asyncio.get_running_loop()
+    answer = loop.create_future()
+
+    def tell(found, problem):
+        if not answer.done():
+            answer.set_exception(problem) if problem else answer.set_result(found)
+
+    def look_up():
+        found, problem = [], None
+        try:
+            found = list(dict.fromkeys(entry[4][0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
+        except OSError as failure:
+            problem = failure
+        try:
+            loop.call_soon_threadsafe(tell, found, problem)
+        except RuntimeError:
+            pass  # The loop has ended meanwhile.
+
+    threading.Thread(target=look_up, daemon=True).start()
+    return await answer
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _line(message: dict) -> bytes:
+    return json.dumps(message).encode() + b"\n"

@@ -1,0 +1,296 @@
+"""The parent of the training process of one worker: meets the other workers, owns the signals, restarts what was lost.
+
+It imports no TensorFlow, because TensorFlow swallows SIGTERM and holds the interpreter for as long as it waits for peers.
+What it decides is in `gang`, a state machine without sockets or processes; this file gives it events and does what it says:
+`links` are the connections to the other workers, `child` is the training process.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import pathlib
+import signal
+import socket
+import sys
+import time
+import uuid
+from typing import Callable, Mapping
+
+from trainer import child, cluster, commits, gang, identity, links, resources, watchdog
+from trainer import config as configuration
+from trainer.data import store
+from trainer.exit_codes import BY_NAME
+from trainer.journal import Journal, read
+from trainer.stopping import StopRequest
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+SLEPT_SECONDS = 3.0      # A tick that is this late tells that the process itself did not run.
+END_SECONDS = 10.0       # How long the end of a killed process is waited for.
+BOUND_TICKS = 30         # Between two looks at how long a stop would take.
+SAVES = 20               # Newest saves whose seconds count for that.
+
+
+def wanted(config: configuration.Config, environ: Mapping[str, str], pid: int) -> bool:
+    """Whether the training of `config` is supervised: --supervise, by default with several workers or as process 1.
+
+    Raises UsageError where flags and environment describe no cluster.
+    """
+    if config.gang.supervise != "auto":
+        return config.gang.supervise == "on"
+    return pid == 1 or cluster.resolve(config.gang, environ).workers > 1
+
+
+def run(config: configuration.Config, environ: Mapping[str, str], stop: StopRequest) -> int:
+    """Supervises the training of `config` on this worker to its end; returns the exit code.
+
+    `stop` has held the signals until now. Raises TrainerError where this worker cannot even begin.
+    """
+    return asyncio.run(Supervisor(config, environ).run(stop))
+
+
+def train_command(config: configuration.Config, start: gang.Start) -> list[str]:
+    """The training process of a generation: `train` with the same flags, threads and shards settled, and no gang to look for.
+
+    Who the others are stands in its TF_CONFIG.
+    """
+    values = {**configuration.to_flat(config), "threads": start.threads, "shards": start.shards, "supervise": "off"}
+    own = {"num_workers", "worker_index", "hosts", "min_workers"}
+    flags = [f"--{name}={configuration.as_text(value)}" for name, value in values.items()
+             if name not in own and value != configuration.fields()[name].default]
+    return [sys.executable, "-m", "trainer", "train", *flags]
+
+
+def child_environment(environ: Mapping[str, str], index: int, start: gang.Start) -> dict[str, str]:
+    """The environment of the training process of worker `index`."""
+    kept = {name: value for name, value in environ.items() if name != "TF_CONFIG"}
+    kept["RNN_TRAINER_WORKER"] = str(index)
+    if len(start.members) > 1:
+        kept["TF_CONFIG"] = json.dumps({"cluster": {"worker": list(start.members)}, "task": {"type": "worker", "index": start.rank}})
+    return kept
+
+
+class Supervisor:
+    """One worker. `command(config, start)`: the training process. `silence`: seconds after which a peer counts as lost."""
+
+    def __init__(self, config: configuration.Config, environ: Mapping[str, str],
+                 command: Callable[[configuration.Config, gang.Start], list[str]] = train_command,
+                 silence: float = links.SILENCE_SECONDS):
+        self._config = config
+        self._environ = environ
+        self._command = command
+        self._silence = silence
+        self._cluster = cluster.resolve(config.gang, environ)
+        self._folder = pathlib.Path(config.folders.model_dir)
+        self._journal = Journal(self._folder / "journal.jsonl", 0, worker=self._cluster.index)
+        self._child: child.Child | None = None
+        self._links: links.Links | None = None
+        self._exit: gang.Exit | None = None
+        self._mistake: BaseException | None = None
+        self._identity: dict[str, str] = {}
+
+    async def run(self, stop: StopRequest) -> int:
+        """As `run` of this module."""
+        self._over, self._child_gone = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_mistake)
+        settings = self._config.gang
+        rules = gang.Rules(self._cluster.index, self._cluster.addresses, settings.min_workers, settings.rendezvous_seconds,
+                           settings.rejoin_seconds, settings.grace_seconds, settings.max_restarts)
+        world = gang.World(self._settle, lambda: commits.newest(self._folder), self._fresh_address)
+        self._member = gang.Member(rules, world, time.monotonic())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        if stop.asked:
+            self._on_signal(stop.signal)
+        _, digest = store.read_description(pathlib.Path(self._config.folders.data_dir))
+        self._identity = identity.of(self._config, self._cluster.workers, digest)
+        job = f"--model_dir={self._config.folders.model_dir}, workers at {','.join(self._cluster.addresses)}"
+        own = links.Hello(self._cluster.index, uuid.uuid4().hex, job, self._identity)
+        self._links = links.Links(self._cluster, own, self, self._silence)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            if self._cluster.workers > 1:
+                log.info("worker %d of %d: meeting the others at %s", self._cluster.index, self._cluster.workers,
+                         self._cluster.addresses[self._cluster.index])
+            await self._links.open()
+            self._member.begin(time.monotonic())
+            self._act()
+            await self._over.wait()
+        finally:
+            ticking.cancel()
+            await self._end_child()
+            await self._links.close()
+            self._journal.close()
+        if self._mistake:
+            raise self._mistake
+        return self._tell_end()
+
+    # --- events ---------------------------------------------------------------------------------------------------------------
+
+    def differs(self, hello: links.Hello) -> str:
+        """What keeps a worker from taking part; a gang that has not run yet does not begin without it."""
+        own = (self._cluster.index, self._identity)
+        first, second = sorted([own, (hello.index, hello.identity)], key=lambda worker: worker[0])
+        difference = identity.differences(*first, *second)
+        if difference and self._member.has_run:
+            log.warning("worker %d is refused: %s", hello.index, difference)
+        elif difference:
+            self._member.refuse_all(difference, time.monotonic())
+            self._act()
+        return difference
+
+    def link_up(self, index: int) -> None:
+        self._member.link_up(index, time.monotonic())
+        self._act()
+
+    def link_down(self, index: int, reason: str) -> None:
+        self._member.link_down(index, reason, time.monotonic())
+        self._act()
+
+    def received(self, index: int, message: dict) -> None:
+        self._member.receive(index, message, time.monotonic())
+        self._act()
+
+    def unreachable(self, index: int, reason: str) -> None:
+        self._member.unreachable(index, reason)
+
+    def refused(self, index: int, reason: str) -> None:
+        """Worker `index` does not want this one, and will not."""
+        if not self._member.has_run:
+            self._member.refuse_all(reason, time.monotonic())
+            self._act()
+
+    def _on_signal(self, number: int) -> None:
+        log.info("%s: stopping", signal.Signals(number).name)
+        self._member.signalled(int(number), time.monotonic())
+        self._act()
+
+    def _on_mistake(self, loop: asyncio.AbstractEventLoop, context: dict) -> None:
+        """An exception that nobody expected, in a callback or a task: this worker ends with it."""
+        self._mistake = self._mistake or context.get("exception") or RuntimeError(context["message"])
+        self._over.set()
+
+    def _on_beat(self, watch: watchdog.Watch) -> None:
+        if watch.trained:
+            self._member.child_trains()
+
+    def _on_child_end(self, code: int, reason: str, last_lines: tuple[str, ...]) -> None:
+        self._child = None
+        self._child_gone.set()
+        self._member.child_ended(code, reason, last_lines, time.monotonic())
+        self._act()
+
+    async def _tick(self) -> None:
+        ticks, last = 0, time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            ticks, now = ticks + 1, time.monotonic()
+            late, last = now - last - TICK_SECONDS, now
+            if late > SLEPT_SECONDS:
+                self._member.slept(late)
+                self._links.slept(late)
+                if self._child:
+                    self._child.watch.slept(late)
+            if self._child:
+                self._child.look()
+                if ticks % BOUND_TICKS == 0:
+                    self._check_bound()
+            if os.getpid() == 1:
+                child.reap_orphans(self._child and self._child.pid)
+            self._member.tick(now)
+            self._act()
+
+    # --- actions --------------------------------------------------------------------------------------------------------------
+
+    def _act(self) -> None:
+        """Does what the member wants done."""
+        for action in self._member.take():
+            if isinstance(action, gang.Send):
+                self._links.send(action.to, action.message)
+            elif isinstance(action, gang.Start):
+                self._start(action)
+            elif isinstance(action, gang.Kill) and self._child:
+                self._child.kill()
+            elif isinstance(action, gang.Ask) and self._child:
+                if action.request["ask"] == "stop":
+                    self._announce_stop()
+                self._child.ask(action.request)
+            elif isinstance(action, gang.Note):
+                self._note(action)
+            elif isinstance(action, gang.Say):
+                log.info("%s", action.text)
+            elif isinstance(action, gang.Exit) and self._exit is None:
+                self._exit = action
+                self._over.set()
+
+    def _start(self, start: gang.Start) -> None:
+        self._child_gone.clear()
+        try:
+            self._child = child.Child(self._command(self._config, start), child_environment(self._environ, self._cluster.index, start),
+                                      self._config.gang.hang_seconds, self._on_beat, self._on_child_end)
+        except OSError as problem:
+            self._child_gone.set()
+            lines = (f"the training process cannot be started: {problem}",)
+            asyncio.get_running_loop().call_soon(self._on_child_end, BY_NAME["bug"], "", lines)
+
+    def _note(self, note: gang.Note) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            pass  # The journal says what is wrong.
+        self._journal.write(note.event, **note.fields)
+
+    async def _end_child(self) -> None:
+        if self._child:
+            self._child.kill()
+            try:
+                await asyncio.wait_for(self._child_gone.wait(), END_SECONDS)
+            except asyncio.TimeoutError:
+                log.error("the training process %d does not end, although it was killed", self._child.pid)
+
+    def _tell_end(self) -> int:
+        if self._exit.code == BY_NAME["done"]:
+            log.info("worker %d: done", self._cluster.index)
+        elif self._exit.code in gang.CLEAN:
+            log.info("worker %d: %s", self._cluster.index, self._exit.reason)
+        else:
+            print(f"error: {self._exit.reason}", file=sys.stderr)
+        if self._exit.line:
+            print(self._exit.line, flush=True)
+        return self._exit.code
+
+    # --- what it knows --------------------------------------------------------------------------------------------------------
+
+    def _settle(self, workers: int) -> tuple[int, int]:
+        run = resources.settled(self._config, commits.exist(self._folder), workers).run
+        return run.threads, run.shards
+
+    def _fresh_address(self) -> str:
+        """Where TensorFlow will listen: a port that is free now, so that no connection of an earlier generation leads there."""
+        if self._cluster.workers == 1:
+            return ""
+        host = self._cluster.addresses[self._cluster.index].rpartition(":")[0]
+        with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:
+            probe.bind(("", 0))
+            return f"{host}:{probe.getsockname()[1]}"
+
+    def _stop_bound(self) -> float | None:
+        saves = [event["seconds"] for event in read(self._folder / "journal.jsonl") if event.get("event") == "save" and "seconds" in event]
+        return watchdog.stop_bound(self._child.watch.intervals, saves[-SAVES:])
+
+    def _announce_stop(self) -> None:
+        bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - gang.MARGIN_SECONDS
+        if bound is None:
+            log.info("stopping: nothing has been timed yet, so it takes at most --grace_seconds less %g s: %g s",
+                     gang.MARGIN_SECONDS, allowed)
+        else:
+            log.info("stopping: at most %.1f s", bound)
+
+    def _check_bound(self) -> None:
+        bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - gang.MARGIN_SECONDS
+        if bound is not None and bound > allowed:
+            log.warning("a stop may take %.1f s, and --grace_seconds=%g leaves %g s for it: lower --steps_per_loop, or raise the grace "
+                        "period of the cluster and --grace_seconds", bound, self._config.gang.grace_seconds, allowed)
