@@ -29,6 +29,8 @@ from trainer.summaries import Nowhere, Summaries
 
 log = logging.getLogger(__name__)
 
+PARTING_SECONDS = 1.0  # A collective that has ended here may still be under way to another worker, which pulls it from here.
+
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
@@ -137,7 +139,7 @@ class Loop:
             while not self._is_over():
                 self._advance()
             self._finish()
-        self._placement.everyones([0])  # No worker leaves before the chief has committed the last state.
+        self._part()
         if self._stop.agreed and not self._is_done():
             return say_stopped(self._stop, self._step, self._saved.get(self._step, "none"))
         tell(f"done step={self._step} state_digest={self._saved[self._step]}")
@@ -311,6 +313,14 @@ class Loop:
     def _is_stopping(self) -> bool:
         """Whether some worker was asked to stop; all ask at the same moment of their loops and get the same answer."""
         return self._stop.agree(lambda number: self._placement.everyones([number])[:, 0])
+
+    def _part(self) -> None:
+        """Ends the work together: nobody leaves before the chief has committed the last state, which must be everybody's."""
+        if not self._placement.all_have(self._saved.get(self._step)):
+            raise RuntimeError(f"the workers came to different states at step {self._step} (worker {self._placement.worker}: "
+                               f"{self._saved.get(self._step)}), although all added the same numbers")
+        if self._placement.workers > 1:
+            time.sleep(PARTING_SECONDS)
 
     def _abandons_evaluation(self) -> bool:
         self._attempt.supervisor.beat("evaluate", self._step)

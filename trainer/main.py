@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import sys
+import traceback
 from typing import Callable, Sequence
 
 from trainer import config as configuration
@@ -180,4 +181,14 @@ def console() -> None:
     """Entry point of the installed program."""
     # A label or text that the terminal's encoding lacks is printed escaped, and does not end the command.
     sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        code = BY_NAME["bug"]
+    if "TF_CONFIG" not in os.environ:
+        sys.exit(code)
+    # TensorFlow would wait for the other workers before it lets the process end, for twenty seconds where one is gone already.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

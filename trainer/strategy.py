@@ -7,6 +7,7 @@ Nothing here is read before TensorFlow has been told threads and devices.
 
 import dataclasses
 import json
+import re
 from typing import Mapping
 
 import numpy as np
@@ -19,6 +20,12 @@ from trainer.exit_codes import UsageError
 # What TensorFlow raises in the workers that are left when another one dies, is cut off or starts anew.
 LOST_PEER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
              tf.errors.FailedPreconditionError, tf.errors.InternalError)
+
+
+def told_by(problem: tf.errors.OpError) -> str:
+    """The line of the error of a collective that says what happened; the others say where in the graph."""
+    reason = re.search(r"aborted by: (.*)", problem.message)
+    return reason[1] if reason else problem.message.splitlines()[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +76,11 @@ class Placement:
         table = np.zeros((self.workers, len(values)))
         table[self.worker] = values
         return self.sum_over_workers(table)
+
+    def all_have(self, digest: str | None) -> bool:
+        """Whether all workers came with the same hexadecimal digest, or all with none; all must ask."""
+        words = np.frombuffer(bytes.fromhex(digest or "00" * 32), "<u4")
+        return bool((self.everyones(words) == words).all())
 
     def sum_over_workers(self, values: np.ndarray) -> np.ndarray:
         """The sum of the arrays that the workers gave; all workers must ask, and all get the same bits."""

@@ -44,8 +44,8 @@ def train(config: configuration.Config, stop: StopRequest, supervisor: Channel) 
         except strategy.LOST_PEER as problem:
             if workers == 1:
                 raise
-            outcome = {"code": PeerLostError.code, "reason": problem.message}
-            raise PeerLostError(f"worker {worker} of {workers} lost another one ({problem.message.splitlines()[0]}): a step needs all of them. "
+            outcome = {"code": PeerLostError.code, "reason": strategy.told_by(problem)}
+            raise PeerLostError(f"worker {worker} of {workers} lost another one ({strategy.told_by(problem)}): a step needs all of them. "
                                 "Start the missing one again; the run goes on from its newest checkpoint.") from problem
         except OSError as problem:
             outcome = {"code": StorageError.code, "reason": str(problem)}
@@ -61,7 +61,8 @@ def train(config: configuration.Config, stop: StopRequest, supervisor: Channel) 
 
 def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int, int]) -> int:
     folder, journal, tell_supervisor = attempt.folder, attempt.journal, attempt.supervisor.beat
-    log.info("attempt %d in %s", attempt.number, folder)
+    if member[0] == 0:
+        log.info("attempt %d in %s", attempt.number, folder)
     has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
     config = resources.settled(config, has_checkpoints)
 
@@ -132,15 +133,13 @@ def _newest(placement: strategy.Placement, attempt: loop.Attempt) -> checkpoint.
 
 
 def _refuse_unequal_states(placement: strategy.Placement, run_state: state.State) -> None:
-    """Raises UsageError where a worker begins with another state than the chief."""
+    """Raises UsageError where the workers begin with different states."""
     if placement.workers == 1:
         return
     digest = checkpoint.state_digest(run_state.snapshot())
-    digests = placement.everyones(np.frombuffer(bytes.fromhex(digest), "<u4"))
-    others = [worker for worker in range(placement.workers) if (digests[worker] != digests[0]).any()]
-    if others:
-        raise UsageError(f"worker(s) {', '.join(map(str, others))} begin with another state than worker 0 (here: {digest[:12]}): all must "
-                         "begin with the same bits. Run the same image on the same kind of machine everywhere.")
+    if not placement.all_have(digest):
+        raise UsageError(f"worker {placement.worker} of {placement.workers} begins with the state {digest[:12]}, others with another one: all "
+                         "must begin with the same bits. Run the same image on the same kind of machine everywhere.")
 
 
 def _write_config(config: configuration.Config, folder: pathlib.Path) -> None:
