@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from trainer import best, checkpoint, evaluate, optimizer, progress, selection, state, steps, strategy, views
+from trainer import best, checkpoint, evaluate, lock, optimizer, progress, selection, state, steps, strategy, views
 from trainer import config as configuration
 from trainer.data import order, pipeline, store
 from trainer.exit_codes import BY_NAME, DivergedError, UsageError
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """One process at work in a model folder: its number, where it writes, and whether it was asked to stop."""
+    """One process at work in a model folder: its hold on it, where it writes, and whether it was asked to stop."""
 
     folder: pathlib.Path
-    number: int
+    held: lock.Held
     journal: Journal
     stop: StopRequest
 
@@ -106,7 +106,7 @@ class Loop:
         self._saved = {found.step: found.manifest["state_digest"]} if found else {}
         self._digests = {"config_digest": configuration.digest(config), "dataset_digest": dataset.digest}
         self._history = selection.History(attempt.folder / "evaluations.jsonl", self._step)
-        self._best = best.BestCheckpoint(attempt.folder / "best", config.run.best_metric, attempt.number, self._digests)
+        self._best = best.BestCheckpoint(attempt.folder / "best", config.run.best_metric, attempt.held, self._digests)
         self._cold = set(map(int, batches.lengths))
         self._cold_evaluation = evaluation.batches.lengths() if evaluation else []
         self._iterator = iter(batches.dataset(self._step))
@@ -117,14 +117,15 @@ class Loop:
     def run(self) -> int:
         """Runs to the end or to a stop; prints the last line and returns the exit code."""
         folder = self._attempt.folder / "tensorboard"
-        self._train_summaries = Summaries(folder / "train", self._attempt.number, self._step)
-        self._eval_summaries = Summaries(folder / "eval", self._attempt.number, self._step)
+        number = self._attempt.held.number
+        self._train_summaries = Summaries(folder / "train", number, self._step)
+        self._eval_summaries = Summaries(folder / "eval", number, self._step)
         self._train_summaries.text("config", configuration.as_markdown(self._config), self._step)
-        self._run_summaries = Summaries(folder, self._attempt.number, 0)
+        self._run_summaries = Summaries(folder, number, 0)
         self._run_summaries.hparams({name: configuration.as_text(value) if isinstance(value, tuple) else value
                                      for name, value in configuration.affecting(self._config).items()})
-        with checkpoint.Writer(self._attempt.folder / "checkpoints", self._config.run.keep, self._attempt.number, on_saved=self._on_saved,
-                               **self._digests) as self._writer, \
+        with checkpoint.Writer(self._attempt.folder / "checkpoints", self._config.run.keep, self._attempt.held,
+                               on_saved=self._on_saved, **self._digests) as self._writer, \
                 progress.Progress(self._step, self._total) as self._progress:
             self._prune_best()
             while not self._is_over():
@@ -187,6 +188,7 @@ class Loop:
                                  lambda: self._stop.asked, view)
         if found is None:
             return
+        self._attempt.held.check()
         figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
         evaluation = selection.Evaluation(self._step, name, figures)
         if self._evaluation.selects:
@@ -203,6 +205,7 @@ class Loop:
         """Hands the state to the background writer, once per step; everything that belongs to it is on disk before."""
         if self._step in self._saved:
             return
+        self._attempt.held.check()
         self._train_summaries.flush()
         self._eval_summaries.flush()
         self._saved[self._step] = None  # Before the writer starts: it puts the digest in, perhaps at once.

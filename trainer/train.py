@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 def train(config: configuration.Config, stop: StopRequest) -> int:
     """Trains, or goes on training, the model in `config.folders.model_dir`; returns the exit code."""
     folder = pathlib.Path(config.folders.model_dir)
-    with lock.hold(folder, abandon=lambda: stop.asked) as attempt:
-        if attempt is None:
+    with lock.hold(folder, abandon=lambda: stop.asked) as held:
+        if held is None:
             return loop.say_stopped(stop, 0, "none")
-        journal = Journal(folder / "journal.jsonl", attempt)
+        journal = Journal(folder / "journal.jsonl", held.number)
         outcome = {"code": BY_NAME["bug"], "reason": "unexpected exception"}
         try:
-            code = _run(config, loop.Attempt(folder, attempt, journal, stop))
+            code = _run(config, loop.Attempt(folder, held, journal, stop))
             outcome = {"code": code, "reason": stop.signal.name if stop.asked else "done"}
             return code
         except TrainerError as problem:
@@ -49,8 +49,8 @@ def train(config: configuration.Config, stop: StopRequest) -> int:
 
 
 def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
-    folder, journal = attempt.folder, attempt.journal
-    log.info("attempt %d in %s", attempt.number, folder)
+    folder, held, journal = attempt.folder, attempt.held, attempt.journal
+    log.info("attempt %d in %s", held.number, folder)
     has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
     config = _settled(config, folder, has_checkpoints)
 
@@ -81,7 +81,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
     evaluation = loop.Evaluation.of(config, dataset, network, placement)
 
     # 4. Where the state comes from: the newest valid checkpoint of this folder, or the seed.
-    found = checkpoint.newest_valid(folder / "checkpoints", repair=True, attempt=attempt.number)
+    found = checkpoint.newest_valid(folder / "checkpoints", fences=held.fences, repair=True, attempt=held.number)
     if found:
         _check_continues(found, dataset, total)
         with journal.timed("restore", step=found.step):
@@ -90,6 +90,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
     else:
         log.info("no checkpoint yet: initial weights from seed %d", config.run.seed)
         journal.write("initialise", step=0)
+    held.began(found.step if found else 0)
     _write_config(config, folder)
     journal.write("start", step=found.step if found else 0, total=total, devices=placement.devices, pid=os.getpid())
 
