@@ -2,6 +2,7 @@ import fcntl
 import json
 import os
 import pathlib
+import pkgutil
 import shutil
 import signal
 import socket
@@ -60,6 +61,14 @@ def test_each_attempt_gets_the_next_number(tmp_path):
 
 def record_of(number, folder):
     return attempts.parse(attempts.content(folder, number))
+
+
+def write_attempt(folder, number, **fields):
+    """Writes what a process on another host would; returns the record."""
+    record = {"attempt": number, "host": "other", "boot": "other", "pid": 1, "started": "now", "beat": "now", **fields}
+    attempts.folder(folder).mkdir(exist_ok=True)
+    attempts.path_of(folder, number).write_text(json.dumps(record))
+    return record
 
 
 def test_the_file_of_an_attempt_says_who_it_is(tmp_path):
@@ -210,6 +219,14 @@ def test_a_model_dir_that_is_a_file_is_a_usage_error(tmp_path):
             pass
 
 
+def test_the_lock_file_of_an_earlier_version_is_a_usage_error_with_the_remedy(tmp_path):
+    (tmp_path / "lock").write_text('{"attempt": 3}')
+    assert attempts.fences(tmp_path) == ()
+    with pytest.raises(UsageError, match="/lock'.*earlier version of this program: delete it"):
+        with lock.hold(tmp_path):
+            pass
+
+
 def test_a_file_system_without_locks_is_a_storage_error(tmp_path, monkeypatch):
     def refuse(descriptor, operation):
         raise OSError(95, "Operation not supported")
@@ -271,7 +288,7 @@ def test_a_holder_on_another_host_that_left_is_free_at_once(tmp_path, start_hold
 def test_a_holder_on_another_host_that_falls_silent_is_taken_over_and_stops(tmp_path, start_holder, impatient, end):
     holder = start_holder(boot="another")
     holder.send_signal(end)
-    with lock.hold(tmp_path / "model", wait_seconds=0.5) as held:
+    with lock.hold(tmp_path / "model", wait_seconds=0.05) as held:  # Beyond that it listens for a beat.
         assert held.number == 2
         if end == signal.SIGSTOP:
             holder.send_signal(signal.SIGCONT)
@@ -281,18 +298,31 @@ def test_a_holder_on_another_host_that_falls_silent_is_taken_over_and_stops(tmp_
         held.check()
 
 
-def test_our_own_pause_is_no_silence_of_the_holder(tmp_path, start_holder, monkeypatch):
-    start_holder(boot="another")
-    content, clock, pauses = attempts.content, [0.0], iter([0, 0, 60])
+@pytest.mark.parametrize("looks", [
+    [(60, 0, 1), (0, 0, 1)],  # Frozen between looking at the clock and at the file.
+    [(0, 0, 1), (0, 60, 1)],  # Frozen after looking at the file.
+], ids=["before a look", "after a look"])
+def test_our_own_pause_is_no_silence_of_the_holder(tmp_path, monkeypatch, looks):
+    """looks: (seconds before, seconds after, beat), then a new beat with each."""
+    record = write_attempt(tmp_path, 1)
+    clock, looks, after = [100.0], iter(looks), []
 
-    def read_after_a_pause(*arguments):
-        clock[0] += next(pauses, 1)  # Frozen between looking at the clock and looking at the file.
-        return content(*arguments)
+    def look(*arguments):
+        pause, pause_after, beat = next(looks, (1, 0, clock[0]))
+        clock[0] += pause
+        after.append(pause_after)
+        return json.dumps({**record, "beat": beat}).encode()
 
-    monkeypatch.setattr(attempts, "content", read_after_a_pause)
+    def pass_time(*arguments):
+        clock[0] += after[-1]
+        return False
+
+    monkeypatch.setattr(attempts, "content", look)
+    monkeypatch.setattr(lock, "_is_locked", pass_time)
     monkeypatch.setattr("trainer.lock.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("trainer.lock.time.sleep", lambda seconds: None)
     with pytest.raises(FolderInUseError):
-        with lock.hold(tmp_path / "model", wait_seconds=10):
+        with lock.hold(tmp_path, wait_seconds=10):
             pass
 
 
@@ -323,9 +353,7 @@ except lock.FolderInUseError:
 
 @pytest.mark.parametrize("boots", [("a", "a", "a"), ("a", "b", "c")], ids=["on one host", "on three hosts"])
 def test_of_contenders_at_once_one_gets_the_folder(tmp_path, boots):
-    attempts.folder(tmp_path).mkdir()
-    ended = {"attempt": 4, "host": "gone", "boot": "gone", "pid": 1, "started": "once", "ended": "then"}
-    attempts.path_of(tmp_path, 4).write_text(json.dumps(ended))
+    write_attempt(tmp_path, 4, ended="then")
     contenders = [subprocess.Popen([sys.executable, "-c", CONTENDER, str(tmp_path), boot], cwd=ROOT, stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, text=True) for boot in boots]
     try:
@@ -347,20 +375,41 @@ def test_of_contenders_at_once_one_gets_the_folder(tmp_path, boots):
     assert attempts.numbers(tmp_path) == [4, 5]
 
 
-def test_who_comes_second_to_a_number_goes_on_waiting(tmp_path, monkeypatch):
-    """Another process makes the file of attempt 1 after we saw that there is none."""
-    last_in_journal = attempts.last_in_journal
+@pytest.mark.parametrize("moment, number", [
+    ("trainer.attempts.last_in_journal", 1),  # Before we know which number is ours ...
+    ("trainer.attempts.path_of", 1),  # ... after that ...
+    ("trainer.lock.fcntl.flock", 2),  # ... and where we were frozen for so long that our empty file was taken for a dead one's.
+])
+def test_who_comes_second_goes_on_waiting(tmp_path, monkeypatch, moment, number):
+    """Another process takes the folder right at the call of `moment`, after we saw that it was free."""
+    original = pkgutil.resolve_name(moment)
+    calls = []
 
-    def meanwhile(model_dir):
-        if not attempts.numbers(model_dir):
-            other = {"attempt": 1, "host": "other", "boot": "other", "pid": 1, "started": "now", "ended": "now"}
-            attempts.folder(model_dir).mkdir()
-            attempts.path_of(model_dir, 1).write_text(json.dumps(other))
-        return last_in_journal(model_dir)
+    def meanwhile(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            write_attempt(tmp_path, number)
+            Journal(tmp_path / "journal.jsonl", attempt=number).write("start", step=0)
+        return original(*arguments)
 
-    monkeypatch.setattr(attempts, "last_in_journal", meanwhile)
-    with lock.hold(tmp_path) as held:
-        assert held.number == 2
+    monkeypatch.setattr(moment, meanwhile)
+    with pytest.raises(FolderInUseError, match="process 1 on other"):
+        with lock.hold(tmp_path, wait_seconds=0):
+            pass
+    assert attempts.numbers(tmp_path)[-1] == number
+
+
+def test_others_who_only_ask_are_no_holders(tmp_path):
+    with lock.hold(tmp_path):
+        pass
+    path = attempts.path_of(tmp_path, 1)
+    record = attempts.parse(path.read_bytes())
+    del record["ended"]  # Killed.
+    path.write_text(json.dumps(record))
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with lock.hold(tmp_path, wait_seconds=0) as held:
+            assert held.number == 2
 
 
 def test_the_heart_beats_while_the_folder_is_held_and_stops_with_it(tmp_path, monkeypatch):
@@ -417,16 +466,9 @@ def test_an_attempt_that_began_fences_the_earlier_ones(tmp_path):
     assert attempts.fences(tmp_path) == expected
 
 
-def take_over(folder):
-    """What a process on another host does to a silent holder."""
-    number = attempts.numbers(folder)[-1] + 1
-    other = {"attempt": number, "host": "other", "boot": "other", "pid": 1, "started": "now", "began": 20, "fences": []}
-    attempts.path_of(folder, number).write_text(json.dumps(other))
-
-
 def test_an_attempt_that_was_taken_over_cannot_begin_and_leaves_no_fence(tmp_path):
     with lock.hold(tmp_path) as held:
-        take_over(tmp_path)
+        write_attempt(tmp_path, 2, began=20)
         assert not held.is_mine()
         with pytest.raises(TakenOverError, match="attempt 2, process 1 on other since now") as raised:
             held.began(10)
@@ -438,7 +480,7 @@ def test_the_heart_stops_where_the_folder_was_taken_over(tmp_path, monkeypatch, 
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
     with lock.hold(tmp_path):
         (heart,) = (thread for thread in threading.enumerate() if thread.name == "heartbeat")
-        take_over(tmp_path)
+        write_attempt(tmp_path, 2, began=20)
         heart.join(30)
         assert not heart.is_alive()
     assert "attempt 1 stops at its next save: attempt 2" in caplog.text

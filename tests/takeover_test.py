@@ -73,6 +73,8 @@ def test_who_was_taken_over_commits_nothing(two_chiefs):
     assert newest(folder).step == 10
     commit(folder, 20, new, salt=1)
     assert names(folder / "checkpoints") == ["step-00000010", "step-00000020"]
+    with pytest.raises(TakenOverError):  # And it is told that, not that the step does not repeat.
+        commit(folder, 20, old)
 
 
 def test_a_commit_after_the_takeover_is_left_out_with_a_warning(two_chiefs, caplog):

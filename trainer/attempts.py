@@ -64,7 +64,7 @@ def numbers(model_dir: pathlib.Path) -> list[int]:
     """Returns the numbers of the attempts that have a file, ascending; [] where there is no folder."""
     try:
         names = [path.name for path in folder(model_dir).iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
 
@@ -83,7 +83,7 @@ def content(model_dir: pathlib.Path, number: int) -> bytes:
     """Returns what is in the file of attempt `number`; nothing where there is none."""
     try:
         return path_of(model_dir, number).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return b""
 
 

@@ -175,8 +175,7 @@ def verdict(record, here, locked, silent_seconds):
 
 def _acquire(model_dir, wait_seconds, abandon):
     """Returns a Held, or None where abandoned."""
-    deadline = time.monotonic() + wait_seconds
-    announced, heard, heard_at = False, None, None
+    deadline, announced, heard, heard_at = None, False, None, None
     while True:
         # A pause of this very process must not count as silence of the holder: the time from after a look to before one.
         looked_at = time.monotonic()
@@ -184,6 +183,7 @@ def _acquire(model_dir, wait_seconds, abandon):
         content = attempts.content(model_dir, newest)
         if heard != (newest, content):
             heard, heard_at = (newest, content), time.monotonic()
+            deadline = deadline or heard_at + wait_seconds
         record = attempts.parse(content)
         answer = verdict(record, _here(), _is_locked(model_dir, newest), looked_at - heard_at) if newest else "free"
         if answer == "free":
@@ -249,8 +249,8 @@ def _opening(model_dir):
     try:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as problem:
-        raise UsageError(f"--model_dir={model_dir} cannot be used ({problem}); it must be a folder, or a name that is still free, "
-                         f"and lock in it a folder; choose another --model_dir") from problem
+        raise UsageError(f"--model_dir={model_dir} cannot be used ({problem}); it must be a folder, or a name that is still free; "
+                         f"choose another --model_dir; a file named lock is of an earlier version of this program: delete it") from problem
     except OSError as problem:
         raise StorageError(f"{attempts.folder(model_dir)} cannot be locked: {problem}; the model folder must be writable, on a file "
                            f"system that supports flock; check permissions and free space, or choose another --model_dir") from problem

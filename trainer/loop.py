@@ -188,7 +188,6 @@ class Loop:
                                  lambda: self._stop.asked, view)
         if found is None:
             return
-        self._attempt.held.check()
         figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
         evaluation = selection.Evaluation(self._step, name, figures)
         if self._evaluation.selects:
@@ -198,6 +197,7 @@ class Loop:
         self._eval_summaries.flush()
         self._journal.write("evaluate", time.monotonic() - began, step=self._step, split=name, **figures)
         self._print_line({f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy})
+        self._attempt.held.check()  # The record is one file for all attempts.
         # Last: an evaluation that is on record is not made again, so everything that comes of it must be there.
         self._history.append(evaluation)
 
