@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import hashlib
 import json
 import logging
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import checkpoint
-from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError
+from trainer import attempts, best, checkpoint, lock, selection
+from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError, TakenOverError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DIGESTS = {"config_digest": "c", "dataset_digest": "d"}
@@ -32,8 +33,21 @@ def state(step):
     }
 
 
-def commit(parent, step, tensors=None, attempt=1):
-    return checkpoint.commit(parent, step, tensors or state(step), attempt=attempt, **DIGESTS)
+@dataclasses.dataclass
+class Holder:
+    """Stands for `lock.Held` where there is nobody else. `check` does what `checks` says at its first, second, ... call."""
+
+    number: int = 1
+    fences: tuple = ()
+    checks: list = dataclasses.field(default_factory=list)
+
+    def check(self):
+        if self.checks:
+            self.checks.pop(0)()
+
+
+def commit(parent, step, tensors=None, attempt=1, fences=(), checks=()):
+    return checkpoint.commit(parent, step, tensors or state(step), held=Holder(attempt, fences, list(checks)), **DIGESTS)
 
 
 def names(parent):
@@ -228,6 +242,7 @@ DAMAGES = [
     (edit_manifest(files=None), "is not a manifest"),
     (edit_manifest(step=21), "is of step 21"),
     (edit_manifest(step="20"), "is of step 20"),
+    (edit_manifest(attempt="first"), "is of attempt 'first'"),
     (edit_manifest(format="new"), "is not a manifest"),
     (edit_manifest(state_digest=None), "does not describe"),
 ]
@@ -239,7 +254,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, dam
     for step in (10, 20):
         commit(tmp_path, step)
     damage(tmp_path / "step-00000020")
-    found = checkpoint.newest_valid(tmp_path, repair=False)
+    found = checkpoint.newest_valid(tmp_path, fences=(), repair=False)
     assert (found.step, found.manifest["state_digest"]) == (10, checkpoint.state_digest(state(10)))
     for part in ("step-00000020", reason, "falling back to step 10, 10 steps are lost"):
         assert part in caplog.text
@@ -252,7 +267,7 @@ def test_a_damaged_checkpoint_alone_is_an_error_and_never_a_fresh_start(tmp_path
     damage(tmp_path / "step-00000020")
     for repair in (False, True, True):
         with pytest.raises(DataError, match=reason) as raised:
-            checkpoint.newest_valid(tmp_path, repair=repair, attempt=2)
+            checkpoint.newest_valid(tmp_path, fences=(), repair=repair, attempt=2)
         assert raised.value.code == 3
     assert names(tmp_path) == ["step-00000020"]
 
@@ -271,11 +286,11 @@ def test_repair_sets_damaged_folders_aside_so_that_their_steps_can_be_written_ag
         commit(tmp_path, step)
     empty_the_index(tmp_path / "step-00000020")
     remove_the_manifest(tmp_path / "step-00000030")
-    assert checkpoint.newest_valid(tmp_path, repair=True, attempt=4).step == 10
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=4).step == 10
     assert names(tmp_path) == ["step-00000010", "step-00000020.damaged-4", "step-00000030.damaged-4"]
     assert "step-00000030.damaged-4" in caplog.text
     commit(tmp_path, 20, attempt=4)
-    assert checkpoint.newest_valid(tmp_path, repair=False).step == 20
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=False).step == 20
 
 
 def test_a_damaged_folder_is_set_aside_when_its_step_is_committed_again(tmp_path):
@@ -297,7 +312,7 @@ def test_where_only_a_folder_set_aside_is_left_nothing_starts_over(tmp_path):
     commit(tmp_path, 20)
     (tmp_path / "step-00000020").rename(tmp_path / "step-00000020.damaged-1")
     with pytest.raises(DataError, match="step-00000020.damaged-1: set aside before.*delete"):
-        checkpoint.newest_valid(tmp_path, repair=True, attempt=2)
+        checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2)
 
 
 def test_a_newer_format_is_an_error_and_no_damage(tmp_path):
@@ -305,7 +320,7 @@ def test_a_newer_format_is_an_error_and_no_damage(tmp_path):
         commit(tmp_path, step)
     edit_manifest(format=2)(tmp_path / "step-00000020")
     with pytest.raises(DataError, match="format 2.*reads up to format 1"):
-        checkpoint.newest_valid(tmp_path, repair=True, attempt=2)
+        checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2)
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
 
 
@@ -313,14 +328,14 @@ def test_a_newer_format_is_an_error_and_no_damage(tmp_path):
 
 
 def test_no_folder_and_an_empty_folder_mean_that_there_has_never_been_a_checkpoint(tmp_path):
-    assert checkpoint.newest_valid(tmp_path / "missing", repair=True, attempt=1) is None
-    assert checkpoint.newest_valid(tmp_path, repair=True, attempt=1) is None
+    assert checkpoint.newest_valid(tmp_path / "missing", fences=(), repair=True, attempt=1) is None
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=1) is None
     assert checkpoint.list_steps(tmp_path / "missing") == []
 
 
 def test_a_first_save_that_was_killed_is_no_checkpoint(tmp_path):
     (tmp_path / "step-00000010.tmp-1").mkdir()
-    assert checkpoint.newest_valid(tmp_path, repair=True, attempt=2) is None
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2) is None
 
 
 def test_discovery_takes_committed_folders_only_and_orders_them_by_number(tmp_path):
@@ -337,12 +352,12 @@ def test_a_checkpoint_that_is_pruned_while_we_read_is_not_damage(tmp_path, monke
 
     def prune_meanwhile(path):
         if path.name == "step-00000010":
-            with checkpoint.Writer(tmp_path, 1, attempt=1, **DIGESTS) as writer:
+            with checkpoint.Writer(tmp_path, 1, Holder(), **DIGESTS) as writer:
                 writer.submit(20, state(20))
         return read(path)
 
     monkeypatch.setattr(checkpoint, "_read_bundle", prune_meanwhile)
-    assert checkpoint.newest_valid(tmp_path, repair=False).step == 20
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=False).step == 20
     assert not caplog.records
 
 
@@ -352,7 +367,7 @@ def test_reading_survives_a_live_trainer_that_prunes(tmp_path):
 
     def train():
         try:
-            with checkpoint.Writer(tmp_path, 1, attempt=1, **DIGESTS) as writer:
+            with checkpoint.Writer(tmp_path, 1, Holder(), **DIGESTS) as writer:
                 for step in range(1, 60):
                     writer.submit(step, state(step))
         finally:
@@ -362,11 +377,11 @@ def test_reading_survives_a_live_trainer_that_prunes(tmp_path):
         training = pool.submit(train)
         last = 0
         while not done.is_set():
-            found = checkpoint.newest_valid(tmp_path, repair=False)
+            found = checkpoint.newest_valid(tmp_path, fences=(), repair=False)
             assert found.step >= last
             last = found.step
         training.result()
-    assert checkpoint.newest_valid(tmp_path, repair=False).step == 59
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=False).step == 59
 
 
 # Storage that fails
@@ -414,10 +429,10 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch, no_pause
     for step in (10, 20):
         commit(tmp_path, step)
     monkeypatch.setattr(checkpoint, "_sha256", failing(checkpoint._sha256, 2, OSError(5, "Input/output error")))
-    assert checkpoint.newest_valid(tmp_path, repair=True, attempt=2).step == 20
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2).step == 20
     monkeypatch.setattr(checkpoint, "_sha256", failing(checkpoint._sha256, 99, OSError(5, "Input/output error")))
     with pytest.raises(StorageError, match="could not be read"):
-        checkpoint.newest_valid(tmp_path, repair=True, attempt=2)
+        checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2)
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
 
 
@@ -426,7 +441,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch, no_pause
 
 def test_the_writer_commits_in_order_prunes_and_reports_each_save(tmp_path):
     saved = []
-    with checkpoint.Writer(tmp_path, 2, attempt=1, **DIGESTS,
+    with checkpoint.Writer(tmp_path, 2, Holder(), **DIGESTS,
                            on_saved=lambda manifest, seconds: saved.append((manifest["step"], seconds > 0))) as writer:
         for step in (10, 20, 30, 40):
             writer.submit(step, state(step))
@@ -436,7 +451,7 @@ def test_the_writer_commits_in_order_prunes_and_reports_each_save(tmp_path):
 
 
 def test_keep_zero_keeps_everything(tmp_path):
-    with checkpoint.Writer(tmp_path, 0, attempt=1, **DIGESTS) as writer:
+    with checkpoint.Writer(tmp_path, 0, Holder(), **DIGESTS) as writer:
         for step in range(5):
             writer.submit(step, state(step))
     assert checkpoint.list_steps(tmp_path) == [0, 1, 2, 3, 4]
@@ -451,7 +466,7 @@ def test_submit_returns_while_the_save_is_running_and_the_next_one_waits(tmp_pat
         write(prefix, tensors)
 
     monkeypatch.setattr(checkpoint, "_save_bundle", slow)
-    with checkpoint.Writer(tmp_path, 0, attempt=1, **DIGESTS) as writer:
+    with checkpoint.Writer(tmp_path, 0, Holder(), **DIGESTS) as writer:
         writer.submit(10, state(10))
         assert running.wait(30)
         assert checkpoint.list_steps(tmp_path) == []
@@ -468,7 +483,7 @@ def test_a_failed_save_is_logged_and_raised_by_everything_that_follows(tmp_path,
     monkeypatch.setattr(checkpoint, "_fsync", failing(None, 99))
     saved = []
     with pytest.raises(StorageError, match="step-00000010"):
-        with checkpoint.Writer(tmp_path, 2, attempt=1, **DIGESTS, on_saved=lambda *_: saved.append(1)) as writer:
+        with checkpoint.Writer(tmp_path, 2, Holder(), **DIGESTS, on_saved=lambda *_: saved.append(1)) as writer:
             writer.submit(10, state(10))
             for call in (writer.wait, lambda: writer.submit(20, state(20)), writer.wait):
                 with pytest.raises(StorageError, match="step-00000010"):
@@ -481,7 +496,7 @@ def test_a_failed_save_is_logged_and_raised_by_everything_that_follows(tmp_path,
 def test_a_failed_save_does_not_hide_the_error_that_ends_the_run(tmp_path, monkeypatch, no_pauses, caplog):
     monkeypatch.setattr(checkpoint, "_fsync", failing(None, 99))
     with pytest.raises(KeyError):
-        with checkpoint.Writer(tmp_path, 2, attempt=1, **DIGESTS) as writer:
+        with checkpoint.Writer(tmp_path, 2, Holder(), **DIGESTS) as writer:
             writer.submit(10, state(10))
             raise KeyError("the news")
     assert "step 10 was not saved" in caplog.text
@@ -490,7 +505,7 @@ def test_a_failed_save_does_not_hide_the_error_that_ends_the_run(tmp_path, monke
 def test_pruning_never_removes_the_checkpoint_that_was_just_written(tmp_path):
     for step in (50, 60):  # left by something else, beyond where this run is
         (tmp_path / f"step-{step:08d}").mkdir()
-    with checkpoint.Writer(tmp_path, 1, attempt=1, **DIGESTS) as writer:
+    with checkpoint.Writer(tmp_path, 1, Holder(), **DIGESTS) as writer:
         writer.submit(10, state(10))
         writer.submit(20, state(20))
     assert checkpoint.list_steps(tmp_path) == [20, 50, 60]
@@ -505,7 +520,7 @@ def test_a_prune_that_fails_does_not_fail_the_save(tmp_path, monkeypatch, caplog
         prune(*arguments)
 
     monkeypatch.setattr(checkpoint, "_prune", obstructed)
-    with checkpoint.Writer(tmp_path, 1, attempt=1, **DIGESTS) as writer:
+    with checkpoint.Writer(tmp_path, 1, Holder(), **DIGESTS) as writer:
         writer.submit(20, state(20))
     assert checkpoint.list_steps(tmp_path) == [10, 20]
     assert "step-00000010 could not be removed" in caplog.text
@@ -553,14 +568,14 @@ def test_a_kill_at_any_call_of_the_file_system_leaves_a_valid_newest_checkpoint(
             patch.setattr(os, function, call)
             try:
                 commit(parent, 30)
-                checkpoint._prune(parent, 2, 30, 1)
+                checkpoint._prune(parent, 2, 30, Holder())
                 return
             except Killed:
                 pass
         for step in checkpoint.list_steps(parent):
             checkpoint.load(parent / f"step-{step:08d}")
-        assert checkpoint.newest_valid(parent, repair=True, attempt=2).step in (20, 30)
-        with checkpoint.Writer(parent, 2, attempt=2, **DIGESTS) as writer:
+        assert checkpoint.newest_valid(parent, fences=(), repair=True, attempt=2).step in (20, 30)
+        with checkpoint.Writer(parent, 2, Holder(2), **DIGESTS) as writer:
             writer.submit(30, state(30))
             writer.submit(40, state(40))
         assert names(parent) == ["step-00000030", "step-00000040"]
@@ -568,7 +583,7 @@ def test_a_kill_at_any_call_of_the_file_system_leaves_a_valid_newest_checkpoint(
 
 
 KILLED_WRITER = """
-import itertools, os, pathlib, signal, sys, time
+import itertools, os, pathlib, signal, sys, time, types
 import numpy as np
 import tensorflow as tf
 from trainer import checkpoint
@@ -579,7 +594,8 @@ for attempt, pause in enumerate(pauses, 1):  # forked before TensorFlow has any 
     first = max(checkpoint.list_steps(parent), default=0) + 1
     child = os.fork()
     if child == 0:
-        writer = checkpoint.Writer(parent, 2, attempt, "c", "d")
+        alone = types.SimpleNamespace(number=attempt, fences=(), check=lambda: None)
+        writer = checkpoint.Writer(parent, 2, alone, "c", "d")
         for step in itertools.count(first):
             writer.submit(step, {"weights": weights + step, "step": np.int64(step)})
     while max(checkpoint.list_steps(parent), default=0) < first:

@@ -17,6 +17,8 @@ def test_the_codes_are_those_that_clusters_and_scripts_rely_on():
     (exit_codes.DivergedError, "diverged"),
     (exit_codes.FolderInUseError, "in_use"),
     (exit_codes.StorageError, "storage"),
+    (exit_codes.PeerLostError, "peer_lost"),
+    (exit_codes.TakenOverError, "peer_lost"),
 ])
 def test_each_expected_failure_ends_with_its_own_code(error, name):
     assert issubclass(error, exit_codes.TrainerError)
@@ -25,4 +27,5 @@ def test_each_expected_failure_ends_with_its_own_code(error, name):
 
 def test_every_expected_failure_is_in_this_file():
     assert {error.__name__ for error in exit_codes.TrainerError.__subclasses__()} == {
-        "UsageError", "DataError", "DivergedError", "FolderInUseError", "StorageError"}
+        "UsageError", "DataError", "DivergedError", "FolderInUseError", "PeerLostError", "StorageError",
+        "TakenOverError"}

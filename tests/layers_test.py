@@ -18,6 +18,7 @@ PICTURE = """
     evaluate predict export chaos
     restored views readback best
     steps checkpoint progress summaries selection lock
+    attempts
     state journal summaries_picture
     tasks optimizer
 
@@ -39,7 +40,7 @@ PICTURE = """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos",
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "attempts", "lock", "chaos",
                       "supervisor", "gang", "links", "child", "identity", "rendezvous", "cluster", "commits", "channel", "watchdog",
                       "resources", "wire")
 

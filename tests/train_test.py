@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests import commands, datasets
-from trainer import journal, lock
+from trainer import attempts, journal, lock
 from trainer.data import order
 
 SMALL = ["--units=8", "--embedding_size=4", "--max_length=8", "--batch_size=8", "--dropout=0.3", "--learning_rate=0.01",
@@ -326,3 +327,18 @@ def test_a_stop_before_there_is_any_state_says_so(data, tmp_path):
         process.terminate()
         answer = commands.finish(process)
     assert (answer.code, answer.out) == (143, "stopped step=0 state_digest=none\n")
+
+
+def test_a_run_that_was_taken_over_while_it_was_frozen_ends_as_a_lost_peer(data, tmp_path):
+    model = tmp_path / "model"
+    process = commands.start("train", f"--data_dir={data}", f"--model_dir={model}", *SMALL, "--epochs=9999", "--save_steps=5",
+                             "--eval_steps=-1", "--keep=0")
+    commands.wait_for(lambda: steps_in(model / "checkpoints"), process)
+    process.send_signal(signal.SIGSTOP)
+    other = {**attempts.parse(attempts.content(model, 1)), "attempt": 2, "host": "other", "pid": 1, "fences": [], "began": 5}
+    attempts.path_of(model, 2).write_text(json.dumps(other))
+    process.send_signal(signal.SIGCONT)
+    answer = commands.finish(process)
+    assert answer.code == 75 and f"attempt 1 no longer holds {model}: attempt 2, process 1 on other" in answer.err
+    assert "done" not in answer.out and "Traceback" not in answer.err
+    assert events(model, "stop")[-1]["code"] == 75

@@ -9,17 +9,20 @@ from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
-from trainer import checkpoint, selection
+from trainer import checkpoint, lock, selection
 from trainer.exit_codes import FolderInUseError
 
 
 class BestCheckpoint:
-    """Keeps MODEL_DIR/best, by `metric`. `digests`: config_digest and dataset_digest for the manifests."""
+    """Keeps MODEL_DIR/best, by `metric`. `digests`: config_digest and dataset_digest for the manifests.
 
-    def __init__(self, folder: pathlib.Path, metric: str, attempt: int, digests: Mapping[str, str]):
+    Its methods raise TakenOverError where the model folder is `held` no longer.
+    """
+
+    def __init__(self, folder: pathlib.Path, metric: str, held: lock.Held, digests: Mapping[str, str]):
         self._folder = folder
         self._metric = metric
-        self._attempt = attempt
+        self._held = held
         self._digests = digests
 
     def offer(self, evaluation: selection.Evaluation, before: Sequence[selection.Evaluation],
@@ -42,11 +45,13 @@ class BestCheckpoint:
         """
         histories = evaluations, [entry for entry in evaluations if entry.step <= saved]
         wanted = {found.step for history in histories if (found := selection.best(history, self._metric))}
-        for step in set(checkpoint.list_steps(self._folder)) - wanted:
+        unwanted = set(checkpoint.list_steps(self._folder)) - wanted
+        self._held.check()  # After the look: a successor wants others, but none that were there before it.
+        for step in unwanted:
             self._discard(step)
 
     def _commit(self, step: int, tensors: Mapping[str, np.ndarray]) -> None:
-        checkpoint.commit(self._folder, step, tensors, attempt=self._attempt, **self._digests)
+        checkpoint.commit(self._folder, step, tensors, held=self._held, **self._digests)
 
     def _discard(self, step: int) -> None:
-        checkpoint.discard(checkpoint.folder_of(self._folder, step), self._attempt)
+        checkpoint.discard(checkpoint.folder_of(self._folder, step), self._held.number)

@@ -3,10 +3,11 @@
     step-00000123.tmp-ATTEMPT/        being written (or left behind by a killed attempt)
     step-00000123/                    committed: tensors.index, tensors.data-*, MANIFEST.json
     step-00000123.damaged-ATTEMPT/    was committed, no longer holds what its manifest says, set aside
+    step-00000123.superseded-ATTEMPT/ was committed by an attempt that had been taken over, set aside
 
 The payload is a TensorFlow bundle under logical names. MANIFEST.json has the size and sha256 of every file, and the
 digest of the state. There is no pointer to the newest checkpoint that could be damaged: discovery lists the folders,
-newest first, and takes the first one that verifies.
+newest first, and takes the first one that verifies and that no later attempt went on without (`attempts.Fence`).
 """
 
 import concurrent.futures
@@ -24,6 +25,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from trainer import attempts
 from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds; a save may hold up a stop by the
 
 _COMMITTED = re.compile(r"step-(\d{8,})")
 _DAMAGED = re.compile(r"step-\d{8,}\.damaged-.*")
-_TEMPORARY = re.compile(r"step-\d{8,}\.tmp-.*")
+_TEMPORARY = re.compile(r"step-\d{8,}\.tmp-(\d+)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,27 +73,27 @@ def state_digest(tensors):
     return digest.hexdigest()
 
 
-def commit(parent, step, tensors, *, attempt, config_digest, dataset_digest):
+def commit(parent, step, tensors, *, held, config_digest, dataset_digest):
     """Writes `parent/step-%08d` whole or not at all and returns its manifest.
 
-    When this returns, the checkpoint survives a kill and a loss of power. A valid folder of this step is never
-    written twice: with the same state its manifest is returned. A damaged one is set aside first. The caller is the
-    only one who writes to `parent` (it holds the lock of the model folder): temporary folders there are leftovers of
-    killed attempts and are removed.
+    When this returns, the checkpoint survives a kill and a loss of power, and is part of the run. A valid folder of this
+    step is never written twice: with the same state its manifest is returned. A damaged one is set aside first, and so
+    is one that an attempt committed after it had been taken over. `held` is the `lock.Held` of the model folder: its
+    attempt is the only one who writes to `parent`, temporary folders there are leftovers of earlier ones and are removed.
 
     Raises StorageError when writing still fails after retries, DivergedError where a tensor holds NaN or Inf (such a
-    state never becomes a checkpoint), FolderInUseError where a valid checkpoint of this step holds another state.
+    state never becomes a checkpoint), FolderInUseError where a valid checkpoint of this step holds another state, and
+    TakenOverError where `held` is held no longer: what was written then counts for nobody.
     """
     parent = pathlib.Path(parent)
     tensors = _checked(tensors)
     _refuse_non_finite(step, tensors)
     manifest = {
-        "format": FORMAT, "step": int(step), "attempt": attempt, "state_digest": state_digest(tensors),
+        "format": FORMAT, "step": int(step), "attempt": held.number, "state_digest": state_digest(tensors),
         "config_digest": config_digest, "dataset_digest": dataset_digest, "files": {},
     }
     folder = folder_of(parent, step)
-    present = _present(folder, manifest["state_digest"], attempt)
-    return present or _retrying("written", folder, lambda: _write(folder, manifest, tensors, attempt))
+    return _retrying("written", folder, lambda: _put(folder, manifest, tensors, held))
 
 
 class Writer:
@@ -101,13 +103,13 @@ class Writer:
     is logged when it fails, raised by every later `submit` and `wait`, and by the end of a `with` block.
     """
 
-    def __init__(self, parent, keep, attempt, config_digest, dataset_digest, on_saved=lambda manifest, seconds: None):
-        """`keep`: how many of the newest checkpoints stay; 0: all. `on_saved(manifest, seconds)` is called in the
-        background thread after each commit.
+    def __init__(self, parent, keep, held, config_digest, dataset_digest, on_saved=lambda manifest, seconds: None):
+        """`keep`: how many of the newest checkpoints stay; 0: all. `held`: as for `commit`. `on_saved(manifest, seconds)`
+        is called in the background thread after each commit.
         """
         self._parent = pathlib.Path(parent)
         self._keep = keep
-        self._attempt = attempt
+        self._held = held
         self._digests = {"config_digest": config_digest, "dataset_digest": dataset_digest}
         self._on_saved = on_saved
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -116,7 +118,7 @@ class Writer:
     def submit(self, step, tensors):
         """Starts to save `tensors` (logical name -> NumPy array); the arrays must not change any more.
 
-        Raises what a failed earlier save raised: StorageError, DivergedError or FolderInUseError.
+        Raises what a failed earlier save raised: StorageError, DivergedError, FolderInUseError or TakenOverError.
         """
         self.wait()
         self._save_under_way = self._thread.submit(self._save, step, tensors)
@@ -137,11 +139,11 @@ class Writer:
     def _save(self, step, tensors):
         began = time.monotonic()
         try:
-            manifest = commit(self._parent, step, tensors, attempt=self._attempt, **self._digests)
+            manifest = commit(self._parent, step, tensors, held=self._held, **self._digests)
         except Exception as problem:
             log.error("checkpoint of step %d was not saved: %s", step, problem)
             raise
-        _prune(self._parent, self._keep, step, self._attempt)
+        _prune(self._parent, self._keep, step, self._held)
         self._on_saved(manifest, time.monotonic() - began)
 
 
@@ -151,10 +153,11 @@ def list_steps(parent):
     return sorted(int(match[1]) for match in found if match and match[0] == _name(int(match[1])))
 
 
-def newest_valid(parent, *, repair, attempt=None):
-    """Returns the newest Checkpoint of `parent` that verifies, or None where there has never been one.
+def newest_valid(parent, *, fences, repair, attempt=None):
+    """Returns the newest Checkpoint of `parent` that verifies and is part of the run, or None where there has never been one.
 
-    Falls back over damaged folders with a warning that names each, the reason and the steps lost. With `repair` (the
+    `fences` (`attempts.fences` of the model folder) tell what is not part of it: that is left out with a warning. Falls
+    back over damaged folders with a warning that names each, the reason and the steps lost. With `repair` (the
     caller holds the lock of the model folder, `attempt` is its number) they are set aside, so that their step can be
     written again. A live trainer may prune at the same time: a folder that vanishes is not damage, we look again.
 
@@ -162,12 +165,12 @@ def newest_valid(parent, *, repair, attempt=None):
     """
     parent = pathlib.Path(parent)
     damaged = {}
-    checkpoint = _first_valid(parent, damaged)
+    checkpoint = _first_valid(parent, fences, damaged)
     if checkpoint is None:
         _refuse_to_start_over(parent, damaged)
         return None
     for step, reason in damaged.items():
-        where = f"renamed to {_set_aside(folder_of(parent, step), attempt).name}" if repair else "left in place"
+        where = f"renamed to {_set_aside(folder_of(parent, step), 'damaged', attempt).name}" if repair else "left in place"
         log.warning("checkpoint %s is damaged (%s): falling back to step %d, %d steps are lost; the folder is %s",
                     folder_of(parent, step), reason, checkpoint.step, step - checkpoint.step, where)
     return checkpoint
@@ -236,27 +239,39 @@ def _retrying(verb, path, action):
 # Writing
 
 
-def _present(folder, digest, attempt):
-    """Returns the manifest of `folder` if it is valid and holds the state; sets it aside if it is damaged."""
+def _put(folder, manifest, tensors, held):
+    found = _present(folder, manifest["state_digest"], held) or _write(folder, manifest, tensors, held)
+    held.check()  # Once more: who was frozen before the rename and taken over must not believe that the state is saved.
+    return found
+
+
+def _present(folder, digest, held):
+    """Returns the manifest of `folder` if it is valid and holds the state; sets it aside if it is damaged or superseded."""
     if not folder.exists():
         return None
     try:
         manifest = load(folder).manifest
     except _Damaged as problem:
-        log.warning("%s; it is renamed to %s and written again", problem, _set_aside(folder, attempt).name)
+        aside = _set_aside(folder, "damaged", held.number)
+        log.warning("%s; it is renamed to %s and written again", problem, aside.name)
+        return None
+    if fence := _superseding(manifest, held.fences):
+        aside = _set_aside(folder, "superseded", held.number)
+        log.warning("%s; it is renamed to %s and written again", _not_part(folder, manifest, fence), aside.name)
         return None
     if manifest["state_digest"] != digest:
+        held.check()
         raise FolderInUseError(
             f"{folder} is a valid checkpoint of attempt {manifest['attempt']} with state {manifest['state_digest']}, "
-            f"this run (attempt {attempt}) came to {digest}; a valid checkpoint is never overwritten; either two runs "
+            f"this run (attempt {held.number}) came to {digest}; a valid checkpoint is never overwritten; either two runs "
             f"write to this folder (stop one), or the step does not repeat bit for bit (delete the folder)")
     return manifest
 
 
-def _write(folder, manifest, tensors, attempt):
-    temporary = folder.with_name(f"{folder.name}.tmp-{attempt}")
+def _write(folder, manifest, tensors, held):
+    temporary = folder.with_name(f"{folder.name}.tmp-{held.number}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_temporary(folder.parent)
+    _remove_temporary(folder.parent, held.number)
     try:
         temporary.mkdir()
         _save_bundle(temporary / PAYLOAD, tensors)
@@ -265,6 +280,7 @@ def _write(folder, manifest, tensors, attempt):
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         for path in (*temporary.iterdir(), temporary):
             _fsync(path)
+        held.check()
         temporary.rename(folder)
         _fsync(folder.parent)
     except (OSError, tf.errors.OpError):
@@ -300,18 +316,23 @@ def _fsync(path):
         os.close(descriptor)
 
 
-def _set_aside(folder, attempt):
-    """Renames a damaged folder and returns its new path; of two from one attempt the first is kept."""
-    aside = folder.with_name(f"{folder.name}.damaged-{attempt}")
+def _set_aside(folder, why, attempt):
+    """Renames a damaged or superseded folder and returns its new path; of two from one attempt the first is kept."""
+    aside = folder.with_name(f"{folder.name}.{why}-{attempt}")
     _retrying("set aside", folder, lambda: shutil.rmtree(folder) if aside.exists() else folder.rename(aside))
     return aside
 
 
-def _prune(parent, keep, newest, attempt):
-    """Removes all but the newest `keep` (0: all stay) of the checkpoints up to step `newest`, which is valid."""
+def _prune(parent, keep, newest, held):
+    """Removes all but the newest `keep` (0: all stay) of the checkpoints up to step `newest`, which is valid.
+
+    Those that are not part of the run go first: they must not take the place of one that is.
+    """
     steps = [step for step in list_steps(parent) if step <= newest]
-    for step in steps[:-keep] if keep else []:
-        discard(folder_of(parent, step), attempt)
+    foreign = [step for step in steps if _is_superseded(folder_of(parent, step), held.fences)]
+    own = [step for step in steps if step not in foreign]
+    for step in foreign + (own[:-keep] if keep else []):
+        discard(folder_of(parent, step), held.number)
 
 
 def discard(folder, attempt):
@@ -325,25 +346,49 @@ def discard(folder, attempt):
         log.warning("checkpoint %s could not be removed: %s", folder, problem)
 
 
-def _remove_temporary(parent):
+def _remove_temporary(parent, attempt):
+    # Not of later attempts: where there is one, this process just does not know yet that it was taken over.
     for entry in _entries(parent):
-        if _TEMPORARY.fullmatch(entry.name):
+        if (match := _TEMPORARY.fullmatch(entry.name)) and int(match[1]) <= attempt:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
 # Reading
 
 
-def _first_valid(parent, damaged):
+def _first_valid(parent, fences, damaged):
     """Returns the newest valid checkpoint or None; fills `damaged` with step -> reason of those above it."""
-    while steps := [step for step in list_steps(parent) if step not in damaged]:
+    foreign = set()
+    while steps := [step for step in list_steps(parent) if step not in foreign and step not in damaged]:
         folder = folder_of(parent, steps[-1])
         try:
-            return load(folder)
+            checkpoint = load(folder)
+            fence = _superseding(checkpoint.manifest, fences)
+            if not fence:
+                return checkpoint
+            log.warning("%s; it is left out", _not_part(folder, checkpoint.manifest, fence))
+            foreign.add(steps[-1])
         except _Damaged as problem:
             if folder.exists():  # else it was pruned while we read: look again
                 damaged[steps[-1]] = problem.reason
     return None
+
+
+def _superseding(manifest, fences):
+    """The fence that leaves the checkpoint out of the run; None where it is part of it."""
+    return attempts.superseding(fences, manifest["attempt"], manifest["step"])
+
+
+def _is_superseded(folder, fences):
+    try:
+        return bool(fences and _superseding(_read_manifest(folder), fences))
+    except DataError:  # Whatever it is, it is not known to be foreign.
+        return False
+
+
+def _not_part(folder, manifest, fence):
+    return (f"checkpoint {folder} is not part of this run: attempt {manifest['attempt']} committed it after attempt "
+            f"{fence.attempt} had taken over and gone on from step {fence.step}")
 
 
 def _refuse_to_start_over(parent, damaged):
@@ -376,11 +421,13 @@ def _read_manifest(path):
             raise DataError(f"{path} has format {manifest['format']}; this version reads up to format {FORMAT}; "
                             f"use the version of the program that wrote it, or a newer one")
         files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-        step, digest = manifest["step"], manifest["state_digest"]
+        step, attempt, digest = manifest["step"], manifest["attempt"], manifest["state_digest"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise _Damaged(path, f"{MANIFEST} is not a manifest ({type(problem).__name__}: {problem})") from problem
     if f"{PAYLOAD}.index" not in files or any("/" in name for name in files) or not isinstance(digest, str):
         raise _Damaged(path, f"{MANIFEST} does not describe a payload")
+    if not isinstance(attempt, int):
+        raise _Damaged(path, f"{MANIFEST} is of attempt {attempt!r}")
     if not isinstance(step, int) or _name(step) != path.name:
         raise _Damaged(path, f"{MANIFEST} is of step {step}")
     return manifest

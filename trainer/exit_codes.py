@@ -25,7 +25,7 @@ TABLE = (
     ExitCode(4, "diverged", "loss or gradient became NaN or Inf", "fail the job"),
     ExitCode(5, "in_use", "model folder in use by a live run, after waiting", "fail the job"),
     ExitCode(74, "storage", "storage failed after retries", "counted retry"),
-    ExitCode(75, "peer_lost", "peer lost, rendezvous timeout or hang", "retry, not counted"),
+    ExitCode(75, "peer_lost", "peer lost, rendezvous timeout or hang; taken over by a later attempt", "retry, not counted"),
     ExitCode(76, "restart_limit", "restart limit reached without a new checkpoint", "fail the job"),
     ExitCode(130, "interrupted", "stopped by Ctrl-C, checkpoint committed", "-"),
     ExitCode(143, "terminated", "stopped by SIGTERM, checkpoint committed (or nothing to save yet)", "retry, not counted"),
@@ -73,3 +73,9 @@ class StorageError(TrainerError):
     """A write failed after retries (disk full, permission, remote store away)."""
 
     code = BY_NAME["storage"]
+
+
+class TakenOverError(TrainerError):
+    """A later attempt took the model folder over: this process is the peer that was lost, and the run goes on without it."""
+
+    code = BY_NAME["peer_lost"]

@@ -1,8 +1,12 @@
 """One run at a time in a model folder, and a new attempt number for each.
 
-The lock is the kernel's (flock): it belongs to the open file of a living process and is free the instant that its
-holder dies, however it dies. The text in the lock file tells people and the next attempt who holds or held it; it
-decides nothing.
+On one host the lock is the kernel's (flock on the attempt's file): it belongs to the open file of a living process and
+is free the instant that its holder dies, however it dies. Between hosts a flock may say nothing, or outlive a holder
+that is cut off: there a holder counts as alive as long as its record changes, which it does every few seconds.
+
+Nobody can be sure that a silent holder is dead. It is therefore not asked to give anything back: who takes over makes
+the next attempt's file, and whatever the old holder still does is checked against that (`Held.check`) and, where it was
+frozen after the check, left out by every reader (`attempts.Fence`).
 """
 
 import contextlib
@@ -13,14 +17,17 @@ import logging
 import os
 import pathlib
 import socket
+import threading
 import time
 
-from trainer import journal
-from trainer.exit_codes import FolderInUseError, StorageError, UsageError
+from trainer import attempts
+from trainer.exit_codes import FolderInUseError, StorageError, TakenOverError, UsageError
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+BEAT_SECONDS = 5
+SILENCE_SECONDS = 30  # After which a holder on another host is given up: several beats, each of which storage may delay.
 
 _held = set()
 
@@ -37,113 +44,266 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 @contextlib.contextmanager
 def hold(model_dir, *, wait_seconds=30, abandon=lambda: False):
-    """Holds MODEL_DIR/lock for the block and yields this attempt's number, an int from 1.
+    """Holds `model_dir` for the block and yields the attempt, a `Held`.
 
-    The folder is made if it is not there. While another process holds the lock we wait up to `wait_seconds`; where
+    The folder is made if it is not there. While another process holds it we wait up to `wait_seconds`, and longer only
+    to learn whether a holder on another host, last heard of meanwhile, falls silent for SILENCE_SECONDS. Where
     `abandon()` turns true in between, nothing is held and None is yielded.
     Raises FolderInUseError naming the holder after that, UsageError where `model_dir` cannot be a folder, and
     StorageError where the file system refuses the lock.
     """
-    path = pathlib.Path(model_dir) / "lock"
-    descriptor = _acquire(path, wait_seconds, abandon)
-    if descriptor is None:
+    model_dir = pathlib.Path(model_dir)
+    with _opening(model_dir):
+        held = _acquire(model_dir, wait_seconds, abandon)
+    if held is None:
         yield None
         return
-    _held.add(descriptor)
+    beating = threading.Thread(target=held._beat_until_over, name="heartbeat", daemon=True)
+    beating.start()
     try:
-        attempt = 1 + max(_recorded_attempt(descriptor), _journal_attempt(path.with_name("journal.jsonl")))
-        _record(descriptor, attempt)
-        yield attempt
+        yield held
     finally:
-        if descriptor in _held:  # not in a forked child, which has let go already
-            _held.discard(descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # unlike close, frees it even where somebody else has the file open
-            os.close(descriptor)
+        if held._descriptor in _held:  # not in a forked child, which has let go already
+            held._over.set()
+            beating.join(BEAT_SECONDS)  # Where storage hangs it may never end; the process must.
+            held._let_go()
 
 
-def _acquire(path, wait_seconds, abandon):
-    deadline = time.monotonic() + wait_seconds
-    announced = False
+class Held:
+    """A model folder in the hands of one attempt.
+
+    number: of this attempt, an int from 1. fences: where earlier attempts began, and after `began` this one.
+    """
+
+    def __init__(self, model_dir, number, descriptor):
+        self.number = number
+        self._model_dir = model_dir
+        self._descriptor = descriptor
+        self._turn = threading.Lock()
+        self._over = threading.Event()
+        self._record = {"attempt": number, **_here(), "pid": os.getpid(), "started": _now("seconds"), "beat": ""}
+        self._beat()
+        _sync_folder(attempts.folder(model_dir))  # Only then is the new name durable.
+        self.fences = attempts.fences(model_dir)
+
+    def is_mine(self):
+        """Whether this is still the newest attempt in the folder. Raises OSError where that cannot be read."""
+        known = attempts.numbers(self._model_dir)
+        if not known or known[-1] != self.number:
+            return False
+        try:
+            there = os.stat(attempts.path_of(self._model_dir, self.number))
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._descriptor))  # Else the folder was removed and made anew.
+
+    def check(self):
+        """Raises TakenOverError where this is not the newest attempt any more, OSError where that cannot be read."""
+        if not self.is_mine():
+            raise TakenOverError(
+                f"attempt {self.number} no longer holds {self._model_dir}: {_taker(self._model_dir, self.number)}; only the newest "
+                f"attempt counts, so this one stops here; the run goes on there, or from its newest checkpoint")
+
+    def began(self, step):
+        """Records that this attempt goes on from `step`: when this returns, no reader takes what earlier ones commit beyond.
+
+        To be called once, before the first commit. Raises as `check`.
+        """
+        with self._turn:
+            self._write({**self._record, "began": int(step), "fences": self.fences})
+        # After writing, so that of two attempts one sees the other: a successor has read this fence, or we see its file.
+        self.check()
+        self.fences = attempts.outermost([*self.fences, attempts.Fence(self.number, int(step))])
+
+    def _beat_until_over(self):
+        # TensorFlow holds the GIL while it waits for peers, before the first step: then there is no beat, and a run on
+        # another host may take over. Nothing is lost by that: what has not begun has committed nothing.
+        failed = False
+        while not self._over.wait(BEAT_SECONDS):
+            try:
+                if not self.is_mine():
+                    log.error("attempt %d stops at its next save: %s", self.number, _taker(self._model_dir, self.number))
+                    return
+                self._beat()
+                failed = False
+            except OSError as problem:
+                if not failed:
+                    log.warning("the heartbeat in %s could not be written (%s): after %g s of this a run on another host may take "
+                                "over", attempts.folder(self._model_dir), problem, SILENCE_SECONDS)
+                failed = True
+
+    def _beat(self):
+        with self._turn:
+            if not self._over.is_set():  # else the descriptor may be another file's by now
+                self._write({**self._record, "beat": _now("milliseconds")})
+
+    def _let_go(self):
+        _held.discard(self._descriptor)
+        if self._turn.acquire(timeout=BEAT_SECONDS):
+            try:
+                self._write({**self._record, "ended": _now("seconds")})
+            except OSError as problem:
+                log.warning("the lock in %s could not be marked as free (%s): on another host the next run waits %g s",
+                            attempts.folder(self._model_dir), problem, SILENCE_SECONDS)
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # unlike close, frees it even where somebody else has the file open
+            os.close(self._descriptor)
+
+    def _write(self, record):
+        """Writes the record as one line of JSON. A beat changes no length: a reader never meets half of one."""
+        line = (json.dumps(record) + "\n").encode()
+        os.pwrite(self._descriptor, line, 0)
+        os.ftruncate(self._descriptor, len(line))
+        os.fsync(self._descriptor)
+        self._record = record
+
+
+class Guest:
+    """What a worker that is not the chief has of the model folder: it reads there and holds nothing that could be taken."""
+
+    number = 0
+
+    def check(self):
+        pass
+
+    def began(self, step):
+        pass
+
+
+# Waiting
+
+
+def verdict(record, here, locked, silent_seconds):
+    """Returns whether the newest attempt's folder may be taken: "free", "held", or "listen" (held unless it falls silent).
+
+    record: of that attempt, {} where it is damaged or not yet written. here: {"host", "boot"} of this process. locked:
+    whether somebody's flock is on its file. silent_seconds: for how long its file has not changed.
+    """
+    if "ended" in record:
+        return "free"
+    if all(record.get(name) == value for name, value in here.items()):
+        return "held" if locked else "free"
+    return "free" if silent_seconds >= SILENCE_SECONDS else "listen"
+
+
+def _acquire(model_dir, wait_seconds, abandon):
+    """Returns a Held, or None where abandoned."""
+    deadline, announced, heard, heard_at = None, False, None, None
     while True:
-        descriptor = _try(path)
-        if descriptor is not None:
-            return descriptor
+        # A pause of this very process must not count as silence of the holder: the time from after a look to before one.
+        looked_at = time.monotonic()
+        newest = _newest(model_dir)
+        content = attempts.content(model_dir, newest)
+        if heard != (newest, content):
+            heard, heard_at = (newest, content), time.monotonic()
+            deadline = deadline or heard_at + wait_seconds
+        record = attempts.parse(content)
+        answer = verdict(record, _here(), _is_locked(model_dir, newest), looked_at - heard_at) if newest else "free"
+        if answer == "free":
+            if held := _claim(model_dir, newest):
+                return held
+            continue  # somebody else was first
         if abandon():
             return None
-        if time.monotonic() >= deadline:
+        # A holder that was heard of since the deadline is alive; to learn that of one on another host we wait for a beat.
+        if looked_at >= deadline and (answer == "held" or heard_at >= deadline):
             raise FolderInUseError(
-                f"{path.parent} is in use by {_holder(path)}, still after {wait_seconds:g} s; one run at a time may "
+                f"{model_dir} is in use by {_name(record)}, still after {wait_seconds:g} s; one run at a time may "
                 f"write to a model folder; stop that process, or choose another --model_dir")
         if not announced:
-            log.warning("%s is in use by %s: waiting up to %g s", path.parent, _holder(path), wait_seconds)
+            log.warning("%s is in use by %s: waiting up to %g s", model_dir, _name(record), wait_seconds)
             announced = True
         time.sleep(POLL_SECONDS)
 
 
-def _try(path):
-    """Returns the locked descriptor of `path`, or None while somebody else has it."""
+def _claim(model_dir, newest):
+    """Becomes the attempt that follows `newest`; returns None where another process was first."""
+    number = 1 + max(newest, attempts.last_in_journal(model_dir))
+    if _newest(model_dir) != newest:  # After reading the journal, where a still newer attempt might have written.
+        return None
+    path = attempts.path_of(model_dir, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as problem:
-        raise UsageError(f"--model_dir={path.parent} cannot be used ({problem}); it must be a folder, or a name that "
-                         f"is still free; choose another --model_dir") from problem
-    except OSError as problem:
-        raise StorageError(f"{path} cannot be opened: {problem}; the model folder must be writable; "
-                           f"check permissions and free space, or choose another --model_dir") from problem
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except (FileExistsError, FileNotFoundError):  # The latter where somebody removes the folder.
+        return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Somebody may have removed the folder between open and flock: then the lock guards a file without a name.
-        if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-    except BlockingIOError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # Before the record is there: who reads it may believe the flock.
+        held = Held(model_dir, number, descriptor)
+        if held.is_mine():
+            _held.add(descriptor)
+            return held
+    except FileNotFoundError:
         pass
-    except OSError as problem:
+    except BaseException:
         os.close(descriptor)
-        raise StorageError(f"{path} cannot be locked: {problem}; the file system must support flock; "
-                           f"choose a --model_dir on one that does") from problem
+        raise
     os.close(descriptor)
     return None
 
 
-def _record(descriptor, attempt):
-    """Writes who holds the lock, as one line of JSON in one write."""
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    record = {"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid(), "started": started}
-    line = (json.dumps(record) + "\n").encode()
-    os.pwrite(descriptor, line, 0)
-    os.ftruncate(descriptor, len(line))
-    os.fsync(descriptor)
-
-
-def _parse(text):
-    """Returns the record in the first line of a lock file; {} where it cannot be read."""
+def _is_locked(model_dir, number):
+    """Whether somebody's flock on the attempt's file reaches us. Asked with a shared one, which those who ask can all have."""
     try:
-        record = json.loads(text.split(b"\n")[0])
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _recorded_attempt(descriptor):
-    return _number(_parse(os.pread(descriptor, 4096, 0)))
-
-
-def _journal_attempt(path):
-    # The journal also knows the last attempt: numbering goes on where the lock file was lost or damaged.
-    return max((_number(entry) for entry in journal.read(path)), default=0)
-
-
-def _number(record):
-    attempt = record.get("attempt")
-    return attempt if isinstance(attempt, int) else 0
-
-
-def _holder(path):
+        descriptor = os.open(attempts.path_of(model_dir, number), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
     try:
-        record = _parse(path.read_bytes())
-    except OSError:
-        record = {}
-    if not {"pid", "host", "started"} <= set(record):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _opening(model_dir):
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as problem:
+        raise UsageError(f"--model_dir={model_dir} cannot be used ({problem}); it must be a folder, or a name that is still free; "
+                         f"choose another --model_dir; a file named lock is of an earlier version of this program: delete it") from problem
+    except OSError as problem:
+        raise StorageError(f"{attempts.folder(model_dir)} cannot be locked: {problem}; the model folder must be writable, on a file "
+                           f"system that supports flock; check permissions and free space, or choose another --model_dir") from problem
+
+
+def _newest(model_dir):
+    return max(attempts.numbers(model_dir), default=0)
+
+
+def _here():
+    """What tells this host from others: two kernels with one name (a pod that moved) do not see each other's flocks."""
+    return {"host": socket.gethostname(), "boot": _boot()}
+
+
+def _boot():
+    try:
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not on Linux
+        return ""
+
+
+def _now(precision):
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec=precision)
+
+
+def _sync_folder(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name(record):
+    if not record:
         return "another process"
-    return f"process {record['pid']} on {record['host']} since {record['started']}"
+    return f"process {record['pid']} on {record['host']} since {record['started']} (last heartbeat {record.get('beat')})"
+
+
+def _taker(model_dir, number):
+    newest = _newest(model_dir)
+    if newest <= number:
+        return "its file in the folder was removed"
+    return f"attempt {newest}, {_name(attempts.parse(attempts.content(model_dir, newest)))}, took it over"

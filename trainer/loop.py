@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from trainer import best, checkpoint, evaluate, optimizer, progress, selection, state, steps, strategy, views
+from trainer import best, checkpoint, evaluate, lock, optimizer, progress, selection, state, steps, strategy, views
 from trainer import config as configuration
 from trainer.channel import Channel
 from trainer.data import order, pipeline, store
@@ -34,10 +34,10 @@ PARTING_SECONDS = 1.0  # A collective that has ended here may still be under way
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """One process at work in a model folder: its number, where it writes, whether it was asked to stop, who watches it."""
+    """One process at work in a model folder: its hold on it, where it writes, whether it was asked to stop, who watches it."""
 
     folder: pathlib.Path
-    number: int
+    held: lock.Held
     journal: Journal
     stop: StopRequest
     supervisor: Channel
@@ -115,7 +115,7 @@ class Loop:
         self._saved = {found.step: found.manifest["state_digest"]} if found else {}
         self._digests = {"config_digest": configuration.digest(config), "dataset_digest": dataset.digest}
         self._history = selection.History(attempt.folder / "evaluations.jsonl", self._step, writes=placement.is_chief)
-        self._best = best.BestCheckpoint(attempt.folder / "best", config.run.best_metric, attempt.number, self._digests)
+        self._best = best.BestCheckpoint(attempt.folder / "best", config.run.best_metric, attempt.held, self._digests)
         self._cold = set(map(int, batches.lengths))
         self._cold_evaluation = evaluation.batches.lengths() if evaluation else []
         self._rows = placement.rows(batches.batch_size)
@@ -132,8 +132,8 @@ class Loop:
         self._run_summaries = self._summaries("", 0)
         self._run_summaries.hparams({name: configuration.as_text(value) if isinstance(value, tuple) else value
                                      for name, value in configuration.affecting(self._config).items()})
-        with checkpoint.Writer(self._attempt.folder / "checkpoints", self._config.run.keep, self._attempt.number, on_saved=self._on_saved,
-                               **self._digests) as self._writer, \
+        with checkpoint.Writer(self._attempt.folder / "checkpoints", self._config.run.keep, self._attempt.held,
+                               on_saved=self._on_saved, **self._digests) as self._writer, \
                 progress.Progress(self._step, self._total) as self._progress:
             self._prune_best()
             while not self._is_over():
@@ -207,6 +207,7 @@ class Loop:
         self._eval_summaries.flush()
         self._journal.write("evaluate", time.monotonic() - began, step=self._step, split=name, **figures)
         self._print_line({f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy})
+        self._attempt.held.check()  # The record is one file for all attempts.
         # Last: an evaluation that is on record is not made again, so everything that comes of it must be there.
         self._history.append(evaluation)
 
@@ -214,6 +215,7 @@ class Loop:
         """Hands the state to the background writer, once per step; everything that belongs to it is on disk before."""
         if self._step in self._saved or not self._placement.is_chief:
             return
+        self._attempt.held.check()
         self._train_summaries.flush()
         self._eval_summaries.flush()
         self._saved[self._step] = None  # Before the writer starts: it puts the digest in, perhaps at once.
@@ -328,7 +330,7 @@ class Loop:
 
     def _summaries(self, part: str, restored_step: int) -> Summaries | Nowhere:
         folder = self._attempt.folder / "tensorboard" / part
-        return Summaries(folder, self._attempt.number, restored_step) if self._placement.is_chief else Nowhere()
+        return Summaries(folder, self._attempt.held.number, restored_step) if self._placement.is_chief else Nowhere()
 
     @property
     def _keeps_best(self) -> bool:

@@ -5,7 +5,7 @@ import pathlib
 
 import tensorflow as tf
 
-from trainer import checkpoint
+from trainer import attempts, checkpoint
 from trainer import config as configuration
 from trainer import state as states
 from trainer import strategy
@@ -58,13 +58,14 @@ def build_network(config: configuration.Config, dataset: store.Dataset, placemen
 
 
 def _checkpoint(folder: pathlib.Path, which: str) -> checkpoint.Checkpoint:
-    best = None if which == "newest" else checkpoint.newest_valid(folder / "best", repair=False)
+    fences = attempts.fences(folder)
+    best = None if which == "newest" else checkpoint.newest_valid(folder / "best", fences=fences, repair=False)
     if best:
         return best
     if which == "best":
         raise UsageError(f"--checkpoint=best: {folder} has no best checkpoint. One is kept where a validation split is evaluated. "
                          "Use --checkpoint=newest.")
-    newest = checkpoint.newest_valid(folder / "checkpoints", repair=False)
+    newest = checkpoint.newest_valid(folder / "checkpoints", fences=fences, repair=False)
     if newest is None:
         raise UsageError(f"--model_dir={folder}: holds no checkpoint yet. Train first, or wait for the first save.")
     return newest

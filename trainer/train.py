@@ -29,13 +29,13 @@ def train(config: configuration.Config, stop: StopRequest, supervisor: Channel) 
     """
     folder = pathlib.Path(config.folders.model_dir)
     worker, workers = member = strategy.member(os.environ)
-    with lock.hold(folder, abandon=lambda: stop.asked) if worker == 0 else contextlib.nullcontext(0) as attempt:
-        if attempt is None:
+    with lock.hold(folder, abandon=lambda: stop.asked) if worker == 0 else contextlib.nullcontext(lock.Guest()) as held:
+        if held is None:
             return loop.say_stopped(stop, 0, "none")
-        journal = Journal(folder / "journal.jsonl" if worker == 0 else os.devnull, attempt)
+        journal = Journal(folder / "journal.jsonl" if worker == 0 else os.devnull, held.number)
         outcome = {"code": BY_NAME["bug"], "reason": "unexpected exception"}
         try:
-            code = _run(config, loop.Attempt(folder, attempt, journal, stop, supervisor), member)
+            code = _run(config, loop.Attempt(folder, held, journal, stop, supervisor), member)
             outcome = {"code": code, "reason": stop.signal.name if stop.asked else "done"}
             return code
         except TrainerError as problem:
@@ -60,9 +60,9 @@ def train(config: configuration.Config, stop: StopRequest, supervisor: Channel) 
 
 
 def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int, int]) -> int:
-    folder, journal, tell_supervisor = attempt.folder, attempt.journal, attempt.supervisor.beat
+    folder, held, journal, tell_supervisor = attempt.folder, attempt.held, attempt.journal, attempt.supervisor.beat
     if member[0] == 0:
-        log.info("attempt %d in %s", attempt.number, folder)
+        log.info("attempt %d in %s", held.number, folder)
     has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
     config = resources.settled(config, has_checkpoints)
 
@@ -110,6 +110,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
         log.info("no checkpoint yet: initial weights from seed %d", config.run.seed)
         journal.write("initialise", step=0)
     _refuse_unequal_states(placement, run_state)
+    held.began(found.step if found else 0)
     if placement.is_chief:
         _write_config(config, folder)
     journal.write("start", step=found.step if found else 0, total=total, devices=placement.devices, pid=os.getpid())
@@ -121,7 +122,8 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
 def _newest(placement: strategy.Placement, attempt: loop.Attempt) -> checkpoint.Checkpoint | None:
     """The checkpoint that the chief finds to be the newest valid one, read by every worker."""
     folder = attempt.folder / "checkpoints"
-    found = checkpoint.newest_valid(folder, repair=True, attempt=attempt.number) if placement.is_chief else None
+    found = (checkpoint.newest_valid(folder, fences=attempt.held.fences, repair=True, attempt=attempt.held.number)
+             if placement.is_chief else None)
     step = int(placement.everyones([found.step if found else -1])[0, 0])
     if placement.is_chief or step < 0:
         return found
