@@ -31,10 +31,11 @@ def test_what_an_earlier_attempt_commits_beyond_a_fence_is_not_part_of_the_run(f
 ])
 def test_superfluous_fences_are_left_out(fences, expected):
     given = [Fence(*pair) for pair in fences]
-    assert attempts.outermost(given) == expected
+    kept = attempts.outermost(given)
+    assert kept == expected
     for attempt in range(5):
         for step in range(25):
-            assert bool(attempts.superseding(given, attempt, step)) == bool(attempts.superseding(attempts.outermost(given), attempt, step))
+            assert bool(attempts.superseding(given, attempt, step)) == bool(attempts.superseding(kept, attempt, step))
 
 
 GOOD = {"attempt": 3, "host": "h", "boot": "b", "pid": 7, "started": "now", "beat": "now", "began": 20, "fences": [[1, 0]]}
@@ -78,7 +79,8 @@ def test_the_journal_fills_in_for_a_damaged_record(tmp_path, damaged):
 
 
 def test_lines_of_the_journal_that_say_nothing_about_attempts_are_left_out(tmp_path):
-    (tmp_path / "journal.jsonl").write_text('{"event": "start"}\n{"event": "start", "attempt": "x", "step": 1}\n'
-                                            '{"event": "start", "attempt": 4, "step": 8}\n{"event": "save", "attempt": 5, "step": 9}\n')
+    (tmp_path / "journal.jsonl").write_text(
+        '{"event": "start"}\n{"event": "start", "attempt": "x", "step": 1}\n'
+        '{"event": "start", "attempt": 4, "step": 8}\n{"event": "save", "attempt": 5, "step": 9}\n')
     assert attempts.fences(tmp_path) == ((4, 8),)
     assert attempts.last_in_journal(tmp_path) == 5

@@ -81,7 +81,7 @@ def test_a_commit_after_the_takeover_is_left_out_with_a_warning(two_chiefs, capl
     folder, old, new = two_chiefs
     commit(folder, 20, Unaware(old))
     assert newest(folder).step == 10
-    for part in ("step-00000020 is not part of this run", "attempt 1 committed it", "attempt 2 had taken over", "from step 10"):
+    for part in ("step-00000020 is not part of this run", "attempt 1 committed it", "attempt 2 went on from step 10"):
         assert part in caplog.text
     assert names(folder / "checkpoints") == ["step-00000010", "step-00000020"]  # A reader changes nothing.
 

@@ -387,8 +387,8 @@ def _is_superseded(folder, fences):
 
 
 def _not_part(folder, manifest, fence):
-    return (f"checkpoint {folder} is not part of this run: attempt {manifest['attempt']} committed it after attempt "
-            f"{fence.attempt} had taken over and gone on from step {fence.step}")
+    return (f"checkpoint {folder} is not part of this run: attempt {manifest['attempt']} committed it, and attempt {fence.attempt} "
+            f"went on from step {fence.step} without it")
 
 
 def _refuse_to_start_over(parent, damaged):
