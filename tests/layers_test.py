@@ -15,9 +15,9 @@ PICTURE = """
     main
     train
     loop
-    evaluate predict export chaos
+    evaluate predict export chaos report
     restored views readback best
-    steps checkpoint progress summaries selection lock
+    steps checkpoint progress summaries selection lock goodput
     state journal summaries_picture
     tasks optimizer
 
@@ -37,7 +37,7 @@ PICTURE = """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos")
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos", "goodput", "report")
 
 
 def modules() -> dict[str, pathlib.Path]:

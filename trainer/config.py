@@ -256,6 +256,14 @@ class Chaos(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class Report(Checked):
+    """Which run, told how."""
+
+    model_dir: str = knob("", "Folder of the run.")
+    format: str = knob("text", "Lines and tables, or one JSON object.", one_of("text", "json"))
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole training run: one object per concern."""
 
