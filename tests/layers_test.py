@@ -16,6 +16,7 @@ PICTURE = """
     train
     loop
     evaluate predict export chaos report
+    launch.local
     restored views readback best
     steps checkpoint progress summaries selection lock goodput
     state journal summaries_picture
@@ -37,7 +38,7 @@ PICTURE = """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos", "goodput", "report")
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos", "goodput", "report", "launch.local")
 
 
 def modules() -> dict[str, pathlib.Path]:
