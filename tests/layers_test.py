@@ -16,6 +16,8 @@ PICTURE = """
     train
     loop
     evaluate predict export chaos report
+    faults
+    chaos_jobs
     launch.local
     restored views readback best
     steps checkpoint progress summaries selection lock goodput
@@ -38,7 +40,8 @@ PICTURE = """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos", "goodput", "report", "launch.local")
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos", "goodput", "report",
+                      "launch.local", "chaos_jobs", "faults")
 
 
 def modules() -> dict[str, pathlib.Path]:

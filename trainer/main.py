@@ -76,7 +76,7 @@ def _chaos(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
     from trainer import chaos
-    return chaos.run(config, configuration.Chaos(kills=parsed.values["kills"]).kills)
+    return chaos.run(config, configuration.Chaos(parsed.values["kills"], parsed.values["workers"]))
 
 
 def _report(parsed: flags.Parsed) -> int:

@@ -6,6 +6,7 @@ is passed on. What to do with a worker that ended is `decide`, with the meaning 
 podFailurePolicy.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import logging
@@ -17,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import BinaryIO, Sequence
+from typing import Sequence
 
 from trainer import config as configuration
 from trainer import exit_codes, journal, stopping
@@ -89,13 +90,16 @@ class Gang:
     All from one thread: the workers die when the thread that started them does.
     """
 
-    def __init__(self, config: configuration.Config, workers: int, arguments: Sequence[str], stdout: BinaryIO | None = None):
-        """`stdout`: where worker 0 prints, an open file; None: where we do. Raises UsageError where there can be no folder for logs."""
+    def __init__(self, config: configuration.Config, workers: int, arguments: Sequence[str],
+                 output: pathlib.Path | None = None):
+        """`output`: the file that what worker 0 prints is added to; None: it prints where we do. Raises UsageError where there can be
+        no folder for logs.
+        """
         self._folder = pathlib.Path(config.folders.model_dir)
         self._settings = config.gang
         self._workers = workers
         self._arguments = list(arguments)
-        self._stdout = stdout
+        self._output = output
         self._hosts = ",".join(f"127.0.0.1:{port}" for port in _free_ports(workers))
         self._processes: dict[int, subprocess.Popen] = {}
         self._ended: dict[int, int] = {}
@@ -197,11 +201,13 @@ class Gang:
         who = ["--supervise=on"] if self._workers == 1 else [
             f"--num_workers={self._workers}", f"--worker_index={index}", f"--hosts={self._hosts}"]
         environment = {name: value for name, value in os.environ.items() if name not in ("TF_CONFIG", "JOB_COMPLETION_INDEX")}
-        with open(self.log_file(index), "ab") as errors:
+        with contextlib.ExitStack() as files:
+            errors = files.enter_context(open(self.log_file(index), "ab"))
+            output = files.enter_context(open(self._output, "ab")) if self._output else None
             # A session of its own: Ctrl-C in our terminal is ours to pass on, or it would come twice.
             self._processes[index] = subprocess.Popen(
                 [*PROGRAM, *self._arguments, *who], env=environment, stdin=subprocess.DEVNULL, stderr=errors,
-                stdout=errors if index else self._stdout, start_new_session=True, preexec_fn=_dying_with(os.getpid()))
+                stdout=errors if index else output, start_new_session=True, preexec_fn=_dying_with(os.getpid()))
         self._ended.pop(index, None)
 
 
