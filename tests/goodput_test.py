@@ -86,6 +86,9 @@ TABLE = {
     "a failure takes the steps since the last save, and its own last moments, with it": (
         [*KILLED, line(22, "stop", seconds=2, code=4, reason="nan")],
         {"start": 4, "compile": 2, "step": 8, "lost_steps": 8}),
+    "what supervisors write after an attempt's own end adds no time": (
+        [*KILLED, line(22, "stop", seconds=2, code=4, reason="nan"), line(25, "gang_end", 0, index=0, code=4, reason="nan")],
+        {"start": 4, "compile": 2, "step": 8, "lost_steps": 8}),
     "a failure while it starts is start": (
         [line(3, "launch", seconds=3), line(5, "stop", seconds=2, code=2, reason="other flags")], {"start": 5}),
     "a lost line leaves its seconds unexplained": (

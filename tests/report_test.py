@@ -63,6 +63,13 @@ def test_every_step_of_an_undisturbed_attempt_is_in_a_line_and_the_first_is_told
     assert [event["steps"] for event in loops if event["attempt"] == 1][0] == last[0]["steps"] == 1
 
 
+def test_the_time_of_steps_is_on_record_before_their_checkpoint_is(killed_and_continued):
+    told = 0
+    for event in journal.read(killed_and_continued / "journal.jsonl"):
+        told = event["step"] if event["event"] in ("loop", "restore") else told
+        assert event["event"] != "save" or event["step"] <= told
+
+
 def test_text_says_what_the_json_says(killed_and_continued):
     answer = commands.call("report", f"--model_dir={killed_and_continued}")
     assert (answer.code, answer.err) == (0, "")

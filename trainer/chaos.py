@@ -100,6 +100,7 @@ class _Disturber:
         self._job = job
         self._chance = chance
         self._open: list[faults.Fault] = []
+        self._frozen: list[faults.Fault] = []
 
     def run(self, kills: int, pause: float) -> None:
         """Disturbs it `kills` times, about `pause` seconds of training apart; returns when it has ended."""
@@ -142,14 +143,18 @@ class _Disturber:
             return False
         frozen = self._chance.uniform(*faults.FROZEN_SECONDS) if kind == "freeze_training" else None
         log.info("fault %d: %s worker %d (process %d)%s", number, kind, worker, pid, f" for {frozen:.1f} s" if frozen else "")
-        self._open.append(faults.Fault(number, kind, worker, pid, at, at + frozen if frozen else None, attempt, step))
+        fault = faults.Fault(number, kind, worker, pid, at, at + frozen if frozen else None, attempt, step)
+        self._open.append(fault)
+        if frozen:
+            self._frozen.append(fault)
         return True
 
     def _look_at_faults(self) -> None:
         """Thaws what was frozen long enough, and tells of recoveries."""
-        for fault in self._open:
-            if fault.thaws and time.time() >= fault.thaws:
-                faults.send(fault.pid, signal.SIGCONT)  # Nothing where it runs, or was killed meanwhile.
+        for fault in [fault for fault in self._frozen if time.time() >= fault.thaws]:
+            self._frozen.remove(fault)
+            if self._job.training(fault.worker) == fault.pid:  # Else it was killed meanwhile.
+                faults.send(fault.pid, signal.SIGCONT)
         loops = self._job.events("loop") if self._open else []
         while self._open and (seconds := faults.recovered_after(self._open[0], loops)) is not None:
             print(self._open.pop(0).told(f"first new step after {seconds:.2f} s"), flush=True)

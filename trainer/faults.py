@@ -17,7 +17,7 @@ KINDS: Mapping[str, tuple[signal.Signals, Callable[[Gang, int], int | None]]] = 
 FROZEN_SECONDS = (1.0, 14.0)  # Supervisors end what is frozen for 10 s: some freezes are shorter than that.
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Fault:
     """One fault. `at`, `thaws`: seconds since the epoch. `attempt`, `step`: how far the run had come by its journal."""
 
