@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests import datasets
-from trainer import chaos, config, journal
+from trainer import chaos, chaos_jobs, config, journal
 from trainer.exit_codes import TrainerError, UsageError
 
 SMALL = {"units": (4,), "embedding_size": 3, "max_length": 8, "batch_size": 8, "steps": 40, "save_steps": 10, "log_steps": 10,
@@ -19,7 +19,7 @@ def job(tmp_path):
 
 
 def test_a_killed_job_ends_with_the_digest_of_an_undisturbed_one(job, tmp_path, capfd):
-    assert chaos.run(job, kills=1) == 0
+    assert chaos.run(job, config.Chaos(kills=1)) == 0
     *kills, undisturbed, disturbed = capfd.readouterr().out.splitlines()
     assert [line.split()[:2] for line in kills] == [["kill", str(i + 1)] for i in range(len(kills))]
     assert re.fullmatch("undisturbed [0-9a-f]{64}", undisturbed)
@@ -33,28 +33,28 @@ def test_a_folder_that_is_there_is_left_alone(job, tmp_path):
     kept = tmp_path / "model/chaos/kept"
     kept.mkdir(parents=True)
     with pytest.raises(UsageError, match="chaos is there already: .* Delete it"):
-        chaos.run(job, kills=1)
+        chaos.run(job, config.Chaos(kills=1))
     assert kept.exists()
 
 
 def test_a_job_that_fails_by_itself_passes_on_its_code_and_its_last_lines(job, tmp_path):
     (tmp_path / "data/dataset.json").unlink()
     with pytest.raises(TrainerError, match="the undisturbed job ended with exit code 2(.|\n)*no dataset.json") as failed:
-        chaos.run(job, kills=1)
+        chaos.run(job, config.Chaos(kills=1))
     assert failed.value.code == 2
 
 
 @pytest.mark.slow
 def test_other_digests_are_told_by_the_exit_code(job, monkeypatch, capfd):
     """The disturbed job gets another seed: what a trainer that resumes wrongly would look like."""
-    start = chaos._Job.start
+    start = chaos_jobs.Process.start
 
     def start_with_another_seed(self):
         if self.name == "disturbed":
             self.config = config.replace(self.config, seed=6)
         start(self)
 
-    monkeypatch.setattr(chaos._Job, "start", start_with_another_seed)
-    assert chaos.run(job, kills=0) == 1
+    monkeypatch.setattr(chaos_jobs.Process, "start", start_with_another_seed)
+    assert chaos.run(job, config.Chaos(kills=0)) == 1
     undisturbed, disturbed = capfd.readouterr().out.splitlines()
     assert undisturbed.split()[1] != disturbed.split()[1]

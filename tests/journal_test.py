@@ -113,20 +113,24 @@ def test_a_full_disk_leaves_whole_lines_around_the_lost_one(tmp_path, monkeypatc
     assert [entry["event"] for entry in read(path)] == ["start", "stop"]
 
 
-def test_timed_measures_its_block_and_takes_what_it_found(tmp_path, monkeypatch):
+def test_laps_tell_all_the_seconds_since_the_beginning_each_in_one_line(tmp_path, monkeypatch):
+    clock = iter([12.5, 13.0, 20.0])
+    monkeypatch.setattr("trainer.journal.time.monotonic", lambda: next(clock))
+    journal = Journal(tmp_path / "journal.jsonl", 1, began=10.0)
+    journal.lap("launch")
+    journal.lap("open_dataset")
+    journal.write("save", seconds=100.0)  # Runs beside: no lap.
+    journal.lap("evaluate", loss=0.5)
+    laps = [entry for entry in read(tmp_path / "journal.jsonl") if entry["event"] != "save"]
+    assert [(entry["event"], entry["seconds"]) for entry in laps] == [("launch", 2.5), ("open_dataset", 0.5), ("evaluate", 7.0)]
+    assert laps[-1]["loss"] == 0.5
+
+
+def test_laps_begin_with_the_journal_where_nothing_else_is_said(tmp_path, monkeypatch):
     clock = iter([10.0, 12.5])
     monkeypatch.setattr("trainer.journal.time.monotonic", lambda: next(clock))
-    with Journal(tmp_path / "journal.jsonl", 1).timed("evaluate", split="test") as found:
-        found["loss"] = 0.5
-    (entry,) = read(tmp_path / "journal.jsonl")
-    assert (entry["event"], entry["split"], entry["loss"], entry["seconds"]) == ("evaluate", "test", 0.5, 2.5)
-
-
-def test_a_timed_block_that_fails_did_not_happen(tmp_path):
-    with pytest.raises(KeyError):
-        with Journal(tmp_path / "journal.jsonl", 1).timed("evaluate"):
-            raise KeyError
-    assert read(tmp_path / "journal.jsonl") == []
+    Journal(tmp_path / "journal.jsonl", 1).lap("launch")
+    assert read(tmp_path / "journal.jsonl")[0]["seconds"] == 2.5
 
 
 def test_a_closed_journal_opens_again(tmp_path):

@@ -15,9 +15,12 @@ PICTURE = """
     main
     train supervisor
     loop
-    evaluate predict export chaos
+    evaluate predict export chaos report
+    faults
+    chaos_jobs
+    launch.local
     restored views readback best
-    steps checkpoint progress summaries selection lock
+    steps checkpoint progress summaries selection lock goodput
     attempts
     state journal summaries_picture
     tasks optimizer
@@ -42,7 +45,7 @@ ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
 WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "attempts", "lock", "chaos",
                       "supervisor", "gang", "links", "child", "identity", "rendezvous", "cluster", "commits", "channel", "watchdog",
-                      "resources", "wire")
+                      "resources", "wire", "goodput", "report", "launch.local", "chaos_jobs", "faults")
 
 
 def modules() -> dict[str, pathlib.Path]:

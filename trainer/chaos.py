@@ -1,74 +1,31 @@
-"""The proof on one's own machine: a job that is killed at random moments ends with the same state as one that is not.
+"""The proof on one's own machine: a job that is disturbed at random moments ends with the same state as one that is not.
 
-Both jobs are ordinary `trainer train` processes with the same flags, below MODEL_DIR/chaos. This program only starts
-them, kills one of them (SIGKILL, which no process can prepare for), and compares the digests that they print.
+Both jobs run with the same flags, below MODEL_DIR/chaos. One process is killed (SIGKILL, which no process can prepare
+for) and started again by this program. A gang of workers recovers by itself: here it is only disturbed, and timed.
 """
 
-import dataclasses
 import datetime
 import logging
 import pathlib
 import random
-import re
-import subprocess
-import sys
+import signal
 import time
+from typing import Callable
 
 from trainer import config as configuration
-from trainer import journal
-from trainer.exit_codes import BY_NAME, TrainerError, UsageError
+from trainer import faults, goodput, journal, progress
+from trainer.chaos_jobs import POLL_SECONDS, Gang, Job, Process
+from trainer.exit_codes import BY_NAME, UsageError
+from trainer.launch import local
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.02
-MOMENTS = ("starting", "training", "saving")  # What an attempt is at when it is killed, or shortly before.
+# What an attempt is at when it is disturbed, or shortly before, and the line of the journal that tells it.
+MOMENTS = {"starting": None, "training": "start", "saving": "save"}
 
 
-@dataclasses.dataclass
-class _Job:
-    """One job in its own model folder; each `start` is an attempt to bring it to its end."""
-
-    name: str
-    config: configuration.Config
-    process: subprocess.Popen | None = None
-
-    @property
-    def folder(self) -> pathlib.Path:
-        return pathlib.Path(self.config.folders.model_dir) / "chaos" / self.name
-
-    @property
-    def log_file(self) -> pathlib.Path:
-        return self.folder.with_suffix(".log")
-
-    def start(self) -> None:
-        config = configuration.replace(self.config, model_dir=str(self.folder))
-        flags = [f"--{name}={configuration.as_text(value)}" for name, value in configuration.to_flat(config).items()]
-        with open(self.log_file, "ab") as errors:
-            self.process = subprocess.Popen([sys.executable, "-m", "trainer", "train", *flags],
-                                            stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True)
-
-    def events(self, name: str) -> list[dict]:
-        return [event for event in journal.read(self.folder / "journal.jsonl") if event["event"] == name]
-
-    def digest(self) -> str:
-        """Waits for the end; the digest of the last line. Raises TrainerError with the job's own code where it failed."""
-        output, _ = self.process.communicate()
-        last = re.search(r"^done step=\d+ state_digest=([0-9a-f]{64})$", output, re.MULTILINE)
-        if self.process.returncode or not last:
-            problem = TrainerError(f"the {self.name} job ended with exit code {self.process.returncode}: it must end well to be "
-                                   f"compared. Its log, {self.log_file}, ends with:\n{_tail(self.log_file)}")
-            problem.code = self.process.returncode or BY_NAME["bug"]
-            raise problem
-        return last[1]
-
-    def end(self) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-
-def run(config: configuration.Config, kills: int) -> int:
-    """`trainer chaos`: prints a line per kill and both digests; returns 0 where they are equal, else 1.
+def run(config: configuration.Config, chaos: configuration.Chaos) -> int:
+    """`trainer chaos`: prints a line per fault and both digests; returns 0 where they are equal, else 1.
 
     Raises UsageError where MODEL_DIR/chaos is there already.
     """
@@ -78,55 +35,132 @@ def run(config: configuration.Config, kills: int) -> int:
     except FileExistsError:
         raise UsageError(f"{folder} is there already: chaos writes only into a folder that it made. Delete it, or name another "
                          "--model_dir.") from None
-    undisturbed, disturbed = _Job("undisturbed", config), _Job("disturbed", config)
+    undisturbed, disturbed = (
+        Gang(name, config, chaos.workers) if chaos.workers > 1 else Process(name, config) for name in ("undisturbed", "disturbed"))
+    chance = random.Random(config.run.seed)
     try:
         log.info("running the job undisturbed; its log is %s", undisturbed.log_file)
         undisturbed.start()
         expected = undisturbed.digest()
-        log.info("running it again with %d kill(s); its log is %s", kills, disturbed.log_file)
-        _disturb(disturbed, kills, _seconds(undisturbed), random.Random(config.run.seed))
+        log.info("running it again with %d disturbance(s); its log is %s", chaos.kills, disturbed.log_file)
+        disturbed.start()
+        pause = undisturbed.seconds() / (chaos.kills + 1)
+        if chaos.workers > 1:
+            _Disturber(disturbed, chance).run(chaos.kills, pause)
+        else:
+            _kill(disturbed, chaos.kills, pause, chance)
         found = disturbed.digest()
     finally:
         undisturbed.end()
         disturbed.end()
+    if chaos.workers > 1:
+        print(f"goodput undisturbed {_goodput(undisturbed)} disturbed {_goodput(disturbed)}")
     print(f"undisturbed {expected}\ndisturbed {found}", flush=True)
     return BY_NAME["done"] if found == expected else BY_NAME["bug"]
 
 
-def _disturb(job: _Job, kills: int, duration: float, chance: random.Random) -> None:
-    """Starts the job and kills it `kills` times, spread over its way to the end; leaves it running."""
-    job.start()
+def _goodput(job: Job) -> str:
+    now = datetime.datetime.now(datetime.timezone.utc).timestamp()
+    return progress.number(goodput.summarize(journal.read(job.folder / "journal.jsonl"), now).goodput)
+
+
+# --- One process ------------------------------------------------------------------------------------------------------
+
+
+def _kill(job: Process, kills: int, pause: float, chance: random.Random) -> None:
+    """Kills the job `kills` times, spread over its way to the end, and starts it again; leaves it running."""
     for kill in range(1, kills + 1):
-        moment = chance.choice(MOMENTS)
+        moment = chance.choice(tuple(MOMENTS))
         _await(job, moment)
-        time.sleep(chance.uniform(0, duration / (kills + 1)))
-        if job.process.poll() is not None:
+        time.sleep(chance.uniform(0, pause))
+        if job.look() is not None:
             log.info("the job came to its end before kill %d", kill)
             return
-        job.process.kill()
-        job.process.wait()
+        job.kill()
         saved = [event["step"] for event in job.events("save")]
         print(f"kill {kill} {moment}, newest checkpoint at step {max(saved, default=0)}", flush=True)
         job.start()
 
 
-def _await(job: _Job, moment: str) -> None:
+def _await(job: Process, moment: str) -> None:
     """Returns when `moment` has come for the attempt that was just started, or its process has ended."""
-    event = {"starting": None, "training": "start", "saving": "save"}[moment]
+    event = MOMENTS[moment]
     before = len(job.events(event))
-    while event and job.process.poll() is None and len(job.events(event)) <= before:
+    while event and job.look() is None and len(job.events(event)) <= before:
         time.sleep(POLL_SECONDS)
 
 
-def _seconds(job: _Job) -> float:
-    """How long the only attempt of a job trained, from the journal."""
-    begin, end = job.events("start")[0]["time"], job.events("stop")[-1]["time"]
-    return _since_epoch(end) - _since_epoch(begin)
+# --- A gang -----------------------------------------------------------------------------------------------------------
 
 
-def _since_epoch(text: str) -> float:
-    return datetime.datetime.fromisoformat(text).timestamp()
+class _Disturber:
+    """Disturbs a gang and tells of each fault, in their order, when a new step was made after it."""
+
+    def __init__(self, job: Gang, chance: random.Random):
+        self._job = job
+        self._chance = chance
+        self._open: list[faults.Fault] = []
+        self._frozen: list[faults.Fault] = []
+
+    def run(self, kills: int, pause: float) -> None:
+        """Disturbs it `kills` times, about `pause` seconds of training apart; returns when it has ended."""
+        for number in range(1, kills + 1):
+            moment = self._chance.choice(tuple(MOMENTS))
+            kind, worker = self._chance.choice(tuple(faults.KINDS)), self._chance.randrange(self._job.workers)
+            seconds = self._chance.uniform(0, pause)
+            if not (self._wait(lambda: self._has_come(moment)) and self._wait(_after(seconds))
+                    and self._wait(lambda: self._inject(number, kind, worker))):
+                log.info("the job came to its end before fault %d", number)
+                break
+        self._wait(lambda: False)
+        for fault in self._open:
+            print(fault.told("the job ended without another step"), flush=True)
+
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        """Looks after the gang until `condition()` holds, or until it has ended, which is False."""
+        while self._job.look() is None:
+            self._look_at_faults()
+            if condition():
+                return True
+            time.sleep(local.POLL_SECONDS)
+        self._look_at_faults()
+        return False
+
+    def _has_come(self, moment: str) -> bool:
+        """Whether the gang, after all faults so far, is at what `moment` says."""
+        if moment == "starting":
+            return True
+        line = {"training": "loop", "saving": "save"}[moment]
+        attempt, _ = faults.progress(self._job.events("launch"))
+        return not self._open and any(event["attempt"] == attempt for event in self._job.events(line))
+
+    def _inject(self, number: int, kind: str, worker: int) -> bool:
+        """Disturbs `worker`; False where it has nothing to be disturbed at the moment."""
+        at = time.time()
+        attempt, step = faults.progress(self._job.events("launch", "loop"))
+        pid = faults.inject(kind, self._job, worker)
+        if pid is None:
+            return False
+        frozen = self._chance.uniform(*faults.FROZEN_SECONDS) if kind == "freeze_training" else None
+        log.info("fault %d: %s worker %d (process %d)%s", number, kind, worker, pid, f" for {frozen:.1f} s" if frozen else "")
+        fault = faults.Fault(number, kind, worker, pid, at, at + frozen if frozen else None, attempt, step)
+        self._open.append(fault)
+        if frozen:
+            self._frozen.append(fault)
+        return True
+
+    def _look_at_faults(self) -> None:
+        """Thaws what was frozen long enough, and tells of recoveries."""
+        for fault in [fault for fault in self._frozen if time.time() >= fault.thaws]:
+            self._frozen.remove(fault)
+            if self._job.training(fault.worker) == fault.pid:  # Else it was killed meanwhile.
+                faults.send(fault.pid, signal.SIGCONT)
+        loops = self._job.events("loop") if self._open else []
+        while self._open and (seconds := faults.recovered_after(self._open[0], loops)) is not None:
+            print(self._open.pop(0).told(f"first new step after {seconds:.2f} s"), flush=True)
 
 
-def _tail(path: pathlib.Path, lines: int = 10) -> str:
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def _after(seconds: float) -> Callable[[], bool]:
+    """Turns true when `seconds` have passed."""
+    moment = time.monotonic() + seconds
+    return lambda: time.monotonic() >= moment

@@ -252,7 +252,17 @@ class Export(Checked):
 class Chaos(Checked):
     """How a job is disturbed; all other flags are those of train."""
 
-    kills: int = knob(3, "Times that the job is killed (SIGKILL) at a random moment that follows from --seed.", at_least(0))
+    kills: int = knob(3, "Times that the job is disturbed at a random moment that follows from --seed: one process is killed "
+                      "(SIGKILL); of a gang a worker is killed, frozen or terminated.", at_least(0))
+    workers: int = knob(1, "Processes on this machine that train together as a gang; 1: one process without one.", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(Checked):
+    """Which run, told how."""
+
+    model_dir: str = knob("", "Folder of the run.")
+    format: str = knob("text", "Lines and tables, or one JSON object.", one_of("text", "json"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ journal observes training and never stops it: a line that cannot be written is r
 cannot be read is skipped.
 """
 
-import contextlib
 import datetime
 import json
 import logging
@@ -25,14 +24,17 @@ class Journal:
     earlier attempt was killed inside a line, the first line of this one begins on a new line.
     """
 
-    def __init__(self, path, attempt, worker=0):
-        """`path`: the journal's file. `attempt`, `worker`: integers written into every line."""
+    def __init__(self, path, attempt, worker=0, began=None):
+        """`path`: the journal's file. `attempt`, `worker`: integers written into every line. `began`: where the first lap
+        begins, a moment of time.monotonic(); default: now.
+        """
         self._path = pathlib.Path(path)
         self._identity = {"attempt": attempt, "worker": worker}
         self._turn = threading.Lock()
         self._descriptor = None
         self._inside_a_line = False
         self._failed = False
+        self._lap_began = time.monotonic() if began is None else began
 
     def write(self, event, seconds=None, **fields):
         """Appends `{"time", "attempt", "worker", "event", "seconds"?, **fields}`; `seconds` is left out where None.
@@ -52,16 +54,14 @@ class Journal:
                     log.error("journal %s cannot be written (%s): training goes on without it", self._path, problem)
                 self._failed = True
 
-    @contextlib.contextmanager
-    def timed(self, event, **fields):
-        """Measures its block and writes `event` with the seconds, when the block succeeded.
+    def lap(self, event, **fields):
+        """Writes `event` with the seconds since the lap before it, all of which it took: no moment goes to two laps or to none.
 
-        Yields a dict; what the block puts into it joins the line.
+        For the one thread that does an attempt's work.
         """
-        began = time.monotonic()
-        found = dict(fields)
-        yield found
-        self.write(event, seconds=time.monotonic() - began, **found)
+        now = time.monotonic()
+        seconds, self._lap_began = now - self._lap_began, now
+        self.write(event, seconds, **fields)
 
     def close(self):
         """Closes the file; a later `write` opens it again."""

@@ -116,13 +116,15 @@ class Loop:
         self._digests = {"config_digest": configuration.digest(config), "dataset_digest": dataset.digest}
         self._history = selection.History(attempt.folder / "evaluations.jsonl", self._step, writes=placement.is_chief)
         self._best = best.BestCheckpoint(attempt.folder / "best", config.run.best_metric, attempt.held, self._digests)
+        self._is_cold = True
         self._cold = set(map(int, batches.lengths))
         self._cold_evaluation = evaluation.batches.lengths() if evaluation else []
         self._rows = placement.rows(batches.batch_size)
         self._iterator = iter(batches.dataset(self._step, self._rows))
         self._loop_size = progress.LoopSize(config.run.steps_per_loop, progress.LONGEST_LOOP if placement.workers > 1 else math.inf)
         self._window = _Window()
-        self._unlogged = {"steps": 0, "seconds": 0.0, "input_seconds": 0.0}
+        self._unlogged = {"steps": 0, "input_seconds": 0.0}
+        self._noted_at = -math.inf  # The first step of an attempt is noted at once: it is the end of a recovery.
 
     def run(self) -> int:
         """Runs to the end or to a stop; prints the last line and returns the exit code."""
@@ -136,6 +138,7 @@ class Loop:
                                on_saved=self._on_saved, **self._digests) as self._writer, \
                 progress.Progress(self._step, self._total) as self._progress:
             self._prune_best()
+            self._journal.lap("open_summaries")
             while not self._is_over():
                 self._advance()
             self._finish()
@@ -177,7 +180,8 @@ class Loop:
         seconds = time.monotonic() - began
         self._loop_size.ran(count, seconds)
         self._window.add(figures, seconds)
-        self._note_loop(count, seconds, figures)
+        self._unlogged["steps"] += count
+        self._unlogged["input_seconds"] += float(figures.input_seconds.sum())
         self._refuse_divergence(figures)
         self._step += count
         if self._step % run.log_steps == 0 or self._step == self._total:
@@ -186,17 +190,20 @@ class Loop:
             self._journal.write("epoch", epoch=epoch, step=self._step, **self._epoch_figures())
             if not self._evaluation_is_due():
                 self._print_line()
+        if time.monotonic() - self._noted_at >= progress.SECONDS_PER_LINE:
+            self._note_loops()
 
     def _evaluate_if_due(self) -> None:
         if not self._evaluation_is_due():
             return
         name = self._evaluation.split
+        self._note_loops()
         self._warm_up_evaluation()
-        began = time.monotonic()
         view = views.EvaluationView(self._evaluation.dataset, name)
         found = evaluate.figures(self._evaluation.step, self._state.evaluation_weights(), self._evaluation.batches,
                                  self._abandons_evaluation, view)
         if found is None:
+            self._journal.lap("evaluate_broken_off", step=self._step, split=name)
             return
         figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
         evaluation = selection.Evaluation(self._step, name, figures)
@@ -205,7 +212,7 @@ class Loop:
         self._eval_summaries.write(self._step, figures)
         view.write(self._eval_summaries, self._step, found)
         self._eval_summaries.flush()
-        self._journal.write("evaluate", time.monotonic() - began, step=self._step, split=name, **figures)
+        self._journal.lap("evaluate", step=self._step, split=name, **figures)
         self._print_line({f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy})
         self._attempt.held.check()  # The record is one file for all attempts.
         # Last: an evaluation that is on record is not made again, so everything that comes of it must be there.
@@ -216,11 +223,13 @@ class Loop:
         if self._step in self._saved or not self._placement.is_chief:
             return
         self._attempt.held.check()
+        self._note_loops()  # The time of the steps in a checkpoint is on record before the checkpoint is.
         self._train_summaries.flush()
         self._eval_summaries.flush()
         self._saved[self._step] = None  # Before the writer starts: it puts the digest in, perhaps at once.
         self._writer.submit(self._step, self._state.snapshot())
         self._prune_best()
+        self._journal.lap("hand_over", step=self._step)
 
     def _finish(self) -> None:
         """The last save, waited for: a run whose last state is not on disk does not end well."""
@@ -236,7 +245,7 @@ class Loop:
             self._run_summaries.projector(embedding.numpy(), self._vocabulary)
         for written in (self._train_summaries, self._eval_summaries, self._run_summaries):
             written.close()
-        self._note_loop(0, 0.0, None, force=True)
+        self._journal.lap("finish", step=self._step)
         best = selection.best(self._evaluations, self._config.run.best_metric)
         if best and self._evaluation.selects:
             log.info("best %s of %s: %.4f at step %d", self._config.run.best_metric, best.split,
@@ -245,13 +254,18 @@ class Loop:
     # --- parts of them --------------------------------------------------------------------------------------------------------
 
     def _warm_up(self, count: int) -> None:
-        """Compiles the shapes of the next steps that have not been compiled yet, each timed by itself."""
+        """Compiles the loop and the shapes of the next steps where that is still to be done, each timed by itself."""
+        if self._is_cold:
+            self._train_steps.run(self._iterator, 0)  # Traces the loop and takes no step.
+            self._journal.lap("compile", program="loop")
+            self._is_cold = False
         if not self._cold:
             return
         for length in sorted({self._batches.padded_length(self._step + i) for i in range(count)} & self._cold):
             self._attempt.supervisor.beat("compile", self._step)
-            with self._journal.timed("compile", length=length):
-                self._train_steps.warm_up(length, self._rows[1] - self._rows[0])
+            self._note_loops()
+            self._train_steps.warm_up(length, self._rows[1] - self._rows[0])
+            self._journal.lap("compile", length=length)
             self._cold.discard(length)
 
     def _warm_up_evaluation(self) -> None:
@@ -259,8 +273,8 @@ class Loop:
         for length in self._cold_evaluation:
             if not self._stop.agreed:
                 self._attempt.supervisor.beat("compile", self._step)
-                with self._journal.timed("compile", length=length, split=self._evaluation.split):
-                    self._evaluation.step.warm_up(self._state.evaluation_weights(), length, self._evaluation.batches.batch_size)
+                self._evaluation.step.warm_up(self._state.evaluation_weights(), length, self._evaluation.batches.batch_size)
+                self._journal.lap("compile", length=length, split=self._evaluation.split)
         self._cold_evaluation = []
 
     def _refuse_divergence(self, figures: steps.StepFigures) -> None:
@@ -283,15 +297,12 @@ class Loop:
         self._train_summaries.write(self._step, {**means, "learning_rate": float(rate), **self._state.scaling()})
         self._progress.show(self._step, self._epoch(self._step), means)
 
-    def _note_loop(self, count, seconds, figures, force=False) -> None:
-        """Adds a loop to the journal's next line about loops; writes it every few seconds."""
-        noted = self._unlogged
-        noted["steps"] += count
-        noted["seconds"] += seconds
-        noted["input_seconds"] += float(figures.input_seconds.sum()) if figures else 0.0
-        if noted["steps"] and (force or noted["seconds"] >= progress.SECONDS_PER_LINE):
-            self._journal.write("loop", step=self._step + count, **noted)
-            self._unlogged = dict.fromkeys(noted, 0)
+    def _note_loops(self) -> None:
+        """Journals the steps since it last did: their seconds are all the time since the line before, input_seconds a part of it."""
+        if self._unlogged["steps"]:
+            self._noted_at = time.monotonic()
+            self._journal.lap("loop", step=self._step, **self._unlogged)
+            self._unlogged = dict.fromkeys(self._unlogged, 0)
 
     def _print_line(self, evaluated=None) -> None:
         epoch, every = self._epoch(self._step), self._config.run.log_epochs

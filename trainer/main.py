@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import sys
+import time
 import traceback
 from typing import Callable, Sequence
 
@@ -37,6 +38,7 @@ def _prepare(parsed: flags.Parsed) -> int:
 
 
 def _train(parsed: flags.Parsed) -> int:
+    began = time.monotonic()
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
     channel.end_with_supervisor(os.environ)
@@ -49,7 +51,7 @@ def _train(parsed: flags.Parsed) -> int:
     from trainer.data import store
     store.read_description(pathlib.Path(config.folders.data_dir))  # The commonest mistake, found before TensorFlow is imported.
     from trainer import train
-    return train.train(config, stop, parent)
+    return train.train(config, stop, parent, began)
 
 
 def _evaluate(parsed: flags.Parsed) -> int:
@@ -81,7 +83,14 @@ def _chaos(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
     from trainer import chaos
-    return chaos.run(config, configuration.Chaos(kills=parsed.values["kills"]).kills)
+    return chaos.run(config, configuration.Chaos(parsed.values["kills"], parsed.values["workers"]))
+
+
+def _report(parsed: flags.Parsed) -> int:
+    settings = configuration.Report(**parsed.values)
+    _require(settings, "model_dir")
+    from trainer import report
+    return report.command(settings)
 
 
 COMMANDS = {
@@ -97,6 +106,8 @@ COMMANDS = {
                       "export --model_dir=DIR --export_dir=DIR [flags]", (configuration.Export,), _export),
     "chaos": Command("prove that kills change nothing: a job with and without them", "chaos --kills=3 [flags of train]",
                      (configuration.Chaos, *configuration.TRAIN_SECTIONS.values()), _chaos),
+    "report": Command("where the time of a run went, and why it failed", "report --model_dir=DIR [flags]",
+                      (configuration.Report,), _report),
 }
 TAKES_WORDS = {"predict"}
 

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import traceback
 
 import numpy as np
 
@@ -21,18 +22,22 @@ from trainer.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
+LAST_LINES = 10  # of a traceback, in the journal
 
-def train(config: configuration.Config, stop: StopRequest, supervisor: Channel) -> int:
+
+def train(config: configuration.Config, stop: StopRequest, supervisor: Channel, began: float) -> int:
     """Trains, or goes on training, the model in `config.folders.model_dir`; returns the exit code.
 
     In a gang this is one of its workers, each with the same state; the first of them, the chief, writes to the folder.
+    `began`: when this process did, a moment of time.monotonic().
     """
     folder = pathlib.Path(config.folders.model_dir)
     worker, workers = member = strategy.member(os.environ)
     with lock.hold(folder, abandon=lambda: stop.asked) if worker == 0 else contextlib.nullcontext(lock.Guest()) as held:
         if held is None:
             return loop.say_stopped(stop, 0, "none")
-        journal = Journal(folder / "journal.jsonl" if worker == 0 else os.devnull, held.number)
+        journal = Journal(folder / "journal.jsonl" if worker == 0 else os.devnull, held.number, began=began)
+        journal.lap("launch")
         outcome = {"code": BY_NAME["bug"], "reason": "unexpected exception"}
         try:
             code = _run(config, loop.Attempt(folder, held, journal, stop, supervisor), member)
@@ -51,11 +56,15 @@ def train(config: configuration.Config, stop: StopRequest, supervisor: Channel) 
             outcome = {"code": StorageError.code, "reason": str(problem)}
             raise StorageError(f"{problem}; the model folder {folder} must stay writable; check free space and permissions, then "
                                "run the same command again") from problem
+        except Exception as problem:
+            outcome["reason"] = f"{type(problem).__name__}: {problem}"
+            outcome["last_lines"] = traceback.format_exc().splitlines()[-LAST_LINES:]
+            raise
         except KeyboardInterrupt:
             outcome = {"code": BY_NAME["interrupted"], "reason": "stopped at once, without a checkpoint"}
             raise
         finally:
-            journal.write("stop", **outcome)
+            journal.lap("stop", **outcome)
             journal.close()
 
 
@@ -73,11 +82,12 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     log.info("%d %s replica(s) under %s, %d shard(s) each, %d threads%s", placement.replicas, placement.device_type,
              type(placement.strategy).__name__, config.run.shards, config.run.threads,
              f"; worker {placement.worker} of {placement.workers}" if placement.workers > 1 else "")
+    journal.lap("devices")
 
     # 2. Data.
     log.info("opening %s and checking its files", config.folders.data_dir)
-    with journal.timed("open_dataset"):
-        dataset = store.open_dataset(config.folders.data_dir)
+    dataset = store.open_dataset(config.folders.data_dir)
+    journal.lap("open_dataset")
     split = dataset.splits["train"]
     batches = pipeline.TrainingBatches(split, config.input, config.run.seed)
     total = config.run.steps or order.epoch_end(config.run.epochs, len(split), config.input.batch_size)
@@ -97,23 +107,24 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
         log.info("a step sends %.3g MB to other workers, the gradient of the embedding %s", train_steps.exchange.bytes / 1e6,
                  "by the row" if train_steps.exchange.embedding_by_row else "whole")
     evaluation = loop.Evaluation.of(config, dataset, network, placement)
+    journal.lap("build")
 
     # 4. Where the state comes from: the newest valid checkpoint of this folder, or the seed.
     tell_supervisor("restore")
     found = _newest(placement, attempt)
     if found:
         _check_continues(found, dataset, total)
-        with journal.timed("restore", step=found.step):
-            run_state.restore(found.tensors, str(found.path))
+        run_state.restore(found.tensors, str(found.path))
+        journal.lap("restore", step=found.step)
         log.info("restored step %d of %d from %s", found.step, total, found.path)
     else:
         log.info("no checkpoint yet: initial weights from seed %d", config.run.seed)
-        journal.write("initialise", step=0)
+        journal.lap("initialise", step=0)
     _refuse_unequal_states(placement, run_state)
     held.began(found.step if found else 0)
     if placement.is_chief:
         _write_config(config, folder)
-    journal.write("start", step=found.step if found else 0, total=total, devices=placement.devices, pid=os.getpid())
+    journal.lap("start", step=found.step if found else 0, total=total, devices=placement.devices, pid=os.getpid())
 
     # 5. The loop, and what it leaves behind.
     return loop.Loop(config, attempt, dataset, batches, run_state, train_steps, placement, evaluation, found, total).run()

@@ -1,0 +1,287 @@
+"""A gang on this machine, of workers that do what a plan says: the orchestrator's part without any training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import commands
+from trainer import config as configuration
+from trainer import exit_codes
+from trainer.exit_codes import UsageError
+from trainer.launch import local
+
+# A worker: notes how it was started, then does the next thing that MODEL_DIR/plan.json has for it.
+WORKER = """
+import json, os, pathlib, re, signal, sys, time
+text = " ".join(sys.argv)
+folder = pathlib.Path(re.search("--model_dir=([^ ]*)", text)[1])
+index = int((re.search("--worker_index=([0-9]+)", text) or [0, 0])[1])
+heard = []
+def hear(number, frame):
+    heard.append(number)
+    (folder / f"heard-{index}").write_text(json.dumps(heard))
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, hear)
+starts = folder / f"starts-{index}"
+while index and not (folder / "starts-0").exists():  # Workers meet first.
+    time.sleep(0.01)
+with open(starts, "a") as file:
+    file.write(json.dumps({"pid": os.getpid(), "arguments": sys.argv[1:], "environ": sorted(os.environ)}) + chr(10))
+plan = json.loads((folder / "plan.json").read_text())[str(index)]
+action, _, value = plan[min(len(starts.read_text().splitlines()), len(plan)) - 1].partition(" ")
+print(f"worker {index} says {action}", flush=True)
+print(f"worker {index} logs {action}", file=sys.stderr, flush=True)
+if action == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+if action == "save":  # A checkpoint, then the end by a signal.
+    with open(folder / "journal.jsonl", "a") as file:
+        file.write(json.dumps({"event": "save", "step": len(starts.read_text().splitlines())}) + chr(10))
+    os.kill(os.getpid(), signal.SIGKILL)
+if action == "after":  # Worker 0 has ended.
+    first = json.loads((folder / "starts-0").read_text().splitlines()[0])["pid"]
+    try:
+        while "State:\tZ" not in pathlib.Path(f"/proc/{first}/status").read_text():
+            time.sleep(0.01)
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+if action in ("exit", "after"):
+    sys.exit(int(value))
+while action == "ignore" or not heard:
+    time.sleep(0.01)
+time.sleep(0.2)  # Time for a second signal, which must not come.
+sys.exit(int(value) if value else {signal.SIGINT: 130, signal.SIGTERM: 143}[heard[0]])
+"""
+RUN = """
+import sys
+from trainer import config, main
+from trainer.launch import local
+local.PROGRAM = (sys.executable, sys.argv[1])
+main._log_to_stderr()
+try:
+    code = local.run(config.from_flat({"model_dir": sys.argv[2], "grace_seconds": float(sys.argv[3])}), 2, ["--model_dir=" + sys.argv[2]])
+except KeyboardInterrupt:
+    code = "interrupted"
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """Makes `local` start WORKER; returns its path."""
+    path = tmp_path / "worker.py"
+    path.write_text(WORKER)
+    monkeypatch.setattr(local, "PROGRAM", (sys.executable, str(path)))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def run(folder, plan, **flags) -> int:
+    """Runs a gang whose worker i does plan[i], a list with an action for each of its starts."""
+    folder.mkdir(exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(dict(enumerate(plan))))
+    return local.run(configuration.from_flat({"model_dir": str(folder), **flags}), len(plan), [f"--model_dir={folder}"])
+
+
+def starts(folder, index) -> list[dict]:
+    return [json.loads(line) for line in (folder / f"starts-{index}").read_text().splitlines()]
+
+
+# --- what to do with a worker that ended ------------------------------------------------------------------------------
+
+
+FRESH = {"asked": False, "restarts": 0, "max_restarts": 10, "failures": 0}
+DECISIONS = [
+    # code, what differs from FRESH, action, code of the job, counts
+    (0, {}, "leave", None, False),
+    (-9, {}, "start", None, False),
+    (-15, {}, "start", None, False),
+    (75, {}, "start", None, False),
+    (143, {}, "start", None, False),
+    (143, {"asked": True}, "leave", None, False),
+    (-9, {"asked": True}, "leave", None, False),
+    (3, {"asked": True}, "leave", None, False),
+    (75, {"restarts": 9}, "start", None, False),
+    (75, {"restarts": 10}, "end", 76, False),
+    (75, {"restarts": 0, "max_restarts": 0}, "end", 76, False),
+    (75, {"failures": 99}, "start", None, False),
+    (1, {}, "start", None, True),
+    (74, {"restarts": 99}, "start", None, True),
+    (1, {"failures": 5}, "start", None, True),
+    (1, {"failures": 6}, "end", 1, False),
+    (74, {"failures": 6}, "end", 74, False),
+    (137, {}, "start", None, True),  # No code of ours.
+    (2, {}, "end", 2, False),
+    (3, {}, "end", 3, False),
+    (4, {}, "end", 4, False),
+    (5, {}, "end", 5, False),
+    (76, {}, "end", 76, False),
+    (130, {}, "end", 130, False),
+]
+
+
+@pytest.mark.parametrize("code, differs, action, of_job, counts", DECISIONS)
+def test_decisions(code, differs, action, of_job, counts):
+    assert local.decide(code, **{**FRESH, **differs}) == local.Decision(action, of_job, counts)
+
+
+def test_every_code_of_the_table_is_decided_as_it_is_told_there():
+    expected = {"done": ("leave", False), "counted retry": ("start", True), "fail the job": ("end", False),
+                "retry, not counted": ("start", False), "-": ("end", False)}
+    for row in exit_codes.TABLE:
+        decision = local.decide(row.code, **FRESH)
+        assert (decision.action, decision.counts) == expected[row.on_cluster], row
+
+
+# --- gangs ------------------------------------------------------------------------------------------------------------
+
+
+def test_workers_are_told_who_they_are_and_write_where_one_looks(worker, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "7")
+    folder = tmp_path / "model"
+    assert run(folder, [["exit 0"]] * 3) == 0
+    told = [starts(folder, index) for index in range(3)]
+    hosts = {start["arguments"][-1] for start, in told}
+    assert [start["arguments"][:-1] for start, in told] == [
+        [f"--model_dir={folder}", "--num_workers=3", f"--worker_index={index}"] for index in range(3)]
+    assert len(hosts) == 1
+    ports = [port for host, port in (each.split(":") for each in hosts.pop().removeprefix("--hosts=").split(",")) if host == "127.0.0.1"]
+    assert len(set(ports)) == 3
+    assert not any({"TF_CONFIG", "JOB_COMPLETION_INDEX"} & set(start["environ"]) for start, in told)
+    out, err = capfd.readouterr()
+    assert out == "worker 0 says exit\n" and "worker 0 logs exit\n" in err and "worker 1" not in err
+    assert [(folder / f"logs/worker-{index}.log").read_text() for index in range(3)] == [
+        "worker 0 logs exit\n", *("worker {0} says exit\nworker {0} logs exit\n".format(index) for index in (1, 2))]
+
+
+def test_one_worker_is_a_process_with_a_supervisor(worker, tmp_path):
+    assert run(tmp_path / "model", [["exit 0"]]) == 0
+    assert starts(tmp_path / "model", 0)[0]["arguments"][1:] == ["--supervise=on"]
+
+
+@pytest.mark.parametrize("action", ["die", "exit 75", "exit 143", "exit 1", "exit 74"])
+def test_a_worker_that_is_lost_is_started_again(worker, tmp_path, action):
+    assert run(tmp_path / "model", [["exit 0"], [action, action, "exit 0"]]) == 0
+    assert len(starts(tmp_path / "model", 1)) == 3
+
+
+def test_a_worker_that_is_done_is_there_again_for_one_that_has_to_meet_it(worker, tmp_path):
+    folder = tmp_path / "model"
+    assert run(folder, [["exit 0"], ["after 75", "exit 0"]]) == 0
+    assert [len(starts(folder, index)) for index in (0, 1)] == [2, 2]
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, 5, 76, 130])
+def test_a_code_that_says_so_ends_the_job_and_the_other_workers_are_asked_to_stop(worker, tmp_path, code):
+    assert run(tmp_path / "model", [["wait"], [f"exit {code}"]]) == code
+    assert [len(starts(tmp_path / "model", index)) for index in (0, 1)] == [1, 1]
+    assert json.loads((tmp_path / "model/heard-0").read_text()) == [signal.SIGTERM]
+
+
+def test_restarts_without_a_new_checkpoint_are_bounded(worker, tmp_path):
+    assert run(tmp_path / "model", [["wait"], ["die"]], max_restarts=3) == 76
+    assert len(starts(tmp_path / "model", 1)) == 1 + 3
+
+
+def test_restarts_before_a_checkpoint_are_forgotten(worker, tmp_path):
+    assert run(tmp_path / "model", [["wait"], ["die", "die", "save", "die", "die", "die"]], max_restarts=2) == 76
+    assert len(starts(tmp_path / "model", 1)) == 3 + 2
+
+
+def test_failures_that_count_are_bounded_and_the_job_ends_with_their_code(worker, tmp_path):
+    assert run(tmp_path / "model", [["wait"], ["exit 74"]]) == 74
+    assert len(starts(tmp_path / "model", 1)) == 1 + local.RETRIES
+
+
+def test_what_ignores_the_end_is_killed_after_the_grace_period(worker, tmp_path):
+    assert run(tmp_path / "model", [["ignore"], ["exit 3"]], grace_seconds=0.5) == 3
+
+
+def test_a_folder_that_cannot_be_is_told(worker, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="--model_dir=.*file cannot be used .* Choose another"):
+        local.run(configuration.from_flat({"model_dir": str(tmp_path / "file")}), 1, [])
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+
+def start(folder, worker, plan, grace_seconds=30.0) -> subprocess.Popen:
+    """A process that runs a gang of two, when both workers are at work."""
+    folder.mkdir()
+    (folder / "plan.json").write_text(json.dumps(dict(enumerate(plan))))
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(worker), str(folder), str(grace_seconds)], cwd=commands.PROJECT,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    commands.wait_for(lambda: all((folder / f"logs/worker-{index}.log").exists()
+                                  and "logs" in (folder / f"logs/worker-{index}.log").read_text() for index in (0, 1)), process)
+    return process
+
+
+def alive(folder) -> list[int]:
+    """Those workers that are still there."""
+    pids = [start["pid"] for index in (0, 1) for start in starts(folder, index)]
+    return [pid for pid in pids if os.path.exists(f"/proc/{pid}") and "\nState:\tZ" not in open(f"/proc/{pid}/status").read()]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_passed_once_to_all_and_their_end_waited_for(worker, tmp_path, number, code):
+    process = start(tmp_path / "model", worker, [["wait"], ["wait"]])
+    process.send_signal(number)
+    assert commands.finish(process).code == code
+    assert [json.loads((tmp_path / f"model/heard-{index}").read_text()) for index in (0, 1)] == [[number]] * 2
+    assert alive(tmp_path / "model") == []
+
+
+@pytest.mark.parametrize("ends, code", [((0, 0), 0), ((0, 143), 143), ((143, 74), 74), ((75, 143), 143)])
+def test_after_a_signal_the_code_tells_the_truth(worker, tmp_path, ends, code):
+    process = start(tmp_path / "model", worker, [[f"wait {end}"] for end in ends])
+    process.terminate()
+    assert commands.finish(process).code == code
+    assert [len(starts(tmp_path / "model", index)) for index in (0, 1)] == [1, 1]
+
+
+def test_a_stop_that_takes_too_long_is_ended(worker, tmp_path):
+    process = start(tmp_path / "model", worker, [["wait"], ["ignore"]], grace_seconds=0.5)
+    process.terminate()
+    answer = commands.finish(process)
+    assert answer.code == 143 and "--grace_seconds=0.5 are over: the workers that are left are killed" in answer.err
+    assert alive(tmp_path / "model") == []
+
+
+def test_a_second_ctrl_c_ends_everything_at_once(worker, tmp_path):
+    process = start(tmp_path / "model", worker, [["ignore"], ["ignore"]])
+    process.send_signal(signal.SIGINT)
+    commands.wait_for(lambda: all((tmp_path / f"model/heard-{index}").exists() for index in (0, 1)), process)
+    process.send_signal(signal.SIGINT)
+    assert "interrupted" in commands.finish(process).err
+    assert alive(tmp_path / "model") == []
+
+
+def test_no_worker_outlives_a_gang_that_is_killed(worker, tmp_path):
+    process = start(tmp_path / "model", worker, [["ignore"], ["ignore"]])
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + commands.SECONDS
+    while alive(tmp_path / "model") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert alive(tmp_path / "model") == []
+
+
+def test_worker_0_is_shown_as_it_goes_in_whole_lines(tmp_path, capsys):
+    path = tmp_path / "log"
+    path.write_text("before\n")
+    follow = local._Follow(path, sys.stderr)
+    follow.copy()
+    assert capsys.readouterr().err == ""
+    for added, shown in [("half", ""), (" and whole\nnext", "half and whole\n"), ("\n", "next\n"), ("", "")]:
+        with open(path, "a") as file:
+            file.write(added)
+        follow.copy()
+        assert capsys.readouterr().err == shown
