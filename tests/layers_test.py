@@ -30,6 +30,9 @@ PICTURE = """
     models.recurrent models.dropout
     strategy
 
+    launch.tpu_vm_run
+    launch.tpu_vm
+
     flags stopping accelerator
     config
     exit_codes
@@ -38,7 +41,7 @@ ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
 WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos",
-                      "accelerator")
+                      "accelerator", "launch.tpu_vm", "launch.tpu_vm_run")
 
 
 def modules() -> dict[str, pathlib.Path]:

@@ -1,0 +1,1 @@
+"""Where a job runs and how it gets there; nothing here imports TensorFlow."""
