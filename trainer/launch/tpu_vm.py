@@ -83,8 +83,8 @@ def _check_type(job: Job) -> None:
         raise UsageError(f"--accelerator_type={job.accelerator_type}: no type that is known here. Use one of {known}.")
     if int(size) not in SINGLE_HOST[version][0]:
         raise UsageError(
-            f"--accelerator_type={job.accelerator_type}: must be a slice of one host. Over several, TensorFlow needs the TPU server "
-            "of Google's own images on each of them (https://cloud.google.com/tpu/docs/tensorflow-pods), which our container "
+            f"--accelerator_type={job.accelerator_type}: must be a slice of one host. Over several, TensorFlow needs the TPU "
+            "server of Google's own images on each of them (https://cloud.google.com/tpu/docs/tensorflow-pods), which our container "
             f"has not. Use one of {known}.")
 
 

@@ -93,17 +93,9 @@ class _Run:
                              f"{shlex.join(self._steps['delete'].argv)}")
 
     def _wait(self) -> None:
-        failures, shown = 0, None
+        shown = None
         while True:
-            try:
-                found = self._describe()
-                failures = 0
-            except UsageError:
-                failures += 1
-                if failures == TRIES:
-                    raise
-                time.sleep(tpu_vm.POLL_SECONDS)
-                continue
+            found = self._look()
             state = _state(found)
             if state != shown:
                 log.info("request %s: %s", self._job.name, state)
@@ -124,8 +116,8 @@ class _Run:
                 answer = self._call("result")
                 if answer.returncode == 0 and answer.stdout.strip().isdigit():
                     return int(answer.stdout)
-            found = self._describe()
-            if not found or _state(found) != "ACTIVE":
+            found = self._look()
+            if _state(found) != "ACTIVE":
                 raise LostError(f"request {self._job.name} is {_state(found)}: the TPU was taken away. What was copied to "
                                 f"{self._job.model} before is kept, the last {tpu_vm.UPLOAD_SECONDS} s may be lost. Run the same "
                                 "command again to go on from there.")
@@ -162,6 +154,16 @@ class _Run:
                 return None
             raise self._refused("describe", answer)
         return json.loads(answer.stdout)
+
+    def _look(self) -> dict | None:
+        """`_describe`, although the network may be away for a moment."""
+        for left in reversed(range(TRIES)):
+            try:
+                return self._describe()
+            except UsageError:
+                if not left:
+                    raise
+            time.sleep(tpu_vm.POLL_SECONDS)
 
     def _succeed(self, name: str, tries: int = 1) -> None:
         for left in reversed(range(tries)):
