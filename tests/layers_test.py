@@ -15,6 +15,9 @@ PICTURE = """
     main
     train
     loop
+    doctor.command
+    doctor.checks
+    doctor.facts
     evaluate predict export chaos
     restored views readback best
     steps checkpoint progress summaries selection lock
@@ -26,6 +29,7 @@ PICTURE = """
     data.pipeline data.text data.folders data.formats data.imdb_npz data.splits
     data.order data.store data.rows data.reading data.spool data.tfrecord
     data.raw_files
+    doctor.sight
     models.networks
     models.recurrent models.dropout
     strategy
@@ -33,7 +37,8 @@ PICTURE = """
     launch.tpu_vm_run
     launch.tpu_vm
 
-    flags stopping accelerator
+    models.sizes
+    flags stopping accelerator doctor.cluster
     config
     exit_codes
 """
@@ -41,7 +46,8 @@ ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
 WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos",
-                      "accelerator", "launch.tpu_vm", "launch.tpu_vm_run")
+                      "accelerator", "launch.tpu_vm", "launch.tpu_vm_run", "models.sizes",
+                      "doctor.command", "doctor.checks", "doctor.facts", "doctor.cluster", "doctor.sight")
 
 
 def modules() -> dict[str, pathlib.Path]:

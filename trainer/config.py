@@ -258,6 +258,15 @@ class Chaos(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class Doctor(Checked):
+    """Which cluster the job would be sent to; all other flags are those of train."""
+
+    context: str = knob("", "Context of kubectl; default: its current one.")
+    namespace: str = knob("", "Namespace of the job; default: that of the context.")
+    queue: str = knob("", "Queue of Kueue (a LocalQueue) that the job would wait in.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole training run: one object per concern."""
 

@@ -77,6 +77,13 @@ def _chaos(parsed: flags.Parsed) -> int:
     return chaos.run(config, configuration.Chaos(kills=parsed.values["kills"]).kills)
 
 
+def _doctor(parsed: flags.Parsed) -> int:
+    config = configuration.from_flat(parsed.values)
+    settings = configuration.Doctor(*(parsed.values[field.name] for field in dataclasses.fields(configuration.Doctor)))
+    from trainer.doctor import command
+    return command.command(config, settings)
+
+
 COMMANDS = {
     "prepare": Command("turn raw files into a dataset folder", "prepare --source=... --data_dir=DIR [flags]",
                        (configuration.Prepare,), _prepare),
@@ -90,6 +97,8 @@ COMMANDS = {
                       "export --model_dir=DIR --export_dir=DIR [flags]", (configuration.Export,), _export),
     "chaos": Command("prove that kills change nothing: a job with and without them", "chaos --kills=3 [flags of train]",
                      (configuration.Chaos, *configuration.TRAIN_SECTIONS.values()), _chaos),
+    "doctor": Command("check what a run needs, here and on a cluster, before it costs anything", "doctor [flags of train]",
+                      (configuration.Doctor, *configuration.TRAIN_SECTIONS.values()), _doctor),
 }
 TAKES_WORDS = {"predict"}
 

@@ -14,6 +14,7 @@ import numpy as np
 from trainer import checkpoint, lock, loop, optimizer, restored, state, steps, strategy, tasks
 from trainer import config as configuration
 from trainer.data import order, pipeline, store
+from trainer.doctor import command as doctor
 from trainer.exit_codes import BY_NAME, StorageError, TrainerError, UsageError
 from trainer.journal import Journal
 from trainer.stopping import StopRequest
@@ -55,6 +56,8 @@ def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
     config = _settled(config, folder, has_checkpoints)
 
     # 1. Devices.
+    for finding in doctor.at_start(config, strategy.visible()):
+        log.warning("%s", finding)
     placement = strategy.place(config.run, config.input.batch_size // config.optimizer.accumulate)
     log.info("%d %s replica(s) under %s, %d shard(s) each, %d threads", placement.replicas, placement.device_type,
              type(placement.strategy).__name__, config.run.shards, config.run.threads)
