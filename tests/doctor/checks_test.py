@@ -55,7 +55,8 @@ JUDGEMENTS = [
      ["tensorflow 2.21.0 and tensorflow-cpu 2.21.0", "overwrites", "uninstall -y tensorflow tensorflow-cpu"]),
     ("tensorflow", {"accelerator": "gpu"}, {}, ERROR, ["tensorflow-cpu 2.21.0 has no GPU", "rnn-trainer[gpu]"]),
     ("tensorflow", {"accelerator": "gpu"}, packages(tensorflow_cpu=None, tensorflow="2.21.0"), OK, ["tensorflow 2.21.0"]),
-    ("tensorflow", {"accelerator": "tpu"}, packages(tensorflow_cpu=None, tensorflow="2.21.0"), ERROR, ["no TPU", "rnn-trainer[tpu]"]),
+    ("tensorflow", {"accelerator": "tpu"}, packages(tensorflow_cpu=None, tensorflow="2.21.0"), ERROR,
+     ["no TPU", "rnn-trainer[tpu]"]),
     ("tensorflow", {"accelerator": "tpu"}, packages(tensorflow_cpu=None, tensorflow_tpu="2.20.0"), OK, ["tensorflow-tpu 2.20.0"]),
 
     ("keras", {}, {}, OK, ["3.15.1"]),
@@ -105,8 +106,10 @@ JUDGEMENTS = [
 
     ("model_folder", {}, {}, OK, ["/m can be written, synced, locked"]),
     ("model_folder", {}, folder(**{"lock": "Not supported"}), ERROR, ["/m: cannot lock it: Not supported", "flock"]),
-    ("model_folder", {}, folder(**{"write to": "Read-only", "sync": "Bad"}), ERROR, ["write to it: Read-only; cannot sync it: Bad"]),
-    ("model_folder", {}, {"model_folder": Folder(pathlib.Path("/m/run"), pathlib.Path("/m"), {})}, OK, ["/m/run (to be made in /m)"]),
+    ("model_folder", {}, folder(**{"write to": "Read-only", "sync": "Bad"}), ERROR,
+     ["write to it: Read-only; cannot sync it: Bad"]),
+    ("model_folder", {}, {"model_folder": Folder(pathlib.Path("/m/run"), pathlib.Path("/m"), {})}, OK,
+     ["/m/run (to be made in /m)"]),
     ("model_folder", {}, {"model_folder": Facts.model_folder}, SKIPPED, ["--model_dir is not given"]),
 
     ("cluster", {}, {}, OK, ["context kit, namespace team"]),
@@ -132,8 +135,8 @@ CLUSTER_JUDGEMENTS = [
     ("quota", {}, {"workers": 8}, ERROR, ["pods in team: 3 of 10 used", "needs 8", "fewer workers"]),
     ("quota", {}, cluster(quotas={"pods": ("1k", "2k")}), OK, ["1k of 2k"]),
     ("quota", {}, cluster(quotas={}), OK, ["none in team"]),
-    ("quota", {"accelerator": "gpu", "devices": 2}, {"workers": 2, **cluster(quotas={"requests.nvidia.com/gpu": ("0", "3")})}, ERROR,
-     ["requests.nvidia.com/gpu", "needs 4"]),
+    ("quota", {"accelerator": "gpu", "devices": 2}, {"workers": 2, **cluster(quotas={"requests.nvidia.com/gpu": ("0", "3")})},
+     ERROR, ["requests.nvidia.com/gpu", "needs 4"]),
     ("quota", {"devices": 2}, {"workers": 2, **cluster(quotas={"requests.nvidia.com/gpu": ("0", "3")})}, OK, ["gpu 0 of 3"]),
 ]
 

@@ -37,10 +37,10 @@ def test_workers_are_counted_from_flags_and_tf_config(flags, environ, workers):
 
 def test_a_dataset_is_measured_and_a_damaged_one_named(tmp_path):
     datasets.write(tmp_path / "d", datasets.random_splits(), vocabulary_size=30, classes=3)
-    assert facts.data(str(tmp_path / "d")) == facts.Data(50, 30, 3)
+    assert facts.data(str(tmp_path / "d")) == facts.described(str(tmp_path / "d")) == facts.Data(50, 30, 3)
     (tmp_path / "d/vocabulary.txt").write_text("short\n")
     assert "vocabulary.txt" in facts.data(str(tmp_path / "d"))
-    assert "no dataset.json" in facts.data(str(tmp_path))
+    assert "no dataset.json" in facts.data(str(tmp_path)) and "no dataset.json" in facts.described(str(tmp_path))
     assert facts.data("") == "--data_dir is not given"
 
 

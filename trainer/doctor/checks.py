@@ -272,7 +272,7 @@ def check_quota(config: configuration.Config, facts: Facts, settings: configurat
             continue
         used, hard = quotas[name]
         if quantity(hard) - quantity(used) < count:
-            return Finding(ERROR, "quota", f"{name} in {facts.cluster.namespace}: {used} of {hard} used, and the job needs {count}.",
+            return Finding(ERROR, "quota", f"{name} in {facts.cluster.namespace}: {used} of {hard} used, the job needs {count}.",
                            "Wait for other jobs to end, use fewer workers, or ask for a larger quota.")
     told = ", ".join(f"{name} {used} of {hard}" for name, (used, hard) in sorted(quotas.items()))
     return Finding(OK, "quota", told or f"none in {facts.cluster.namespace}")

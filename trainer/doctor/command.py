@@ -36,7 +36,7 @@ def at_start(config: configuration.Config, visible: Mapping[str, int]) -> list[c
     known = facts.Facts(
         facts.python(), facts.packages(), accelerator.given(os.environ, accelerator.device_files()),
         sight=facts.Sight(visible),
-        data=facts.data(config.folders.data_dir),
+        data=facts.described(config.folders.data_dir),
         model_folder=facts.free(config.folders.model_dir),
         checkpoints=facts.checkpoints(config.folders.model_dir),
     )
