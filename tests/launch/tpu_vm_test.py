@@ -47,7 +47,7 @@ def test_the_steps_come_in_this_order_and_each_says_why():
                 "--service-account=s@p.iam.gserviceaccount.com", "--quiet"]),
     ("follow", [*SSH, "--command=sudo docker logs --follow imdb"]),
     ("result", [*SSH, "--command=sudo docker wait imdb"]),
-    ("stop", [*SSH, "--command=sudo docker stop --time=30 imdb"]),
+    ("stop", [*SSH, "--command=sudo docker stop -t 30 imdb"]),
     ("fetch", [*SSH, f"--command=sudo {UPLOAD}"]),
     ("delete", [*QUEUE, "delete", "imdb", *WHERE, "--force", "--quiet"]),
 ])
@@ -301,6 +301,12 @@ def test_one_lost_connection_changes_nothing(gcloud, answers, calls):
     gcloud.answers(**answers)
     assert tpu_vm_run.run(JOB) == 0
     assert gcloud.calls == calls
+
+
+def test_connections_that_held_for_long_may_be_lost_any_number_of_times(gcloud, monkeypatch):
+    monkeypatch.setattr(tpu_vm_run, "CALM_SECONDS", 0.0)
+    gcloud.answers(follow=[{"code": 255}] * 2 * tpu_vm_run.TRIES + [{}])
+    assert tpu_vm_run.run(JOB) == 0
 
 
 @pytest.mark.parametrize("busy_with, calls", [

@@ -1,1 +1,1 @@
-"""Where a job runs and how it gets there; nothing here imports TensorFlow."""
+"""Starting jobs elsewhere: a JobSpec (what, where, how many) becomes text, and programs of the place take it from there."""

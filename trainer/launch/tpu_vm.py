@@ -12,6 +12,7 @@ gets the TPU: https://cloud.google.com/tpu/docs/run-in-container. States: https:
 """
 
 import dataclasses
+import math
 import re
 import shlex
 
@@ -128,7 +129,7 @@ def plan(job: Job) -> tuple[Step, ...]:
         Step("follow", "Shows the log until the container ends.", _ssh(job, f"docker logs --follow {job.name}")),
         Step("result", "Prints the container's exit code, which becomes ours.", _ssh(job, f"docker wait {job.name}")),
         Step("stop", "Only when interrupted: SIGTERM, upon which the trainer commits a checkpoint.",
-             _ssh(job, f"docker stop --time={job.grace_seconds:g} {job.name}")),
+             _ssh(job, f"docker stop -t {math.ceil(job.grace_seconds)} {job.name}")),
         Step("fetch", "Copies the model folder back to Cloud Storage.", _ssh(job, _upload(job))),
         Step("delete", "Always, also after a failure: VM and request. --force: although the VM is running.",
              _queue(job, "delete", "--force", "--quiet")),
