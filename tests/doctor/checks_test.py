@@ -53,10 +53,11 @@ JUDGEMENTS = [
     ("tensorflow", {}, packages(tensorflow_cpu=None), WARNING, ["can be imported", "not known here"]),
     ("tensorflow", {}, packages(tensorflow="2.21.0"), ERROR,
      ["tensorflow 2.21.0 and tensorflow-cpu 2.21.0", "overwrites", "uninstall -y tensorflow tensorflow-cpu"]),
-    ("tensorflow", {"accelerator": "gpu"}, {}, ERROR, ["tensorflow-cpu 2.21.0 has no GPU", "rnn-trainer[gpu]"]),
+    ("tensorflow", {"accelerator": "gpu"}, {}, ERROR,
+     ["--accelerator=gpu", "tensorflow-cpu 2.21.0 is built without one", "rnn-trainer[gpu]"]),
     ("tensorflow", {"accelerator": "gpu"}, packages(tensorflow_cpu=None, tensorflow="2.21.0"), OK, ["tensorflow 2.21.0"]),
     ("tensorflow", {"accelerator": "tpu"}, packages(tensorflow_cpu=None, tensorflow="2.21.0"), ERROR,
-     ["no TPU", "rnn-trainer[tpu]"]),
+     ["--accelerator=tpu", "rnn-trainer[tpu]"]),
     ("tensorflow", {"accelerator": "tpu"}, packages(tensorflow_cpu=None, tensorflow_tpu="2.20.0"), OK, ["tensorflow-tpu 2.20.0"]),
 
     ("keras", {}, {}, OK, ["3.15.1"]),

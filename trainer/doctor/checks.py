@@ -69,7 +69,7 @@ def check_tensorflow(config: configuration.Config, facts: Facts) -> Finding:
         return Finding(ERROR, "TensorFlow", f"{named}, but the trainer needs 2.20 or newer.", f"pip install -U '{name}>=2.20'")
     wrong = {"gpu": ("tensorflow-cpu", "tensorflow-tpu"), "tpu": tuple(other for other in TENSORFLOWS if other != "tensorflow-tpu")}
     if name in wrong.get(config.run.accelerator, ()):
-        return Finding(ERROR, "TensorFlow", f"{named} has no {config.run.accelerator.upper()} in it, which --accelerator asks for.",
+        return Finding(ERROR, "TensorFlow", f"--accelerator={config.run.accelerator}, but {named} is built without one.",
                        f"pip uninstall -y {name}; pip install 'rnn-trainer[{config.run.accelerator}]'")
     return Finding(OK, "TensorFlow", named)
 
