@@ -15,6 +15,9 @@ PICTURE = """
     main
     train supervisor
     loop
+    doctor.command
+    doctor.checks
+    doctor.facts
     evaluate predict export chaos report
     faults
     chaos_jobs
@@ -30,13 +33,18 @@ PICTURE = """
     data.pipeline data.text data.folders data.formats data.imdb_npz data.splits
     data.order data.store data.rows data.reading data.spool data.tfrecord
     data.raw_files
+    doctor.sight
     models.networks
     models.recurrent models.dropout
     strategy wire
 
+    launch.tpu_vm_run
+    launch.tpu_vm
+
     gang links child identity
     rendezvous cluster commits watchdog resources
-    flags stopping
+    models.sizes
+    flags stopping accelerator doctor.cluster
     config channel
     exit_codes
 """
@@ -45,7 +53,9 @@ ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
 WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "attempts", "lock", "chaos",
                       "supervisor", "gang", "links", "child", "identity", "rendezvous", "cluster", "commits", "channel", "watchdog",
-                      "resources", "wire", "goodput", "report", "launch.local", "chaos_jobs", "faults")
+                      "resources", "wire", "goodput", "report", "launch.local", "chaos_jobs", "faults",
+                      "accelerator", "launch.tpu_vm", "launch.tpu_vm_run", "models.sizes",
+                      "doctor.command", "doctor.checks", "doctor.facts", "doctor.cluster", "doctor.sight")
 
 
 def modules() -> dict[str, pathlib.Path]:

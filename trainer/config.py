@@ -185,6 +185,8 @@ class Run(Checked):
                     one_of("auto", "on", "off"))
     strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1.",
                          one_of("auto", "one_device", "mirrored"), result=False)
+    accelerator: str = knob("auto", "What to train on; where it is not visible, the run stops. auto: GPUs where there are some, else "
+                            "the CPU.", one_of("auto", "cpu", "gpu", "tpu"), result=False)
     devices: int = knob(0, "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.", at_least(0), result=False)
     shards: int = knob(0, "Slices of a replica's rows that are computed side by side; 0: chosen at the first start, then kept.",
                        at_least(0))
@@ -263,6 +265,15 @@ class Report(Checked):
 
     model_dir: str = knob("", "Folder of the run.")
     format: str = knob("text", "Lines and tables, or one JSON object.", one_of("text", "json"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor(Checked):
+    """Which cluster the job would be sent to; all other flags are those of train."""
+
+    context: str = knob("", "Context of kubectl; default: its current one.")
+    namespace: str = knob("", "Namespace of the job; default: that of the context.")
+    queue: str = knob("", "Queue of Kueue (a LocalQueue) that the job would wait in.")
 
 
 @dataclasses.dataclass(frozen=True)

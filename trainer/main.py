@@ -93,6 +93,13 @@ def _report(parsed: flags.Parsed) -> int:
     return report.command(settings)
 
 
+def _doctor(parsed: flags.Parsed) -> int:
+    config = configuration.from_flat(parsed.values)
+    settings = configuration.Doctor(*(parsed.values[field.name] for field in dataclasses.fields(configuration.Doctor)))
+    from trainer.doctor import command
+    return command.command(config, settings)
+
+
 COMMANDS = {
     "prepare": Command("turn raw files into a dataset folder", "prepare --source=... --data_dir=DIR [flags]",
                        (configuration.Prepare,), _prepare),
@@ -108,6 +115,8 @@ COMMANDS = {
                      (configuration.Chaos, *configuration.TRAIN_SECTIONS.values()), _chaos),
     "report": Command("where the time of a run went, and why it failed", "report --model_dir=DIR [flags]",
                       (configuration.Report,), _report),
+    "doctor": Command("check what a run needs, here and on a cluster, before it costs anything", "doctor [flags of train]",
+                      (configuration.Doctor, *configuration.TRAIN_SECTIONS.values()), _doctor),
 }
 TAKES_WORDS = {"predict"}
 

@@ -13,6 +13,7 @@ from typing import Mapping
 import numpy as np
 import tensorflow as tf
 
+from trainer import accelerator
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
 
@@ -101,11 +102,11 @@ def place(run: configuration.Run, rows: int, member: tuple[int, int] = (0, 1)) -
     """
     worker, workers = member
     _set_threads(run)
-    gpus = tf.config.list_physical_devices("GPU")
-    device_type = "GPU" if gpus else "CPU"
+    device_type = _device_type(run)
     if run.deterministic and device_type == "GPU":
         tf.config.experimental.enable_op_determinism()  # On CPU nothing needs it.
-    wanted = run.devices or (max(1, len(gpus)) if run.strategy != "one_device" else 1)
+    gpus = tf.config.list_physical_devices("GPU") if device_type == "GPU" else []
+    wanted = run.devices or (len(gpus) if run.strategy != "one_device" and gpus else 1)
     if workers > 1:
         return _place_worker(run, rows, worker, workers, gpus)
     if device_type == "CPU":
@@ -148,6 +149,26 @@ def member(environ: Mapping[str, str]) -> tuple[int, int]:
     return (task["task"]["index"], len(task["cluster"]["worker"])) if task else (0, 1)
 
 
+def visible() -> dict[str, int]:
+    """{"CPU", "GPU", "TPU": devices} that TensorFlow sees in this machine or container."""
+    return {kind: len(tf.config.list_physical_devices(kind)) for kind in accelerator.KINDS}
+
+
+def _device_type(run: configuration.Run) -> str:
+    """"CPU" or "GPU". Raises UsageError where it is not there, or there is no strategy for it."""
+    seen = visible()
+    problem = accelerator.refusal(run.accelerator, seen)
+    if problem:
+        raise UsageError(problem)
+    kind = accelerator.chosen(run.accelerator, seen)
+    if kind == "TPU":
+        raise UsageError(f"--accelerator=tpu: TensorFlow sees {accelerator.in_words(seen)}, and this version has strategies for CPUs "
+                         "and GPUs only. Say --accelerator=cpu, or use a machine with GPUs.")
+    if kind == "CPU" and seen["GPU"]:
+        _hide_gpus()
+    return kind
+
+
 def bounds(rows: int, parts: int) -> list[tuple[int, int]]:
     """[first, end) of each part when `rows` rows are dealt out as evenly as possible: 5 rows, 2 parts: (0, 2), (2, 5)."""
     edges = [rows * part // parts for part in range(parts + 1)]
@@ -166,6 +187,14 @@ def _set_threads(run: configuration.Run) -> None:
     except RuntimeError:
         raise UsageError(f"--threads={intra}: TensorFlow runs already with another number in this process. "
                          "Start a process of its own.") from None
+
+
+def _hide_gpus() -> None:
+    """Keeps what names no device from running on a GPU."""
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        raise UsageError("--accelerator=cpu: TensorFlow runs already with GPUs in this process. Start a process of its own.") from None
 
 
 def _split_cpu(wanted: int) -> None:

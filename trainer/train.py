@@ -16,6 +16,7 @@ from trainer import checkpoint, lock, loop, optimizer, resources, restored, stat
 from trainer import config as configuration
 from trainer.channel import Channel
 from trainer.data import order, pipeline, store
+from trainer.doctor import command as doctor
 from trainer.exit_codes import BY_NAME, DataError, PeerLostError, StorageError, TrainerError, UsageError
 from trainer.journal import Journal
 from trainer.stopping import StopRequest
@@ -76,6 +77,8 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     config = resources.settled(config, has_checkpoints)
 
     # 1. Devices, and the other workers.
+    for finding in doctor.at_start(config, strategy.visible()):
+        log.warning("%s", finding)
     tell_supervisor("meet")
     placement = strategy.place(config.run, config.input.batch_size // config.optimizer.accumulate, member)
     attempt.stop.listen()

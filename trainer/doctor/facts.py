@@ -1,0 +1,201 @@
+"""What a machine has and allows, gathered without judging it and without importing TensorFlow."""
+
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import Mapping
+
+from trainer import accelerator
+from trainer import config as configuration
+from trainer.data import store
+from trainer.doctor.cluster import Cluster
+from trainer.exit_codes import TrainerError
+
+TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu", "tensorflow-gpu", "tensorflow-rocm", "tf-nightly")
+_PACKAGES = (*TENSORFLOWS, "keras", "tensorboard")
+_SIGHT_SECONDS = 300.0  # The first import on a cold network disk takes minutes.
+
+
+@dataclasses.dataclass(frozen=True)
+class Sight:
+    """What TensorFlow says of this machine. kernel: (implementation, reason) of the recurrent layers on the device of the run."""
+
+    visible: Mapping[str, int]
+    backend: str = "tensorflow"
+    kernel: tuple[str, str] = ("", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """What a folder allows. problems: {what was tried: what the system said}; free: bytes; probed: where it was tried."""
+
+    path: pathlib.Path
+    probed: pathlib.Path
+    problems: Mapping[str, str]
+    free: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Size of a prepared dataset."""
+
+    examples: int
+    vocabulary_size: int
+    classes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the checks judge. A text in the place of a fact says why it could not be had."""
+
+    python: tuple[int, int]
+    packages: Mapping[str, str]
+    given: Mapping[str, accelerator.Evidence]
+    workers: int = 1
+    sight: Sight | str = "not asked for"
+    data: Data | str = "--data_dir is not given"
+    model_folder: Folder | str = "--model_dir is not given"
+    checkpoints: int = 0
+    cluster: Cluster | str = "not asked for"
+
+
+def python() -> tuple[int, int]:
+    return sys.version_info[:2]
+
+
+def packages() -> dict[str, str]:
+    """{distribution: version} of those packages that a run needs or that exclude each other, as far as installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def workers(gang: configuration.Gang, environ: Mapping[str, str]) -> int:
+    """How many workers train together, as far as flags and TF_CONFIG say."""
+    if gang.num_workers:
+        return gang.num_workers
+    try:
+        return max(1, len(json.loads(environ["TF_CONFIG"])["cluster"]["worker"]))
+    except (KeyError, ValueError, TypeError):
+        return 1
+
+
+def data(folder: str) -> Data | str:
+    """The dataset in `folder`, its files compared with dataset.json by size; or what is wrong with it."""
+    if not folder:
+        return Facts.data
+    try:
+        store.open_dataset(folder, verify=False)
+    except TrainerError as problem:
+        return str(problem)
+    except OSError as problem:
+        return f"--data_dir={folder}: {problem}. The user that trains must be able to read every file."
+    return described(folder)
+
+
+def described(folder: str) -> Data | str:
+    """The dataset in `folder` as it describes itself, its arrays not looked at; or why that cannot be read."""
+    try:
+        description, _ = store.read_description(pathlib.Path(folder))
+        lines = [pathlib.Path(folder, name).read_bytes().count(b"\n") for name in ("vocabulary.txt", "labels.txt")]
+        return Data(description["splits"].get("train", {}).get("examples", 0), *lines)
+    except (TrainerError, OSError) as problem:
+        return str(problem)
+
+
+def checkpoints(folder: str) -> int:
+    """How many committed checkpoints are in the model folder, the best one included."""
+    return sum(1 for part in ("checkpoints", "best") for path in pathlib.Path(folder).glob(f"{part}/step-*") if path.suffix == "")
+
+
+def free(folder: str) -> Folder:
+    """Where the model folder lies and its free space, nothing else tried."""
+    probed = _nearest(pathlib.Path(folder))
+    return Folder(pathlib.Path(folder), probed, {}, shutil.disk_usage(probed).free)
+
+
+def folder(path: str) -> Folder:
+    """Tries in the model folder, or where it would be made, everything that a run does with it; leaves nothing behind."""
+    found = free(path)
+    try:
+        place = pathlib.Path(tempfile.mkdtemp(prefix=".rnn-trainer-doctor-", dir=found.probed))
+    except OSError as problem:
+        return dataclasses.replace(found, problems={"make a folder in": problem.strerror})
+    try:
+        return dataclasses.replace(found, problems=_problems(place))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _nearest(path: pathlib.Path) -> pathlib.Path:
+    """`path`, or the folder above it that exists already."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _problems(place: pathlib.Path) -> dict[str, str]:
+    problems = {}
+    for what, attempt in (("write to", _write), ("sync", _sync), ("lock", _lock), ("rename a folder in", _rename)):
+        try:
+            attempt(place)
+        except OSError as problem:
+            problems[what] = problem.strerror or str(problem)
+    return problems
+
+
+def _write(place: pathlib.Path) -> None:
+    (place / "file").write_bytes(b"trainer")
+    if (place / "file").read_bytes() != b"trainer":
+        raise OSError("what was written is not what is read")
+
+
+def _sync(place: pathlib.Path) -> None:
+    for path, mode in ((place / "file", os.O_RDWR | os.O_CREAT), (place, os.O_RDONLY)):
+        descriptor = os.open(path, mode)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _lock(place: pathlib.Path) -> None:
+    with open(place / "lock", "w") as first, open(place / "lock", "w") as second:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+    raise OSError("two holders got the same lock")
+
+
+def _rename(place: pathlib.Path) -> None:
+    (place / "before").mkdir()
+    (place / "before/file").touch()
+    os.rename(place / "before", place / "after")
+    if not (place / "after/file").exists():
+        raise OSError("the folder arrived without its files")
+
+
+def sight(run: configuration.Run, cell: str) -> Sight | str:
+    """What TensorFlow sees, asked in a child: a broken installation ends the process that imports it."""
+    arguments = [sys.executable, "-m", "trainer.doctor.sight", run.accelerator, cell, run.jit]
+    try:
+        answer = subprocess.run(arguments, capture_output=True, text=True, timeout=_SIGHT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"importing TensorFlow took more than {_SIGHT_SECONDS:g} s"
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or [""])[-1]
+        return f"importing TensorFlow ended with code {answer.returncode}: {last}"
+    said = json.loads(answer.stdout.splitlines()[-1])
+    return Sight(said["visible"], said["backend"], tuple(said["kernel"]))
