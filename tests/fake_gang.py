@@ -3,8 +3,9 @@
 `python -m tests.fake_gang supervise SILENCE FLAGS` supervises as `python -m trainer train FLAGS` does, but starts
 `python -m tests.fake_gang child FLAGS` for the training and calls a peer lost after SILENCE seconds.
 
-The child "trains" by counting: --steps steps of 20 ms each; rank 0 commits a "checkpoint" every --save_steps. It does what
-its folder MODEL_DIR/plan says for its worker and generation: see `_Plan`.
+The child "trains" by counting: --steps steps of 20 ms each; rank 0 commits a "checkpoint" every --save_steps. FAKE_PLAN in its
+environment says what it does besides: {"WORKER.GENERATION": {MOMENT: WHAT}}, where * is any generation; MOMENT is a phase,
+"step S", "stop" or "reform", WHAT is "sleep", "exit CODE" or a signal that it sends itself.
 """
 
 import asyncio
@@ -81,6 +82,8 @@ def _child(generation: str, arguments) -> int:
     for phase in ("import", "meet", "restore", "compile"):
         wire.beat(phase)
         _at(plan, phase)
+    if rank == 0:
+        (folder / "config.json").write_text(config.to_json(run))
     found = commits.newest(folder)
     step = found.step if found else 0
     while step < run.run.steps:

@@ -480,7 +480,7 @@ def test_a_gang_comes_to_its_end_whatever_happens_to_it(seed):
     chance = random.Random(seed)
     workers = chance.choice([1, 2, 3, 5])
     simulation = started(workers, seed=seed, steps=60, minimum=chance.choice([0, 1, workers]), max_restarts=100,
-                         rendezvous_seconds=1e6, rejoin_seconds=1e6 if seed % 2 else 30.0)
+                         rendezvous_seconds=1e6, rejoin_seconds=1e6 if seed % 2 else 150.0)
     for _ in range(chance.randrange(1, 12)):
         moment, index = chance.uniform(0, 90), chance.randrange(workers)
         what = chance.choice(["process", "worker", "lost", "cut"])

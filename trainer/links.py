@@ -10,6 +10,7 @@ import dataclasses
 import ipaddress
 import json
 import logging
+import os
 import socket
 import threading
 import time
@@ -147,7 +148,7 @@ class Links:
                 line = await link.reader.readline()
                 message = json.loads(line) if line else None
             except OSError as problem:
-                self._drop(link, (problem.strerror or "the connection broke").lower())
+                self._drop(link, _in_words(problem))
             except ValueError:
                 self._drop(link, "it sent what no worker sends")
             else:
@@ -225,6 +226,8 @@ class Links:
             since = self._refused_since.setdefault(hello.index, time.monotonic())
             final = time.monotonic() - since > 2 * self._silence
             return (f"a worker with index {hello.index} is there already. Give each worker an index of its own", final)
+        elif known:
+            self._drop(known, f"silent, and another worker with index {hello.index} has come")
         self._refused_since.pop(hello.index, None)
         return "", False
 
@@ -253,7 +256,7 @@ class Links:
             except asyncio.TimeoutError:
                 self._listener.unreachable(index, "no answer")
             except OSError as problem:
-                self._listener.unreachable(index, (problem.strerror or str(problem)).lower())
+                self._listener.unreachable(index, _in_words(problem))
             await asyncio.sleep(REDIAL_SECONDS)
 
 
@@ -328,6 +331,12 @@ async def _addresses(host: str) -> list[str]:
 
     threading.Thread(target=look_up, daemon=True).start()
     return await answer
+
+
+def _in_words(problem: OSError) -> str:
+    # asyncio writes "Connect call failed ('127.0.0.1', 2222)" where the system's own words say why.
+    by_system = problem.errno and problem.errno > 0
+    return (os.strerror(problem.errno) if by_system else problem.strerror or str(problem)).lower()
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,0 +1,41 @@
+import json
+
+from trainer import commits
+
+
+def write(folder, step, text=None):
+    place = folder / "checkpoints" / f"step-{step:08d}"
+    place.mkdir(parents=True)
+    (place / "MANIFEST.json").write_text(json.dumps({"step": step, "state_digest": f"d{step}"}) if text is None else text)
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path):
+    assert commits.newest(tmp_path) is None and not commits.exist(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    assert commits.newest(tmp_path / "none") is None and not commits.exist(tmp_path)
+
+
+def test_the_newest_counts_by_number_and_only_whole_names_count(tmp_path):
+    for step in (9, 100_000_000, 99_999_999):
+        write(tmp_path, step)
+    for name in ("step-200000000.tmp-3", "step-200000000.damaged-1", "step-7", "other"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    assert commits.newest(tmp_path) == commits.Commit(100_000_000, "d100000000")
+
+
+def test_one_that_cannot_be_read_is_passed_over(tmp_path):
+    write(tmp_path, 1)
+    for step, text in ((2, ""), (3, "{}"), (4, "[1]"), (5, '{"step": 5}')):
+        write(tmp_path, step, text)
+    (tmp_path / "checkpoints" / "step-00000006").mkdir()
+    assert commits.newest(tmp_path) == commits.Commit(1, "d1")
+
+
+def test_checkpoints_exist_even_where_none_can_be_read(tmp_path):
+    write(tmp_path, 2, "")
+    assert commits.exist(tmp_path) and commits.newest(tmp_path) is None
+
+
+def test_the_last_line_of_a_stopped_run():
+    assert commits.stopped_line(None) == "stopped step=0 state_digest=none"
+    assert commits.stopped_line(commits.Commit(12, "ab")) == "stopped step=12 state_digest=ab"

@@ -1,0 +1,324 @@
+"""Connections between workers, over real sockets of this machine."""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import socket
+
+import pytest
+
+from trainer import links
+from trainer.cluster import Cluster
+from trainer.exit_codes import UsageError
+
+SECONDS = 30
+
+
+def free_addresses(count: int) -> tuple[str, ...]:
+    with_port = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = tuple(f"127.0.0.1:{server.getsockname()[1]}" for server in with_port)
+    for server in with_port:
+        server.close()
+    return addresses
+
+
+class Recorder:
+    """A listener that keeps what it hears."""
+
+    def __init__(self, different=""):
+        self.different, self.heard = different, []
+
+    def differs(self, hello):
+        return self.different
+
+    def __getattr__(self, name):
+        return lambda *what: self.heard.append((name, *what))
+
+    def count(self, name, *what):
+        return self.heard.count((name, *what))
+
+
+class Worker:
+    """Links of one worker and what they heard."""
+
+    def __init__(self, index, addresses, job="job", silence=10.0, different=""):
+        self.recorder = Recorder(different)
+        self.hello = links.Hello(index, f"instance{id(self)}", job, {})
+        self.links = links.Links(Cluster(index, addresses), self.hello, self.recorder, silence)
+
+    async def until(self, name, *what):
+        """Waits until that was heard; `what` may leave out the end."""
+        async def poll():
+            while not any(heard[:1 + len(what)] == (name, *what) for heard in self.recorder.heard):
+                await asyncio.sleep(0.005)
+        await asyncio.wait_for(poll(), SECONDS)
+        return next(heard for heard in self.recorder.heard if heard[:1 + len(what)] == (name, *what))
+
+
+def together(test):
+    """Runs the coroutine function `test`; what goes wrong in any callback or task fails it."""
+    def run(*arguments, **named):
+        async def guarded():
+            problems = []
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+            await test(*arguments, **named)
+            assert not problems
+        asyncio.run(guarded())
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    import inspect
+    run.__signature__ = inspect.signature(test)
+    return run
+
+
+async def opened(*workers):
+    for worker in workers:
+        await worker.links.open()
+    return workers
+
+
+async def closed(*workers):
+    await asyncio.gather(*(worker.links.close() for worker in workers))
+
+
+@together
+async def test_each_pair_has_one_link_and_messages_arrive_in_order():
+    addresses = free_addresses(3)
+    workers = await opened(*(Worker(index, addresses) for index in (2, 0, 1)))
+    for worker in workers:
+        for other in workers:
+            if worker is not other:
+                await worker.until("link_up", other.hello.index)
+                for number in range(100):
+                    worker.links.send(other.hello.index, {"kind": "x", "number": number})
+    for worker in workers:
+        for other in {0, 1, 2} - {worker.hello.index}:
+            await worker.until("received", other, {"kind": "x", "number": 99})
+            assert [heard[2]["number"] for heard in worker.recorder.heard if heard[:2] == ("received", other)] == list(range(100))
+            assert worker.recorder.count("link_up", other) == 1
+    await closed(*workers)
+
+
+@together
+async def test_a_worker_that_leaves_delivers_its_last_word_and_is_missed_at_once():
+    addresses = free_addresses(2)
+    one, other = await opened(Worker(0, addresses), Worker(1, addresses))
+    await one.until("link_up", 1)
+    await other.until("link_up", 0)
+    for number in range(1000):
+        other.links.send(0, {"kind": "many", "number": number})
+    one.links.send(1, {"kind": "last"})
+    await closed(one)
+    await other.until("received", 0, {"kind": "last"})
+    await other.until("link_down", 0, "it closed the connection")
+    await closed(other)
+
+
+@together
+async def test_a_worker_that_is_not_there_is_dialled_until_it_is():
+    addresses = free_addresses(2)
+    [other] = await opened(Worker(1, addresses))
+    await other.until("unreachable", 0)
+    assert "refused" in (await other.until("unreachable", 0))[2]
+    [one] = await opened(Worker(0, addresses))
+    await other.until("link_up", 0)
+    await closed(one)
+    await other.until("link_down", 0)
+    [again] = await opened(Worker(0, addresses))
+    await again.until("link_up", 1)
+    await closed(again, other)
+
+
+@together
+async def test_silence_ends_a_link(monkeypatch):
+    monkeypatch.setattr(links, "BEAT_SECONDS", 0.05)
+    addresses = free_addresses(2)
+    one, other = Worker(0, addresses, silence=0.5), Worker(1, addresses, silence=1000)
+    await opened(one, other)
+    await one.until("link_up", 1)
+    await asyncio.sleep(0.7)  # With beats the link lives for longer than the limit.
+    assert not one.recorder.count("link_down", 1, "silent for 0.5 s")
+    other.links._links[0].send = lambda message: None
+    await one.until("link_down", 1, "silent for 0.5 s")
+    await closed(one, other)
+
+
+@pytest.mark.parametrize("said", [
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 50 + b"\n", b"{}\n", b"[1, 2]\n", b"null\n", b"\n",
+    b"x" * (links.LONGEST_LINE + 10), b'{"kind": "hello", "program": "other", "protocol": 1}\n',
+    b'{"kind": "hello", "program": "rnn-trainer", "protocol": 1, "index": "x"}\n', b'{"kind": "hello"', b"",
+])
+@together
+async def test_a_foreign_program_on_the_port_does_no_harm(said):
+    addresses = free_addresses(2)
+    one, other = Worker(0, addresses), Worker(1, addresses)
+    await opened(one)
+    reader, writer = await asyncio.open_connection(*addresses[0].split(":"))
+    writer.write(said)
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(), SECONDS) == b""
+    writer.close()
+    await opened(other)
+    await one.until("link_up", 1)
+    assert [heard[0] for heard in one.recorder.heard] == ["link_up"]
+    await closed(one, other)
+
+
+@together
+async def test_a_caller_that_says_nothing_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(links, "HELLO_SECONDS", 0.1)
+    addresses = free_addresses(2)
+    one, = await opened(Worker(0, addresses))
+    reader, writer = await asyncio.open_connection(*addresses[0].split(":"))
+    assert await asyncio.wait_for(reader.read(), SECONDS) == b""
+    writer.close()
+    await closed(one)
+
+
+@pytest.mark.parametrize("answer, told", [
+    (b"HTTP/1.1 400 Bad Request\r\n\r\n", "answered by something that says b'HTTP/1.1 400 Bad Request"),
+    (b"", "the connection was closed without a word"),
+])
+@together
+async def test_a_foreign_program_at_a_workers_address_is_described(answer, told):
+    addresses = free_addresses(2)
+
+    async def serve(reader, writer):
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, *addresses[0].split(":"))
+    [other] = await opened(Worker(1, addresses))
+    assert told in (await other.until("unreachable", 0))[2]
+    await closed(other)
+    server.close()
+
+
+@together
+async def test_a_worker_of_another_job_is_told_so():
+    addresses = free_addresses(2)
+    one, other = await opened(Worker(0, addresses, "--model_dir=a"), Worker(1, addresses, "--model_dir=b"))
+    assert "belongs to another job: --model_dir=a there, --model_dir=b here" in (await other.until("refused", 0))[2]
+    assert one.recorder.heard == []
+    await closed(one, other)
+
+
+@together
+async def test_a_worker_that_differs_is_told_what():
+    addresses = free_addresses(2)
+    one, other = await opened(Worker(0, addresses, different="--units: 1 here, 2 there"), Worker(1, addresses))
+    assert (await other.until("refused", 0))[2] == "--units: 1 here, 2 there"
+    assert one.recorder.heard == []
+    await closed(one, other)
+
+
+@together
+async def test_another_version_of_the_protocol_is_refused():
+    addresses = free_addresses(2)
+    hello = {"kind": "hello", "program": "rnn-trainer", "protocol": 99, "index": 0, "instance": "i", "job": "job", "identity": {}}
+
+    async def serve(reader, writer):
+        writer.write(json.dumps(hello).encode() + b"\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, *addresses[0].split(":"))
+    [other] = await opened(Worker(1, addresses))
+    assert "it speaks protocol 99, this worker 1" in (await other.until("refused", 0))[2]
+    await closed(other)
+    server.close()
+
+
+@together
+async def test_a_second_worker_of_an_index_is_refused_and_the_first_keeps_its_place():
+    addresses = free_addresses(2)
+    one, first = await opened(Worker(0, addresses, silence=0.3), Worker(1, addresses, silence=0.3))
+    await one.until("link_up", 1)
+    for worker in (one, first):  # Beats come once a second: heard all the time, here.
+        worker.links._links[1 - worker.hello.index].heard += 1000
+    second = Worker(1, addresses, silence=0.3)
+    second.links._spawn(second.links._dial(0))  # Its own port is on another host.
+    assert "a worker with index 1 is there already" in (await second.until("unreachable", 0))[2]
+    await second.until("refused", 0)
+    assert one.recorder.count("link_up", 1) == 1 and not any(heard[0] == "link_down" for heard in one.recorder.heard)
+    await closed(one, first, second)
+
+
+@together
+async def test_the_successor_of_a_worker_that_is_gone_without_a_word_takes_its_place():
+    addresses = free_addresses(2)
+    one, first = await opened(Worker(0, addresses), Worker(1, addresses))
+    await one.until("link_up", 1)
+    one.links._links[1].heard -= 1000
+    second = Worker(1, addresses)
+    second.links._spawn(second.links._dial(0))
+    await second.until("link_up", 0)
+    await one.until("link_down", 1)
+    assert [heard[0] for heard in one.recorder.heard] == ["link_up", "link_down", "link_up"]
+    first.links.send(0, {"kind": "stale"})
+    second.links.send(0, {"kind": "fresh"})
+    await one.until("received", 1, {"kind": "fresh"})
+    assert not one.recorder.count("received", 1, {"kind": "stale"})
+    await closed(one, first, second)
+
+
+@together
+async def test_a_worker_that_calls_again_replaces_its_old_link():
+    addresses = free_addresses(2)
+    one, other = await opened(Worker(0, addresses), Worker(1, addresses))
+    await one.until("link_up", 1)
+    again = Worker(1, addresses)
+    again.links._own = other.hello
+    again.links._spawn(again.links._dial(0))
+    await again.until("link_up", 0)
+    assert [heard[0] for heard in one.recorder.heard[:3]] == ["link_up", "link_down", "link_up"]
+    await closed(again, other)
+    await closed(one)
+
+
+@pytest.mark.parametrize("index", [0, 5, -1])
+@together
+async def test_an_index_that_nobody_has_is_refused(index):
+    addresses = free_addresses(2)
+    one, = await opened(Worker(0, addresses))
+    reader, writer = await asyncio.open_connection(*addresses[0].split(":"))
+    hello = {**one.links._hello(), "index": index}
+    writer.write(json.dumps(hello).encode() + b"\n")
+    assert json.loads(await asyncio.wait_for(reader.readline(), SECONDS))["kind"] == "refuse"
+    writer.close()
+    await closed(one)
+
+
+@together
+async def test_a_port_that_stays_taken_is_a_usage_error(monkeypatch):
+    monkeypatch.setattr(links, "BIND_SECONDS", 0.2)
+    addresses = free_addresses(2)
+    one, = await opened(Worker(0, addresses))
+    with pytest.raises(UsageError, match="port .* of worker 0 cannot be used: .*. Is a worker with this index running here already"):
+        await Worker(0, addresses).links.open()
+    await closed(one)
+
+
+@together
+async def test_a_port_that_becomes_free_is_waited_for():
+    addresses = free_addresses(2)
+    holder = socket.create_server(("127.0.0.1", int(addresses[0].split(":")[1])))
+    asyncio.get_running_loop().call_later(0.4, holder.close)
+    one, = await opened(Worker(0, addresses))
+    await closed(one)
+
+
+@together
+async def test_a_name_that_does_not_exist_is_described_and_does_not_hold_up_the_end():
+    [other] = await opened(Worker(1, ("no-such-host.invalid:1", free_addresses(1)[0])))
+    await other.until("unreachable", 0)
+    await closed(other)
+
+
+@together
+async def test_a_name_server_that_does_not_answer_does_not_hold_up_the_end(monkeypatch):
+    monkeypatch.setattr(links.socket, "getaddrinfo", lambda *what, **named: __import__("time").sleep(1000))
+    [other] = await opened(Worker(1, ("somewhere:1", free_addresses(1)[0])))
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(closed(other), 5)
