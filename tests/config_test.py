@@ -22,7 +22,7 @@ OTHER = {
     "class_weights": "balanced", "seed": 1, "epochs": 2, "steps": 7, "eval_split": "train", "eval_steps": 5,
     "save_steps": 7,
     "log_steps": 7, "log_epochs": 5, "steps_per_loop": 9, "keep": 1, "best_metric": "loss", "early_stop_patience": 2,
-    "precision": "bfloat16", "jit": "off", "strategy": "mirrored", "devices": 2, "shards": 2, "threads": 1,
+    "precision": "bfloat16", "jit": "off", "strategy": "mirrored", "devices": 2, "shards": 2, "threads": 1, "fuse": "on",
     "deterministic": False, "num_workers": 2, "worker_index": 1, "hosts": "a-{index}:2222", "min_workers": 1,
     "rejoin_seconds": 5.0, "rendezvous_seconds": 5.0, "grace_seconds": 5.0, "hang_seconds": 5.0, "max_restarts": 1,
     "supervise": "off",
@@ -133,6 +133,8 @@ def test_every_difference_is_shown():
 def test_what_the_first_start_chose_is_kept():
     written = configuration.to_flat(config(shards=2, threads=4))
     assert configuration.resumed(config(), written).run == dataclasses.replace(config().run, shards=2, threads=4)
+    written = configuration.to_flat(config(fuse="on"))
+    assert configuration.resumed(config(), written).run.fuse == "on"
 
 
 def test_a_flag_that_is_newer_than_the_run_has_its_default_there():

@@ -30,14 +30,14 @@ PICTURE = """
     models.recurrent models.dropout
     strategy
 
-    flags stopping
+    flags stopping fusion
     config
     exit_codes
 """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos")
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos", "fusion")
 
 
 def modules() -> dict[str, pathlib.Path]:

@@ -188,7 +188,10 @@ class Run(Checked):
     devices: int = knob(0, "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.", at_least(0), result=False)
     shards: int = knob(0, "Slices of a replica's rows that are computed side by side; 0: chosen at the first start, then kept.",
                        at_least(0))
-    threads: int = knob(0, "Threads of TensorFlow's arithmetic; 0: the machine's cores at the first start, then kept.", at_least(0))
+    threads: int = knob(0, "Threads of TensorFlow's arithmetic; 0: the machine's cores (with --fuse one) at the first start, then kept.",
+                        at_least(0))
+    fuse: str = knob("auto", "Run many steps inside one XLA program, on one CPU: faster where steps are small; auto: chosen at the "
+                     "first start, then kept.", one_of("auto", "on", "off"))
     deterministic: bool = knob(True, "Use only operations that repeat bit for bit on GPU.")
 
 
@@ -324,7 +327,7 @@ def as_markdown(config: Config) -> str:
 
 LENGTH = ("epochs", "steps")                                   # decide the result where a schedule runs over them
 SELECTION = ("eval_split", "eval_steps")                       # decide the result where a run stops early
-CHOSEN_AT_FIRST_START = ("shards", "threads")                  # 0 means: whatever the first start chose
+CHOSEN_AT_FIRST_START = ("shards", "threads", "fuse")          # 0 or auto: whatever the first start chose
 
 
 def affecting(config: Config) -> dict[str, Any]:
@@ -348,7 +351,7 @@ def resumed(config: Config, written: Mapping[str, Any]) -> Config:
 
     Raises UsageError showing every flag that differs and would change the result.
     """
-    kept = {name: written[name] for name in CHOSEN_AT_FIRST_START if not to_flat(config)[name] and name in written}
+    kept = {name: written[name] for name in CHOSEN_AT_FIRST_START if to_flat(config)[name] in (0, "auto") and name in written}
     config = replace(config, **kept)
     before = affecting(from_flat(written))
     now = affecting(config)

@@ -109,7 +109,7 @@ class Loop:
         self._best = best.BestCheckpoint(attempt.folder / "best", config.run.best_metric, attempt.number, self._digests)
         self._cold = set(map(int, batches.lengths))
         self._cold_evaluation = evaluation.batches.lengths() if evaluation else []
-        self._iterator = iter(batches.dataset(self._step))
+        self._source = train_steps.source(batches, self._step)
         self._loop_size = progress.LoopSize(config.run.steps_per_loop)
         self._window = _Window()
         self._unlogged = {"steps": 0, "seconds": 0.0, "input_seconds": 0.0}
@@ -162,7 +162,7 @@ class Loop:
         count = min(due - self._step, self._loop_size.steps)
         self._warm_up(count)
         began = time.monotonic()
-        figures = self._train_steps.run(self._iterator, count)
+        figures = self._train_steps.run(self._source, count)
         seconds = time.monotonic() - began
         self._loop_size.ran(count, seconds)
         self._window.add(figures, seconds)

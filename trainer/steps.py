@@ -3,7 +3,8 @@
 A step: the gradient of each shard (a fixed slice of a replica's rows) as a sum over its rows, packed into one vector
 together with the sums of loss, correct predictions and examples; vectors added up over shards, then over replicas; then
 one update: divide by the number of examples, clip, optimizer, sums of the epoch. Gradients and update are XLA programs
-of their own; the shards of a replica run side by side. Under float16 the loss is scaled, and a step whose gradient
+of their own; the shards of a replica run side by side. Where steps are so small that calling programs takes longer than
+they do, many whole steps run inside one program (`--fuse`). Under float16 the loss is scaled, and a step whose gradient
 overflows all the same makes no update.
 """
 
@@ -22,7 +23,9 @@ from trainer.models.networks import Network, Noise
 from trainer.state import State
 from trainer.strategy import Placement
 
-SUMS = 3  # loss, correct, examples: the tail of a packed vector
+SUMS = 3    # loss, correct, examples: the tail of a packed vector
+LOSS_SCALE = "optimizer/loss_scale"
+STACK = 32  # Batches that a program of many steps takes at once: a call costs as much as a small step.
 
 
 class StepFigures(NamedTuple):
@@ -51,7 +54,10 @@ def unpack(vector: tf.Tensor, shapes) -> list[tf.Tensor]:
 
 
 class TrainSteps:
-    """Runs train steps on `state`; `run(iterator, n)` is the only thing that changes it."""
+    """Runs train steps on `state`; `run(source, n)` is the only thing that changes it.
+
+    fused: whether many steps run inside one program. That is compiled for one device, and not for cuDNN.
+    """
 
     def __init__(self, network: Network, state: State, placement: Placement, config: configuration.Config,
                  class_weights: tuple[float, ...] = ()):
@@ -63,7 +69,8 @@ class TrainSteps:
         self._class_weights = class_weights
         jit = compiles(network)
         self._names = list(network.weights)
-        self._shapes = [weight.value.shape for weight in network.weights.values()] + [tf.TensorShape([])] * SUMS
+        sizes = [weight.value.shape.num_elements() for weight in network.weights.values()]
+        self._sizes = [tf.TensorShape([size]) for size in sizes] + [tf.TensorShape([])] * SUMS
         weights = [tf.TensorSpec(weight.value.shape, weight.value.dtype) for weight in network.weights.values()]
         self._gradient = tf.function(
             self._shard_gradient, jit_compile=jit,
@@ -71,14 +78,24 @@ class TrainSteps:
         self._update = tf.function(self._apply, jit_compile=jit)
         self._clock = _clock if placement.device_type == "GPU" else tf.timestamp
         self._loop = tf.function(self._run)
+        self.fused = config.run.fuse == "on" and jit and placement.replicas == 1 and placement.device_type == "CPU"
+        self._program = tf.function(self._run_stack, jit_compile=True, reduce_retracing=True)
 
-    def run(self, iterator, steps: int) -> StepFigures:
-        """Runs at most `steps` steps on batches from `iterator`: fewer where one is not finite, which is then the last."""
-        table = self._loop(iterator, tf.constant(steps, tf.int32)).numpy()
+    def source(self, batches: pipeline.TrainingBatches, first_step: int):
+        """The batches from `first_step` on, in the form in which `run` takes them."""
+        return Stacks(batches.stacks(first_step, STACK)) if self.fused else iter(batches.dataset(first_step))
+
+    def run(self, source, steps: int) -> StepFigures:
+        """Runs at most `steps` steps on batches from `source`: fewer where one is not finite, which is then the last."""
+        table = self._run_fused(source, steps) if self.fused else self._loop(source, tf.constant(steps, tf.int32)).numpy()
         return StepFigures(*table.T)
 
     def warm_up(self, length: int, rows: int) -> None:
-        """Compiles the gradient for batches of `rows` rows padded to `length`, on every replica, and forgets the result."""
+        """Compiles what depends on the shape of batches, of `rows` rows padded to `length`, and changes nothing."""
+        if self.fused:
+            blank = _blank(length, rows)
+            self._program(Batch(*(tf.repeat(values[None], STACK, axis=0) for values in blank)), tf.constant(0), tf.constant(0))
+            return
         weights = [tf.zeros_like(weight.value) for weight in self._network.weights.values()]
         self._warm(weights, _blank(length, rows))
 
@@ -116,36 +133,41 @@ class TrainSteps:
         shards = [_part(rows, shard, self._shards) for shard in range(self._shards)]
         return _add([self._gradient(weights, step, scale, shard) for shard in shards])
 
-    def _apply(self, packed):
-        """Updates the state by the packed sums of a whole batch; returns the step's figures."""
-        *gradients, loss_sum, correct, count = unpack(packed, self._shapes)
-        divisor = count * tf.cast(self._scale(), count.dtype)
-        gradients = [gradient / divisor for gradient in gradients]
+    def _next(self, values, packed):
+        """(the state's values after a step, its figures): the update by the packed sums of a whole batch."""
+        *gradients, loss_sum, correct, count = unpack(packed, self._sizes)
+        factor = 1 / (count * tf.cast(self._scale(values), count.dtype))
+        gradients = [gradient * factor for gradient in gradients]
         norm = optimizers.global_norm(gradients)
         gradients = optimizers.clip(gradients, norm, self._settings.clip_norm)
-        self._state.step.assign_add(1)
-        if self._state.loss_scale is None:
-            self._move(gradients)
-        else:
-            norm = self._move_if_it_fits(gradients, norm)
+        after = self._state.optimizer.updated(values, dict(zip(self._names, gradients)))
+        after["step"] = values["step"] + 1
+        if LOSS_SCALE in values:
+            after, norm = self._if_it_fits(values, after, norm)
         for name, value in zip(("loss_sum", "correct", "count"), (loss_sum, correct, count)):
-            total = self._state.epoch[name]
-            total.assign_add(tf.cast(value, total.dtype))
-        return tf.stack([tf.cast(value, tf.float64) for value in (loss_sum, correct, count, norm)])
+            total = values[f"epoch/{name}"]
+            after[f"epoch/{name}"] = total + tf.cast(value, total.dtype)
+        return after, tf.stack([tf.cast(value, tf.float64) for value in (loss_sum, correct, count, norm)])
 
-    def _move(self, gradients):
-        self._state.optimizer.apply(gradients, list(self._network.weights.values()))
+    def _if_it_fits(self, before, after, norm):
+        """The values without the update if the gradient overflowed, and the norm; 0 where a smaller scale may help."""
+        scale, fits = before[LOSS_SCALE], tf.math.is_finite(norm)
+        kept = {name: tf.where(fits, value, before[name]) for name, value in after.items()}
+        kept |= {"step": after["step"], LOSS_SCALE: optimizers.next_loss_scale(scale, fits, after["step"])}
+        return kept, tf.where(fits | (scale <= optimizers.SMALLEST_LOSS_SCALE), norm, 0)
 
-    def _move_if_it_fits(self, gradients, norm):
-        """Updates the weights unless the gradient overflowed. Returns the norm; 0 where a smaller scale may help."""
-        scale = tf.convert_to_tensor(self._state.loss_scale)
-        fits = tf.math.is_finite(norm)
-        tf.cond(fits, lambda: self._move(gradients), lambda: None)
-        self._state.loss_scale.assign(optimizers.next_loss_scale(scale, fits, self._state.step))
-        return tf.where(fits | (scale <= optimizers.SMALLEST_LOSS_SCALE), norm, 0)
+    def _scale(self, values):
+        return values[LOSS_SCALE] if LOSS_SCALE in values else tf.ones([])
 
-    def _scale(self):
-        return tf.ones([]) if self._state.loss_scale is None else tf.convert_to_tensor(self._state.loss_scale)
+    def _weights(self, values):
+        """The weights in their shapes, in the order of their gradients."""
+        return [tf.reshape(values[f"model/{name}"], weight.value.shape) for name, weight in self._network.weights.items()]
+
+    def _apply(self, packed):
+        """Updates the state by the packed sums of a whole batch; returns the step's figures."""
+        values, row = self._next(self._state.values(), packed)
+        self._state.assign(values)
+        return row
 
     def _run(self, iterator, steps):
         figures = tf.TensorArray(tf.float64, steps, dynamic_size=False, element_shape=[5])
@@ -159,12 +181,75 @@ class TrainSteps:
             weights = [tf.convert_to_tensor(weight.value) for weight in self._network.weights.values()]
             strategy = self._placement.strategy
             step = tf.convert_to_tensor(self._state.step)
-            packed = strategy.run(self._replica_gradient, args=(weights, step, self._scale(), batch))
+            scale = tf.ones([]) if self._state.loss_scale is None else tf.convert_to_tensor(self._state.loss_scale)
+            packed = strategy.run(self._replica_gradient, args=(weights, step, scale, batch))
             row = self._update(strategy.reduce("SUM", packed, axis=None))
             finite = tf.reduce_all(tf.math.is_finite(row))
             figures = figures.write(done, tf.concat([row, [waited]], axis=0))
             done += 1
         return figures.stack()[:done]
+
+    # --- many steps in one program ------------------------------------------------------------------------------------
+
+    def _run_stack(self, stack: Batch, first, end):
+        """Runs steps on batches [first, end) of a stack. Returns (figures [stack, 4], steps done)."""
+        strategy = self._placement.strategy
+        outcome = strategy.run(self._replica_steps, args=(self._state.values(), stack, first, end))
+        values, figures, done = tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], outcome)
+        self._state.assign(values)
+        return figures, done
+
+    def _replica_steps(self, values, stack: Batch, first, end):
+        """The same steps on every replica, each with its own part of each batch.
+
+        First and end are numbers that the program is given, not part of it: whichever way steps are cut into calls, each
+        of them is the same machine code on the same numbers.
+        """
+        figures = tf.zeros([tf.shape(stack.rows)[0], 4], tf.float64)
+        at, finite = first, tf.constant(True)
+        while at < end and finite:
+            batch = Batch(*(entries[at] for entries in stack))
+            packed = self._replica_gradient(self._weights(values), values["step"], self._scale(values), batch)
+            values, row = self._next(values, self._over_replicas(packed))
+            finite = tf.reduce_all(tf.math.is_finite(row))
+            figures = tf.tensor_scatter_nd_update(figures, [[at]], row[None])
+            at += 1
+        return values, figures, at - first
+
+    def _over_replicas(self, packed):
+        return packed if self._placement.replicas == 1 else tf.distribute.get_replica_context().all_reduce("SUM", packed)
+
+    def _run_fused(self, stacks: "Stacks", steps: int) -> np.ndarray:
+        parts, left = [], steps
+        while left:
+            asked = time.monotonic()
+            stack, first, end = stacks.take(left)
+            waited = time.monotonic() - asked
+            figures, done = (tensor.numpy() for tensor in self._program(stack, tf.constant(first), tf.constant(end)))
+            waits = np.zeros([done, 1])
+            waits[0] = waited
+            parts.append(np.concatenate([figures[first:first + done], waits], axis=1))
+            left -= done
+            if not np.isfinite(parts[-1]).all():
+                break
+        return np.concatenate(parts)
+
+
+class Stacks:
+    """Batches in stacks, given out up to a number of steps at a time."""
+
+    def __init__(self, stacks: tf.data.Dataset):
+        """stacks: as `TrainingBatches.stacks` makes them."""
+        self._stacks = iter(stacks)
+        self._next = self._end = 0
+
+    def take(self, most: int) -> tuple[Batch, int, int]:
+        """(stack, first, end): the next at most `most` steps, which are batches [first, end) of `stack`."""
+        if self._next == self._end:
+            self._stack, count = next(self._stacks)
+            self._next, self._end = 0, int(count)
+        first, self._next = self._next, min(self._end, self._next + most)
+        return self._stack, first, self._next
 
 
 class EvaluationStep:

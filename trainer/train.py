@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from trainer import checkpoint, lock, loop, optimizer, restored, state, steps, strategy, tasks
+from trainer import checkpoint, fusion, lock, loop, optimizer, restored, state, steps, strategy, tasks
 from trainer import config as configuration
 from trainer.data import order, pipeline, store
 from trainer.exit_codes import BY_NAME, StorageError, TrainerError, UsageError
@@ -74,10 +74,12 @@ def _run(config: configuration.Config, attempt: loop.Attempt) -> int:
     for layer, implementation, reason in network.kernels:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
     log.info("%d parameters", network.parameters)
-    run_state = state.State(network, optimizer.build(config.optimizer, list(network.weights.values()), total))
+    run_state = state.State(network, optimizer.Optimizer(config.optimizer, network.weights, total))
     weights = tasks.balanced_weights(np.bincount(split.labels, minlength=len(dataset.labels)))
     train_steps = steps.TrainSteps(network, run_state, placement, config,
                                    tuple(weights) if config.optimizer.class_weights == "balanced" else ())
+    if train_steps.fused:
+        log.info("steps are small: up to %d at a time inside one program", steps.STACK)
     evaluation = loop.Evaluation.of(config, dataset, network, placement)
 
     # 4. Where the state comes from: the newest valid checkpoint of this folder, or the seed.
@@ -101,6 +103,7 @@ def _settled(config: configuration.Config, folder: pathlib.Path, has_checkpoints
     """The configuration with nothing left open: as the run in this folder began, or chosen now for a new one."""
     if has_checkpoints:
         config = configuration.resumed(config, configuration.written_in(folder))
+    config = dataclasses.replace(config, run=fusion.settled(config))
     return dataclasses.replace(config, run=strategy.resolve(config.run, config.input.batch_size // config.optimizer.accumulate))
 
 
