@@ -59,6 +59,8 @@ def test_a_value_outside_its_rule_is_refused_with_value_rule_and_default(flag, v
     ({"batch_size": 4, "accumulate": 5}, "--accumulate=5"),
     ({"batch_size": 3, "devices": 2, "accumulate": 2}, "4 parts"),
     ({"batch_size": 7, "devices": 2, "shards": 4}, "--shards=4"),
+    ({"strategy": "tpu", "batch_size": 30, "accumulate": 4}, "--batch_size=30: must be a multiple"),
+    ({"strategy": "tpu", "num_workers": 2}, "TPUs of one host"),
     ({"devices": 2, "strategy": "one_device"}, "Use --strategy=mirrored"),
     ({"early_stop_patience": 2, "eval_steps": -1}, "--eval_steps=-1"),
     ({"early_stop_patience": 2, "eval_split": "test"}, "Use --eval_split=validation"),

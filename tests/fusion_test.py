@@ -36,6 +36,8 @@ def test_the_multiplications_of_a_step(changes, product):
     ({"devices": 2}, ("off", 0, 0)),
     ({"strategy": "mirrored"}, ("off", 0, 0)),
     ({"num_workers": 2}, ("off", 0, 0)),
+    ({"strategy": "tpu"}, ("off", 0, 1)),            # always fused there, with the threads of the host
+    ({"strategy": "tpu", "batch_size": 128, "units": (512,)}, ("off", 0, 1)),
     ({"fuse": "off"}, ("off", 0, 0)),
     ({"fuse": "on", "padding": "post", "units": (128,)}, ("on", 1, 1)),
     ({"fuse": "on", "threads": 2, "shards": 3}, ("on", 2, 3)),

@@ -445,3 +445,27 @@ def test_stacks_are_given_out_in_order_whatever_the_portions():
 ])
 def test_steps_are_fused_on_one_device_where_xla_compiles_them(flags, fused):
     assert make(**flags).steps.fused == fused
+
+
+# --- What a TPU needs -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("rows, parts", [(14, 2), (14, 7), (12, 4)])
+def test_a_part_whose_number_is_known_only_to_the_program_has_a_size_that_is_known_before(rows, parts):
+    """As each replica of a TPU takes its rows: XLA compiles no array whose size it does not know."""
+    batch = pipeline.Batch(*(tf.constant(array[:rows]) for array in pipeline.TrainingBatches(a_split(), config.Input(), 0).batch(0)))
+    part_of = tf.function(lambda part: steps._part(batch, part, parts), jit_compile=True)
+    for part, (first, end) in enumerate(strategy.bounds(rows, parts)):
+        found = part_of(tf.constant(part))
+        assert found.rows.shape == (rows // parts,)
+        for ours, array in zip(found, batch, strict=True):
+            np.testing.assert_array_equal(ours, array[first:end])
+
+
+def test_accumulation_inside_one_program_takes_the_same_step():
+    """The program of a TPU, compiled by XLA for this CPU: parts one after the other, shards, all of static size."""
+    flags = {"dropout": 0.3, "clip_norm": 0.5, "jit": "on", "batch_size": 12}
+    expected, ours = make(**flags), make(**flags, fuse="on", accumulate=3, shards=2)
+    assert ours.steps.fused
+    figures, whole = run(ours, 3), run(expected, 3)
+    np.testing.assert_allclose(figures.loss_sum, whole.loss_sum, rtol=1e-9)
+    np.testing.assert_allclose(figures.gradient_norm, whole.gradient_norm, rtol=1e-9)

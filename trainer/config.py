@@ -183,15 +183,15 @@ class Run(Checked):
                           one_of("float32", "bfloat16", "float16", "float64"))
     jit: str = knob("auto", "Compile the step with XLA; auto: on CPU and TPU, not on GPU, where cuDNN is faster.",
                     one_of("auto", "on", "off"))
-    strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1.",
-                         one_of("auto", "one_device", "mirrored"), result=False)
+    strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1. tpu: all TPU cores of this host.",
+                         one_of("auto", "one_device", "mirrored", "tpu"), result=False)
     devices: int = knob(0, "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.", at_least(0), result=False)
     shards: int = knob(0, "Slices of a replica's rows that are computed side by side; 0: chosen at the first start, then kept.",
                        at_least(0))
     threads: int = knob(0, "Threads of TensorFlow's arithmetic; 0: the machine's cores (with --fuse one) at the first start, then kept.",
                         at_least(0))
     fuse: str = knob("auto", "Run many steps inside one XLA program, on one CPU: faster where steps are small; auto: chosen at the "
-                     "first start, then kept.", one_of("auto", "on", "off"))
+                     "first start, then kept. On a TPU it is always so.", one_of("auto", "on", "off"))
     deterministic: bool = knob(True, "Use only operations that repeat bit for bit on GPU.")
 
 
@@ -277,6 +277,12 @@ class Config:
                 f"--shards={self.run.shards} deal it out to {parts} parts, and each needs a row. Raise it, or lower one of them.")
         if self.run.devices > 1 and self.run.strategy == "one_device":
             raise UsageError(f"--devices={self.run.devices}: --strategy=one_device has one. Use --strategy=mirrored.")
+        if self.run.strategy == "tpu" and self.input.batch_size % parts:
+            raise UsageError(f"--batch_size={self.input.batch_size}: must be a multiple of --devices x --accumulate x --shards, here "
+                             f"{parts}: a TPU's program takes arrays of one size. Use another --batch_size, or lower --accumulate.")
+        if self.run.strategy == "tpu" and self.gang.num_workers > 1:
+            raise UsageError(f"--num_workers={self.gang.num_workers}: --strategy=tpu trains on the TPUs of one host, because TensorFlow "
+                             "does not join TPU hosts by their workers. Leave --num_workers out.")
         if self.run.early_stop_patience and self.run.eval_split == "test":
             raise UsageError(f"--early_stop_patience={self.run.early_stop_patience}: must not look at --eval_split=test, or the figures "
                              "that judge the model would choose it. Use --eval_split=validation.")

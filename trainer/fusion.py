@@ -18,6 +18,8 @@ def settled(config: configuration.Config) -> configuration.Run:
     It changes bits, and so is decided once for a run, by its configuration alone.
     """
     run = config.run
+    if run.strategy == "tpu":  # Its cores are replicas; within one there is nothing to share out.
+        return dataclasses.replace(run, fuse="off" if run.fuse == "auto" else run.fuse, shards=run.shards or 1)
     fuse = run.fuse if run.fuse != "auto" else "on" if pays(config) else "off"
     if fuse == "off":
         return dataclasses.replace(run, fuse=fuse)

@@ -56,7 +56,7 @@ def unpack(vector: tf.Tensor, shapes) -> list[tf.Tensor]:
 class TrainSteps:
     """Runs train steps on `state`; `run(source, n)` is the only thing that changes it.
 
-    fused: whether many steps run inside one program. That is compiled for one device, and not for cuDNN.
+    fused: whether many steps run inside one program: on one CPU if asked for, on TPUs always.
     """
 
     def __init__(self, network: Network, state: State, placement: Placement, config: configuration.Config,
@@ -67,7 +67,8 @@ class TrainSteps:
         self._shards = config.run.shards
         self._settings = config.optimizer
         self._class_weights = class_weights
-        jit = compiles(network)
+        on_tpu = placement.device_type == "TPU"
+        jit = compiles(network) and not on_tpu  # What a TPU strategy runs is compiled as a whole.
         self._names = list(network.weights)
         sizes = [weight.value.shape.num_elements() for weight in network.weights.values()]
         self._sizes = [tf.TensorShape([size]) for size in sizes] + [tf.TensorShape([])] * SUMS
@@ -78,8 +79,11 @@ class TrainSteps:
         self._update = tf.function(self._apply, jit_compile=jit)
         self._clock = _clock if placement.device_type == "GPU" else tf.timestamp
         self._loop = tf.function(self._run)
-        self.fused = config.run.fuse == "on" and jit and placement.replicas == 1 and placement.device_type == "CPU"
-        self._program = tf.function(self._run_stack, jit_compile=True, reduce_retracing=True)
+        self.fused = on_tpu or (config.run.fuse == "on" and jit and placement.replicas == 1 and placement.device_type == "CPU")
+        rows, number = [STACK, config.input.batch_size], tf.TensorSpec([], tf.int32)
+        stack = Batch(*(tf.TensorSpec(rows + spec.shape[1:].as_list(), spec.dtype) for spec in pipeline.SIGNATURE))
+        # One trace for all lengths, or the order in which they come would decide what is compiled. A TPU wants them in the trace.
+        self._program = tf.function(self._run_stack, jit_compile=jit, input_signature=None if on_tpu else [stack, number, number])
 
     def source(self, batches: pipeline.TrainingBatches, first_step: int):
         """The batches from `first_step` on, in the form in which `run` takes them."""
@@ -258,7 +262,9 @@ class EvaluationStep:
     def __init__(self, network: Network, placement: Placement):
         self._network = network
         self._placement = placement
-        self._outcomes = tf.function(self._outcomes_of, jit_compile=compiles(network), reduce_retracing=True)
+        on_tpu = placement.device_type == "TPU"
+        self._outcomes = tf.function(self._outcomes_of, jit_compile=compiles(network) and not on_tpu, reduce_retracing=not on_tpu)
+        self._replicas = tf.function(self._outcomes_of_replicas, reduce_retracing=not on_tpu)
 
     def outcomes(self, weights, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """(losses [batch], probabilities [batch, classes]), in the order of the rows."""
@@ -270,8 +276,7 @@ class EvaluationStep:
         """Compiles the step for batches of `rows` rows padded to `length`, and forgets the result."""
         self.outcomes(weights, _blank(length, rows))
 
-    @tf.function(reduce_retracing=True)
-    def _replicas(self, weights, batch: Batch):
+    def _outcomes_of_replicas(self, weights, batch: Batch):
         def replica(weights, batch):
             index = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
             return self._outcomes(weights, _part(batch, index, self._placement.replicas))
@@ -295,6 +300,10 @@ def _blank(length: int, rows: int) -> Batch:
 
 def _slice(values, part, parts: int):
     """Rows [n * part / parts, n * (part + 1) / parts) of n: the same bounds as `strategy.bounds`."""
+    if values.shape[0] is not None and values.shape[0] % parts == 0:
+        # A size that does not hang on `part`: inside a program of XLA the number of a replica is not known.
+        size = values.shape[0] // parts
+        return tf.slice(values, [part * size] + [0] * (values.shape.rank - 1), [size] + [-1] * (values.shape.rank - 1))
     rows = tf.shape(values)[0]
     return values[rows * part // parts:rows * (part + 1) // parts]
 

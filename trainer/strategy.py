@@ -2,10 +2,13 @@
 
 The state of a run lives once, in plain variables on the first device; a strategy carries the weights of a step to its
 replicas and adds up what they return. Nothing here is read before TensorFlow has been told threads and devices.
+
+What concerns TPUs has been run without one only: the compiled step by XLA on CPU, the choices and refusals as they are.
 """
 
 import dataclasses
 import os
+from typing import Mapping
 
 import tensorflow as tf
 
@@ -15,7 +18,7 @@ from trainer.exit_codes import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A strategy and the devices it spans. `device_type` is "CPU" or "GPU"."""
+    """A strategy and the devices it spans. `device_type` is "CPU", "GPU" or "TPU"."""
 
     strategy: tf.distribute.Strategy
     device_type: str
@@ -43,6 +46,8 @@ def place(run: configuration.Run, rows: int) -> Placement:
     `rows` as in `resolve`. Raises UsageError where the devices asked for are not there, or rows are too few for them.
     """
     _set_threads(run)
+    if run.strategy == "tpu":
+        return _place_on_tpu(run, rows)
     gpus = tf.config.list_physical_devices("GPU")
     device_type = "GPU" if gpus else "CPU"
     if run.deterministic and device_type == "GPU":
@@ -60,6 +65,38 @@ def place(run: configuration.Run, rows: int) -> Placement:
     if wanted == 1 and run.strategy != "mirrored":
         return Placement(tf.distribute.OneDeviceStrategy(devices[0]), device_type, tuple(devices))
     return Placement(tf.distribute.MirroredStrategy(devices), device_type, tuple(devices))
+
+
+def several_hosts(environ: Mapping[str, str]) -> str | None:
+    """Why the TPU slice of this machine cannot be trained on, None where it can: TPU_WORKER_HOSTNAMES names its hosts.
+
+    GKE sets it in every pod with google.com/tpu (https://cloud.google.com/kubernetes-engine/docs/concepts/tpus).
+    """
+    hosts = [name for name in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name.strip()]
+    if len(hosts) <= 1:
+        return None
+    return (f"--strategy=tpu: TPU_WORKER_HOSTNAMES names {len(hosts)} hosts, {', '.join(hosts)}. TensorFlow finds the TPUs of a slice of "
+            "several hosts only through the Cloud TPU service, which a pod has none of. Use a slice of one host, such as v5e-8.")
+
+
+def _place_on_tpu(run: configuration.Run, rows: int) -> Placement:
+    problem = several_hosts(os.environ)
+    if problem:
+        raise UsageError(problem)
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect("local")
+    except (tf.errors.OpError, RuntimeError, ValueError) as missing:
+        raise UsageError(f"--strategy=tpu: TensorFlow finds no TPU on this host ({str(missing).splitlines()[0]}). Install tensorflow-tpu "
+                         "and no other TensorFlow, and see that the pod asks for google.com/tpu or the container of a TPU VM is "
+                         "privileged; or leave --strategy out to train on something else.") from None
+    strategy = tf.distribute.TPUStrategy(resolver)
+    devices = tuple(device.name for device in tf.config.list_logical_devices("TPU"))
+    if run.devices not in (0, len(devices)):
+        raise UsageError(f"--devices={run.devices}: --strategy=tpu uses all {len(devices)} TPU cores of this host. Leave the flag out.")
+    if rows % (len(devices) * run.shards):
+        raise UsageError(f"--batch_size: {rows} rows at a time for {len(devices)} TPU cores with --shards={run.shards}: a TPU's program "
+                         f"takes arrays of one size. Use a multiple of {len(devices) * run.shards} (times --accumulate).")
+    return Placement(strategy, "TPU", devices)
 
 
 def bounds(rows: int, parts: int) -> list[tuple[int, int]]:
