@@ -23,6 +23,7 @@ OTHER = {
     "save_steps": 7,
     "log_steps": 7, "log_epochs": 5, "steps_per_loop": 9, "keep": 1, "best_metric": "loss", "early_stop_patience": 2,
     "precision": "bfloat16", "jit": "off", "strategy": "mirrored", "accelerator": "cpu", "devices": 2, "shards": 2, "threads": 1,
+    "fuse": "on",
     "deterministic": False, "num_workers": 2, "worker_index": 1, "hosts": "a-{index}:2222", "min_workers": 1,
     "rejoin_seconds": 5.0, "rendezvous_seconds": 5.0, "grace_seconds": 5.0, "hang_seconds": 5.0, "max_restarts": 1,
     "supervise": "off",
@@ -59,6 +60,8 @@ def test_a_value_outside_its_rule_is_refused_with_value_rule_and_default(flag, v
     ({"batch_size": 4, "accumulate": 5}, "--accumulate=5"),
     ({"batch_size": 3, "devices": 2, "accumulate": 2}, "4 parts"),
     ({"batch_size": 7, "devices": 2, "shards": 4}, "--shards=4"),
+    ({"strategy": "tpu", "batch_size": 30, "accumulate": 4}, "--batch_size=30: must be a multiple"),
+    ({"strategy": "tpu", "num_workers": 2}, "TPUs of one host"),
     ({"devices": 2, "strategy": "one_device"}, "Use --strategy=mirrored"),
     ({"early_stop_patience": 2, "eval_steps": -1}, "--eval_steps=-1"),
     ({"early_stop_patience": 2, "eval_split": "test"}, "Use --eval_split=validation"),
@@ -133,6 +136,8 @@ def test_every_difference_is_shown():
 def test_what_the_first_start_chose_is_kept():
     written = configuration.to_flat(config(shards=2, threads=4))
     assert configuration.resumed(config(), written).run == dataclasses.replace(config().run, shards=2, threads=4)
+    written = configuration.to_flat(config(fuse="on"))
+    assert configuration.resumed(config(), written).run.fuse == "on"
 
 
 def test_a_flag_that_is_newer_than_the_run_has_its_default_there():

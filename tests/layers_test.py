@@ -43,6 +43,7 @@ PICTURE = """
 
     gang links child identity
     rendezvous cluster commits watchdog resources
+    fusion
     models.sizes
     flags stopping accelerator doctor.cluster
     config channel
@@ -53,7 +54,7 @@ ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
 WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "attempts", "lock", "chaos",
                       "supervisor", "gang", "links", "child", "identity", "rendezvous", "cluster", "commits", "channel", "watchdog",
-                      "resources", "wire", "goodput", "report", "launch.local", "chaos_jobs", "faults",
+                      "resources", "fusion", "wire", "goodput", "report", "launch.local", "chaos_jobs", "faults",
                       "accelerator", "launch.tpu_vm", "launch.tpu_vm_run", "models.sizes",
                       "doctor.command", "doctor.checks", "doctor.facts", "doctor.cluster", "doctor.sight")
 

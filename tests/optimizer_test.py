@@ -61,22 +61,18 @@ def numpy_updates(chosen, theta, gradients):
     adam: Kingma and Ba 2015, algorithm 1 in the order of operations at the end of section 2. adamw: Loshchilov and
     Hutter 2019, algorithm 2, the decay multiplied by the learning rate. sgd: Sutskever et al. 2013, equations 1 and 2.
     The average: Kingma and Ba, section 7.2, begun with the first weights in the place of a correction of its bias.
-    Keras takes some of its constants through float32, also where all else is float64.
     """
-    def rounded(constant):
-        return float(np.float32(constant))
-
     m = v = np.zeros_like(theta)
     average = None
     for t, g in enumerate(gradients, start=1):
         rate = float(optimizer.learning_rate(chosen, t - 1, TOTAL, tf.float64))
         if chosen.optimizer == "sgd":
-            m = rounded(chosen.momentum) * m - rate * g
+            m = chosen.momentum * m - rate * g
             theta = theta + m
         else:
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-            decay = rounded(chosen.weight_decay) if chosen.optimizer == "adamw" else 0
-            correction = np.sqrt(1 - rounded(0.999)**t) / (1 - rounded(0.9)**t)
+            decay = chosen.weight_decay if chosen.optimizer == "adamw" else 0
+            correction = np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
             theta = theta - rate * (correction * m / (np.sqrt(v) + 1e-7) + decay * theta)
         average = theta if average is None else chosen.ema * average + (1 - chosen.ema) * theta
     return theta, m, v, average
@@ -94,6 +90,12 @@ UPDATES = [
 ]
 
 
+def values_of(weights, made):
+    """What an optimizer updates, as `State.values` has it, in the shapes of the weights."""
+    return {**{f"model/{name}": tf.convert_to_tensor(weight.value) for name, weight in weights.items()},
+            **{f"optimizer/{name}": tf.convert_to_tensor(variable) for name, variable in made.named().items()}}
+
+
 @pytest.mark.parametrize("changes", UPDATES)
 @pytest.mark.parametrize("jit", [False, True])
 def test_updates_are_those_of_the_papers(changes, jit):
@@ -103,16 +105,17 @@ def test_updates_are_those_of_the_papers(changes, jit):
     gradients = [[generator.normal(size=weight.shape) for weight in start] for _ in range(6)]
     weights = {name: keras.Variable(value, dtype="float64", name=name)
                for name, value in zip(("kernel", "bias"), start)}
-    built = optimizer.build(chosen, list(weights.values()), TOTAL)
-    update = tf.function(lambda *gradient: built.apply(gradient, list(weights.values())), jit_compile=jit)
+    made = optimizer.Optimizer(chosen, weights, TOTAL)
+    values = values_of(weights, made)
+    update = tf.function(lambda values, gradients: made.updated(values, gradients), jit_compile=jit)
     for gradient in gradients:
-        update(*map(tf.constant, gradient))
-    slots = optimizer.named_variables(built, weights)
+        values = update(values, dict(zip(weights, map(tf.constant, gradient))))
+    slots = {name.removeprefix("optimizer/"): value for name, value in values.items() if name.startswith("optimizer/")}
     assert int(slots.pop("iteration")) == 6
     expected = {"iteration"}
-    for i, (name, weight) in enumerate(weights.items()):
+    for i, name in enumerate(weights):
         theta, m, v, average = numpy_updates(chosen, start[i], [gradient[i] for gradient in gradients])
-        np.testing.assert_allclose(weight, theta, rtol=1e-13)
+        np.testing.assert_allclose(values[f"model/{name}"], theta, rtol=1e-13)
         for slot, value in {"m": m, "v": v, "average": average}.items():
             if f"{name}/{slot}" in slots:
                 np.testing.assert_allclose(slots[f"{name}/{slot}"], value, rtol=1e-12, atol=1e-16)
@@ -123,6 +126,30 @@ def test_updates_are_those_of_the_papers(changes, jit):
     assert expected == {"iteration", *(f"{name}/{slot}" for name in weights for slot in wanted)}
 
 
+@pytest.mark.parametrize("changes, theirs", [
+    ({"optimizer": "adam"}, lambda: keras.optimizers.Adam(0.05)),
+    ({"optimizer": "adamw", "weight_decay": 0.3, "ema": 0.9},
+     lambda: keras.optimizers.AdamW(0.05, weight_decay=0.3, use_ema=True, ema_momentum=0.9)),
+    ({"optimizer": "sgd"}, lambda: keras.optimizers.SGD(0.05, momentum=0.9)),
+])
+def test_updates_are_those_of_keras(changes, theirs):
+    generator = np.random.default_rng(0)
+    start = generator.normal(size=(5, 3)).astype(np.float32)
+    theirs, weight = theirs(), keras.Variable(start, name="kernel")
+    theirs.build([weight])
+    weights = {"kernel": keras.Variable(start, name="kernel")}
+    made = optimizer.Optimizer(settings(learning_rate=0.05, **changes), weights, TOTAL)
+    values = values_of(weights, made)
+    for _ in range(5):
+        gradient = tf.constant(generator.normal(size=(5, 3)), tf.float32)
+        theirs.apply([gradient], [weight])
+        values = made.updated(values, {"kernel": gradient})
+    np.testing.assert_allclose(values["model/kernel"], weight, rtol=1e-5, atol=1e-6)
+    if "ema" in changes:
+        [average] = [variable for variable in theirs.variables if "average" in variable.path]
+        np.testing.assert_allclose(values["optimizer/kernel/average"], average, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("from_cell", [False, True])
@@ -130,13 +157,9 @@ def test_every_slot_has_the_logical_name_of_its_weight(cell, bidirectional, from
     """None is lost to another of the same name, and its shape is the weight's."""
     model = {"cell": cell, "bidirectional": bidirectional, "rnn_from_cell": from_cell}
     weights = Network(config.Model(units=(3, 3), embedding_size=3, **model), 5, 3).weights
-    built = optimizer.build(settings(ema=0.9), list(weights.values()), TOTAL)
-    slots = optimizer.named_variables(built, weights)
+    slots = optimizer.Optimizer(settings(ema=0.9), weights, TOTAL).named()
     assert set(slots) == {"iteration", *(f"{name}/{slot}" for name in weights for slot in ("m", "v", "average"))}
-    assert len({id(variable) for variable in slots.values()}) == len(slots) == len([
-        variable for variable in built.variables if "learning_rate" not in variable.path])
     for name, weight in weights.items():
-        assert slots[f"{name}/m"].path.startswith("optimizer/" + weight.path.replace("/", "_"))
         assert {tuple(slots[f"{name}/{slot}"].shape) for slot in ("m", "v", "average")} == {tuple(weight.shape)}
 
 

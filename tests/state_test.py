@@ -11,7 +11,7 @@ from trainer.models.networks import Network
 def new(precision="float32", seed=0, model=None, **changes):
     settings = config.Model(**{"units": (3,), "embedding_size": 2, **(model or {})})
     network = Network(settings, 5, 3, seed=seed, precision=precision)
-    return state.State(network, optimizer.build(config.Optimizer(**changes), list(network.weights.values()), 10))
+    return state.State(network, optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10))
 
 
 def filled(seed=0, **options):
@@ -106,6 +106,6 @@ def test_averaged_weights_are_used_where_there_are_any(ema, slot):
 def test_only_float16_has_figures_of_a_loss_scale():
     made = new("float16")
     made.step.assign(9)
-    made.optimizer.iterations.assign(7)
+    made.optimizer.iteration.assign(7)
     assert made.scaling() == {"loss_scale": 2.0**15, "skipped_steps": 2.0}
     assert new().scaling() == {}

@@ -48,7 +48,7 @@ def make(devices=1, class_weights=(), total=100, **flags):
     placement = strategy.Placement(spanning, "CPU", names)
     network = Network(made_of.model, VOCABULARY, CLASSES, seed=made_of.run.seed, precision=made_of.run.precision,
                       jit=made_of.run.jit)
-    built = optimizer.build(made_of.optimizer, list(network.weights.values()), total)
+    built = optimizer.Optimizer(made_of.optimizer, network.weights, total)
     run_state = state.State(network, built)
     batches = pipeline.TrainingBatches(a_split(), made_of.input, made_of.run.seed)
     train_steps = steps.TrainSteps(network, run_state, placement, made_of, class_weights)
@@ -56,7 +56,7 @@ def make(devices=1, class_weights=(), total=100, **flags):
 
 
 def run(made, count, first=0):
-    return made.steps.run(iter(made.batches.dataset(first)), count)
+    return made.steps.run(made.steps.source(made.batches, first), count)
 
 
 def weights_of(made):
@@ -81,6 +81,7 @@ def hundred_steps(**flags):
 SPLITS = [
     {"devices": 2, "shards": 2, "accumulate": 2},
     {"devices": 4},
+    {"fuse": "on"},
     pytest.param({"devices": 2}, marks=pytest.mark.slow),
     pytest.param({"shards": 3}, marks=pytest.mark.slow),
     pytest.param({"accumulate": 3}, marks=pytest.mark.slow),
@@ -94,7 +95,7 @@ SPLITS = [
 @pytest.mark.parametrize("split", SPLITS)
 def test_any_split_of_the_batch_takes_the_same_hundred_steps(split):
     """In float64 sums in another order differ in the last digits; a gradient summed twice or another mask shows."""
-    whole = {name: value for name, value in split.items() if name not in ("devices", "shards", "accumulate")}
+    whole = {name: value for name, value in split.items() if name not in ("devices", "shards", "accumulate", "fuse")}
     (expected, weights), (figures, ours) = hundred_steps(**whole), hundred_steps(**split)
     np.testing.assert_array_equal(figures.count, np.full(100, BATCH))
     np.testing.assert_array_equal(figures.correct, expected.correct)
@@ -182,13 +183,12 @@ def test_three_steps_of_adam_are_those_of_numpy():
     made = make(warmup_steps=2, ema=0.5)
     weights = weights_of(made)
     m, v, average = ({name: np.zeros_like(weight) for name, weight in weights.items()} for _ in range(3))
-    beta_1, beta_2 = float(np.float32(0.9)), float(np.float32(0.999))  # as Keras takes them
     for t in range(1, 4):
         _, gradients = numpy_gradients(made, made.batches.batch(t - 1), weights)
         rate = 0.01 * min(1, t / 2)
         for name, g in gradients.items():
             m[name], v[name] = 0.9 * m[name] + 0.1 * g, 0.999 * v[name] + 0.001 * g * g
-            correction = np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+            correction = np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
             weights[name] = weights[name] - rate * correction * m[name] / (np.sqrt(v[name]) + 1e-7)
             average[name] = weights[name] if t == 1 else 0.5 * (average[name] + weights[name])
     run(made, 3)
@@ -218,16 +218,17 @@ def test_gradients_in_each_precision_are_near_those_of_float64(precision, bound,
 # --- Loops, stops and resumes -----------------------------------------------------------------------------------------
 
 @functools.cache
-def twelve_steps(loops, precision, jit):
+def twelve_steps(loops, precision, jit, fuse):
     """(figures joined, state) of 12 steps with dropout, run in `loops`; None saves and goes on in a new object."""
-    flags = {"dropout": 0.4, "ema": 0.9, "precision": precision, "clip_norm": 1.0, "jit": jit}
+    flags = {"dropout": 0.4, "ema": 0.9, "precision": precision, "clip_norm": 1.0, "jit": jit, "fuse": fuse,
+             "max_length": 16 if fuse == "on" else 8}  # Batches of two lengths are in stacks of their own.
     made, step, figures = make(**flags), 0, []
-    iterator = iter(made.batches.dataset(0))
+    iterator = made.steps.source(made.batches, 0)
     for count in loops:
         if count is None:
             saved, made = made.state.snapshot(), make(**flags)
             made.state.restore(saved, "the snapshot")
-            iterator = iter(made.batches.dataset(step))
+            iterator = made.steps.source(made.batches, step)
         else:
             figures.append(made.steps.run(iterator, count)[:4])  # all but the time
             step += count
@@ -235,9 +236,11 @@ def twelve_steps(loops, precision, jit):
 
 
 @pytest.mark.parametrize("loops, kind", [
-    ((1, 1, 1, 1, 1, None, 7), ("float32", "on")),
-    ((1, 3, None, 8), ("float16", "off")),  # the scale falls in the first steps
-    pytest.param((1, 3, None, 8), ("float16", "on"), marks=pytest.mark.slow),
+    ((1, 1, 1, 1, 1, None, 7), ("float32", "on", "off")),
+    ((1, 1, 1, 1, 1, None, 7), ("float32", "on", "on")),
+    ((1, 3, None, 8), ("float16", "off", "off")),  # the scale falls in the first steps
+    pytest.param((1, 3, None, 8), ("float16", "on", "off"), marks=pytest.mark.slow),
+    pytest.param((1, 3, None, 8), ("float16", "on", "on"), marks=pytest.mark.slow),
 ])
 def test_neither_the_length_of_a_loop_nor_a_resume_changes_a_bit(loops, kind):
     (expected, whole), (figures, ours) = twelve_steps((12,), *kind), twelve_steps(loops, *kind)
@@ -255,16 +258,18 @@ def test_the_sums_of_an_epoch_are_those_of_its_steps():
     assert sums == {"loss_sum": figures.loss_sum.sum(), "correct": figures.correct.sum(), "count": 4 * BATCH}
 
 
-def test_a_loop_ends_with_the_first_step_that_is_not_finite():
-    made = make(precision="float32")
-    iterator = iter(made.batches.dataset(0))
+@pytest.mark.parametrize("fuse", ["off", "on"])
+def test_a_loop_ends_with_the_first_step_that_is_not_finite(fuse):
+    made = make(precision="float32", fuse=fuse, jit=fuse)
+    iterator = made.steps.source(made.batches, 0)
     made.steps.run(iterator, 3)
     weight = made.network.weights["logits/bias"]
     weight.assign(np.where(np.arange(CLASSES) == 1, np.nan, weight.numpy()))
     figures = made.steps.run(iterator, 10)
     assert len(figures.loss_sum) == 1 and not np.isfinite(figures.loss_sum[0])
     assert made.state.step.numpy() == 4
-    assert next(iterator).labels.numpy().tolist() == made.batches.batch(4).labels.tolist()  # no batch was lost
+    if fuse == "off":
+        assert next(iterator).labels.numpy().tolist() == made.batches.batch(4).labels.tolist()  # no batch was lost
 
 
 def test_a_gradient_that_is_not_finite_ends_a_loop_though_the_loss_is():
@@ -287,17 +292,17 @@ def test_a_gradient_too_large_for_float16_makes_no_update_and_halves_the_scale()
     bias = made.network.weights["logits/bias"]
     bias.assign(np.array([-30.0, -30.0, 30.0]))
     assert (made.batches.batch(0).labels != 2).sum() >= 3
-    iterator, scales = iter(made.batches.dataset(0)), []
+    iterator, scales = made.steps.source(made.batches, 0), []
     before = weights_of(made)
     while not (figures := made.steps.run(iterator, 1)).gradient_norm[0]:
         assert_same_bits(weights_of(made), before)
-        assert made.state.optimizer.iterations.numpy() == 0
+        assert made.state.optimizer.iteration.numpy() == 0
         assert np.isfinite(figures.loss_sum).all()
         scales.append(made.state.scaling()["loss_scale"])
     assert scales == [2.0**14, 2.0**13, 2.0**12, 2.0**11][:len(scales)] and len(scales) >= 1
     skipped = len(scales)
     assert made.state.scaling() == {"loss_scale": scales[-1], "skipped_steps": skipped}
-    assert (made.state.step.numpy(), made.state.optimizer.iterations.numpy()) == (skipped + 1, 1)
+    assert (made.state.step.numpy(), made.state.optimizer.iteration.numpy()) == (skipped + 1, 1)
     assert any(before[name].tobytes() != weight.tobytes() for name, weight in weights_of(made).items())
 
 
@@ -376,7 +381,7 @@ counts = []
 for length in made.batches.lengths:
     made.steps.warm_up(int(length), made.batches.batch_size)
 warm = programs()
-iterator = iter(made.batches.dataset(0))
+iterator = made.steps.source(made.batches, 0)
 seen = {made.batches.padded_length(step) for step in range(20)}
 made.steps.run(iterator, 1)
 first = programs()
@@ -395,7 +400,7 @@ def compiled(tmp_path, **flags):
 
 def kinds(names):
     """{function: programs} by the name that TensorFlow gives a function's program."""
-    return collections.Counter(re.search(r"(shard_gradient|apply)", name)[1] for name in names)
+    return collections.Counter(re.search(r"(shard_gradient|apply|run_stack)", name)[1] for name in names)
 
 
 @pytest.mark.parametrize("flags, gradients", [
@@ -409,3 +414,58 @@ def test_each_shape_is_compiled_once_and_before_it_is_needed(tmp_path, flags, gr
     assert kinds(found["warm"]) == {"shard_gradient": 2 * gradients}
     assert kinds(found["first"]) == {"shard_gradient": 2 * gradients, "apply": 1}
     assert found["all"] == found["first"]
+
+
+def test_a_program_of_many_steps_is_compiled_once_for_each_length_and_holds_all_of_them(tmp_path):
+    found = compiled(tmp_path, max_length=16, jit="on", fuse="on")
+    assert found["lengths"] == [8, 16]
+    assert kinds(found["warm"]) == {"run_stack": 2}
+    assert found["all"] == found["warm"]
+
+
+# --- Many steps in one program ----------------------------------------------------------------------------------------
+
+def test_stacks_are_given_out_in_order_whatever_the_portions():
+    batches = pipeline.TrainingBatches(a_split(), config.Input(batch_size=BATCH, max_length=16), 0)
+    stacks, step = steps.Stacks(batches.stacks(3, 5)), 3
+    for most in (1, 4, 2, 100, 1, 7, 3, 3, 9):
+        stack, first, end = stacks.take(most)
+        assert 1 <= end - first <= most
+        for at in range(first, end):
+            for entries, array in zip(stack, batches.batch(step), strict=True):
+                np.testing.assert_array_equal(entries[at], array)
+            step += 1
+
+
+@pytest.mark.parametrize("flags, fused", [
+    ({"fuse": "on", "jit": "on"}, True),
+    ({"fuse": "off", "jit": "on"}, False),
+    ({"fuse": "on", "jit": "off"}, False),                # Keras' layers, which are not compiled
+    ({"fuse": "on", "jit": "on", "devices": 2}, False),   # a run that goes on with more devices
+])
+def test_steps_are_fused_on_one_device_where_xla_compiles_them(flags, fused):
+    assert make(**flags).steps.fused == fused
+
+
+# --- What a TPU needs -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("rows, parts", [(14, 2), (14, 7), (12, 4)])
+def test_a_part_whose_number_is_known_only_to_the_program_has_a_size_that_is_known_before(rows, parts):
+    """As each replica of a TPU takes its rows: XLA compiles no array whose size it does not know."""
+    batch = pipeline.Batch(*(tf.constant(array[:rows]) for array in pipeline.TrainingBatches(a_split(), config.Input(), 0).batch(0)))
+    part_of = tf.function(lambda part: steps._part(batch, part, parts), jit_compile=True)
+    for part, (first, end) in enumerate(strategy.bounds(rows, parts)):
+        found = part_of(tf.constant(part))
+        assert found.rows.shape == (rows // parts,)
+        for ours, array in zip(found, batch, strict=True):
+            np.testing.assert_array_equal(ours, array[first:end])
+
+
+def test_accumulation_inside_one_program_takes_the_same_step():
+    """The program of a TPU, compiled by XLA for this CPU: parts one after the other, shards, all of static size."""
+    flags = {"dropout": 0.3, "clip_norm": 0.5, "jit": "on", "batch_size": 12}
+    expected, ours = make(**flags), make(**flags, fuse="on", accumulate=3, shards=2)
+    assert ours.steps.fused
+    figures, whole = run(ours, 3), run(expected, 3)
+    np.testing.assert_allclose(figures.loss_sum, whole.loss_sum, rtol=1e-9)
+    np.testing.assert_allclose(figures.gradient_norm, whole.gradient_norm, rtol=1e-9)

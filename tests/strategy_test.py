@@ -13,6 +13,15 @@ from trainer import strategy
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.parametrize("names, refused", [
+    (None, None), ("", None), ("localhost", None), ("tpu-0.tpu", None),
+    ("tpu-0.tpu,tpu-1.tpu", "names 2 hosts, tpu-0.tpu, tpu-1.tpu. TensorFlow finds the TPUs"),
+])
+def test_a_tpu_slice_of_several_hosts_is_refused_with_the_reason(names, refused):
+    found = strategy.several_hosts({} if names is None else {"TPU_WORKER_HOSTNAMES": names})
+    assert (found is None) if refused is None else (refused in found)
+
+
 @pytest.mark.parametrize("rows, parts, expected", [
     (6, 3, [(0, 2), (2, 4), (4, 6)]),
     (5, 2, [(0, 2), (2, 5)]),
@@ -62,13 +71,15 @@ def test_devices_are_logical_cpus_where_there_is_no_gpu():
         ({"threads": 2, "shards": 3, "devices": 5}, 32),       # too late for more
         ({"threads": 2, "shards": 3, "devices": 4}, 11),
         ({"threads": 1, "shards": 1}, 32),
+        ({"threads": 2, "shards": 3, "strategy": "tpu"}, 32),  # asked for and not there: never the CPU instead
     )
     assert lines[:4] == [
         "MirroredStrategy CPU 4 4", "MirroredStrategy CPU 2 2", "OneDeviceStrategy CPU 1 1", "MirroredStrategy CPU 1 1"]
     assert lines[4].startswith("--devices=5: TensorFlow sees 4 CPU device(s).")
     assert lines[5].startswith("--batch_size: 11 row(s) at a time for 4 device(s) with --shards=3")
     assert lines[6].startswith("--threads=1: TensorFlow runs already with another number")
-    assert lines[7] == "2 3"  # every shard has a thread
+    assert lines[7].startswith("--strategy=tpu: TensorFlow finds no TPU on this host (") and "Install tensorflow-tpu" in lines[7]
+    assert lines[8] == "2 3"  # every shard has a thread
 
 
 def test_threads_are_those_of_the_configuration_and_never_only_one_side_by_side():

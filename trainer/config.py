@@ -183,14 +183,17 @@ class Run(Checked):
                           one_of("float32", "bfloat16", "float16", "float64"))
     jit: str = knob("auto", "Compile the step with XLA; auto: on CPU and TPU, not on GPU, where cuDNN is faster.",
                     one_of("auto", "on", "off"))
-    strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1.",
-                         one_of("auto", "one_device", "mirrored"), result=False)
+    strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1. tpu: all TPU cores of this host.",
+                         one_of("auto", "one_device", "mirrored", "tpu"), result=False)
     accelerator: str = knob("auto", "What to train on; where it is not visible, the run stops. auto: GPUs where there are some, else "
                             "the CPU.", one_of("auto", "cpu", "gpu", "tpu"), result=False)
     devices: int = knob(0, "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.", at_least(0), result=False)
     shards: int = knob(0, "Slices of a replica's rows that are computed side by side; 0: chosen at the first start, then kept.",
                        at_least(0))
-    threads: int = knob(0, "Threads of TensorFlow's arithmetic; 0: the machine's cores at the first start, then kept.", at_least(0))
+    threads: int = knob(0, "Threads of TensorFlow's arithmetic; 0: the machine's cores (with --fuse one) at the first start, then kept.",
+                        at_least(0))
+    fuse: str = knob("auto", "Run many steps inside one XLA program, on one CPU: faster where steps are small; auto: chosen at the "
+                     "first start, then kept. On a TPU it is always so.", one_of("auto", "on", "off"))
     deterministic: bool = knob(True, "Use only operations that repeat bit for bit on GPU.")
 
 
@@ -295,6 +298,15 @@ class Config:
                 f"--shards={self.run.shards} deal it out to {parts} parts, and each needs a row. Raise it, or lower one of them.")
         if self.run.devices > 1 and self.run.strategy == "one_device":
             raise UsageError(f"--devices={self.run.devices}: --strategy=one_device has one. Use --strategy=mirrored.")
+        if (self.run.accelerator == "tpu") != (self.run.strategy == "tpu") and self.run.accelerator != "auto":
+            raise UsageError(f"--accelerator={self.run.accelerator}: --strategy={self.run.strategy} trains on something else. TPUs are "
+                             "trained on by --strategy=tpu, nothing else is. Make them agree.")
+        if self.run.strategy == "tpu" and self.input.batch_size % parts:
+            raise UsageError(f"--batch_size={self.input.batch_size}: must be a multiple of --devices x --accumulate x --shards, here "
+                             f"{parts}: a TPU's program takes arrays of one size. Use another --batch_size, or lower --accumulate.")
+        if self.run.strategy == "tpu" and self.gang.num_workers > 1:
+            raise UsageError(f"--num_workers={self.gang.num_workers}: --strategy=tpu trains on the TPUs of one host, because TensorFlow "
+                             "does not join TPU hosts by their workers. Leave --num_workers out.")
         if self.run.early_stop_patience and self.run.eval_split == "test":
             raise UsageError(f"--early_stop_patience={self.run.early_stop_patience}: must not look at --eval_split=test, or the figures "
                              "that judge the model would choose it. Use --eval_split=validation.")
@@ -345,7 +357,7 @@ def as_markdown(config: Config) -> str:
 
 LENGTH = ("epochs", "steps")                                   # decide the result where a schedule runs over them
 SELECTION = ("eval_split", "eval_steps")                       # decide the result where a run stops early
-CHOSEN_AT_FIRST_START = ("shards", "threads")                  # 0 means: whatever the first start chose
+CHOSEN_AT_FIRST_START = ("shards", "threads", "fuse")          # 0 or auto: whatever the first start chose
 
 
 def affecting(config: Config) -> dict[str, Any]:
@@ -369,7 +381,7 @@ def resumed(config: Config, written: Mapping[str, Any]) -> Config:
 
     Raises UsageError showing every flag that differs and would change the result.
     """
-    kept = {name: written[name] for name in CHOSEN_AT_FIRST_START if not to_flat(config)[name] and name in written}
+    kept = {name: written[name] for name in CHOSEN_AT_FIRST_START if to_flat(config)[name] in (0, "auto") and name in written}
     config = replace(config, **kept)
     before = affecting(from_flat(written))
     now = affecting(config)

@@ -120,7 +120,7 @@ class Loop:
         self._cold = set(map(int, batches.lengths))
         self._cold_evaluation = evaluation.batches.lengths() if evaluation else []
         self._rows = placement.rows(batches.batch_size)
-        self._iterator = iter(batches.dataset(self._step, self._rows))
+        self._source = train_steps.source(batches, self._step)
         self._loop_size = progress.LoopSize(config.run.steps_per_loop, progress.LONGEST_LOOP if placement.workers > 1 else math.inf)
         self._window = _Window()
         self._unlogged = {"steps": 0, "input_seconds": 0.0}
@@ -176,7 +176,7 @@ class Loop:
         count = min(due - self._step, int(self._placement.everyones([self._loop_size.steps])[0, 0]))  # The chief's.
         self._warm_up(count)
         began = time.monotonic()
-        figures = self._train_steps.run(self._iterator, count)
+        figures = self._train_steps.run(self._source, count)
         seconds = time.monotonic() - began
         self._loop_size.ran(count, seconds)
         self._window.add(figures, seconds)
@@ -256,7 +256,7 @@ class Loop:
     def _warm_up(self, count: int) -> None:
         """Compiles the loop and the shapes of the next steps where that is still to be done, each timed by itself."""
         if self._is_cold:
-            self._train_steps.run(self._iterator, 0)  # Traces the loop and takes no step.
+            self._train_steps.run(self._source, 0)  # Traces the loop and takes no step.
             self._journal.lap("compile", program="loop")
             self._is_cold = False
         if not self._cold:

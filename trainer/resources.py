@@ -1,9 +1,10 @@
-"""The numbers that a run takes from its machine and that decide bits: threads and shards, settled before TensorFlow starts."""
+"""What a run takes from its machine and what decides bits: threads, shards, fused steps, settled before TensorFlow starts."""
 
 import dataclasses
 import os
 
 from trainer import config as configuration
+from trainer import fusion
 
 
 def resolve(run: configuration.Run, rows: int, workers: int = 1) -> configuration.Run:
@@ -25,5 +26,6 @@ def settled(config: configuration.Config, has_checkpoints: bool, workers: int = 
     """
     if has_checkpoints:
         config = configuration.resumed(config, configuration.written_in(config.folders.model_dir))
+    config = dataclasses.replace(config, run=fusion.settled(config, workers))
     rows = config.input.batch_size // config.optimizer.accumulate
     return dataclasses.replace(config, run=resolve(config.run, rows, workers))

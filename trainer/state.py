@@ -32,14 +32,23 @@ class State:
 
     def named(self) -> dict[str, tf.Variable]:
         """{logical name: variable} of the whole state."""
-        slots = optimizers.named_variables(self.optimizer, self.network.weights)
         return {
             **{f"model/{name}": weight.value for name, weight in self.network.weights.items()},
-            **{f"optimizer/{name}": slot.value for name, slot in slots.items()},
+            **{f"optimizer/{name}": variable for name, variable in self.optimizer.named().items()},
             **({"optimizer/loss_scale": self.loss_scale} if self.loss_scale is not None else {}),
             "step": self.step,
             **{f"epoch/{name}": total for name, total in self.epoch.items()},
         }
+
+    def values(self) -> dict[str, tf.Tensor]:
+        """{logical name: tensor} of the whole state, arrays flat: a step computes the next ones of them."""
+        return {name: tf.reshape(variable, [-1]) if variable.shape.rank else tf.convert_to_tensor(variable)
+                for name, variable in self.named().items()}
+
+    def assign(self, values: Mapping[str, tf.Tensor]) -> None:
+        """Takes over what `values` returned, or what a step made of it."""
+        for name, variable in self.named().items():
+            variable.assign(tf.reshape(values[name], variable.shape))
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Copies of all values, which later steps do not change."""
@@ -61,7 +70,7 @@ class State:
         """Under float16 the loss scale, and the steps so far that made no update because their gradient overflowed."""
         if self.loss_scale is None:
             return {}
-        skipped = self.step.numpy() - self.optimizer.iterations.numpy()
+        skipped = self.step.numpy() - self.optimizer.iteration.numpy()
         return {"loss_scale": float(self.loss_scale.numpy()), "skipped_steps": float(skipped)}
 
     def evaluation_weights(self) -> dict[str, tf.Tensor]:

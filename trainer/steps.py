@@ -3,7 +3,8 @@
 A step: the gradient of each shard (a fixed slice of a replica's rows) as a sum over its rows, packed into one vector
 together with the sums of loss, correct predictions and examples; vectors added up over shards, then over replicas; then
 one update: divide by the number of examples, clip, optimizer, sums of the epoch. Gradients and update are XLA programs
-of their own; the shards of a replica run side by side. Under float16 the loss is scaled, and a step whose gradient
+of their own; the shards of a replica run side by side. Where steps are so small that calling programs takes longer than
+they do, many whole steps run inside one program (`--fuse`). Under float16 the loss is scaled, and a step whose gradient
 overflows all the same makes no update.
 """
 
@@ -23,7 +24,9 @@ from trainer.state import State
 from trainer.strategy import Placement
 
 EMBEDDING = "embedding/embeddings"  # The first of a network's weights, where it is trained.
-SUMS = 3  # loss, correct, examples: the tail of a packed vector
+SUMS = 3    # loss, correct, examples: the tail of a packed vector
+LOSS_SCALE = "optimizer/loss_scale"
+STACK = 32  # Batches that a program of many steps takes at once: a call costs as much as a small step.
 
 
 class StepFigures(NamedTuple):
@@ -52,8 +55,9 @@ def unpack(vector: tf.Tensor, shapes) -> list[tf.Tensor]:
 
 
 class TrainSteps:
-    """Runs train steps on `state`; `run(iterator, n)` is the only thing that changes it.
+    """Runs train steps on `state`; `run(source, n)` is the only thing that changes it.
 
+    fused: whether many steps run inside one program: on one CPU if asked for, on TPUs always.
     exchange: what a step sends to other workers.
     """
 
@@ -66,9 +70,11 @@ class TrainSteps:
         self._settings = config.optimizer
         self._class_weights = class_weights
         self.exchange = self._exchange(config)
-        jit = compiles(network)
+        on_tpu = placement.device_type == "TPU"
+        jit = compiles(network) and not on_tpu  # What a TPU strategy runs is compiled as a whole.
         self._names = list(network.weights)
-        self._shapes = [weight.value.shape for weight in network.weights.values()] + [tf.TensorShape([])] * SUMS
+        sizes = [weight.value.shape.num_elements() for weight in network.weights.values()]
+        self._sizes = [tf.TensorShape([size]) for size in sizes] + [tf.TensorShape([])] * SUMS
         weights = [tf.TensorSpec(weight.value.shape, weight.value.dtype) for weight in network.weights.values()]
         self._gradient = tf.function(
             self._shard_gradient, jit_compile=jit,
@@ -76,14 +82,30 @@ class TrainSteps:
         self._update = tf.function(self._apply, jit_compile=jit)
         self._clock = _clock if placement.device_type == "GPU" else tf.timestamp
         self._loop = tf.function(self._run)
+        self.fused = on_tpu or (config.run.fuse == "on" and jit and placement.device_type == "CPU" and
+                                 placement.replicas == placement.workers == 1)
+        rows, number = [STACK, config.input.batch_size], tf.TensorSpec([], tf.int32)
+        stack = Batch(*(tf.TensorSpec(rows + spec.shape[1:].as_list(), spec.dtype) for spec in pipeline.SIGNATURE))
+        # One trace for all lengths, or the order in which they come would decide what is compiled. A TPU wants them in the trace.
+        self._program = tf.function(self._run_stack, jit_compile=jit, input_signature=None if on_tpu else [stack, number, number])
 
-    def run(self, iterator, steps: int) -> StepFigures:
-        """Runs at most `steps` steps on batches from `iterator`: fewer where one is not finite, which is then the last."""
-        table = self._loop(iterator, tf.constant(steps, tf.int32)).numpy()
+    def source(self, batches: pipeline.TrainingBatches, first_step: int):
+        """The batches from `first_step` on, in the form in which `run` takes them."""
+        if self.fused:
+            return Stacks(batches.stacks(first_step, STACK))
+        return iter(batches.dataset(first_step, self._placement.rows(batches.batch_size)))
+
+    def run(self, source, steps: int) -> StepFigures:
+        """Runs at most `steps` steps on batches from `source`: fewer where one is not finite, which is then the last."""
+        table = self._run_fused(source, steps) if self.fused else self._loop(source, tf.constant(steps, tf.int32)).numpy()
         return StepFigures(*table.T)
 
     def warm_up(self, length: int, rows: int) -> None:
-        """Compiles the gradient for batches of `rows` rows padded to `length`, on every replica, and forgets the result."""
+        """Compiles what depends on the shape of batches, of `rows` rows padded to `length`, and changes nothing."""
+        if self.fused:
+            blank = _blank(length, rows)
+            self._program(Batch(*(tf.repeat(values[None], STACK, axis=0) for values in blank)), tf.constant(0), tf.constant(0))
+            return
         weights = [tf.zeros_like(weight.value) for weight in self._network.weights.values()]
         self._warm(weights, _blank(length, rows))
 
@@ -134,7 +156,7 @@ class TrainSteps:
         if not slices:
             return vector
         rows, ids = map(self._placement.gathered, slices)
-        embedding = tf.math.unsorted_segment_sum(rows, ids, self._shapes[0][0])
+        embedding = tf.math.unsorted_segment_sum(rows, ids, self._network.weights[EMBEDDING].value.shape[0])
         return tf.concat([tf.reshape(embedding, [-1]), vector], axis=0)
 
     def _exchange(self, config: configuration.Config) -> wire.Exchange:
@@ -144,36 +166,41 @@ class TrainSteps:
         tokens = -(-config.input.batch_size // self._placement.workers) * config.input.max_length
         return wire.exchange(self._network.parameters, *embedding.value.shape, tokens, self._placement.workers)
 
-    def _apply(self, packed):
-        """Updates the state by the packed sums of a whole batch; returns the step's figures."""
-        *gradients, loss_sum, correct, count = unpack(packed, self._shapes)
-        divisor = count * tf.cast(self._scale(), count.dtype)
-        gradients = [gradient / divisor for gradient in gradients]
+    def _next(self, values, packed):
+        """(the state's values after a step, its figures): the update by the packed sums of a whole batch."""
+        *gradients, loss_sum, correct, count = unpack(packed, self._sizes)
+        factor = 1 / (count * tf.cast(self._scale(values), count.dtype))
+        gradients = [gradient * factor for gradient in gradients]
         norm = optimizers.global_norm(gradients)
         gradients = optimizers.clip(gradients, norm, self._settings.clip_norm)
-        self._state.step.assign_add(1)
-        if self._state.loss_scale is None:
-            self._move(gradients)
-        else:
-            norm = self._move_if_it_fits(gradients, norm)
+        after = self._state.optimizer.updated(values, dict(zip(self._names, gradients)))
+        after["step"] = values["step"] + 1
+        if LOSS_SCALE in values:
+            after, norm = self._if_it_fits(values, after, norm)
         for name, value in zip(("loss_sum", "correct", "count"), (loss_sum, correct, count)):
-            total = self._state.epoch[name]
-            total.assign_add(tf.cast(value, total.dtype))
-        return tf.stack([tf.cast(value, tf.float64) for value in (loss_sum, correct, count, norm)])
+            total = values[f"epoch/{name}"]
+            after[f"epoch/{name}"] = total + tf.cast(value, total.dtype)
+        return after, tf.stack([tf.cast(value, tf.float64) for value in (loss_sum, correct, count, norm)])
 
-    def _move(self, gradients):
-        self._state.optimizer.apply(gradients, list(self._network.weights.values()))
+    def _if_it_fits(self, before, after, norm):
+        """The values without the update if the gradient overflowed, and the norm; 0 where a smaller scale may help."""
+        scale, fits = before[LOSS_SCALE], tf.math.is_finite(norm)
+        kept = {name: tf.where(fits, value, before[name]) for name, value in after.items()}
+        kept |= {"step": after["step"], LOSS_SCALE: optimizers.next_loss_scale(scale, fits, after["step"])}
+        return kept, tf.where(fits | (scale <= optimizers.SMALLEST_LOSS_SCALE), norm, 0)
 
-    def _move_if_it_fits(self, gradients, norm):
-        """Updates the weights unless the gradient overflowed. Returns the norm; 0 where a smaller scale may help."""
-        scale = tf.convert_to_tensor(self._state.loss_scale)
-        fits = tf.math.is_finite(norm)
-        tf.cond(fits, lambda: self._move(gradients), lambda: None)
-        self._state.loss_scale.assign(optimizers.next_loss_scale(scale, fits, self._state.step))
-        return tf.where(fits | (scale <= optimizers.SMALLEST_LOSS_SCALE), norm, 0)
+    def _scale(self, values):
+        return values[LOSS_SCALE] if LOSS_SCALE in values else tf.ones([])
 
-    def _scale(self):
-        return tf.ones([]) if self._state.loss_scale is None else tf.convert_to_tensor(self._state.loss_scale)
+    def _weights(self, values):
+        """The weights in their shapes, in the order of their gradients."""
+        return [tf.reshape(values[f"model/{name}"], weight.value.shape) for name, weight in self._network.weights.items()]
+
+    def _apply(self, packed):
+        """Updates the state by the packed sums of a whole batch; returns the step's figures."""
+        values, row = self._next(self._state.values(), packed)
+        self._state.assign(values)
+        return row
 
     def _run(self, iterator, steps):
         figures = tf.TensorArray(tf.float64, steps, dynamic_size=False, element_shape=[5])
@@ -186,12 +213,75 @@ class TrainSteps:
                 waited = self._clock() - asked
             weights = [tf.convert_to_tensor(weight.value) for weight in self._network.weights.values()]
             step = tf.convert_to_tensor(self._state.step)
-            gradient = self._placement.strategy.run(self._replica_gradient, args=(weights, step, self._scale(), batch))
+            scale = tf.ones([]) if self._state.loss_scale is None else tf.convert_to_tensor(self._state.loss_scale)
+            gradient = self._placement.strategy.run(self._replica_gradient, args=(weights, step, scale, batch))
             row = self._update(self._over_workers(*gradient))
             finite = tf.reduce_all(tf.math.is_finite(row))
             figures = figures.write(done, tf.concat([row, [waited]], axis=0))
             done += 1
         return figures.stack()[:done]
+
+    # --- many steps in one program ------------------------------------------------------------------------------------
+
+    def _run_stack(self, stack: Batch, first, end):
+        """Runs steps on batches [first, end) of a stack. Returns (figures [stack, 4], steps done)."""
+        strategy = self._placement.strategy
+        outcome = strategy.run(self._replica_steps, args=(self._state.values(), stack, first, end))
+        values, figures, done = tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], outcome)
+        self._state.assign(values)
+        return figures, done
+
+    def _replica_steps(self, values, stack: Batch, first, end):
+        """The same steps on every replica, each with its own part of each batch.
+
+        First and end are numbers that the program is given, not part of it: whichever way steps are cut into calls, each
+        of them is the same machine code on the same numbers.
+        """
+        figures = tf.zeros([tf.shape(stack.rows)[0], 4], tf.float64)
+        at, finite = first, tf.constant(True)
+        while at < end and finite:
+            batch = Batch(*(entries[at] for entries in stack))
+            packed, _ = self._replica_gradient(self._weights(values), values["step"], self._scale(values), batch)
+            values, row = self._next(values, self._over_replicas(packed))
+            finite = tf.reduce_all(tf.math.is_finite(row))
+            figures = tf.tensor_scatter_nd_update(figures, [[at]], row[None])
+            at += 1
+        return values, figures, at - first
+
+    def _over_replicas(self, packed):
+        return packed if self._placement.replicas == 1 else tf.distribute.get_replica_context().all_reduce("SUM", packed)
+
+    def _run_fused(self, stacks: "Stacks", steps: int) -> np.ndarray:
+        parts, left = [np.zeros([0, 5])], steps
+        while left:
+            asked = time.monotonic()
+            stack, first, end = stacks.take(left)
+            waited = time.monotonic() - asked
+            figures, done = (tensor.numpy() for tensor in self._program(stack, tf.constant(first), tf.constant(end)))
+            waits = np.zeros([done, 1])
+            waits[0] = waited
+            parts.append(np.concatenate([figures[first:first + done], waits], axis=1))
+            left -= done
+            if not np.isfinite(parts[-1]).all():
+                break
+        return np.concatenate(parts)
+
+
+class Stacks:
+    """Batches in stacks, given out up to a number of steps at a time."""
+
+    def __init__(self, stacks: tf.data.Dataset):
+        """stacks: as `TrainingBatches.stacks` makes them."""
+        self._stacks = iter(stacks)
+        self._next = self._end = 0
+
+    def take(self, most: int) -> tuple[Batch, int, int]:
+        """(stack, first, end): the next at most `most` steps, which are batches [first, end) of `stack`."""
+        if self._next == self._end:
+            self._stack, count = next(self._stacks)
+            self._next, self._end = 0, int(count)
+        first, self._next = self._next, min(self._end, self._next + most)
+        return self._stack, first, self._next
 
 
 class EvaluationStep:
@@ -200,7 +290,9 @@ class EvaluationStep:
     def __init__(self, network: Network, placement: Placement):
         self._network = network
         self._placement = placement
-        self._outcomes = tf.function(self._outcomes_of, jit_compile=compiles(network), reduce_retracing=True)
+        on_tpu = placement.device_type == "TPU"
+        self._outcomes = tf.function(self._outcomes_of, jit_compile=compiles(network) and not on_tpu, reduce_retracing=not on_tpu)
+        self._replicas = tf.function(self._outcomes_of_replicas, reduce_retracing=not on_tpu)
 
     def outcomes(self, weights, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """(losses [batch], probabilities [batch, classes]), in the order of the rows; each worker computes its own rows."""
@@ -218,8 +310,7 @@ class EvaluationStep:
         """Compiles the step for batches of `rows` rows padded to `length`, and forgets the result."""
         self.outcomes(weights, _blank(length, rows))
 
-    @tf.function(reduce_retracing=True)
-    def _replicas(self, weights, batch: Batch):
+    def _outcomes_of_replicas(self, weights, batch: Batch):
         def replica(weights, batch):
             return self._outcomes(weights, _part(batch, self._placement.local_replica(), self._placement.replicas))
 
@@ -242,6 +333,10 @@ def _blank(length: int, rows: int) -> Batch:
 
 def _slice(values, part, parts: int):
     """Rows [n * part / parts, n * (part + 1) / parts) of n: the same bounds as `strategy.bounds`."""
+    if values.shape[0] is not None and values.shape[0] % parts == 0:
+        # A size that does not hang on `part`: inside a program of XLA the number of a replica is not known.
+        size = values.shape[0] // parts
+        return tf.slice(values, [part * size] + [0] * (values.shape.rank - 1), [size] + [-1] * (values.shape.rank - 1))
     rows = tf.shape(values)[0]
     return values[rows * part // parts:rows * (part + 1) // parts]
 

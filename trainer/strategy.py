@@ -3,10 +3,13 @@
 The state of a run lives in plain variables on the first device of each worker; a strategy carries the weights of a step
 to its replicas and adds up what they return. Every worker adds the same sums to the same state, so that all stay equal.
 Nothing here is read before TensorFlow has been told threads and devices.
+
+What concerns TPUs has been run without one only: the compiled step by XLA on CPU, the choices and refusals as they are.
 """
 
 import dataclasses
 import json
+import os
 import re
 from typing import Mapping
 
@@ -33,7 +36,7 @@ def told_by(problem: tf.errors.OpError) -> str:
 class Placement:
     """A strategy, the devices of this worker that it spans, and which worker of how many this is.
 
-    device_type: "CPU" or "GPU". Workers have equally many devices.
+    device_type: "CPU", "GPU" or "TPU". Workers have equally many devices.
     """
 
     strategy: tf.distribute.Strategy
@@ -102,6 +105,8 @@ def place(run: configuration.Run, rows: int, member: tuple[int, int] = (0, 1)) -
     """
     worker, workers = member
     _set_threads(run)
+    if run.strategy == "tpu":
+        return _place_on_tpu(run, rows)
     device_type = _device_type(run)
     if run.deterministic and device_type == "GPU":
         tf.config.experimental.enable_op_determinism()  # On CPU nothing needs it.
@@ -155,18 +160,47 @@ def visible() -> dict[str, int]:
 
 
 def _device_type(run: configuration.Run) -> str:
-    """"CPU" or "GPU". Raises UsageError where it is not there, or there is no strategy for it."""
+    """"CPU" or "GPU". Raises UsageError where what was asked for is not there."""
     seen = visible()
     problem = accelerator.refusal(run.accelerator, seen)
     if problem:
         raise UsageError(problem)
     kind = accelerator.chosen(run.accelerator, seen)
-    if kind == "TPU":
-        raise UsageError(f"--accelerator=tpu: TensorFlow sees {accelerator.in_words(seen)}, and this version has strategies for CPUs "
-                         "and GPUs only. Say --accelerator=cpu, or use a machine with GPUs.")
     if kind == "CPU" and seen["GPU"]:
         _hide_gpus()
     return kind
+
+
+def several_hosts(environ: Mapping[str, str]) -> str | None:
+    """Why the TPU slice of this machine cannot be trained on, None where it can: TPU_WORKER_HOSTNAMES names its hosts.
+
+    GKE sets it in every pod with google.com/tpu (https://cloud.google.com/kubernetes-engine/docs/concepts/tpus).
+    """
+    hosts = [name for name in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name.strip()]
+    if len(hosts) <= 1:
+        return None
+    return (f"--strategy=tpu: TPU_WORKER_HOSTNAMES names {len(hosts)} hosts, {', '.join(hosts)}. TensorFlow finds the TPUs of a slice of "
+            "several hosts only through the Cloud TPU service, which a pod has none of. Use a slice of one host, such as v5e-8.")
+
+
+def _place_on_tpu(run: configuration.Run, rows: int) -> Placement:
+    problem = several_hosts(os.environ)
+    if problem:
+        raise UsageError(problem)
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect("local")
+    except (tf.errors.OpError, RuntimeError, ValueError) as missing:
+        raise UsageError(f"--strategy=tpu: TensorFlow finds no TPU on this host ({str(missing).splitlines()[0]}). Install tensorflow-tpu "
+                         "and no other TensorFlow, and see that the pod asks for google.com/tpu or the container of a TPU VM is "
+                         "privileged; or leave --strategy out to train on something else.") from None
+    strategy = tf.distribute.TPUStrategy(resolver)
+    devices = tuple(device.name for device in tf.config.list_logical_devices("TPU"))
+    if run.devices not in (0, len(devices)):
+        raise UsageError(f"--devices={run.devices}: --strategy=tpu uses all {len(devices)} TPU cores of this host. Leave the flag out.")
+    if rows % (len(devices) * run.shards):
+        raise UsageError(f"--batch_size: {rows} rows at a time for {len(devices)} TPU cores with --shards={run.shards}: a TPU's program "
+                         f"takes arrays of one size. Use a multiple of {len(devices) * run.shards} (times --accumulate).")
+    return Placement(strategy, "TPU", devices)
 
 
 def bounds(rows: int, parts: int) -> list[tuple[int, int]]:

@@ -74,7 +74,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     if member[0] == 0:
         log.info("attempt %d in %s", held.number, folder)
     has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
-    config = resources.settled(config, has_checkpoints)
+    config = resources.settled(config, has_checkpoints, member[1])
 
     # 1. Devices, and the other workers.
     for finding in doctor.at_start(config, strategy.visible()):
@@ -102,10 +102,12 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     for layer, implementation, reason in network.kernels:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
     log.info("%d parameters", network.parameters)
-    run_state = state.State(network, optimizer.build(config.optimizer, list(network.weights.values()), total))
+    run_state = state.State(network, optimizer.Optimizer(config.optimizer, network.weights, total))
     weights = tasks.balanced_weights(np.bincount(split.labels, minlength=len(dataset.labels)))
     train_steps = steps.TrainSteps(network, run_state, placement, config,
                                    tuple(weights) if config.optimizer.class_weights == "balanced" else ())
+    if train_steps.fused:
+        log.info("steps are small: up to %d at a time inside one program", steps.STACK)
     if placement.workers > 1:
         log.info("a step sends %.3g MB to other workers, the gradient of the embedding %s", train_steps.exchange.bytes / 1e6,
                  "by the row" if train_steps.exchange.embedding_by_row else "whole")

@@ -142,6 +142,30 @@ class TrainingBatches:
 
         return tf.data.Dataset.range(first_step, 2**62).map(load).prefetch(tf.data.AUTOTUNE)
 
+    def stack(self, step: int, most: int) -> tuple[Batch, int]:
+        """(the batches of the steps from `step` on that have one padded length, `most` at most, how many they are).
+
+        Every array of the batch has an axis of `most` steps before its own; it is zero where there are fewer.
+        """
+        length, count = self.padded_length(step), 1
+        while count < most and self.padded_length(step + count) == length:
+            count += 1
+        flat = self._source.batch(np.concatenate([self.examples(step + i) for i in range(count)]), length)
+        flat = flat._replace(rows=flat.rows % self.batch_size)
+        return Batch(*(_filled(values.reshape(count, self.batch_size, *values.shape[1:]), most) for values in flat)), count
+
+    def stacks(self, first_step: int, most: int) -> tf.data.Dataset:
+        """The batches from `first_step` on as (stack, count), without end, made ahead of time."""
+        def made():
+            step = first_step
+            while True:
+                stack, count = self.stack(step, most)
+                yield stack, count
+                step += count
+
+        signature = Batch(*(tf.TensorSpec([most, *spec.shape], spec.dtype) for spec in SIGNATURE))
+        return tf.data.Dataset.from_generator(made, output_signature=(signature, tf.TensorSpec([], tf.int32))).prefetch(2)
+
     def _window_examples(self, window: int) -> np.ndarray:
         first = window * self.window * self.batch_size
         positions = np.arange(first, first + self.window * self.batch_size)
@@ -153,6 +177,11 @@ class TrainingBatches:
             key = order.key(self._seed, window, WINDOW_BATCHES)  # Of three parts: none of the order's own.
             batches = batches[order.permute(np.arange(self.window), self.window, key)]
         return batches
+
+
+def _filled(values: np.ndarray, count: int) -> np.ndarray:
+    """`values` with zeros behind them, to `count` entries."""
+    return np.concatenate([values, np.zeros((count - len(values), *values.shape[1:]), values.dtype)])
 
 
 def loose_batch(split: Split, settings: configuration.Input) -> Batch:
