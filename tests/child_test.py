@@ -177,7 +177,7 @@ ORPHANS = """
 import os, subprocess, sys, time
 from trainer import child
 assert os.getpid() == 1
-own = subprocess.Popen(["sleep", "0.2"])
+own = subprocess.Popen(["sleep", "1000"])
 # A process that leaves its own child to process 1.
 subprocess.run(["sh", "-c", "sleep 0.1 & sleep 0.1 & exit 0"], check=True)
 def children():
@@ -188,9 +188,10 @@ while len(children()) > 1 and time.monotonic() < deadline:
     child.reap_orphans(own.pid)
     time.sleep(0.01)
 assert children() == [str(own.pid)], children()
-time.sleep(0.3)
+own.kill()
+os.waitid(os.P_PID, own.pid, os.WEXITED | os.WNOWAIT)
 child.reap_orphans(own.pid)
-assert own.wait() == 0, "somebody else has waited for our own child"
+assert own.wait() == -9, "somebody else has waited for our own child"
 child.reap_orphans(None)
 print("ok")
 """

@@ -45,11 +45,17 @@ def _supervise(silence: str, arguments) -> int:
         return problem.code
 
 
+def _write(path: pathlib.Path, text: str) -> None:
+    """Whole or not at all: a child may be killed at any moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def _commit(folder: pathlib.Path, step: int) -> str:
     digest = f"{step:064x}"
-    place = folder / "checkpoints" / f"step-{step:08d}"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "MANIFEST.json").write_text(json.dumps({"step": step, "state_digest": digest}))
+    _write(folder / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json", json.dumps({"step": step, "state_digest": digest}))
     return digest
 
 
@@ -76,14 +82,13 @@ def _child(generation: str, arguments) -> int:
     rank = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
     plans = json.loads(os.environ.get("FAKE_PLAN", "{}"))
     plan = plans.get(f"{worker}.{generation}", plans.get(f"{worker}.*", {}))
-    (folder / "started").mkdir(parents=True, exist_ok=True)
-    (folder / "started" / f"{worker}.{generation}").write_text(
-        json.dumps({"pid": os.getpid(), "time": time.time(), "arguments": arguments, "tf_config": os.environ.get("TF_CONFIG")}))
+    _write(folder / "started" / f"{worker}.{generation}", json.dumps(
+        {"pid": os.getpid(), "time": time.time(), "arguments": arguments, "tf_config": os.environ.get("TF_CONFIG")}))
     for phase in ("import", "meet", "restore", "compile"):
         wire.beat(phase)
         _at(plan, phase)
     if rank == 0:
-        (folder / "config.json").write_text(config.to_json(run))
+        _write(folder / "config.json", config.to_json(run))
     found = commits.newest(folder)
     step = found.step if found else 0
     while step < run.run.steps:

@@ -184,6 +184,7 @@ async def test_a_foreign_program_at_a_workers_address_is_described(answer, told)
     addresses = free_addresses(2)
 
     async def serve(reader, writer):
+        await reader.readline()
         writer.write(answer)
         await writer.drain()
         writer.close()
