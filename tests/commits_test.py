@@ -1,12 +1,13 @@
 import json
 
 from trainer import commits
+from trainer.journal import Journal
 
 
-def write(folder, step, text=None):
+def write(folder, step, text=None, attempt=1):
     place = folder / "checkpoints" / f"step-{step:08d}"
     place.mkdir(parents=True)
-    (place / "MANIFEST.json").write_text(json.dumps({"step": step, "state_digest": f"d{step}"}) if text is None else text)
+    (place / "MANIFEST.json").write_text(json.dumps({"step": step, "attempt": attempt, "state_digest": f"d{step}"}) if text is None else text)
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):
@@ -29,6 +30,16 @@ def test_one_that_cannot_be_read_is_passed_over(tmp_path):
         write(tmp_path, step, text)
     (tmp_path / "checkpoints" / "step-00000006").mkdir()
     assert commits.newest(tmp_path) == commits.Commit(1, "d1")
+
+
+def test_what_an_attempt_commits_after_it_was_taken_over_is_no_part_of_the_run(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl", attempt=2)
+    write(tmp_path, 100)
+    journal.write("start", step=100)
+    write(tmp_path, 300, attempt=1)
+    assert commits.newest(tmp_path) == commits.Commit(100, "d100")
+    write(tmp_path, 200, attempt=2)
+    assert commits.newest(tmp_path) == commits.Commit(200, "d200")
 
 
 def test_checkpoints_exist_even_where_none_can_be_read(tmp_path):

@@ -55,7 +55,7 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 def _commit(folder: pathlib.Path, step: int) -> str:
     digest = f"{step:064x}"
-    _write(folder / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json", json.dumps({"step": step, "state_digest": digest}))
+    _write(folder / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json", json.dumps({"step": step, "attempt": 1, "state_digest": digest}))
     return digest
 
 

@@ -22,6 +22,9 @@ PICTURE = """
     faults
     chaos_jobs
     launch.local
+    gang links child identity
+    rendezvous cluster commits watchdog resources
+    fusion
     restored views readback best
     steps checkpoint progress summaries selection lock goodput
     attempts
@@ -41,9 +44,6 @@ PICTURE = """
     launch.tpu_vm_run
     launch.tpu_vm
 
-    gang links child identity
-    rendezvous cluster commits watchdog resources
-    fusion
     models.sizes
     flags stopping accelerator doctor.cluster
     config channel

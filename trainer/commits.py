@@ -5,6 +5,8 @@ import json
 import pathlib
 import re
 
+from trainer import attempts
+
 _COMMITTED = re.compile(r"step-(\d{8,})")
 
 
@@ -22,11 +24,14 @@ def exist(model_dir) -> bool:
 
 
 def newest(model_dir) -> Commit | None:
-    """The newest committed checkpoint of a run whose manifest can be read; None where there is none."""
+    """The newest checkpoint that is part of a run and whose manifest can be read; None where there is none."""
+    model_dir = pathlib.Path(model_dir)
+    fences = attempts.fences(model_dir)
     for name in _names(model_dir):
         try:
-            manifest = json.loads((pathlib.Path(model_dir) / "checkpoints" / name / "MANIFEST.json").read_bytes())
-            return Commit(int(manifest["step"]), str(manifest["state_digest"]))
+            manifest = json.loads((model_dir / "checkpoints" / name / "MANIFEST.json").read_bytes())
+            if not attempts.superseding(fences, manifest["attempt"], manifest["step"]):
+                return Commit(int(manifest["step"]), str(manifest["state_digest"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # Damaged, or pruned at this very moment.
     return None

@@ -5,9 +5,11 @@ checked, so that `--help` and a mistake answer at once.
 """
 
 import dataclasses
+import faulthandler
 import logging
 import os
 import pathlib
+import signal
 import sys
 import time
 import traceback
@@ -42,6 +44,7 @@ def _train(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
     channel.end_with_supervisor(os.environ)
+    faulthandler.register(signal.SIGUSR1, sys.__stderr__)  # With it a supervisor, or a person, makes a process that hangs say where.
     parent = channel.Channel.from_environment(os.environ)
     parent.beat("import")
     stop = stopping.StopRequest.on_signals(parent)
