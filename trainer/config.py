@@ -186,6 +186,8 @@ class Run(Checked):
     strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1.",
                          one_of("auto", "one_device", "mirrored"), result=False)
     devices: int = knob(0, "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.", at_least(0), result=False)
+    accelerator: str = knob("any", "What the arithmetic must run on; a run that finds something else stops at once.",
+                            one_of("any", "cpu", "gpu", "tpu"), result=False)
     shards: int = knob(0, "Slices of a replica's rows that are computed side by side; 0: chosen at the first start, then kept.",
                        at_least(0))
     threads: int = knob(0, "Threads of TensorFlow's arithmetic; 0: the machine's cores at the first start, then kept.", at_least(0))
@@ -253,6 +255,40 @@ class Chaos(Checked):
     """How a job is disturbed; all other flags are those of train."""
 
     kills: int = knob(3, "Times that the job is killed (SIGKILL) at a random moment that follows from --seed.", at_least(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Submit(Checked):
+    """Where a job runs and how large it is. What it runs follows after `--`, as one would type it here: `-- train --data_dir=...`."""
+
+    target: str = knob("kubernetes", "The kind of place.", one_of("kubernetes"))
+    name: str = knob("", "Name of the job; everything that belongs to it carries it.")
+    image: str = knob("", "Container image with its tag or digest: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX.")
+    workers: int = knob(1, "Pods that train together.", at_least(1))
+    cpu: str = knob("2", "CPUs of a worker, as Kubernetes writes them: 4, 500m. Whole ones become --threads where train names none.")
+    memory: str = knob("4Gi", "Memory of a worker.")
+    gpus: int = knob(0, "GPUs of a worker (nvidia.com/gpu).", at_least(0))
+    tpu: str = knob("", "TPU slice of one host on GKE, for example v5e-8.")
+    shm: str = knob("1Gi", "Size of /dev/shm, over which the GPUs of a worker talk; it counts as memory.")
+    volume: tuple[str, ...] = knob((), "What is mounted where: pvc:CLAIM:/PATH, emptydir:SIZE:/PATH, gcsfuse:BUCKET:/PATH or "
+                                   "secret:NAME:/PATH. Give it once for each.")
+    node_selector: tuple[str, ...] = knob((), "KEY=VALUE that a node must be labelled with. Give it once for each.")
+    toleration: tuple[str, ...] = knob((), "Taint that is no obstacle: KEY=VALUE:EFFECT, KEY:EFFECT or KEY. Give it once for each.")
+    spot: bool = knob(False, "GKE Spot nodes, which are taken away with 15 seconds' notice.")
+    service_account: str = knob("default", "Service account of the pods; its token is not mounted.")
+    pull_secret: str = knob("", "Secret with which the image is pulled.")
+    jobset: bool = knob(False, "A JobSet, which starts all workers anew together, instead of a Job.")
+    queue: str = knob("", "Kueue LocalQueue that admits the job; it waits there, suspended.")
+    tensorboard: bool = knob(False, "Serve TensorBoard beside the job.")
+    retries: int = knob(6, "Failures that count (bugs, storage, out of memory) before the job is given up.", at_least(0))
+    deadline_seconds: int = knob(604_800, "The job ends as failed after this long, however often it was restarted.", at_least(1))
+    ttl_seconds: int = knob(86_400, "A job that has ended is deleted after this long; its volumes stay.", at_least(0))
+    context: str = knob("", "Cluster, as in kubectl; default: kubectl's current one.")
+    namespace: str = knob("", "Namespace, as in kubectl; default: the context's own.")
+    apply: bool = knob(False, "Send the manifest, after the cluster has checked it. Without it, it is printed.")
+    follow: bool = knob(False, "Print the logs of all workers until the job ends, and exit as it did. Ctrl-C leaves the job running.")
+    stop: str = knob("", "Name of a job to end: its workers write a checkpoint; volumes stay.")
+    status: str = knob("", "Name of a job to report on.")
 
 
 @dataclasses.dataclass(frozen=True)
