@@ -13,6 +13,10 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "trainer"
 PICTURE = """
     __main__
     main
+    launch.submit
+    launch.kubectl
+    launch.kubernetes
+    launch.spec
     train
     loop
     evaluate predict export chaos
@@ -37,7 +41,8 @@ PICTURE = """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos")
+WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos",
+                      "launch.submit", "launch.kubectl", "launch.kubernetes", "launch.spec")
 
 
 def modules() -> dict[str, pathlib.Path]:
