@@ -22,10 +22,9 @@ if [[ $where =~ ^([a-z][-a-z0-9]*):(/.*)$ && ! -d $where ]]; then
   pod="$("${kubectl[@]}" get pods --field-selector=status.phase=Running --output=name \
     --selector="app.kubernetes.io/instance=$job,app.kubernetes.io/component=trainer" | head -n 1)"
   [ -n "$pod" ] || fail "$job: no pod of it runs. Of a job that has ended, mount its volume in a pod: submit --tensorboard."
-  # It ends with this script: exec'd processes get no signal when their connection closes, but they see the end of their input.
-  "${kubectl[@]}" exec --stdin "$pod" -- sh -c \
-    'python -m tensorboard.main --logdir="$1" --host=127.0.0.1 --port=6006 & cat >/dev/null; kill $!' tensorboard "$folder/tensorboard" \
-    < <(sleep infinity) &
+  # What runs in a pod gets no signal when its connection closes, but it sees the end of its input: of a sleep that ends with this script.
+  sleep infinity | "${kubectl[@]}" exec --stdin "$pod" -- sh -c \
+    'python -m tensorboard.main --logdir="$1" --host=127.0.0.1 --port=6006 & cat >/dev/null; kill $!' tensorboard "$folder/tensorboard" &
   trap 'kill $(jobs -p) 2>/dev/null' EXIT
   "${kubectl[@]}" port-forward "$pod" "$port:6006"
   exit

@@ -107,7 +107,7 @@ def test_a_tpu_pod_asks_for_no_more_than_its_driver_needs():
     [container] = pod["containers"]
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                                             "capabilities": {"drop": ["ALL"], "add": ["SYS_RESOURCE"]}}
-    assert container["command"][2] == 'ulimit -l 68719476736 && exec python -m trainer "$@"'
+    assert container["command"][2] == 'ulimit -l 68719476736; exec python -m trainer "$@"'
     assert pod["nodeSelector"] == {"cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice", "cloud.google.com/gke-tpu-topology": "2x4"}
     assert container["resources"]["limits"]["google.com/tpu"] == container["resources"]["requests"]["google.com/tpu"] == 8
 

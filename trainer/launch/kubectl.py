@@ -158,8 +158,8 @@ def follow(cluster: Cluster, name: str, say: Callable[[str], None]) -> int:
             pods = logs.catch_up()
             for pod in pods:
                 failure = failure_of(pod)
-                if failure:
-                    failures[pod["metadata"]["name"]] = failure
+                if failure and failures.setdefault(pod["metadata"]["name"], failure) is failure:
+                    log.info("worker %s ended with exit code %d: %s", failure.worker, failure.code, failure.why)
                 _say_why_it_waits(pod, waiting)
             if not job:
                 log.info("%s is gone: stopped or deleted elsewhere", name)
@@ -181,7 +181,8 @@ def failure_of(pod: dict[str, Any]) -> Failure | None:
     for container in pod.get("status", {}).get("containerStatuses", []):
         ended = container.get("state", {}).get("terminated")
         if ended and ended["exitCode"]:
-            return Failure(ended.get("finishedAt", ""), _worker(pod), ended["exitCode"], ended.get("reason", ""))
+            return Failure(ended.get("finishedAt", ""), _worker(pod), ended["exitCode"],
+                           f"{ended.get('reason', '')} {ended.get('message', '')}".strip())
     return None
 
 
