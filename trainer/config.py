@@ -259,13 +259,13 @@ class Chaos(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Submit(Checked):
-    """Where a job runs and how large it is. What it runs follows after `--`, as one would type it here: `-- train --data_dir=...`."""
+    """Where a job runs and how large it is. What it runs follows after `--`: `-- train --data_dir=...`."""
 
     target: str = knob("kubernetes", "The kind of place.", one_of("kubernetes"))
     name: str = knob("", "Name of the job; everything that belongs to it carries it.")
     image: str = knob("", "Container image with its tag or digest: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX.")
     workers: int = knob(1, "Pods that train together.", at_least(1))
-    cpu: str = knob("2", "CPUs of a worker, as Kubernetes writes them: 4, 500m. Whole ones become --threads where train names none.")
+    cpu: str = knob("2", "CPUs of a worker, as Kubernetes writes them: 4, 500m. They become --threads where train names none.")
     memory: str = knob("4Gi", "Memory of a worker.")
     gpus: int = knob(0, "GPUs of a worker (nvidia.com/gpu).", at_least(0))
     tpu: str = knob("", "TPU slice of one host on GKE, for example v5e-8.")
@@ -286,7 +286,7 @@ class Submit(Checked):
     context: str = knob("", "Cluster, as in kubectl; default: kubectl's current one.")
     namespace: str = knob("", "Namespace, as in kubectl; default: the context's own.")
     apply: bool = knob(False, "Send the manifest, after the cluster has checked it. Without it, it is printed.")
-    follow: bool = knob(False, "Print the logs of all workers until the job ends, and exit as it did. Ctrl-C leaves the job running.")
+    follow: bool = knob(False, "Print the logs of all workers until the job ends and exit as it did. Ctrl-C leaves the job running.")
     stop: str = knob("", "Name of a job to end: its workers write a checkpoint; volumes stay.")
     status: str = knob("", "Name of a job to report on.")
 

@@ -86,8 +86,8 @@ def _set_threads(run: configuration.Run) -> None:
 def _require_accelerator(run: configuration.Run, device_type: str) -> None:
     """A job that pays for accelerators must not train on CPU in silence, which is what TensorFlow does without a driver."""
     if run.accelerator not in ("any", device_type.lower()):
-        raise UsageError(f"--accelerator={run.accelerator}: TensorFlow sees only {device_type} here. Check the driver, the resources that "
-                         "the job asks for and the image (`trainer[gpu]`), or name another --accelerator.")
+        raise UsageError(f"--accelerator={run.accelerator}: TensorFlow sees only {device_type} here. Check the driver, the "
+                         "resources that the job asks for and the image, or name another --accelerator.")
 
 
 def _split_cpu(wanted: int) -> None:

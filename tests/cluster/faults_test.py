@@ -93,5 +93,6 @@ def test_a_disturbed_job_ends_with_the_digest_of_an_undisturbed_one(namespace, u
 
 def _first_loop(job, since: float, attempt: int = 1) -> float:
     """When the first steps after `since` were done, in seconds since the epoch."""
-    times = [datetime.datetime.fromisoformat(event["time"]).timestamp() for event in job.events("loop") if event["attempt"] >= attempt]
+    times = [datetime.datetime.fromisoformat(event["time"]).timestamp() for event in job.events("loop")
+             if event["attempt"] >= attempt]
     return min(moment for moment in times if moment > since)

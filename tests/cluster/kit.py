@@ -19,6 +19,7 @@ KIT = pathlib.Path(os.environ.get("CLUSTER_KIT", ROOT.parent / "shared/cluster/c
 KUBECONFIG = "/var/lib/kit/kubeconfig"
 IMAGE = "localhost:5000/rnn-trainer:test"
 CLAIM = "rnn-trainer"
+INDEX = "batch.kubernetes.io/job-completion-index"
 # Longer than any fault takes to show, on 2 cores that also run the cluster. One thread and one shard: both decide bits.
 TRAINING = ["--flagfile=words.flags", "--units=64", "--steps=4000", "--save_steps=100", "--log_steps=500", "--steps_per_loop=20",
             "--eval_steps=-1", "--threads=1", "--shards=1"]
@@ -72,7 +73,8 @@ class Namespace:
         kubectl("label", "namespace", made.name, f"pod-security.kubernetes.io/enforce={level}")
         kubectl("apply", f"--namespace={made.name}", f"--filename={ROOT / 'k8s/claim.yaml'}")
         kubectl("apply", f"--namespace={made.name}", "--filename=-", stdin=json.dumps({
-            "apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "LocalQueue", "metadata": {"name": "team"}, "spec": {"clusterQueue": "kit"}}))
+            "apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "LocalQueue", "metadata": {"name": "team"},
+            "spec": {"clusterQueue": "kit"}}))
         return made
 
     def delete(self) -> None:
@@ -97,11 +99,11 @@ class Job:
     training: tuple[str, ...] = tuple(TRAINING)
     data_dir: str = "/demo/words"
 
-    def submit(self, *flags: str, train: tuple[str, ...] = ()) -> list[str]:
+    def submit(self, *flags: str) -> list[str]:
         """The command line of `trainer submit` for this job."""
-        return [sys.executable, "-m", "trainer", "submit", f"--namespace={self.namespace.name}", f"--name={self.name}", f"--image={IMAGE}",
-                "--cpu=300m", "--memory=1500Mi", "--shm=64Mi", f"--volume=pvc:{CLAIM}:/data", *self.shape, *flags, "--", "train",
-                *self.training, f"--data_dir={self.data_dir}", f"--model_dir=/data/{self.name}", *train]
+        return [sys.executable, "-m", "trainer", "submit", f"--namespace={self.namespace.name}", f"--name={self.name}",
+                f"--image={IMAGE}", "--cpu=300m", "--memory=1500Mi", "--shm=64Mi", f"--volume=pvc:{CLAIM}:/data", *self.shape, *flags,
+                "--", "train", *self.training, f"--data_dir={self.data_dir}", f"--model_dir=/data/{self.name}"]
 
     def apply(self) -> None:
         run(self.submit("--apply"))
@@ -127,18 +129,20 @@ class Job:
         return max((event["step"] for event in self.events("save")), default=0)
 
     def pods(self) -> list[dict]:
-        return self.namespace.get("pods", f"--selector=app.kubernetes.io/instance={self.name},app.kubernetes.io/component=trainer")["items"]
+        selector = f"--selector=app.kubernetes.io/instance={self.name},app.kubernetes.io/component=trainer"
+        return self.namespace.get("pods", selector)["items"]
 
     def pod(self, worker: int) -> dict:
         """The pod of a worker that runs."""
         def running():
-            return next((pod for pod in self.pods() if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
-                         and pod["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index", "0") == str(worker)), None)
+            running = [pod for pod in self.pods() if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]]
+            return next((pod for pod in running if pod["metadata"]["labels"].get(INDEX, "0") == str(worker)), None)
         return eventually(f"worker {worker} of {self.name}", running)
 
 
 def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=ROOT, env={**os.environ, "KUBECONFIG": KUBECONFIG})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=ROOT,
+                          env={**os.environ, "KUBECONFIG": KUBECONFIG})
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -159,8 +163,9 @@ def local_digest(workers: int, folder: pathlib.Path) -> str:
     if workers == 1:
         return digest(run([sys.executable, "-m", "trainer", "train", *flags]).splitlines())
     hosts = ",".join(f"127.0.0.1:{port}" for port in range(29400, 29400 + workers))
-    processes = [subprocess.Popen([sys.executable, "-m", "trainer", "train", *flags, f"--num_workers={workers}", f"--worker_index={index}",
-                                   f"--hosts={hosts}"], cwd=ROOT, stdout=subprocess.PIPE, text=True) for index in range(workers)]
+    gang = [sys.executable, "-m", "trainer", "train", *flags, f"--num_workers={workers}", f"--hosts={hosts}"]
+    processes = [subprocess.Popen([*gang, f"--worker_index={index}"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+                 for index in range(workers)]
     try:
         return digest([line for process in processes for line in process.communicate(timeout=SECONDS)[0].splitlines()])
     finally:

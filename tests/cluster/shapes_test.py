@@ -1,4 +1,5 @@
-"""Every shape that submit renders, on a real cluster: CPU shapes train to their end, the others are scheduled and refuse to pretend."""
+"""Every shape that submit renders, on a real cluster: for CPU they train to their end, the others are scheduled and refuse to
+train on CPU."""
 
 import json
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.cluster
     ("two", ("--workers=2",), 2),
     ("three", ("--workers=3",), 3),
     ("jobset", ("--workers=2", "--jobset"), 2),
-    ("queued", ("--workers=2", "--queue=team"), 2),
+    ("queued", ("--queue=team",), 1),
     ("queued-jobset", ("--workers=2", "--queue=team", "--jobset"), 2),
 ])
 def test_a_job_trains_to_the_digest_of_a_run_on_this_machine(namespace, undisturbed, name, shape, workers):
@@ -39,7 +40,8 @@ def test_a_bad_configuration_fails_the_job_at_once_and_its_follower_says_why(nam
 
 @pytest.mark.parametrize("name, level, shape, pretended, told", [
     ("gpu", "restricted", ("--gpus=1", "--node_selector=cloud.google.com/gke-accelerator=nvidia-l4"),
-     ("--have", "nvidia.com/gpu=1", "--label", "cloud.google.com/gke-accelerator=nvidia-l4"), "--accelerator=gpu: TensorFlow sees only CPU"),
+     ("--have", "nvidia.com/gpu=1", "--label", "cloud.google.com/gke-accelerator=nvidia-l4"),
+     "--accelerator=gpu: TensorFlow sees only CPU"),
     ("tpu", "privileged", ("--tpu=v5e-8",),
      ("--have", "google.com/tpu=8", "--label", "cloud.google.com/gke-tpu-accelerator=tpu-v5-lite-podslice", "--label",
       "cloud.google.com/gke-tpu-topology=2x4"), "--accelerator=tpu: TensorFlow sees only CPU"),
@@ -49,10 +51,11 @@ def test_a_pod_whose_accelerator_is_not_there_refuses_to_train_on_cpu(name, leve
     namespace = kit.Namespace.make(level)
     try:
         job = kit.Job(namespace, name, shape, training=("--flagfile=words.flags", "--units=64"))
-        if name == "tpu":  # The root of this cluster's nodes has no SYS_RESOURCE to give; the cluster takes the manifest as it is all the same.
+        if name == "tpu":  # The cluster takes the manifest as it is; but the root of its nodes has no SYS_RESOURCE to give.
+            send = ("apply", f"--namespace={namespace.name}", "--server-side", "--filename=-")
             manifest = kit.run(job.submit())
-            kit.kubectl("apply", f"--namespace={namespace.name}", "--server-side", "--dry-run=server", "--filename=-", stdin=manifest)
-            kit.kubectl("apply", f"--namespace={namespace.name}", "--filename=-", stdin=manifest.replace(", add: [SYS_RESOURCE]", ""))
+            kit.kubectl(*send, "--dry-run=server", stdin=manifest)
+            kit.kubectl(*send, stdin=manifest.replace(", add: [SYS_RESOURCE]", ""))
         else:
             job.apply()
         code, lines = job.follow()
@@ -79,9 +82,9 @@ def connects(namespace, labels: dict, host: str, port: int) -> bool:
     kubectl = lambda *arguments, **options: kit.kubectl(f"--namespace={namespace.name}", *arguments, **options)
     kubectl("apply", "--filename=-", stdin=json.dumps({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": {
-            "restartPolicy": "Never", "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}, "containers": [{
-                "name": "probe", "image": kit.IMAGE, "command": ["python", "-c", CONNECT, host, str(port)],
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}]}}))
+            "restartPolicy": "Never", "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{"name": "probe", "image": kit.IMAGE, "command": ["python", "-c", CONNECT, host, str(port)],
+                            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}]}}))
     phase = kit.eventually(name, lambda: next((phase for phase in [namespace.get("pod", name)["status"]["phase"]]
                                                if phase in ("Succeeded", "Failed")), None))
     kubectl("delete", "pod", name)
@@ -100,7 +103,8 @@ def test_workers_answer_their_own_job_and_tensorboard_answers_the_namespace(name
         assert connects(namespace, mine, address, 40000)
         assert not connects(namespace, {}, address, 40000)
         assert not connects(namespace, {**mine, "app.kubernetes.io/instance": "other"}, address, 40000)
-        kit.kubectl("wait", f"--namespace={namespace.name}", "deployment/policy-tensorboard", "--for=condition=Available", "--timeout=180s")
+        kit.kubectl("wait", f"--namespace={namespace.name}", "deployment/policy-tensorboard", "--for=condition=Available",
+                    "--timeout=180s")
         assert connects(namespace, {}, "policy-tensorboard", 6006)
         other = kit.Namespace.make("restricted")
         try:

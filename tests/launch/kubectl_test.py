@@ -14,7 +14,8 @@ echo "$*" >>"$FAKE/calls"
 turn=$(cat "$FAKE/turn" 2>/dev/null || echo 1)
 answer() { n=$turn; while [ $n -gt 1 ] && [ ! -e "$FAKE/$1.$n" ]; do n=$((n - 1)); done; cat "$FAKE/$1.$n" 2>/dev/null || :; }
 case " $* " in
-*" get jobset"*) [ -e "$FAKE/has-jobset" ] || { echo "error: the server doesn't have a resource type \\"jobset\\"" >&2; exit 1; }; answer jobset ;;
+*" get jobset"*) [ -e "$FAKE/has-jobset" ] || { echo "error: the server doesn't have a resource type \\"jobset\\"" >&2; exit 1; }
+  answer jobset ;;
 *" get job"*) answer job ;;
 *" get pods "*) answer pods; echo $((turn + 1)) >"$FAKE/turn" ;;
 *" logs "*) for pod; do :; done; cat "$FAKE/log.$pod" ;;
@@ -42,8 +43,8 @@ def calls(fake) -> list[str]:
     return (fake / "calls").read_text().splitlines()
 
 
-def job(*conditions, suspend=False, kind="Job") -> str:
-    return json.dumps({"kind": kind, "metadata": {"name": "words", "namespace": "team", "creationTimestamp": "2026-01-02T03:04:05Z"},
+def job(*conditions, suspend=False) -> str:
+    return json.dumps({"kind": "Job", "metadata": {"name": "words", "namespace": "team", "creationTimestamp": "2026-01-02T03:04:05Z"},
                        "spec": {"suspend": suspend}, "status": {"conditions": [
                            {"type": name, "status": "True", "reason": reason, "message": "told"} for name, reason in conditions]}})
 
@@ -52,11 +53,11 @@ def pod(index, code=None, finished="", created="1", waiting=None, unscheduled=No
     state = ({"terminated": {"exitCode": code, "finishedAt": finished, "reason": "Error"}} if code is not None
              else {"waiting": {"reason": waiting, "message": "told"}} if waiting else {"running": {}})
     phase = "Pending" if waiting or unscheduled else "Running" if code is None else "Failed" if code else "Succeeded"
-    conditions = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unscheduled}] if unscheduled else []
+    conditions = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unscheduled}]
     return {"metadata": {"name": f"words-{index}-{created}", "creationTimestamp": created,
                          "labels": {"batch.kubernetes.io/job-completion-index": str(index)}},
             "spec": {"nodeName": "node-1", "containers": [{"args": ["train", "--model_dir=/data/m"]}]},
-            "status": {"phase": phase, "conditions": conditions, "containerStatuses": [] if unscheduled else [{"state": state}]}}
+            "status": {"phase": phase, "conditions": conditions if unscheduled else [], "containerStatuses": [] if unscheduled else [{"state": state}]}}
 
 
 def pods(*items) -> str:
@@ -135,7 +136,8 @@ def test_each_line_is_printed_once_and_pods_that_come_later_are_read_too(fake, c
 
 
 def test_what_keeps_a_worker_from_running_is_told_once(fake, capsys):
-    waits = pods(pod(0, unscheduled="0/2 nodes have a GPU"), pod(1, waiting="ImagePullBackOff"), pod(2, waiting="ContainerCreating"))
+    waits = pods(pod(0, unscheduled="0/2 nodes have a GPU"), pod(1, waiting="ImagePullBackOff"),
+                 pod(2, waiting="ContainerCreating"))
     lay(fake, job__1=job(), job__4=job(("Failed", "DeadlineExceeded")), pods__1=waits)
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if " waits: " in line]
@@ -200,7 +202,8 @@ def test_status_tells_in_ten_lines_how_the_job_is(fake, capsys):
 
 
 @pytest.mark.parametrize("document, state", [
-    (job(suspend=True), "suspended: waits for its queue"), (job(("Complete", "CompletionsReached")), "done CompletionsReached: told"),
+    (job(suspend=True), "suspended: waits for its queue"),
+    (job(("Complete", "CompletionsReached")), "done CompletionsReached: told"),
     (job(("Failed", "DeadlineExceeded")), "failed DeadlineExceeded: told")])
 def test_status_of_a_job_that_does_not_run(fake, capsys, document, state):
     lay(fake, job__1=document, pods__1=pods(pod(0, 0)))

@@ -18,7 +18,8 @@ from trainer.launch import kubernetes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "k8s/README.md").read_text(encoding="utf-8")
-COMMANDS = {file: shlex.split(command) for command, file in re.findall(r"^python -m trainer (submit .*) > (k8s/\w+\.yaml)$", README, re.M)}
+COMMANDS = {file: shlex.split(command)
+            for command, file in re.findall(r"^python -m trainer (submit .*) > (k8s/\w+\.yaml)$", README, re.M)}
 VERSION = "1.34"  # Of Kubernetes.
 # JobSet is a custom resource, whose schema no package publishes: its Job and pod templates are checked as Jobs and pods.
 PUBLISHED = {"Service", "Job", "NetworkPolicy", "Deployment", "PersistentVolumeClaim"}
@@ -46,7 +47,8 @@ def workers_job(file: str) -> dict:
 
 
 def pod_templates(file: str) -> list[dict]:
-    return [workers_job(file)["template"], *(document["spec"]["template"] for document in documents(file) if document["kind"] == "Deployment")]
+    deployments = [document for document in documents(file) if document["kind"] == "Deployment"]
+    return [workers_job(file)["template"], *(deployment["spec"]["template"] for deployment in deployments)]
 
 
 def test_there_is_an_example_of_every_shape():
@@ -70,7 +72,8 @@ def test_every_object_fits_its_published_schema(file):
 
 
 def test_printing_needs_no_tensorflow():
-    program = f"import sys; from trainer import main; code = main.main({COMMANDS['k8s/indexed_job.yaml']!r}); sys.exit(code or 'tensorflow' in sys.modules)"
+    command = COMMANDS["k8s/indexed_job.yaml"]
+    program = f"import sys; from trainer import main; sys.exit(main.main({command!r}) or 'tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -108,7 +111,8 @@ def test_a_tpu_pod_asks_for_no_more_than_its_driver_needs():
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                                             "capabilities": {"drop": ["ALL"], "add": ["SYS_RESOURCE"]}}
     assert container["command"][2] == 'ulimit -l 68719476736; exec python -m trainer "$@"'
-    assert pod["nodeSelector"] == {"cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice", "cloud.google.com/gke-tpu-topology": "2x4"}
+    assert pod["nodeSelector"] == {"cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+                                   "cloud.google.com/gke-tpu-topology": "2x4"}
     assert container["resources"]["limits"]["google.com/tpu"] == container["resources"]["requests"]["google.com/tpu"] == 8
 
 
@@ -133,7 +137,8 @@ def test_workers_find_each_other_by_names_that_the_cluster_makes():
     jobset = of_kind("k8s/jobset.yaml", "JobSet")["spec"]
     assert jobset["network"] == {"enableDNSHostnames": True, "subdomain": "words", "publishNotReadyAddresses": True}
     assert jobset["replicatedJobs"][0]["name"] == "worker"
-    assert "--hosts=words-worker-0-{index}.words:2222" in workers_job("k8s/jobset.yaml")["template"]["spec"]["containers"][0]["args"]
+    [container] = workers_job("k8s/jobset.yaml")["template"]["spec"]["containers"]
+    assert "--hosts=words-worker-0-{index}.words:2222" in container["args"]
 
 
 def test_a_jobset_starts_all_workers_anew_unless_that_is_hopeless():
@@ -156,7 +161,7 @@ def test_shapes_differ_only_where_they_must():
         pod = workers_job(file)["template"]["spec"]
         [container] = pod["containers"]
         arguments = [one for one in container["args"] if not one.startswith(("--num_workers", "--hosts"))]
-        return {**{key: value for key, value in pod.items() if key != "subdomain"}, "containers": [{**container, "args": arguments}]}
+        return {**pod, "subdomain": "", "containers": [{**container, "args": arguments}]}
     assert shared("k8s/job.yaml") == shared("k8s/indexed_job.yaml") == shared("k8s/jobset.yaml")
 
 
@@ -185,7 +190,8 @@ def test_a_toleration_is_what_its_text_says(flag, expected):
 
 # --- Templates ------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("value", ["N", "on", "1e3", "0x1F", "a: b # c", 'say "so"', "back\\slash", "{index}", "", "ü", 7, True, [], {}])
+@pytest.mark.parametrize("value", [
+    "N", "on", "1e3", "0x1F", "a: b # c", 'say "so"', "back\\slash", "{index}", "", "ü", 7, True, [], {}])
 def test_no_value_changes_its_meaning_in_yaml(value):
     assert yaml.safe_load(kubernetes.fill("a: ${hole}\n", {"hole": value})) == {"a": value}
     assert yaml.safe_load(kubernetes.fill("a:\n- b: ${hole}\n", {"hole": [value] * 40})) == {"a": [{"b": [value] * 40}]}

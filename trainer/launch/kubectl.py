@@ -100,8 +100,8 @@ def apply(cluster: Cluster, name: str, manifest: str) -> str:
     """
     job = Job.find(cluster, name)
     if job and not job.ended:
-        raise UsageError(f"--name={name}: a job of this name is there already and goes on. Look at it with --status={name}, end it with "
-                         f"--stop={name}, or choose another name.")
+        raise UsageError(f"--name={name}: a job of this name is there already and goes on. Look at it with --status={name}, end "
+                         f"it with --stop={name}, or choose another name.")
     send = ("apply", "--server-side", "--force-conflicts", f"--field-manager={FIELD_MANAGER}", "--filename=-")
     # A warning is fatal here: where pods would break the namespace's Pod Security level, the job itself is taken, and starts none.
     cluster(*send, "--dry-run=server", "--warnings-as-errors", stdin=manifest)
@@ -282,7 +282,8 @@ def status(cluster: Cluster, name: str) -> list[str]:
         lines.append("others     " + ", ".join(f"{count} {phase}" for phase, count in phases.items()))
     ended = sorted(failure for failure in map(failure_of, pods) if failure)
     if ended:
-        lines.append(f"ends       {len(ended)}; the last: worker {ended[-1].worker} with exit code {ended[-1].code} at {ended[-1].finished}")
+        lines.append(f"ends       {len(ended)}; the last: worker {ended[-1].worker} with exit code {ended[-1].code} at "
+                     f"{ended[-1].finished}")
     return lines + _progress(cluster, pods)
 
 
@@ -298,7 +299,8 @@ def _state(job: Job, pods: list[dict[str, Any]]) -> str:
 def _of_pod(pod: dict[str, Any]) -> str:
     failure, why = failure_of(pod), why_it_waits(pod)
     told = f", exit code {failure.code} {failure.why}" if failure else f", {why}" if why else ""
-    return f"{pod['metadata']['name']} {pod['status'].get('phase', 'Pending')} on {pod['spec'].get('nodeName', 'no node yet')}{told}"
+    node = pod["spec"].get("nodeName", "no node yet")
+    return f"{pod['metadata']['name']} {pod['status'].get('phase', 'Pending')} on {node}{told}"
 
 
 def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> list[str]:
@@ -308,8 +310,8 @@ def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> list[str]:
             arguments = pod["spec"]["containers"][0].get("args", [])
             folder = next((one for one in arguments if one.startswith("--model_dir=")), "--model_dir=")
             try:
-                return progress(json.loads(cluster("exec", pod["metadata"]["name"], "--", "python", "-m", "trainer", "report", folder,
-                                                   "--format=json")))
+                return progress(json.loads(cluster("exec", pod["metadata"]["name"], "--",
+                                                   "python", "-m", "trainer", "report", folder, "--format=json")))
             except UsageError:
                 continue  # It has just ended, or has written nothing yet.
     if pods:

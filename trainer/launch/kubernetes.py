@@ -98,8 +98,8 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "tensorboard": f"{name}-tensorboard",
         "tensorboard_labels": labels(name, "tensorboard"),
         "tensorboard_port": TENSORBOARD_PORT,
-        "tensorboard_arguments": [f"--logdir={pathlib.PurePosixPath(spec.train.folders.model_dir) / 'tensorboard'}", "--host=0.0.0.0",
-                                  f"--port={TENSORBOARD_PORT}"],
+        "tensorboard_arguments": [f"--logdir={pathlib.PurePosixPath(spec.train.folders.model_dir) / 'tensorboard'}",
+                                  "--host=0.0.0.0", f"--port={TENSORBOARD_PORT}"],
         "model_path": spec.model_volume.path,
         "model_volume": {"name": "model", **_source(spec.model_volume)},
     }
@@ -122,7 +122,8 @@ def _source(volume: specs.Volume) -> dict[str, Any]:
 def _node_selector(spec: specs.JobSpec) -> dict[str, str]:
     selector = {found["key"]: found["value"] for found in map(specs.SELECTOR.fullmatch, spec.submit.node_selector)}
     if spec.tpu:
-        selector |= {"cloud.google.com/gke-tpu-accelerator": spec.tpu.accelerator, "cloud.google.com/gke-tpu-topology": spec.tpu.topology}
+        selector |= {"cloud.google.com/gke-tpu-accelerator": spec.tpu.accelerator,
+                     "cloud.google.com/gke-tpu-topology": spec.tpu.topology}
     return selector | ({"cloud.google.com/gke-spot": "true"} if spec.submit.spot else {})
 
 
@@ -130,6 +131,6 @@ def _tolerations(spec: specs.JobSpec) -> list[dict[str, str]]:
     """Those of the flags, and of the taints that GKE puts on nodes with accelerators and on Spot nodes."""
     taints = ["nvidia.com/gpu:NoSchedule"] if spec.submit.gpus else ["google.com/tpu:NoSchedule"] if spec.tpu else []
     taints += ["cloud.google.com/gke-spot=true:NoSchedule"] if spec.submit.spot else []
-    return [{"key": found["key"], **({"operator": "Exists"} if found["value"] is None else {"operator": "Equal", "value": found["value"]}),
-             **({"effect": found["effect"]} if found["effect"] else {})}
+    return [{"key": found["key"], "operator": "Exists" if found["value"] is None else "Equal",
+             **{name: found[name] for name in ("value", "effect") if found[name]}}
             for found in map(specs.TOLERATION.fullmatch, (*taints, *spec.submit.toleration))]

@@ -130,16 +130,18 @@ class JobSpec:
 
 # --- One flag after the other -----------------------------------------------------------------------------------------------
 
-_EXAMPLES = {"pvc": "pvc:CLAIM:/data", "emptydir": "emptydir:10Gi:/scratch", "gcsfuse": "gcsfuse:BUCKET:/data", "secret": "secret:NAME:/keys"}
-_SOURCES = {"pvc": DNS_SUBDOMAIN, "emptydir": BYTES, "gcsfuse": re.compile(r"[a-z0-9][-a-z0-9_.]{1,220}[a-z0-9]"), "secret": DNS_SUBDOMAIN}
+_EXAMPLES = {"pvc": "pvc:CLAIM:/data", "emptydir": "emptydir:10Gi:/scratch", "gcsfuse": "gcsfuse:BUCKET:/data",
+             "secret": "secret:NAME:/keys"}
+_SOURCES = {"pvc": DNS_SUBDOMAIN, "emptydir": BYTES, "gcsfuse": re.compile(r"[a-z0-9][-a-z0-9_.]{1,220}[a-z0-9]"),
+            "secret": DNS_SUBDOMAIN}
 
 
 def _volume(text: str) -> Volume:
     kind, _, rest = text.partition(":")
     source, _, path = rest.partition(":")
     if kind == "hostpath":
-        raise UsageError(f"--volume={text}: a folder of the node is forbidden by the restricted Pod Security Standard, and another node has "
-                         "another one. Use pvc:CLAIM:/PATH.")
+        raise UsageError(f"--volume={text}: a folder of the node is forbidden by the restricted Pod Security Standard, and "
+                         "another node has another one. Use pvc:CLAIM:/PATH.")
     if kind not in _SOURCES:
         raise UsageError(f"--volume={text}: must begin with pvc, emptydir, gcsfuse or secret, for example {_EXAMPLES['pvc']}.")
     if not _SOURCES[kind].fullmatch(source) or not path.startswith("/"):
@@ -174,8 +176,8 @@ def _check_mounts(volumes: tuple[Volume, ...]) -> None:
     for volume in volumes:
         path = pathlib.PurePosixPath(volume.path)
         if str(path) == "/" or ".." in path.parts or str(path) in paths:
-            raise UsageError(f"--volume={volume.kind}:{volume.source}:{volume.path}: must be mounted at a path of its own; taken are "
-                             f"/, {', '.join(paths)}. Choose another, for example /data.")
+            raise UsageError(f"--volume={volume.kind}:{volume.source}:{volume.path}: must be mounted at a path of its own; taken "
+                             f"are /, {', '.join(paths)}. Choose another, for example /data.")
         paths.append(str(path))
 
 
@@ -187,8 +189,8 @@ def _tpu(submit: configuration.Submit, train: configuration.Config) -> Tpu | Non
     known = ", ".join(TPUS)
     if submit.tpu not in TPUS:
         raise UsageError(
-            f"--tpu={submit.tpu}: must be a slice of one host, {known}. Larger ones span several hosts, on which TensorFlow finds no TPU under "
-            "GKE: its TPUClusterResolver reaches only the chips of its own host there. Use one host, or several workers with GPUs.")
+            f"--tpu={submit.tpu}: must be a slice of one host, {known}. Larger ones span several hosts, and under GKE "
+            "TensorFlow's TPUClusterResolver reaches only the chips of its own. Use one host, or several workers with GPUs.")
     if submit.gpus or submit.workers > 1 or submit.jobset:
         raise UsageError(f"--tpu={submit.tpu}: is one pod with the chips of one host. Leave out --gpus, --workers and --jobset.")
     if train.run.devices or train.run.strategy not in ("auto", "tpu"):
@@ -203,11 +205,13 @@ def _on_accelerators(submit: configuration.Submit, train: configuration.Config, 
     """`train` with what the place decides: accelerator and devices, and threads where they are left open."""
     asked = "tpu" if tpu else "gpu" if submit.gpus else train.run.accelerator
     if train.run.accelerator not in ("any", asked) or (asked == "gpu" and not submit.gpus) or (asked == "tpu" and not tpu):
-        raise UsageError(f"--accelerator={train.run.accelerator}: the pods get --gpus={submit.gpus} and --tpu={submit.tpu or 'none'}. Ask for "
-                         "what the training needs, or leave --accelerator out of the flags of train.")
+        raise UsageError(f"--accelerator={train.run.accelerator}: the pods get --gpus={submit.gpus} and "
+                         f"--tpu={submit.tpu or 'none'}. Ask for what the training needs, or leave --accelerator out of the "
+                         "flags of train.")
     if submit.gpus:
         if train.run.devices not in (0, submit.gpus):
-            raise UsageError(f"--devices={train.run.devices}: each worker gets --gpus={submit.gpus}. Leave --devices out of the flags of train.")
+            raise UsageError(f"--devices={train.run.devices}: each worker gets --gpus={submit.gpus}. Leave --devices out of the "
+                             "flags of train.")
         if submit.gpus > 1 and train.run.strategy == "one_device":
             raise UsageError(f"--gpus={submit.gpus}: --strategy=one_device uses one of them. Use --strategy=mirrored, or --gpus=1.")
         train = configuration.replace(train, devices=submit.gpus)
@@ -223,19 +227,21 @@ def cpus(text: str) -> float:
 def _check_gang(submit: configuration.Submit, train: configuration.Config) -> None:
     gang = train.gang
     if gang.num_workers or gang.worker_index >= 0 or gang.hosts:
-        raise UsageError("--num_workers, --worker_index and --hosts: are what submit tells each worker. Leave them out of the flags of "
-                         "train, and say --workers before the `--`.")
+        raise UsageError("--num_workers, --worker_index and --hosts: are what submit tells each worker. Leave them out of the "
+                         "flags of train, and say --workers before the `--`.")
     if gang.min_workers > submit.workers:
         raise UsageError(f"--min_workers={gang.min_workers}: there are --workers={submit.workers}. Lower it.")
     if gang.supervise == "off":
-        raise UsageError("--supervise=off: without its supervisor, process 1 of a container gets no SIGTERM from the cluster. Leave it out.")
+        raise UsageError("--supervise=off: without its supervisor, process 1 of a container gets no SIGTERM from the cluster. "
+                         "Leave it out.")
 
 
 def _check_names(spec: JobSpec) -> None:
     """The longest name that the cluster makes of --name must be a DNS label, of at most 63 characters."""
     name, last = spec.name, spec.workers - 1
     _require(name, "name", name, "is empty, and everything that belongs to the job carries it. Name the job, for example imdb")
-    _require(DNS_LABEL.fullmatch(name), "name", name, "must be small letters, digits and -, beginning with a letter and not ending with -")
+    _require(DNS_LABEL.fullmatch(name), "name", name, "must be small letters, digits and -, beginning with a letter and not "
+                                                      "ending with -")
     longest = [f"{name}-worker-0-{last}-xxxxx"] if spec.submit.jobset else [f"{name}-{last}-xxxxx"]
     longest += [f"{name}-tensorboard"] if spec.submit.tensorboard else []
     for made in longest:
@@ -258,8 +264,8 @@ def _check_folders(spec: JobSpec) -> None:
             raise UsageError(f"--{name}={folder}: is a path in the pod, so it must be absolute. Volumes are mounted at: {paths}.")
     in_image = pathlib.PurePosixPath(folders.data_dir).is_relative_to(DEMO_FOLDER)
     if not in_image and not _volume_of(spec.volumes, folders.data_dir):
-        raise UsageError(f"--data_dir={folders.data_dir}: lies on no volume (mounted: {paths}) and not in {DEMO_FOLDER}, which the image brings. "
-                         "Mount what holds it with --volume=pvc:CLAIM:/PATH.")
+        raise UsageError(f"--data_dir={folders.data_dir}: lies on no volume (mounted: {paths}) and not in {DEMO_FOLDER}, which "
+                         "the image brings. Mount what holds it with --volume=pvc:CLAIM:/PATH.")
     held = spec.model_volume
     if held is None:
         raise UsageError(f"--model_dir={folders.model_dir}: lies on no volume (mounted: {paths}), so it would vanish with its pod. "
@@ -267,14 +273,14 @@ def _check_folders(spec: JobSpec) -> None:
     if held.kind == "secret":
         raise UsageError(f"--model_dir={folders.model_dir}: lies on a secret, which cannot be written. Use a pvc.")
     if held.kind == "gcsfuse":
-        raise UsageError(f"--model_dir={folders.model_dir}: lies on a bucket, where a folder is renamed file by file: a kill could leave half a "
-                         "checkpoint under its final name. Use a pvc; a bucket serves for --data_dir.")
+        raise UsageError(f"--model_dir={folders.model_dir}: lies on a bucket, where a folder is renamed file by file: a kill "
+                         "could leave half a checkpoint under its final name. Use a pvc; a bucket serves for --data_dir.")
     if held.kind == "emptydir" and (spec.workers > 1 or spec.submit.tensorboard):
-        raise UsageError(f"--model_dir={folders.model_dir}: lies on an emptydir, of which every pod has its own. Several workers and TensorBoard "
-                         "share the folder: use a pvc.")
+        raise UsageError(f"--model_dir={folders.model_dir}: lies on an emptydir, of which every pod has its own. Several workers "
+                         "and TensorBoard share the folder: use a pvc.")
     if any(volume.kind == "gcsfuse" for volume in spec.volumes) and spec.submit.service_account == "default":
-        raise UsageError("--service_account=default: a bucket is read as a service account that Workload Identity knows. Name one that may "
-                         "read it.")
+        raise UsageError("--service_account=default: a bucket is read as a service account that Workload Identity knows. Name one "
+                         "that may read it.")
 
 
 def _check_rows(spec: JobSpec) -> None:
@@ -283,18 +289,20 @@ def _check_rows(spec: JobSpec) -> None:
     if rows < parts:
         raise UsageError(
             f"--batch_size={rows}: is dealt out to {spec.workers} worker(s) with {spec.replicas // spec.workers} replica(s) each, "
-            f"--accumulate={accumulate} and --shards={shards}: {parts} parts, and each needs a row. Raise it, or lower one of them.")
+            f"--accumulate={accumulate} and --shards={shards}: {parts} parts, and each needs a row. Raise it, or lower one of "
+            "them.")
 
 
 def _check_grace(spec: JobSpec) -> None:
     grace = spec.train.gang.grace_seconds
     if spec.submit.spot and grace > SPOT_SECONDS:
-        raise UsageError(f"--grace_seconds={grace:g}: a GKE Spot node is gone {SPOT_SECONDS} s after its notice, whatever a pod asks for. Say "
-                         f"--grace_seconds={SPOT_SECONDS} among the flags of train, so that a stop is planned to fit; where it does not, the steps since the last checkpoint "
-                         "are computed again.")
+        raise UsageError(f"--grace_seconds={grace:g}: a GKE Spot node is gone {SPOT_SECONDS} s after its notice, whatever a pod "
+                         f"asks for. Say --grace_seconds={SPOT_SECONDS} among the flags of train, so that a stop is planned to "
+                         "fit; where it does not, the steps since the last checkpoint are computed again.")
     saves = [event["seconds"] for event in journal.read(pathlib.Path(spec.train.folders.model_dir) / "journal.jsonl")
              if event.get("event") == "save" and isinstance(event.get("seconds"), (int, float))]
     slowest = max(saves, default=0.0)
     if slowest + RESERVE_SECONDS > grace:
-        raise UsageError(f"--grace_seconds={grace:g}: the slowest checkpoint of this model folder took {slowest:.1f} s, and {RESERVE_SECONDS} s are "
-                         f"kept for the end. Say --grace_seconds={math.ceil(2 * slowest + RESERVE_SECONDS)} among the flags of train.")
+        enough = math.ceil(2 * slowest + RESERVE_SECONDS)
+        raise UsageError(f"--grace_seconds={grace:g}: the slowest checkpoint of this model folder took {slowest:.1f} s, and "
+                         f"{RESERVE_SECONDS} s are kept for the end. Say --grace_seconds={enough} among the flags of train.")

@@ -48,7 +48,7 @@ def _follow(cluster: kubectl.Cluster, name: str) -> int:
 
 
 def _afterwards(spec: JobSpec, cluster: kubectl.Cluster) -> str:
-    where = "".join(f" --{name}={value}" for name, value in (("context", cluster.context), ("namespace", cluster.namespace)) if value)
+    where = "".join(f" {flag}" for flag in cluster.command[1:])
     folder = spec.train.folders.model_dir
     look = (f"{' '.join(cluster.command)} port-forward service/{spec.name}-tensorboard {kubernetes.TENSORBOARD_PORT}"
             f"   then http://localhost:{kubernetes.TENSORBOARD_PORT}" if spec.submit.tensorboard else
