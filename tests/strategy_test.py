@@ -92,12 +92,3 @@ def test_devices_are_logical_cpus_where_there_is_no_gpu():
 
 def test_threads_are_those_of_the_configuration_and_never_only_one_side_by_side():
     assert placed(({"threads": 1, "shards": 1}, 8)) == ["OneDeviceStrategy CPU 1 1", "1 2"]
-
-
-def test_a_run_that_asks_for_an_accelerator_does_not_train_on_something_else():
-    lines = placed(
-        ({"threads": 1, "shards": 1, "accelerator": "gpu"}, 8), ({"threads": 1, "shards": 1, "accelerator": "tpu", "devices": 8}, 8),
-        ({"threads": 1, "shards": 1, "accelerator": "cpu"}, 8))
-    assert lines[0].startswith("--accelerator=gpu: TensorFlow sees only CPU here.")
-    assert lines[1].startswith("--accelerator=tpu: TensorFlow sees only CPU here.")
-    assert lines[2] == "OneDeviceStrategy CPU 1 1"

@@ -186,8 +186,6 @@ class Run(Checked):
     strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1.",
                          one_of("auto", "one_device", "mirrored"), result=False)
     devices: int = knob(0, "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.", at_least(0), result=False)
-    accelerator: str = knob("any", "What the arithmetic must run on; a run that finds something else stops at once.",
-                            one_of("any", "cpu", "gpu", "tpu"), result=False)
     shards: int = knob(0, "Slices of a replica's rows that are computed side by side; 0: chosen at the first start, then kept.",
                        at_least(0))
     threads: int = knob(0, "Threads of TensorFlow's arithmetic; 0: the machine's cores at the first start, then kept.", at_least(0))

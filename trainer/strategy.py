@@ -45,7 +45,6 @@ def place(run: configuration.Run, rows: int) -> Placement:
     _set_threads(run)
     gpus = tf.config.list_physical_devices("GPU")
     device_type = "GPU" if gpus else "CPU"
-    _require_accelerator(run, device_type)
     if run.deterministic and device_type == "GPU":
         tf.config.experimental.enable_op_determinism()  # On CPU nothing needs it.
     wanted = run.devices or (max(1, len(gpus)) if run.strategy != "one_device" else 1)
@@ -81,13 +80,6 @@ def _set_threads(run: configuration.Run) -> None:
     except RuntimeError:
         raise UsageError(f"--threads={intra}: TensorFlow runs already with another number in this process. "
                          "Start a process of its own.") from None
-
-
-def _require_accelerator(run: configuration.Run, device_type: str) -> None:
-    """A job that pays for accelerators must not train on CPU in silence, which is what TensorFlow does without a driver."""
-    if run.accelerator not in ("any", device_type.lower()):
-        raise UsageError(f"--accelerator={run.accelerator}: TensorFlow sees only {device_type} here. Check the driver, the "
-                         "resources that the job asks for and the image, or name another --accelerator.")
 
 
 def _split_cpu(wanted: int) -> None:
