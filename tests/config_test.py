@@ -9,7 +9,7 @@ from trainer.exit_codes import UsageError
 # What the same command may change from one attempt to the next: it decides no weight that the run computes.
 MAY_CHANGE = {
     "data_dir", "model_dir", "rnn_from_cell", "epochs", "steps", "eval_split", "eval_steps", "save_steps", "log_steps",
-    "log_epochs", "steps_per_loop", "keep", "strategy", "devices", "num_workers", "worker_index", "hosts", "min_workers",
+    "log_epochs", "steps_per_loop", "keep", "strategy", "accelerator", "devices", "num_workers", "worker_index", "hosts", "min_workers",
     "rejoin_seconds", "rendezvous_seconds", "grace_seconds", "hang_seconds", "max_restarts", "supervise",
 }
 
@@ -22,7 +22,7 @@ OTHER = {
     "class_weights": "balanced", "seed": 1, "epochs": 2, "steps": 7, "eval_split": "train", "eval_steps": 5,
     "save_steps": 7,
     "log_steps": 7, "log_epochs": 5, "steps_per_loop": 9, "keep": 1, "best_metric": "loss", "early_stop_patience": 2,
-    "precision": "bfloat16", "jit": "off", "strategy": "mirrored", "devices": 2, "shards": 2, "threads": 1,
+    "precision": "bfloat16", "jit": "off", "strategy": "mirrored", "accelerator": "cpu", "devices": 2, "shards": 2, "threads": 1,
     "deterministic": False, "num_workers": 2, "worker_index": 1, "hosts": "a-{index}:2222", "min_workers": 1,
     "rejoin_seconds": 5.0, "rendezvous_seconds": 5.0, "grace_seconds": 5.0, "hang_seconds": 5.0, "max_restarts": 1,
     "supervise": "off",

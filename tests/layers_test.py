@@ -34,7 +34,7 @@ PICTURE = """
     models.recurrent models.dropout
     strategy
 
-    flags stopping
+    flags stopping accelerator
     config
     exit_codes
 """

@@ -92,3 +92,10 @@ def test_devices_are_logical_cpus_where_there_is_no_gpu():
 
 def test_threads_are_those_of_the_configuration_and_never_only_one_side_by_side():
     assert placed(({"threads": 1, "shards": 1}, 8)) == ["OneDeviceStrategy CPU 1 1", "1 2"]
+
+
+def test_a_run_that_asks_for_an_accelerator_that_is_not_visible_does_not_start():
+    lines = placed(*(({"threads": 1, "shards": 1, "accelerator": kind}, 8) for kind in ("gpu", "tpu", "cpu", "auto")))
+    assert lines[0].startswith("--accelerator=gpu: TensorFlow sees 1 CPU. A run that asks for a GPU must not train on something else.")
+    assert lines[1].startswith("--accelerator=tpu: TensorFlow sees 1 CPU. A run that asks for a TPU must not train on something else.")
+    assert lines[2:4] == ["OneDeviceStrategy CPU 1 1"] * 2

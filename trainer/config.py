@@ -185,6 +185,8 @@ class Run(Checked):
                     one_of("auto", "on", "off"))
     strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1.",
                          one_of("auto", "one_device", "mirrored"), result=False)
+    accelerator: str = knob("auto", "What to train on; where it is not visible, the run stops. auto: GPUs where there are some, else "
+                            "the CPU.", one_of("auto", "cpu", "gpu", "tpu"), result=False)
     devices: int = knob(0, "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.", at_least(0), result=False)
     shards: int = knob(0, "Slices of a replica's rows that are computed side by side; 0: chosen at the first start, then kept.",
                        at_least(0))

@@ -37,7 +37,8 @@ def open_model(settings) -> Model:
     config = configuration.from_flat(configuration.written_in(folder))
     found = _checkpoint(folder, settings.checkpoint)
     placement = strategy.place(
-        dataclasses.replace(config.run, devices=getattr(settings, "devices", 0) or 1, strategy="auto", shards=1), ROWS_AT_LEAST)
+        dataclasses.replace(config.run, devices=getattr(settings, "devices", 0) or 1, strategy="auto", accelerator="auto", shards=1),
+        ROWS_AT_LEAST)
     dataset = store.open_dataset(settings.data_dir or config.folders.data_dir)
     if dataset.digest != found.manifest["dataset_digest"]:
         raise UsageError(f"{dataset.folder} has the digest {dataset.digest[:12]}, {found.path} was trained on "

@@ -9,6 +9,7 @@ import os
 
 import tensorflow as tf
 
+from trainer import accelerator
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
 
@@ -43,11 +44,10 @@ def place(run: configuration.Run, rows: int) -> Placement:
     `rows` as in `resolve`. Raises UsageError where the devices asked for are not there, or rows are too few for them.
     """
     _set_threads(run)
-    gpus = tf.config.list_physical_devices("GPU")
-    device_type = "GPU" if gpus else "CPU"
+    device_type = _device_type(run)
     if run.deterministic and device_type == "GPU":
         tf.config.experimental.enable_op_determinism()  # On CPU nothing needs it.
-    wanted = run.devices or (max(1, len(gpus)) if run.strategy != "one_device" else 1)
+    wanted = run.devices or (visible()[device_type] if run.strategy != "one_device" and device_type != "CPU" else 1)
     if device_type == "CPU":
         _split_cpu(wanted)
     devices = [device.name for device in tf.config.list_logical_devices(device_type)][:wanted]
@@ -60,6 +60,26 @@ def place(run: configuration.Run, rows: int) -> Placement:
     if wanted == 1 and run.strategy != "mirrored":
         return Placement(tf.distribute.OneDeviceStrategy(devices[0]), device_type, tuple(devices))
     return Placement(tf.distribute.MirroredStrategy(devices), device_type, tuple(devices))
+
+
+def visible() -> dict[str, int]:
+    """{"CPU", "GPU", "TPU": devices} that TensorFlow sees in this machine or container."""
+    return {kind: len(tf.config.list_physical_devices(kind)) for kind in accelerator.KINDS}
+
+
+def _device_type(run: configuration.Run) -> str:
+    """"CPU" or "GPU". Raises UsageError where it is not there, or there is no strategy for it."""
+    seen = visible()
+    problem = accelerator.refusal(run.accelerator, seen)
+    if problem:
+        raise UsageError(problem)
+    kind = accelerator.chosen(run.accelerator, seen)
+    if kind == "TPU":
+        raise UsageError(f"--accelerator=tpu: TensorFlow sees {accelerator.in_words(seen)}, and this version has strategies for CPUs "
+                         "and GPUs only. Say --accelerator=cpu, or use a machine with GPUs.")
+    if kind == "CPU" and seen["GPU"]:
+        _hide_gpus()
+    return kind
 
 
 def bounds(rows: int, parts: int) -> list[tuple[int, int]]:
@@ -80,6 +100,14 @@ def _set_threads(run: configuration.Run) -> None:
     except RuntimeError:
         raise UsageError(f"--threads={intra}: TensorFlow runs already with another number in this process. "
                          "Start a process of its own.") from None
+
+
+def _hide_gpus() -> None:
+    """Keeps what names no device from running on a GPU."""
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        raise UsageError("--accelerator=cpu: TensorFlow runs already with GPUs in this process. Start a process of its own.") from None
 
 
 def _split_cpu(wanted: int) -> None:

@@ -204,7 +204,7 @@ def _tpu(submit: configuration.Submit, train: configuration.Config) -> Tpu | Non
 def _on_accelerators(submit: configuration.Submit, train: configuration.Config, tpu: Tpu | None) -> configuration.Config:
     """`train` with what the place decides: accelerator and devices, and threads where they are left open."""
     asked = "tpu" if tpu else "gpu" if submit.gpus else train.run.accelerator
-    if train.run.accelerator not in ("any", asked) or (asked == "gpu" and not submit.gpus) or (asked == "tpu" and not tpu):
+    if train.run.accelerator not in ("auto", asked) or (asked == "gpu" and not submit.gpus) or (asked == "tpu" and not tpu):
         raise UsageError(f"--accelerator={train.run.accelerator}: the pods get --gpus={submit.gpus} and "
                          f"--tpu={submit.tpu or 'none'}. Ask for what the training needs, or leave --accelerator out of the "
                          "flags of train.")
