@@ -42,7 +42,7 @@ ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
 WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "lock", "chaos",
-                      "launch.submit", "launch.kubectl", "launch.kubernetes", "launch.spec")
+                      "launch.submit", "launch.kubectl", "launch.kubernetes", "launch.spec", "accelerator")
 
 
 def modules() -> dict[str, pathlib.Path]:
