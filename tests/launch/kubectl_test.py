@@ -17,8 +17,9 @@ case " $* " in
 *" get jobset"*) [ -e "$FAKE/has-jobset" ] || { echo "error: the server doesn't have a resource type \\"jobset\\"" >&2; exit 1; }
   answer jobset ;;
 *" get job"*) answer job ;;
-*" get pods "*) answer pods; echo $((turn + 1)) >"$FAKE/turn" ;;
-*" logs "*) for pod; do :; done; cat "$FAKE/log.$pod" ;;
+*" get pods "*) answer pods; echo $((turn + 1)) >"$FAKE/turn"; [ ! -e "$FAKE/away.$turn" ] || exit 1 ;;
+*" logs "*) for pod; do :; done; cat "$FAKE/log.$pod"
+  if [ -e "$FAKE/broken" ]; then rm "$FAKE/broken"; echo "third" >>"$FAKE/log.$pod"; exit 1; fi ;;
 *" exec "*) cat "$FAKE/report" 2>/dev/null || exit 1 ;;
 *" apply "*) cat >"$FAKE/sent"; [ ! -e "$FAKE/refusal" ] || { cat "$FAKE/refusal" >&2; exit 1; }; echo "job.batch/words applied" ;;
 esac
@@ -133,6 +134,22 @@ def test_each_line_is_printed_once_and_pods_that_come_later_are_read_too(fake, c
     (fake / "log.words-0-2").write_text("second\n")
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == 0
     assert sorted(capsys.readouterr().out.splitlines()) == ["[0] first", "[0] second"]
+
+
+def test_a_connection_that_breaks_loses_no_line_and_doubles_none(fake, capsys, monkeypatch):
+    lay(fake, job__1=job(), job__9=job(("Complete", "")), pods__1=pods(pod(0)), broken="")
+    (fake / "log.words-0-1").write_text("first\nsecond\n")
+    monkeypatch.setattr(kubectl, "POLL_SECONDS", 0.1)
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 0
+    assert capsys.readouterr().out.splitlines() == ["[0] first", "[0] second", "[0] third"]
+
+
+@pytest.mark.parametrize("patience, code", [(60.0, 0), (0.0, 2)])
+def test_an_api_server_may_be_away_for_a_while(fake, monkeypatch, patience, code):
+    lay(fake, job__1=job(), job__4=job(("Complete", "")), pods__1=pods(pod(0)), away__2="", away__3="")
+    (fake / "log.words-0-1").write_text("")
+    monkeypatch.setattr(kubectl, "PATIENCE_SECONDS", patience)
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == code
 
 
 def test_what_keeps_a_worker_from_running_is_told_once(fake, capsys):

@@ -19,6 +19,7 @@ from trainer.launch import kubernetes
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0  # How long the API server may stay away from somebody who follows a job.
 FIELD_MANAGER = "rnn-trainer"
 KINDS = ("job.batch", "jobset.jobset.x-k8s.io")
 OF_A_JOB = ("service", "networkpolicy", "deployment")  # What is deleted with a job besides itself.
@@ -152,10 +153,18 @@ def follow(cluster: Cluster, name: str, say: Callable[[str], None]) -> int:
     logs = _Logs(cluster, name, say)
     failures: dict[str, Failure] = {}
     waiting: dict[str, str] = {}
+    answered = time.monotonic()
     try:
         while True:
-            job = Job.find(cluster, name)  # Before the pods: what they say after the end is complete.
-            pods = logs.catch_up()
+            try:
+                job = Job.find(cluster, name)  # Before the pods: what they say after the end is complete.
+                pods = logs.catch_up()
+            except UsageError:
+                if time.monotonic() - answered > PATIENCE_SECONDS:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            answered = time.monotonic()
             for pod in pods:
                 failure = failure_of(pod)
                 if failure and failures.setdefault(pod["metadata"]["name"], failure) is failure:
@@ -224,25 +233,29 @@ class _Logs:
     def __init__(self, cluster: Cluster, name: str, say: Callable[[str], None], tail: int = -1):
         self._cluster, self._name, self._say, self._tail = cluster, name, say, tail
         self._readers: dict[str, tuple[subprocess.Popen, threading.Thread]] = {}
+        self._lines = collections.Counter()  # {pod: lines read}, with which a connection that broke is taken up again.
 
     def catch_up(self) -> list[dict[str, Any]]:
         """Begins to read the containers that are new; returns all pods of the job."""
         pods = self._cluster.pods(self._name)
         for pod in pods:
             name = pod["metadata"]["name"]
-            if name not in self._readers and _has_started(pod):
+            if _has_started(pod) and (name not in self._readers or self._readers[name][0].poll()):
                 # A session of its own: Ctrl-C is for us, and lines that are on their way still arrive.
                 process = subprocess.Popen([*self._cluster.command, "logs", "--follow", f"--tail={self._tail}", name],
                                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
                                            errors="replace", start_new_session=True)
-                reader = threading.Thread(target=self._read, args=(process, _worker(pod)), daemon=True)
+                reader = threading.Thread(target=self._read, args=(process, name, _worker(pod)), daemon=True)
                 reader.start()
                 self._readers[name] = process, reader
         return pods
 
-    def _read(self, process: subprocess.Popen, worker: str) -> None:
-        for line in process.stdout:
-            self._say(f"[{worker}] {line.rstrip()}")
+    def _read(self, process: subprocess.Popen, pod: str, worker: str) -> None:
+        known = self._lines[pod]
+        for number, line in enumerate(process.stdout):
+            if number >= known:
+                self._lines[pod] = number + 1
+                self._say(f"[{worker}] {line.rstrip()}")
 
     def drain(self, seconds: float) -> None:
         """Waits until what the containers wrote is printed."""
