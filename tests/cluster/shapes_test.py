@@ -113,4 +113,4 @@ def test_workers_answer_their_own_job_and_tensorboard_answers_the_namespace(name
             other.delete()
     finally:
         job.command("stop")
-    assert not namespace.get("deployments")["items"] and not namespace.get("networkpolicies")["items"]
+    assert not namespace.get("jobs,services,deployments,networkpolicies", "--selector=app.kubernetes.io/instance=policy")["items"]
