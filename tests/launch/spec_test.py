@@ -70,6 +70,7 @@ def refusal(submit=(), train=()) -> str:
     ({}, {"worker_index": 0}, "are what submit tells each worker"),
     ({"workers": 2}, {"min_workers": 3}, "--min_workers=3: there are --workers=2"),
     ({}, {"supervise": "off"}, "--supervise=off"),
+    ({"workers": 2}, {"devices": 2}, "--devices=2: each of several workers without GPUs is one replica"),
     ({"tpu": "v5e-16"}, {}, "must be a slice of one host, v4-8, v5e-1, v5e-4, v5e-8, v5p-8, v6e-1, v6e-4, v6e-8. Larger ones span"),
     ({"tpu": "v5e-8", "gpus": 1}, {}, "Leave out --gpus"),
     ({"tpu": "v5e-8", "workers": 2}, {}, "is one pod with the chips of one host"),

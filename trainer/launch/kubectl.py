@@ -233,6 +233,7 @@ class _Logs:
     def __init__(self, cluster: Cluster, name: str, say: Callable[[str], None], tail: int = -1):
         self._cluster, self._name, self._say, self._tail = cluster, name, say, tail
         self._readers: dict[str, tuple[subprocess.Popen, threading.Thread]] = {}
+        self._turn = threading.Lock()
         self._lines = collections.Counter()  # {pod: lines read}, with which a connection that broke is taken up again.
 
     def catch_up(self) -> list[dict[str, Any]]:
@@ -255,7 +256,8 @@ class _Logs:
         for number, line in enumerate(process.stdout):
             if number >= known:
                 self._lines[pod] = number + 1
-                self._say(f"[{worker}] {line.rstrip()}")
+                with self._turn:
+                    self._say(f"[{worker}] {line.rstrip()}")
 
     def drain(self, seconds: float) -> None:
         """Waits until what the containers wrote is printed."""

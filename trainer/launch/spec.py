@@ -231,6 +231,9 @@ def _check_gang(submit: configuration.Submit, train: configuration.Config) -> No
                          "flags of train, and say --workers before the `--`.")
     if gang.min_workers > submit.workers:
         raise UsageError(f"--min_workers={gang.min_workers}: there are --workers={submit.workers}. Lower it.")
+    if submit.workers > 1 and train.run.devices > 1 and not submit.gpus:
+        raise UsageError(f"--devices={train.run.devices}: each of several workers without GPUs is one replica on its CPU. Leave "
+                         "--devices out of the flags of train, or raise --workers.")
     if gang.supervise == "off":
         raise UsageError("--supervise=off: without its supervisor, process 1 of a container gets no SIGTERM from the cluster. "
                          "Leave it out.")
