@@ -92,7 +92,8 @@ def test_a_disturbed_job_ends_with_the_digest_of_an_undisturbed_one(namespace, u
 
 
 def _first_loop(job, since: float, attempt: int = 1) -> float:
-    """When the first steps after `since` were done, in seconds since the epoch."""
-    times = [datetime.datetime.fromisoformat(event["time"]).timestamp() for event in job.events("loop")
-             if event["attempt"] >= attempt]
-    return min(moment for moment in times if moment > since)
+    """When the first steps after `since` were done, in seconds since the epoch; their line may come after that of a checkpoint."""
+    def times():
+        return [moment for event in job.events("loop") if event["attempt"] >= attempt
+                and (moment := datetime.datetime.fromisoformat(event["time"]).timestamp()) > since]
+    return min(kit.eventually("the first steps", times))
