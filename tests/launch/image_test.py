@@ -63,7 +63,7 @@ def test_the_image_for_cpu_is_the_one_that_a_build_without_a_target_makes():
 def test_a_container_is_not_root_and_its_first_process_is_the_trainer(name):
     [(packages, body)] = [(source, body) for source, stage, body in STAGES if stage == name]
     assert packages == f"packages-{name}" and f"--requirement=/requirements/{name}.txt" in DOCKERFILE
-    assert "USER 1000:1000\n" in body and body.rstrip().endswith('ENTRYPOINT ["python", "-m", "trainer"]')
+    assert 'USER 1000:1000\n' in body and '\nENTRYPOINT ["python", "-m", "trainer"]\n' in body
 
 
 def test_packages_are_pinned_by_their_hashes():
