@@ -80,7 +80,7 @@ def test_a_disturbed_job_ends_with_the_digest_of_an_undisturbed_one(namespace, u
     job = kit.Job(namespace, f"{fault.__name__.replace('_', '-')}-{workers}", (f"--workers={workers}",))
     submitted = time.time()
     job.apply()
-    kit.eventually("a checkpoint of the first attempt", lambda: job.saved() >= 300)
+    kit.eventually("a checkpoint of the first attempt", lambda: job.saved() >= 150)
     record_property("submit_to_first_steps", _first_loop(job, submitted) - submitted)
     disturbed = time.time()
     fault(job)

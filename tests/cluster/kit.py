@@ -21,7 +21,7 @@ IMAGE = "localhost:5000/rnn-trainer:test"
 CLAIM = "rnn-trainer"
 INDEX = "batch.kubernetes.io/job-completion-index"
 # Longer than any fault takes to show, on 2 cores that also run the cluster. One thread and one shard: both decide bits.
-TRAINING = ["--flagfile=words.flags", "--units=256", "--steps=4000", "--save_steps=100", "--log_steps=500", "--steps_per_loop=20",
+TRAINING = ["--flagfile=words.flags", "--units=256", "--steps=2000", "--save_steps=50", "--log_steps=200", "--steps_per_loop=20",
             "--eval_steps=-1", "--threads=1", "--shards=1"]
 SECONDS = 600  # The longest that anything here may take.
 
