@@ -141,6 +141,14 @@ def test_workers_find_each_other_by_names_that_the_cluster_makes():
     assert "--hosts=words-worker-0-{index}.words:2222" in container["args"]
 
 
+@pytest.mark.parametrize("stat, alive", [("1 (python) S 0 1", True), ("1 (python) R 0 1", True), ("1 (python) T 0 1", False)])
+def test_a_worker_whose_first_process_is_frozen_counts_as_dead(tmp_path, stat, alive):
+    [container] = workers_job("k8s/indexed_job.yaml")["template"]["spec"]["containers"]
+    *shell, program = container["livenessProbe"]["exec"]["command"]
+    (tmp_path / "stat").write_text(stat + "\n")
+    assert (subprocess.run([*shell, program.replace("/proc/1/stat", str(tmp_path / "stat"))]).returncode == 0) == alive
+
+
 def test_a_jobset_starts_all_workers_anew_unless_that_is_hopeless():
     jobset = of_kind("k8s/jobset.yaml", "JobSet")["spec"]
     assert jobset["failurePolicy"] == {"maxRestarts": 6, "restartStrategy": "BlockingRecreate", "rules": [
