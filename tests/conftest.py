@@ -1,4 +1,4 @@
-"""What all tests share: `--slow`, a quiet TensorFlow, and four logical CPU devices in the place of four real ones."""
+"""What all tests share: `--slow` and `--cluster`, a quiet TensorFlow, and four logical CPU devices in the place of four real ones."""
 
 import os
 import sys
@@ -10,13 +10,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--cluster", action="store_true", help="also run the tests on a Kubernetes cluster of this machine")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="takes minutes: run with --slow"))
+    for name, reason in (("slow", "takes minutes: run with --slow"), ("cluster", "needs a cluster: run with --cluster")):
+        if not config.getoption(f"--{name}"):
+            for item in items:
+                if item.get_closest_marker(name):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_collection_finish():

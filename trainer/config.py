@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 from trainer.exit_codes import UsageError
 
@@ -280,6 +280,45 @@ class Doctor(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class Submit(Checked):
+    """Where a job runs and how large it is. What it runs follows after `--`: `-- train --data_dir=...`."""
+
+    target: str = knob("kubernetes", "The kind of place: a Kubernetes cluster, worker processes on this machine, a Cloud TPU VM.",
+                       one_of("kubernetes", "local", "tpu_vm"))
+    name: str = knob("", "Name of the job; everything that belongs to it carries it.")
+    image: str = knob("", "Container image with its tag or digest: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX.")
+    workers: int = knob(1, "Pods that train together.", at_least(1))
+    cpu: str = knob("2", "CPUs of a worker, as Kubernetes writes them: 4, 500m. They become --threads where train names none.")
+    memory: str = knob("4Gi", "Memory of a worker.")
+    gpus: int = knob(0, "GPUs of a worker (nvidia.com/gpu).", at_least(0))
+    tpu: str = knob("", "TPU slice of one host: on GKE for example v5e-8, of a TPU VM for example v5litepod-8.")
+    shm: str = knob("1Gi", "Size of /dev/shm, over which the GPUs of a worker talk; it counts as memory.")
+    volume: tuple[str, ...] = knob((), "What is mounted where: pvc:CLAIM:/PATH, emptydir:SIZE:/PATH, gcsfuse:BUCKET:/PATH or "
+                                   "secret:NAME:/PATH. Give it once for each.")
+    node_selector: tuple[str, ...] = knob((), "KEY=VALUE that a node must be labelled with. Give it once for each.")
+    toleration: tuple[str, ...] = knob((), "Taint that is no obstacle: KEY=VALUE:EFFECT, KEY:EFFECT or KEY. Give it once for each.")
+    spot: bool = knob(False, "GKE Spot nodes, which are taken away with 15 seconds' notice.")
+    service_account: str = knob("default", "Service account of the pods; its token is not mounted.")
+    pull_secret: str = knob("", "Secret with which the image is pulled.")
+    jobset: bool = knob(False, "A JobSet, which starts all workers anew together, instead of a Job.")
+    queue: str = knob("", "Kueue LocalQueue that admits the job; it waits there, suspended.")
+    tensorboard: bool = knob(False, "Serve TensorBoard beside the job.")
+    retries: int = knob(6, "Failures that count (bugs, storage, out of memory) before the job is given up.", at_least(0))
+    deadline_seconds: int = knob(604_800, "The job ends as failed after this long, however often it was restarted.", at_least(1))
+    ttl_seconds: int = knob(86_400, "A job that has ended is deleted after this long; its volumes stay.", at_least(0))
+    context: str = knob("", "Cluster, as in kubectl; default: kubectl's current one.")
+    namespace: str = knob("", "Namespace, as in kubectl; default: the context's own.")
+    zone: str = knob("", "Zone of a TPU VM, as in gcloud.")
+    project: str = knob("", "Project of a TPU VM; default: gcloud's current one.")
+    valid_until: str = knob("6h", "How long a request for a TPU VM waits in the queue.")
+    runtime_version: str = knob("", "Software of a TPU VM; default: what fits --tpu.")
+    apply: bool = knob(False, "Send the manifest, after the cluster has checked it. Without it, it is printed.")
+    follow: bool = knob(False, "Print the logs of all workers until the job ends and exit as it did. Ctrl-C leaves the job running.")
+    stop: str = knob("", "Name of a job to end: its workers write a checkpoint; volumes stay.")
+    status: str = knob("", "Name of a job to report on.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole training run: one object per concern."""
 
@@ -345,6 +384,13 @@ def replace(config: Config, **changes) -> Config:
 def as_text(value) -> str:
     """A value as one would write it on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def as_flags(config: Config, without: Sequence[str] = ()) -> list[str]:
+    """The flags, but for some, that are not at their defaults: a command line that makes `config`."""
+    defaults = {name: field.default for name, field in fields().items()}
+    return [f"--{name}={as_text(value)}" for name, value in to_flat(config).items()
+            if value != defaults[name] and name not in without]
 
 
 def as_markdown(config: Config) -> str:

@@ -47,7 +47,8 @@ class _Parser(absl_flags.ArgumentParser):
         return _WORDS[self.field.type]
 
 
-_WORDS = {int: "a whole number", float: "a finite number", str: "text", tuple[int, ...]: "whole numbers separated by commas"}
+_WORDS = {int: "a whole number", float: "a finite number", str: "text", tuple[int, ...]: "whole numbers separated by commas",
+          tuple[str, ...]: "text"}
 
 
 def _from_text(kind, text: str):
@@ -55,7 +56,7 @@ def _from_text(kind, text: str):
         return int(text)
     if kind is float:
         return _finite(float(text))
-    if kind is str:
+    if kind in (str, tuple[str, ...]):
         return text
     return tuple(int(part) for part in text.split(","))
 
@@ -69,6 +70,9 @@ def _finite(value: float) -> float:
 def _define(field: dataclasses.Field, into: absl_flags.FlagValues) -> None:
     if field.type is bool:
         absl_flags.DEFINE_boolean(field.name, field.default, field.metadata["help"], flag_values=into)
+    elif field.type == tuple[str, ...]:  # Given once for each of its values.
+        absl_flags.DEFINE_multi(_Parser(field), absl_flags.ArgumentSerializer(), field.name, field.default, field.metadata["help"],
+                                flag_values=into)
     else:
         absl_flags.DEFINE(_Parser(field), field.name, field.default, field.metadata["help"], flag_values=into)
 
@@ -108,7 +112,7 @@ def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[typ
         raise UsageError(f"{seen}: must be true or false. `{command} --help` lists the flags and what they take.") from None
     except (absl_flags.Error, ValueError) as problem:
         raise UsageError(f"{problem}. `{command} --help` lists the flags and what they take.") from None
-    values = {name: found[name].value for name in own}
+    values = {name: tuple(found[name].value) if field.type == tuple[str, ...] else found[name].value for name, field in own.items()}
     for name, field in own.items():
         check(field, values[name])
     return Parsed(values, tuple(words))

@@ -103,6 +103,22 @@ def _doctor(parsed: flags.Parsed) -> int:
     return command.command(config, settings)
 
 
+def _submit(parsed: flags.Parsed) -> int:
+    settings = configuration.Submit(**parsed.values)
+    if settings.stop or settings.status:
+        if parsed.words:
+            raise UsageError(f"{parsed.words[0]}: --stop and --status take nothing after the flags. Leave it out.")
+        from trainer.launch import submit
+        return submit.stop(settings) if settings.stop else submit.status(settings)
+    if not parsed.words or parsed.words[0] != "train":
+        raise UsageError(f"{' '.join(parsed.words) or 'nothing'}: after `--` comes what the job runs, `train` and its flags: "
+                         "submit --name=imdb --image=... -- train --data_dir=... --model_dir=...")
+    config = configuration.from_flat(_parse("train", parsed.words[1:]).values)
+    _require(config.folders, "data_dir", "model_dir")
+    from trainer.launch import submit
+    return submit.start(settings, config)
+
+
 COMMANDS = {
     "prepare": Command("turn raw files into a dataset folder", "prepare --source=... --data_dir=DIR [flags]",
                        (configuration.Prepare,), _prepare),
@@ -120,8 +136,10 @@ COMMANDS = {
                       (configuration.Report,), _report),
     "doctor": Command("check what a run needs, here and on a cluster, before it costs anything", "doctor [flags of train]",
                       (configuration.Doctor, *configuration.TRAIN_SECTIONS.values()), _doctor),
+    "submit": Command("a job on a cluster: its manifest, or the job itself",
+                      "submit --name=NAME --image=IMAGE [flags] -- train [flags of train]", (configuration.Submit,), _submit),
 }
-TAKES_WORDS = {"predict"}
+TAKES_WORDS = {"predict", "submit"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -155,10 +173,14 @@ def _dispatch(arguments: list[str]) -> int:
     if any(word in ("--help", "-h", "-help") for word in rest[:rest.index("--") if "--" in rest else None]):
         print(flags.help_text(f"python -m trainer {command.usage}\n\n{command.summary}", command.sections))
         return BY_NAME["done"]
-    parsed = flags.parse(name, rest, {name: command.sections for name, command in COMMANDS.items()})
+    return command.run(_parse(name, rest))
+
+
+def _parse(name: str, arguments: Sequence[str]) -> flags.Parsed:
+    parsed = flags.parse(name, arguments, {name: command.sections for name, command in COMMANDS.items()})
     if parsed.words and name not in TAKES_WORDS:
         raise UsageError(f"{parsed.words[0]}: `{name}` takes flags only, in the form --name=value.")
-    return command.run(parsed)
+    return parsed
 
 
 def _overview() -> str:

@@ -56,10 +56,8 @@ def train_command(config: configuration.Config, start: gang.Start) -> list[str]:
 
     Who the others are stands in its TF_CONFIG.
     """
-    values = {**configuration.to_flat(config), "threads": start.threads, "shards": start.shards, "supervise": "off"}
-    own = {"num_workers", "worker_index", "hosts", "min_workers"}
-    flags = [f"--{name}={configuration.as_text(value)}" for name, value in values.items()
-             if name not in own and value != configuration.fields()[name].default]
+    config = configuration.replace(config, threads=start.threads, shards=start.shards, supervise="off")
+    flags = configuration.as_flags(config, without=("num_workers", "worker_index", "hosts", "min_workers"))
     return [sys.executable, "-m", "trainer", "train", *flags]
 
 

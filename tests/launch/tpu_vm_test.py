@@ -82,14 +82,14 @@ def test_the_vm_copies_the_folders_and_starts_the_container_once():
         f"do {UPLOAD}; done) >/var/lib/rnn-trainer/upload.log 2>&1 </dev/null &",
         "docker run --detach --name=imdb --privileged --net=host --user=0 --volume=/var/lib/rnn-trainer/model:/model "
         "--volume=/var/lib/rnn-trainer/data:/data:ro --entrypoint=python us-docker.pkg.dev/p/r/rnn-trainer:1-tpu -m trainer train "
-        "--data_dir=/data --model_dir=/model --accelerator=tpu --grace_seconds=30 --epochs=3 --cell=gru",
+        "--data_dir=/data --model_dir=/model --strategy=tpu --accelerator=tpu --grace_seconds=30 --epochs=3 --cell=gru",
     ]
 
 
 def test_data_inside_the_image_is_not_copied_and_a_public_registry_needs_no_sign_in():
     lines = start_script(tpu_vm.Job("a", "docker.io/me/t:1", "z", "v6e-1", "/demo", "gs://b/m", ("--hosts=a b; rm x",)))
     assert not any("gs://b/data" in line or "configure-docker" in line for line in lines)
-    assert lines[-1].endswith("train --data_dir=/demo --model_dir=/model --accelerator=tpu --grace_seconds=30 '--hosts=a b; rm x'")
+    assert lines[-1].endswith("train --data_dir=/demo --model_dir=/model --strategy=tpu --accelerator=tpu --grace_seconds=30 '--hosts=a b; rm x'")
 
 
 @pytest.mark.parametrize("job", [JOB, tpu_vm.Job("a", "i:1", "z", "v4-8", "/demo", "gs://b/m", ("--hosts='",))])
@@ -111,7 +111,7 @@ def test_the_text_has_every_call_under_its_sentence():
     ({"image": ""}, ["--image is empty", "--image=REGISTRY/rnn-trainer:1"]),
     ({"zone": ""}, ["--zone is empty", "--zone=us-west4-a"]),
     ({"accelerator_type": "v5litepod-16"},
-     ["--accelerator_type=v5litepod-16", "one host", "TPU server", "tensorflow-pods", "v5litepod-8"]),
+     ["--tpu=v5litepod-16", "one host", "TPU server", "tensorflow-pods", "v5litepod-8"]),
     ({"accelerator_type": "v4-32"}, ["one host"]),
     ({"accelerator_type": "v5p-16"}, ["one host"]),
     ({"accelerator_type": "v6e-16"}, ["one host"]),
@@ -225,7 +225,7 @@ def test_what_is_left_of_an_earlier_request_is_deleted_first(gcloud, state):
 
 def test_a_request_of_this_name_for_another_tpu_is_left_alone(gcloud):
     gcloud.answers(describe=[{"out": json.dumps({**ACTIVE, "tpu": {"nodeSpec": [{"node": {"acceleratorType": "v6e-1"}}]}})}])
-    with pytest.raises(UsageError, match="--accelerator_type=v5litepod-8: a request imdb exists with v6e-1"):
+    with pytest.raises(UsageError, match="--tpu=v5litepod-8: a request imdb exists with v6e-1"):
         tpu_vm_run.run(JOB)
     assert gcloud.calls == ["describe"]
 

@@ -81,10 +81,10 @@ def _check_type(job: Job) -> None:
     version, _, size = job.accelerator_type.rpartition("-")
     known = ", ".join(f"{name}-{count}" for name, (counts, _) in SINGLE_HOST.items() for count in counts)
     if version not in SINGLE_HOST or not size.isdigit():
-        raise UsageError(f"--accelerator_type={job.accelerator_type}: no type that is known here. Use one of {known}.")
+        raise UsageError(f"--tpu={job.accelerator_type}: no type that is known here. Use one of {known}.")
     if int(size) not in SINGLE_HOST[version][0]:
         raise UsageError(
-            f"--accelerator_type={job.accelerator_type}: must be a slice of one host. Over several, TensorFlow needs the TPU "
+            f"--tpu={job.accelerator_type}: must be a slice of one host. Over several, TensorFlow needs the TPU "
             "server of Google's own images on each of them (https://cloud.google.com/tpu/docs/tensorflow-pods), which our container "
             f"has not. Use one of {known}.")
 
@@ -99,9 +99,9 @@ def _check_folders(job: Job) -> None:
 
 
 def _check_arguments(job: Job) -> None:
-    taken = [argument for argument in job.arguments if re.match(r"--?(data_dir|model_dir|accelerator)\b", argument)]
+    taken = [argument for argument in job.arguments if re.match(r"--?(data_dir|model_dir|accelerator|strategy)\b", argument)]
     if taken:
-        raise UsageError(f"{taken[0]}: folders and accelerator are set by the job itself. Leave it out.")
+        raise UsageError(f"{taken[0]}: folders, accelerator and strategy are set by the job itself. Leave it out.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _start_script(job: Job) -> str:
     mounts = [f"--volume={_HOME}/model:/model", *([f"--volume={_HOME}/data:/data:ro"] if in_storage else [])]
     run = ["docker", "run", "--detach", f"--name={job.name}", "--privileged", "--net=host", "--user=0", *mounts,
            "--entrypoint=python", job.image, "-m", "trainer", "train", f"--data_dir={data}", "--model_dir=/model",
-           "--accelerator=tpu", f"--grace_seconds={job.grace_seconds:g}", *job.arguments]
+           "--strategy=tpu", "--accelerator=tpu", f"--grace_seconds={job.grace_seconds:g}", *job.arguments]
     running = f"docker container inspect --format={{{{.State.Running}}}} {job.name}"
     registry = job.image.partition("/")[0]
     sign_in = registry.endswith(("-docker.pkg.dev", "gcr.io"))

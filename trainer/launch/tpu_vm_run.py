@@ -88,7 +88,7 @@ class _Run:
     def _check_same(self, found: dict) -> None:
         types = {spec.get("node", {}).get("acceleratorType") for spec in found.get("tpu", {}).get("nodeSpec", [])}
         if types - {self._job.accelerator_type, None}:
-            raise UsageError(f"--accelerator_type={self._job.accelerator_type}: a request {self._job.name} exists with "
+            raise UsageError(f"--tpu={self._job.accelerator_type}: a request {self._job.name} exists with "
                              f"{', '.join(sorted(types - {None}))}. Choose another --name, or delete that one:\n  "
                              f"{shlex.join(self._steps['delete'].argv)}")
 

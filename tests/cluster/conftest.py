@@ -1,0 +1,38 @@
+import pytest
+
+from tests.cluster import kit
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster():
+    """The cluster is up and has the image of this very tree; a cluster that was up before stays up."""
+    if kit.why_not():
+        pytest.skip(kit.why_not())
+    was_up = kit.is_up()
+    try:
+        if not was_up:
+            kit.kit("up")
+        kit.kit("build", kit.IMAGE.partition("/")[2], ".", "-f", "k8s/Dockerfile", "--target", "cpu")
+        yield
+    finally:
+        if not was_up:
+            kit.kit("down")
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster):
+    made = kit.Namespace.make("restricted")
+    yield made
+    made.delete()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """Digest by number of workers of a run on this machine that nothing disturbs."""
+    folder, known = tmp_path_factory.mktemp("undisturbed"), {}
+
+    def of(workers: int) -> str:
+        if workers not in known:
+            known[workers] = kit.local_digest(workers, folder)
+        return known[workers]
+    return of

@@ -1,0 +1,248 @@
+"""What submit does on a cluster, against a recorded kubectl on the PATH; tests/cluster does it on a real one."""
+
+import json
+import pathlib
+
+import pytest
+
+from trainer import main
+from trainer.launch import kubectl
+
+# Answers `get` from files in $FAKE that are numbered by the turns of a follower, the last of which stays; records every call.
+FAKE = """#!/bin/sh
+echo "$*" >>"$FAKE/calls"
+turn=$(cat "$FAKE/turn" 2>/dev/null || echo 1)
+answer() { n=$turn; while [ $n -gt 1 ] && [ ! -e "$FAKE/$1.$n" ]; do n=$((n - 1)); done; cat "$FAKE/$1.$n" 2>/dev/null || :; }
+case " $* " in
+*" get jobset"*) [ -e "$FAKE/has-jobset" ] || { echo "error: the server doesn't have a resource type \\"jobset\\"" >&2; exit 1; }
+  answer jobset ;;
+*" get job"*) answer job ;;
+*" get pods "*) answer pods; echo $((turn + 1)) >"$FAKE/turn"; [ ! -e "$FAKE/away.$turn" ] || exit 1 ;;
+*" logs "*) for pod; do :; done; cat "$FAKE/log.$pod"
+  if [ -e "$FAKE/broken" ]; then rm "$FAKE/broken"; echo "third" >>"$FAKE/log.$pod"; exit 1; fi ;;
+*" exec "*) cat "$FAKE/report" 2>/dev/null || exit 1 ;;
+*" apply "*) cat >"$FAKE/sent"; [ ! -e "$FAKE/refusal" ] || { cat "$FAKE/refusal" >&2; exit 1; }; echo "job.batch/words applied" ;;
+esac
+"""
+SUBMIT = ["submit", "--name=words", "--image=r/t:1", "--volume=pvc:claim:/data"]
+TRAIN = ["--", "train", "--data_dir=/demo/words", "--model_dir=/data/m"]
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch) -> pathlib.Path:
+    program = tmp_path / "bin/kubectl"
+    program.parent.mkdir()
+    program.write_text(FAKE)
+    program.chmod(0o755)
+    monkeypatch.setenv("FAKE", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(kubectl, "POLL_SECONDS", 0.01)
+    return tmp_path
+
+
+def calls(fake) -> list[str]:
+    return (fake / "calls").read_text().splitlines()
+
+
+def job(*conditions, suspend=False) -> str:
+    return json.dumps({"kind": "Job", "metadata": {"name": "words", "namespace": "team", "creationTimestamp": "2026-01-02T03:04:05Z"},
+                       "spec": {"suspend": suspend}, "status": {"conditions": [
+                           {"type": name, "status": "True", "reason": reason, "message": "told"} for name, reason in conditions]}})
+
+
+def pod(index, code=None, finished="", created="1", waiting=None, unscheduled=None) -> dict:
+    state = ({"terminated": {"exitCode": code, "finishedAt": finished, "reason": "Error"}} if code is not None
+             else {"waiting": {"reason": waiting, "message": "told"}} if waiting else {"running": {}})
+    phase = "Pending" if waiting or unscheduled else "Running" if code is None else "Failed" if code else "Succeeded"
+    conditions = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unscheduled}]
+    return {"metadata": {"name": f"words-{index}-{created}", "creationTimestamp": created,
+                         "labels": {"batch.kubernetes.io/job-completion-index": str(index)}},
+            "spec": {"nodeName": "node-1", "containers": [{"args": ["train", "--model_dir=/data/m"]}]},
+            "status": {"phase": phase, "conditions": conditions if unscheduled else [], "containerStatuses": [] if unscheduled else [{"state": state}]}}
+
+
+def pods(*items) -> str:
+    return json.dumps({"items": items})
+
+
+def lay(fake, **files) -> None:
+    for name, text in files.items():
+        (fake / name.replace("__", ".").replace("_", "-", name.count("log__"))).write_text(text)
+
+
+# --- apply ----------------------------------------------------------------------------------------------------------------------
+
+def test_a_job_is_sent_after_a_dry_run_whose_warnings_count_and_told_how_to_live_with_it(fake, capsys):
+    assert main.main([*SUBMIT, "--context=c", "--namespace=team", "--apply", *TRAIN]) == 0
+    send = "--context=c --namespace=team apply --server-side --force-conflicts --field-manager=rnn-trainer --filename=-"
+    assert [call for call in calls(fake) if " apply " in call] == [f"{send} --dry-run=server --warnings-as-errors", send]
+    assert main.main([*SUBMIT, *TRAIN]) == 0
+    told, manifest = capsys.readouterr().out.split("\n# TensorFlow's server")[0], (fake / "sent").read_text()
+    assert "kind: Job" in manifest
+    for line in ("watch        python -m trainer submit --context=c --namespace=team --status=words",
+                 "TensorBoard  scripts/tensorboard.sh words:/data/m --context=c --namespace=team   (or submit with --tensorboard)",
+                 "stop         python -m trainer submit --context=c --namespace=team --stop=words"):
+        assert line in told
+
+
+def test_what_the_cluster_refuses_is_not_sent(fake, capsys):
+    (fake / "refusal").write_text('Warning: would violate PodSecurity "restricted:latest"')
+    assert main.main([*SUBMIT, "--apply", *TRAIN]) == 2
+    assert 'would violate PodSecurity "restricted:latest"' in capsys.readouterr().err
+    assert sum(" apply " in f" {call}" for call in calls(fake)) == 1
+
+
+def test_a_job_that_goes_on_is_not_touched_and_one_that_ended_makes_room(fake, capsys):
+    (fake / "job.1").write_text(job())
+    assert main.main([*SUBMIT, "--apply", *TRAIN]) == 2
+    assert "--name=words: a job of this name is there already and goes on" in capsys.readouterr().err
+    assert not any("apply" in call or "delete" in call for call in calls(fake))
+    (fake / "job.1").write_text(job(("Failed", "BackoffLimitExceeded")))
+    assert main.main([*SUBMIT, "--apply", *TRAIN]) == 0
+    assert "delete job.batch words --cascade=foreground" in calls(fake)
+
+
+def test_without_kubectl_the_answer_says_so(fake, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main.main([*SUBMIT, "--apply", *TRAIN]) == 2
+    assert "kubectl: not on the PATH" in capsys.readouterr().err
+
+
+# --- follow ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("end, last_pods, code", [
+    (("Complete", "CompletionsReached"), [pod(0, 0), pod(1, 0)], 0),
+    (("Complete", "CompletionsReached"), [pod(0, 75, "t1"), pod(0, 0, created="2"), pod(1, 0)], 0),
+    (("Failed", "PodFailurePolicy"), [pod(0, 2, "t2"), pod(1, 75, "t1")], 2),          # The lost peer is no cause.
+    (("Failed", "PodFailurePolicy"), [pod(0, 143, "t1"), pod(1, 3, "t2"), pod(0, 4, "t3", created="2")], 3),
+    (("Failed", "BackoffLimitExceeded"), [pod(0, 137, "t2"), pod(1, 1, "t1")], 1),
+    (("Failed", "DeadlineExceeded"), [pod(0, 75, "t1")], 75),
+    (("Failed", "DeadlineExceeded"), [], 1),
+])
+def test_following_ends_with_what_the_job_means(fake, capsys, end, last_pods, code):
+    lay(fake, job__1=job(), job__2=job(end), pods__1=pods(pod(0), pod(1)), pods__2=pods(*last_pods))
+    for one in (pod(0), pod(1), *last_pods):
+        (fake / f"log.{one['metadata']['name']}").write_text("epoch 1\nepoch 2\n")
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == code
+    assert {"[0] epoch 1", "[0] epoch 2", "[1] epoch 2"} <= set(capsys.readouterr().out.splitlines())
+
+
+def test_each_line_is_printed_once_and_pods_that_come_later_are_read_too(fake, capsys):
+    lay(fake, job__1=job(), job__4=job(("Complete", "")), pods__1=pods(pod(0)), pods__2=pods(pod(0, 75, "t1")),
+        pods__3=pods(pod(0, 75, "t1"), pod(0, created="2")), pods__4=pods(pod(0, 75, "t1"), pod(0, 0, created="2")))
+    (fake / "log.words-0-1").write_text("first\n")
+    (fake / "log.words-0-2").write_text("second\n")
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == ["[0] first", "[0] second"]
+
+
+def test_a_connection_that_breaks_loses_no_line_and_doubles_none(fake, capsys, monkeypatch):
+    lay(fake, job__1=job(), job__9=job(("Complete", "")), pods__1=pods(pod(0)), broken="")
+    (fake / "log.words-0-1").write_text("first\nsecond\n")
+    monkeypatch.setattr(kubectl, "POLL_SECONDS", 0.1)
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 0
+    assert capsys.readouterr().out.splitlines() == ["[0] first", "[0] second", "[0] third"]
+
+
+@pytest.mark.parametrize("patience, code", [(60.0, 0), (0.0, 2)])
+def test_an_api_server_may_be_away_for_a_while(fake, monkeypatch, patience, code):
+    lay(fake, job__1=job(), job__4=job(("Complete", "")), pods__1=pods(pod(0)), away__2="", away__3="")
+    (fake / "log.words-0-1").write_text("")
+    monkeypatch.setattr(kubectl, "PATIENCE_SECONDS", patience)
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == code
+
+
+def test_what_keeps_a_worker_from_running_is_told_once(fake, capsys):
+    waits = pods(pod(0, unscheduled="0/2 nodes have a GPU"), pod(1, waiting="ImagePullBackOff"),
+                 pod(2, waiting="ContainerCreating"))
+    lay(fake, job__1=job(), job__4=job(("Failed", "DeadlineExceeded")), pods__1=waits)
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if " waits: " in line]
+    assert [line.split(" ", 1)[1] for line in lines] == ["worker 0 waits: Unschedulable: 0/2 nodes have a GPU",
+                                                         "worker 1 waits: ImagePullBackOff: told"]
+
+
+def test_a_job_that_somebody_deletes_ends_its_follower(fake):
+    lay(fake, job__1=job(), job__2="", pods__1=pods(pod(0)))
+    (fake / "log.words-0-1").write_text("")
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 143
+
+
+def test_ctrl_c_leaves_the_job_running(fake, monkeypatch, capsys):
+    lay(fake, job__1=job(), pods__1=pods(pod(0)))
+    (fake / "log.words-0-1").write_text("")
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(kubectl.time, "sleep", interrupt)
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 130
+    assert "words goes on; --status=words tells how it is" in capsys.readouterr().err
+    assert not any("delete" in call for call in calls(fake))
+
+
+# --- stop and status --------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind, name", [("job", "job.batch"), ("jobset", "jobset.jobset.x-k8s.io")])
+def test_stopping_waits_for_the_workers_and_keeps_the_volumes(fake, capsys, kind, name):
+    lay(fake, **{f"{kind}__1": job(), "has-jobset": "", "pods__1": pods(pod(0))})
+    (fake / "log.words-0-1").write_text("stopped step=7 state_digest=ab\n")
+    assert main.main(["submit", "--stop=words"]) == 0
+    deleted = [call for call in calls(fake) if call.startswith("delete")]
+    selector = "--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance=words"
+    assert deleted == [f"delete {name} words --cascade=foreground --wait=true", f"delete service {selector}",
+                       f"delete networkpolicy {selector}", f"delete deployment {selector}"]
+    assert capsys.readouterr().out.splitlines() == ["[0] stopped step=7 state_digest=ab",
+                                                    "words is stopped; its volumes stay, and the same submit continues it."]
+
+
+@pytest.mark.parametrize("flag", ["--stop=words", "--status=words"])
+def test_a_job_that_is_not_there_is_said_to_be_missing(fake, capsys, flag):
+    assert main.main(["submit", flag, "--namespace=team"]) == 2
+    assert f"{flag}: there is no such job in namespace team" in capsys.readouterr().err
+    assert main.main(["submit", flag, "--", "train"]) == 2
+
+
+def test_status_tells_in_ten_lines_how_the_job_is(fake, capsys):
+    many = [pod(index) for index in range(8)] + [pod(1, 137, "t1", created="0"), pod(9, unscheduled="no room")]
+    report = {"attempts": [{"number": 1}, {"number": 3}], "step": 40, "total": 100, "goodput": 0.9123}
+    lay(fake, job__1=job(), pods__1=pods(*many), report=json.dumps(report))
+    assert main.main(["submit", "--status=words"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "job        words (Job) in team, since 2026-01-02T03:04:05Z",
+        "state      8 pod(s) run",
+        *(f"worker {index}   words-{index}-1 Running on node-1" for index in range(4)),
+        "others     4 Running, 1 Pending",
+        "ends       1; the last: worker 1 with exit code 137 at t1",
+        "attempt    3", "step       40 of 100", "goodput    0.9123"]
+    assert any(call.startswith("exec words-") and call.endswith("-- python -m trainer report --model_dir=/data/m --format=json")
+               for call in calls(fake))
+
+
+@pytest.mark.parametrize("document, state", [
+    (job(suspend=True), "suspended: waits for its queue"),
+    (job(("Complete", "CompletionsReached")), "done CompletionsReached: told"),
+    (job(("Failed", "DeadlineExceeded")), "failed DeadlineExceeded: told")])
+def test_status_of_a_job_that_does_not_run(fake, capsys, document, state):
+    lay(fake, job__1=document, pods__1=pods(pod(0, 0)))
+    (fake / "log.words-0-1").write_text("done step=9 state_digest=ab\n")
+    assert main.main(["submit", "--status=words"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"state      {state}" and lines[-1] == "last line  done step=9 state_digest=ab"
+
+
+# --- The command line -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("arguments, told", [
+    ([], "after `--` comes what the job runs, `train` and its flags"),
+    (["--", "evaluate"], "evaluate: after `--` comes what the job runs"),
+    (["--", "train", "--data_dir=/data/d"], "--model_dir is empty"),
+    (["--", "train", "--unit=3"], "--unit: no such flag of `train`. Did you mean --units?"),
+    (["--", "train", "--batch_size=0"], "--batch_size=0: must be at least 1"),
+    (["--", "train", "--workers=2"], "--workers: no flag of `train`, but of `submit`"),
+    (["--workers=0", *TRAIN], "--workers=0: must be at least 1"),
+    (["--target=moon", *TRAIN], "--target=moon: must be one of"),
+    (["--batch_size=3", *TRAIN], "--batch_size: no flag of `submit`, but of"),
+])
+def test_flags_on_either_side_are_checked_before_anything_else(capsys, arguments, told):
+    assert main.main([*SUBMIT, *arguments]) == 2
+    assert told in capsys.readouterr().err

@@ -1,0 +1,345 @@
+"""Jobs on a cluster through the kubectl program: send, watch, ask, end.
+
+kubectl brings what a client of our own would have to learn: contexts, logins of every cloud, proxies. A job is found by its name
+and labels alone, so a job that was applied by hand, or under kustomize, is followed and stopped the same way.
+"""
+
+import collections
+import dataclasses
+import json
+import logging
+import subprocess
+import threading
+import time
+from typing import Any, Callable
+
+from trainer.exit_codes import BY_NAME, TABLE, UsageError
+from trainer.launch import kubernetes
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0  # How long the API server may stay away from somebody who follows a job.
+FIELD_MANAGER = "rnn-trainer"
+KINDS = ("job.batch", "jobset.jobset.x-k8s.io")
+OF_A_JOB = ("service", "networkpolicy", "deployment")  # What is deleted with a job besides itself.
+NOT_COUNTED = tuple(row.code for row in TABLE if row.on_cluster in ("done", "retry, not counted"))
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """kubectl with a context and a namespace; "" means kubectl's own."""
+
+    context: str = ""
+    namespace: str = ""
+
+    @property
+    def command(self) -> list[str]:
+        return ["kubectl", *([f"--context={self.context}"] if self.context else []),
+                *([f"--namespace={self.namespace}"] if self.namespace else [])]
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+        """Runs kubectl and returns what it prints. Raises UsageError with what it said where it failed."""
+        try:
+            done = subprocess.run([*self.command, *arguments], input=stdin, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise UsageError("kubectl: not on the PATH, and it does the talking to the cluster. Install it "
+                             "(https://kubernetes.io/docs/tasks/tools), or print the manifest without --apply.") from None
+        if done.returncode:
+            raise UsageError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def find(self, kind: str, name: str) -> dict[str, Any] | None:
+        """The object, or None where it or even its kind is not there."""
+        try:
+            text = self("get", kind, name, "--ignore-not-found", "--output=json")
+        except UsageError as problem:
+            if "doesn't have a resource type" in str(problem):  # No JobSet on this cluster.
+                return None
+            raise
+        return json.loads(text) if text.strip() else None
+
+    def pods(self, name: str) -> list[dict[str, Any]]:
+        """Pods of the job's workers, oldest first."""
+        selector = ",".join(f"{key}={value}" for key, value in kubernetes.labels(name, "trainer").items())
+        found = json.loads(self("get", "pods", f"--selector={selector}", "--output=json"))["items"]
+        return sorted(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A Job or JobSet as the cluster sees it. `ended`: "" while it goes on, "done" or "failed"; `reason`: the cluster's words."""
+
+    kind: str
+    name: str
+    document: dict[str, Any]
+    ended: str
+    reason: str
+
+    @classmethod
+    def find(cls, cluster: Cluster, name: str) -> "Job | None":
+        for kind in reversed(KINDS):  # The jobs of a JobSet have names of their own.
+            document = cluster.find(kind, name)
+            if document:
+                return cls(kind, name, document, *_end(document))
+        return None
+
+
+def _end(document: dict[str, Any]) -> tuple[str, str]:
+    for condition in document.get("status", {}).get("conditions", []):
+        if condition["status"] == "True" and condition["type"] in ("Complete", "Completed", "Failed"):
+            words = f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+            return ("failed" if condition["type"] == "Failed" else "done"), words
+    return "", ""
+
+
+def apply(cluster: Cluster, name: str, manifest: str) -> str:
+    """Sends `manifest` once the API server has accepted a dry run of it; returns what kubectl says about each object.
+
+    A job of this name that has ended makes room; one that goes on is not touched. Raises UsageError.
+    """
+    job = Job.find(cluster, name)
+    if job and not job.ended:
+        raise UsageError(f"--name={name}: a job of this name is there already and goes on. Look at it with --status={name}, end "
+                         f"it with --stop={name}, or choose another name.")
+    send = ("apply", "--server-side", "--force-conflicts", f"--field-manager={FIELD_MANAGER}", "--filename=-")
+    # A warning is fatal here: where pods would break the namespace's Pod Security level, the job itself is taken, and starts none.
+    cluster(*send, "--dry-run=server", "--warnings-as-errors", stdin=manifest)
+    if job:
+        log.info("%s %s %s: it makes room for the new one", name, job.ended, job.reason)
+        cluster("delete", job.kind, name, "--cascade=foreground")
+    return cluster(*send, stdin=manifest)
+
+
+def stop(cluster: Cluster, name: str, say: Callable[[str], None]) -> None:
+    """Ends a job and returns when its pods are gone: SIGTERM, a checkpoint, no restart. Volumes stay. Raises UsageError."""
+    job = Job.find(cluster, name)
+    if not job:
+        raise UsageError(f"--stop={name}: there is no such job{_where(cluster)}. `kubectl get jobs,jobsets --all-namespaces "
+                         "--selector=app.kubernetes.io/name=rnn-trainer` lists all of them.")
+    logs = _Logs(cluster, name, say, tail=0)
+    logs.catch_up()
+    try:
+        cluster("delete", job.kind, name, "--cascade=foreground", "--wait=true")
+        logs.drain(seconds=5)
+    finally:
+        logs.end()
+    for kind in OF_A_JOB:
+        cluster("delete", kind, f"--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance={name}")
+
+
+def _where(cluster: Cluster) -> str:
+    return f" in namespace {cluster.namespace}" if cluster.namespace else ""
+
+
+# --- Following -----------------------------------------------------------------------------------------------------------------
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Failure:
+    """A container that ended with another code than 0."""
+
+    finished: str
+    worker: str
+    code: int
+    why: str
+
+
+def follow(cluster: Cluster, name: str, say: Callable[[str], None]) -> int:
+    """Prints the logs of all workers, each line with its worker's index, until the job ends; returns what it means.
+
+    That is 0, or the code of the container that failed the job: the first one that the cluster counts or gives up on.
+    """
+    logs = _Logs(cluster, name, say)
+    failures: dict[str, Failure] = {}
+    waiting: dict[str, str] = {}
+    answered = time.monotonic()
+    try:
+        while True:
+            try:
+                job = Job.find(cluster, name)  # Before the pods: what they say after the end is complete.
+                pods = logs.catch_up()
+            except UsageError:
+                if time.monotonic() - answered > PATIENCE_SECONDS:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            answered = time.monotonic()
+            for pod in pods:
+                failure = failure_of(pod)
+                if failure and failures.setdefault(pod["metadata"]["name"], failure) is failure:
+                    log.info("worker %s ended with exit code %d: %s", failure.worker, failure.code, failure.why)
+                _say_why_it_waits(pod, waiting)
+            if not job:
+                log.info("%s is gone: stopped or deleted elsewhere", name)
+                return _code(failures, BY_NAME["terminated"])
+            if job.ended:
+                logs.drain(seconds=10)
+                if job.ended == "done":
+                    return BY_NAME["done"]
+                code = _code(failures, BY_NAME["bug"])
+                log.info("%s failed with exit code %d: %s", name, code, job.reason)
+                return code
+            time.sleep(POLL_SECONDS)
+    finally:
+        logs.end()
+
+
+def failure_of(pod: dict[str, Any]) -> Failure | None:
+    """The end of a pod's container where it was no success."""
+    for container in pod.get("status", {}).get("containerStatuses", []):
+        ended = container.get("state", {}).get("terminated")
+        if ended and ended["exitCode"]:
+            return Failure(ended.get("finishedAt", ""), _worker(pod), ended["exitCode"],
+                           f"{ended.get('reason', '')} {ended.get('message', '')}".strip())
+    return None
+
+
+def _code(failures: dict[str, Failure], otherwise: int) -> int:
+    in_order = sorted(failures.values())
+    decisive = [failure for failure in in_order if failure.code not in NOT_COUNTED] or in_order
+    return decisive[0].code if decisive else otherwise
+
+
+def _worker(pod: dict[str, Any]) -> str:
+    return pod["metadata"].get("labels", {}).get(INDEX, "0")
+
+
+def why_it_waits(pod: dict[str, Any]) -> str:
+    """What keeps a pod from running, in the cluster's words; "" where it runs or has ended."""
+    status = pod.get("status", {})
+    if status.get("phase") != "Pending":
+        return ""
+    for container in status.get("containerStatuses", []):
+        waits = container.get("state", {}).get("waiting", {})
+        if waits.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            return f"{waits['reason']}: {waits.get('message', '')}"
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}"
+    return ""
+
+
+def _say_why_it_waits(pod: dict[str, Any], said: dict[str, str]) -> None:
+    name, why = pod["metadata"]["name"], why_it_waits(pod)
+    if why and said.get(name) != why:
+        log.info("worker %s waits: %s", _worker(pod), why)
+    said[name] = why
+
+
+class _Logs:
+    """One `kubectl logs --follow` for each container that has started, their lines handed to `say` with the worker's index."""
+
+    def __init__(self, cluster: Cluster, name: str, say: Callable[[str], None], tail: int = -1):
+        self._cluster, self._name, self._say, self._tail = cluster, name, say, tail
+        self._readers: dict[str, tuple[subprocess.Popen, threading.Thread]] = {}
+        self._turn = threading.Lock()
+        self._lines = collections.Counter()  # {pod: lines read}, with which a connection that broke is taken up again.
+
+    def catch_up(self) -> list[dict[str, Any]]:
+        """Begins to read the containers that are new; returns all pods of the job."""
+        pods = self._cluster.pods(self._name)
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            if _has_started(pod) and (name not in self._readers or self._readers[name][0].poll()):
+                # A session of its own: Ctrl-C is for us, and lines that are on their way still arrive.
+                process = subprocess.Popen([*self._cluster.command, "logs", "--follow", f"--tail={self._tail}", name],
+                                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
+                                           errors="replace", start_new_session=True)
+                reader = threading.Thread(target=self._read, args=(process, name, _worker(pod)), daemon=True)
+                reader.start()
+                self._readers[name] = process, reader
+        return pods
+
+    def _read(self, process: subprocess.Popen, pod: str, worker: str) -> None:
+        known = self._lines[pod]
+        for number, line in enumerate(process.stdout):
+            if number >= known:
+                self._lines[pod] = number + 1
+                with self._turn:
+                    self._say(f"[{worker}] {line.rstrip()}")
+
+    def drain(self, seconds: float) -> None:
+        """Waits until what the containers wrote is printed."""
+        deadline = time.monotonic() + seconds
+        for _, reader in self._readers.values():
+            reader.join(max(0.0, deadline - time.monotonic()))
+
+    def end(self) -> None:
+        for process, reader in self._readers.values():
+            process.kill()
+            process.wait()
+            reader.join()
+
+
+def _has_started(pod: dict[str, Any]) -> bool:
+    return any("running" in container.get("state", {}) or "terminated" in container.get("state", {})
+               for container in pod.get("status", {}).get("containerStatuses", []))
+
+
+# --- Status --------------------------------------------------------------------------------------------------------------------
+
+def status(cluster: Cluster, name: str) -> list[str]:
+    """What runs, which attempt, the last step, goodput: about ten lines. Raises UsageError where there is no such job."""
+    job = Job.find(cluster, name)
+    if not job:
+        raise UsageError(f"--status={name}: there is no such job{_where(cluster)}. A job is deleted some time after its end "
+                         "(--ttl_seconds); its model folder tells the rest.")
+    pods = cluster.pods(name)
+    lines = [f"job        {name} ({job.document['kind']}) in {job.document['metadata']['namespace']}, since "
+             f"{job.document['metadata']['creationTimestamp']}",
+             f"state      {_state(job, pods)}"]
+    latest = {_worker(pod): pod for pod in pods}  # Oldest first, so the newest pod of each worker stays.
+    shown = sorted(latest, key=int)[:4]
+    lines += [f"worker {worker}   {_of_pod(latest[worker])}" for worker in shown]
+    if len(latest) > len(shown):
+        phases = collections.Counter(latest[worker]["status"].get("phase", "Pending") for worker in latest if worker not in shown)
+        lines.append("others     " + ", ".join(f"{count} {phase}" for phase, count in phases.items()))
+    ended = sorted(failure for failure in map(failure_of, pods) if failure)
+    if ended:
+        lines.append(f"ends       {len(ended)}; the last: worker {ended[-1].worker} with exit code {ended[-1].code} at "
+                     f"{ended[-1].finished}")
+    return lines + _progress(cluster, pods)
+
+
+def _state(job: Job, pods: list[dict[str, Any]]) -> str:
+    if job.ended:
+        return f"{job.ended} {job.reason}".strip()
+    if job.document["spec"].get("suspend"):
+        return "suspended: waits for its queue"
+    running = sum(pod["status"].get("phase") == "Running" for pod in pods)
+    return f"{running} pod(s) run"
+
+
+def _of_pod(pod: dict[str, Any]) -> str:
+    failure, why = failure_of(pod), why_it_waits(pod)
+    told = f", exit code {failure.code} {failure.why}" if failure else f", {why}" if why else ""
+    node = pod["spec"].get("nodeName", "no node yet")
+    return f"{pod['metadata']['name']} {pod['status'].get('phase', 'Pending')} on {node}{told}"
+
+
+def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> list[str]:
+    """Attempt, step and goodput, from `trainer report` in a pod that runs; else the last line of the newest log."""
+    for pod in pods:
+        if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
+            arguments = pod["spec"]["containers"][0].get("args", [])
+            folder = next((one for one in arguments if one.startswith("--model_dir=")), "--model_dir=")
+            try:
+                return progress(json.loads(cluster("exec", pod["metadata"]["name"], "--",
+                                                   "python", "-m", "trainer", "report", folder, "--format=json")))
+            except UsageError:
+                continue  # It has just ended, or has written nothing yet.
+    if pods:
+        try:
+            last = cluster("logs", "--tail=1", pods[-1]["metadata"]["name"]).strip()
+        except UsageError:  # The node that has it is away.
+            last = ""
+        return [f"last line  {last}"] if last else []
+    return []
+
+
+def progress(report: dict[str, Any]) -> list[str]:
+    """The lines of `status` from what `trainer report --format=json` prints."""
+    return [f"attempt    {max((attempt['number'] for attempt in report['attempts']), default=0)}",
+            f"step       {report['step']} of {report['total'] or 'an unknown total'}",
+            f"goodput    {report['goodput']:.4g}"]

@@ -1,0 +1,92 @@
+"""`trainer submit`: from flags to a job, printed or sent, and what one does with it afterwards."""
+
+import logging
+
+from trainer import config as configuration
+from trainer import stopping
+from trainer.exit_codes import BY_NAME, UsageError
+from trainer.launch import kubectl, kubernetes, local, tpu_vm, tpu_vm_run
+from trainer.launch.spec import JobSpec
+
+log = logging.getLogger(__name__)
+
+
+def start(submit: configuration.Submit, train: configuration.Config) -> int:
+    """Prints the job, or sends it where --apply says so; returns the exit code, which is the job's own with --follow."""
+    return TARGETS[submit.target](submit, train)
+
+
+def stop(submit: configuration.Submit) -> int:
+    """Ends the job --stop names; returns when its workers have written their checkpoint and are gone."""
+    log.info("stopping %s: its workers write a checkpoint", submit.stop)
+    kubectl.stop(_cluster(submit), submit.stop, _say)
+    print(f"{submit.stop} is stopped; its volumes stay, and the same submit continues it.")
+    return BY_NAME["done"]
+
+
+def status(submit: configuration.Submit) -> int:
+    """Prints what the job --status names is doing."""
+    print("\n".join(kubectl.status(_cluster(submit), submit.status)))
+    return BY_NAME["done"]
+
+
+def _kubernetes(submit: configuration.Submit, train: configuration.Config) -> int:
+    spec, cluster = JobSpec.of(submit, train), _cluster(submit)
+    manifest = kubernetes.render(spec)
+    if submit.apply:
+        print(kubectl.apply(cluster, spec.name, manifest) + _afterwards(spec, cluster), flush=True)
+    elif not submit.follow:
+        print(manifest, end="")
+    return _follow(cluster, spec.name) if submit.follow else BY_NAME["done"]
+
+
+def _follow(cluster: kubectl.Cluster, name: str) -> int:
+    try:
+        return kubectl.follow(cluster, name, _say)
+    except KeyboardInterrupt:
+        log.info("%s goes on; --status=%s tells how it is, --stop=%s ends it", name, name, name)
+        return BY_NAME["interrupted"]
+
+
+def _afterwards(spec: JobSpec, cluster: kubectl.Cluster) -> str:
+    where = "".join(f" {flag}" for flag in cluster.command[1:])
+    folder = spec.train.folders.model_dir
+    look = (f"{' '.join(cluster.command)} port-forward service/{spec.name}-tensorboard {kubernetes.TENSORBOARD_PORT}"
+            f"   then http://localhost:{kubernetes.TENSORBOARD_PORT}" if spec.submit.tensorboard else
+            f"scripts/tensorboard.sh {spec.name}:{folder}{where}   (or submit with --tensorboard)")
+    command = f"python -m trainer submit{where}"
+    return (f"\nwatch        {command} --status={spec.name}\n"
+            f"logs         {' '.join(cluster.command)} logs --follow --prefix --selector=app.kubernetes.io/instance={spec.name}\n"
+            f"TensorBoard  {look}\n"
+            f"stop         {command} --stop={spec.name}")
+
+
+def _cluster(submit: configuration.Submit) -> kubectl.Cluster:
+    return kubectl.Cluster(submit.context, submit.namespace)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _local(submit: configuration.Submit, train: configuration.Config) -> int:
+    return local.run(train, submit.workers, configuration.as_flags(train))
+
+
+def _tpu_vm(submit: configuration.Submit, train: configuration.Config) -> int:
+    if submit.workers > 1 or train.run.accelerator not in ("auto", "tpu") or train.run.strategy not in ("auto", "tpu"):
+        raise UsageError(f"--target=tpu_vm: is one worker on the TPUs of one host, not --workers={submit.workers} with "
+                         f"--accelerator={train.run.accelerator} and --strategy={train.run.strategy}. Leave them out.")
+    own = ("data_dir", "model_dir", "accelerator", "strategy", "grace_seconds")
+    job = tpu_vm.Job(
+        submit.name, submit.image, submit.zone, submit.tpu, train.folders.data_dir, train.folders.model_dir,
+        tuple(configuration.as_flags(train, without=own)), submit.runtime_version, submit.project,
+        "" if submit.service_account == "default" else submit.service_account, submit.spot, submit.valid_until, train.gang.grace_seconds)
+    if not submit.apply:
+        print(tpu_vm.as_shell(job), end="")
+        return BY_NAME["done"]
+    stopping.unwind_on_sigterm()
+    return tpu_vm_run.run(job)
+
+
+TARGETS = {"kubernetes": _kubernetes, "local": _local, "tpu_vm": _tpu_vm}
