@@ -47,6 +47,10 @@ TABLE = {
     "an undisturbed run": (
         [*begun(4), line(6, "compile", seconds=2), *SAVED_40, *DONE],
         {"start": 4, "compile": 2, "step": 20, "save": 4}),
+    "the first step compiles, where it is told by itself": (
+        [*begun(4), line(6, "compile", seconds=2), loop(9, 1, 1, 3), loop(10, 2, 1, 1), *SAVED_40[:1],
+         line(14, "save", step=40)], {"start": 4, "compile": 2 + 3, "step": 1 + 4}),
+    "a first loop of several steps is steps": ([*begun(4), loop(14, 2, 2, 10), line(14, "save", step=40)], {"start": 4, "step": 10}),
     "what waited for input is no step": (
         [*begun(4), loop(14, 40, 40, 10, input_seconds=3), line(14, "save", step=40)], {"start": 4, "input_wait": 3, "step": 7}),
     "steps beyond the checkpoint that the next attempt restored are lost": (

@@ -88,7 +88,7 @@ goodput 0.4000: 8.000 s of steps that count in 20.00 s
 
 start               4.000 s   20.0 %  launch, imports, opening the dataset, building the model
 rendezvous          0.000 s    0.0 %  workers waiting for each other
-compile             2.000 s   10.0 %  tracing the loop and compiling its shapes
+compile             2.000 s   10.0 %  tracing and compiling; the first step
 restore             0.000 s    0.0 %  reading a checkpoint
 input_wait          0.000 s    0.0 %  steps waiting for their batch
 step                8.000 s   40.0 %  steps that count

@@ -9,7 +9,8 @@ explain has a bucket of its own, `not_on_record`.
   wrote when it lost the worker.
 - Steps beyond the checkpoint that a later attempt went on from are lost steps, with the time they waited for input.
 - A save runs in the background: only what it held up counts, copying the state and waiting for the save before it.
-- The first step of an attempt also compiles the update: that second counts as step.
+- The first step of an attempt also compiles the update, which takes a thousand times as long: where it has a line of its own
+  (always, unless --steps_per_loop is set), that line counts as compile.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from trainer.exit_codes import BY_NAME
 BUCKETS = {
     "start": "launch, imports, opening the dataset, building the model",
     "rendezvous": "workers waiting for each other",
-    "compile": "tracing the loop and compiling its shapes",
+    "compile": "tracing and compiling; the first step",
     "restore": "reading a checkpoint",
     "input_wait": "steps waiting for their batch",
     "step": "steps that count",
@@ -161,6 +162,9 @@ class _Group:
         self.number = number
         self.lines = lines
         self.is_running = False
+
+    def first(self, event: str) -> _Line | None:
+        return next((line for line in self.lines if line.event == event), None)
 
     def last(self, *events: str) -> _Line | None:
         return next((line for line in reversed(self.lines) if line.event in events), None)
@@ -305,6 +309,8 @@ def _claimed(line: _Line, seconds: float, group: _Group, limit: float) -> list[t
         return [("lost_steps" if group.last("start") else "start", seconds)]
     if line.event != "loop":
         return [(CLAIMS[line.event], seconds)]
+    if line is group.first("loop") and line.integer("steps") == 1:
+        return [("compile", seconds)]
     steps, last = line.integer("steps") or 1, line.integer("step") or 0
     kept = min(max((limit - last + steps) / steps, 0.0), 1.0)
     waited = min(_seconds(line.fields.get("input_seconds")) / line.seconds, 1.0) if line.seconds else 0.0
