@@ -1,4 +1,4 @@
-"""A gang that is disturbed: faults, recoveries, and digests. Its workers count instead of training, with all that chaos sees of them."""
+"""A gang that is disturbed: faults, recoveries, digests. Its workers count instead of training, with all that chaos sees of it."""
 
 import os
 import pathlib

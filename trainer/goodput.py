@@ -56,7 +56,7 @@ class Cause:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """`end`: done | stopped | failed | killed | running. `restored`, `reached`, `saved`: steps, None where it did not come to that."""
+    """`end`: done | stopped | failed | killed | running. `restored`, `reached`, `saved`: steps; None: it did not come to that."""
 
     number: int
     began: str
@@ -109,8 +109,8 @@ def summarize(events: Iterable[Mapping[str, Any]], now: float) -> Report | None:
         total=next((group.total for group in reversed(groups) if group.total is not None), None),
         end=last.end, code=last.code, silent_seconds=silent, cause=_first_cause(groups),
         attempts=tuple(
-            Attempt(group.number, _as_time(span[0]), span[1] - span[0], group.restored, group.reached, group.saved, group.end, group.code,
-                    group.cause) for group, span in zip(groups, spans) if group.number))
+            Attempt(group.number, _as_time(began), ended - began, group.restored, group.reached, group.saved, group.end, group.code,
+                    group.cause) for group, (began, ended) in zip(groups, spans) if group.number))
 
 
 # --- Lines ------------------------------------------------------------------------------------------------------------
@@ -226,8 +226,8 @@ def _texts(lines) -> tuple[str, ...]:
 
 
 def _grouped(lines: Sequence[_Line]) -> list[_Group]:
-    """One group per attempt, in order. What a gang's supervisors wrote (attempt 0) since it met belongs to the attempt that follows,
-    else to the one before it. What an attempt writes after a newer one began no longer counts.
+    """One group per attempt, in order. What a gang's supervisors wrote (attempt 0) since it met belongs to the attempt that
+    follows, else to the one before it. What an attempt writes after a newer one began no longer counts.
     """
     groups, waiting = [], []
     for line in lines:
