@@ -1,4 +1,4 @@
-"""A gang that is disturbed: faults, recoveries, and digests. Its workers count instead of training, with all that chaos sees of them."""
+"""A gang that is disturbed: faults, recoveries, digests. Its workers count instead of training, with all that chaos sees of it."""
 
 import os
 import pathlib
@@ -15,7 +15,8 @@ from trainer import chaos, chaos_jobs, config, faults
 from trainer.launch import local
 
 # A supervisor and its child. Supervisors agree by files: when GENERATION grows, all start their children anew; when STOP holds
-# the generation, all exit 143. The child of worker 0 counts to 150 and saves every 20; the others wait for it to be done.
+# the generation, all exit 143. The child of worker 0 counts to 150 and saves every 20, when the children of its generation
+# are all here; the others wait for it to be done.
 WORKER = """
 import ctypes, hashlib, os, pathlib, re, signal, subprocess, sys, time
 from trainer.journal import Journal, read
@@ -23,6 +24,7 @@ ctypes.CDLL(None).prctl(1, 9)
 text = " ".join(sys.argv)
 folder = pathlib.Path(re.findall("--model_dir=([^ ]*)", text)[-1])
 index = int(re.findall("--worker_index=([0-9]+)", text)[-1])
+workers = int(re.findall("--num_workers=([0-9]+)", text)[-1])
 def number(name):
     try:
         return int((folder / name).read_text())
@@ -40,7 +42,7 @@ def supervise():
     put("GENERATION", number("GENERATION") + 1)
     while True:
         generation, frozen = number("GENERATION"), 0
-        child = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--child"])
+        child = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], f"--child={generation}"])
         while child.poll() is None and number("GENERATION") == generation and number("STOP") != generation:
             time.sleep(0.02)
             frozen = frozen + 1 if is_stopped(child.pid) else 0
@@ -65,6 +67,8 @@ def chief():
     step = number("STATE")
     journal.lap("restore", step=step)
     journal.lap("start", step=step, total=150)
+    while any(number(f"HERE-{other}") != generation for other in range(workers)):
+        time.sleep(0.01)
     while step < 150:
         time.sleep(0.01)
         step += 1
@@ -79,9 +83,11 @@ def chief():
     seed = re.findall("--seed=([0-9]+)", text)[-1] + (folder.name if (folder.parent.parent / "differ").exists() else "")
     print("done step=150 state_digest=" + hashlib.sha256(seed.encode()).hexdigest(), flush=True)
 
-if "--child" not in sys.argv:
+generation = int((re.findall("--child=([0-9]+)", text) or [0])[-1])
+if not generation:
     supervise()
-elif index == 0:
+put(f"HERE-{index}", generation)
+if index == 0:
     chief()
 else:
     while not number("DONE"):
@@ -101,7 +107,7 @@ def gang(tmp_path, monkeypatch):
     assert subprocess.run(["pgrep", "--full", str(path)], stdout=subprocess.PIPE).stdout == b"", "a process was left behind"
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_disturbed_gang_is_compared_with_an_undisturbed_one(gang, tmp_path, capfd, seed):
     assert chaos.run(gang(seed), config.Chaos(kills=3, workers=2)) == 0
     *told, goodput, undisturbed, disturbed = capfd.readouterr().out.splitlines()
@@ -131,12 +137,13 @@ def test_every_kind_of_fault_hits_what_its_name_says(gang, kind):
         while not job.events("loop"):
             assert job.look() is None
             time.sleep(0.02)
+        before = faults.progress(job.events("loop"))[0]
         supervisor, training = job.supervisor(1), job.training(1)
         assert faults.inject(kind, job, 1) == (training if kind.endswith("training") else supervisor)
         if kind == "freeze_training":
             assert faults.send(training, signal.SIGCONT)
         assert len(job.digest()) == 64
-        assert {event["attempt"] for event in job.events("loop")} == ({1} if kind == "freeze_training" else {1, 2})
+        assert (faults.progress(job.events("loop"))[0] > before) == (kind != "freeze_training")
     finally:
         job.end()
 

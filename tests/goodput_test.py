@@ -13,13 +13,15 @@ LONG_AGO = START.timestamp() + 1e6
 
 def line(time, event, attempt=1, worker=0, **fields):
     """A line written `time` seconds after START."""
-    return {"time": (START + datetime.timedelta(seconds=time)).isoformat(), "attempt": attempt, "worker": worker, "event": event, **fields}
+    moment = START + datetime.timedelta(seconds=time)
+    return {"time": moment.isoformat(), "attempt": attempt, "worker": worker, "event": event, **fields}
 
 
 def begun(time, attempt=1, step=0, seconds=4):
     """The first lines of an attempt, all of `seconds` before `time`: 1 s of it to restore, the rest start."""
-    restored = line(time, "restore", attempt, seconds=1, step=step) if step else line(time, "initialise", attempt, seconds=1, step=0)
-    return [line(time - 1, "launch", attempt, seconds=seconds - 1), restored, line(time, "start", attempt, seconds=0, step=step, total=100)]
+    return [line(time - 1, "launch", attempt, seconds=seconds - 1),
+            line(time, "restore" if step else "initialise", attempt, seconds=1, step=step),
+            line(time, "start", attempt, seconds=0, step=step, total=100)]
 
 
 def loop(time, step, steps, seconds, attempt=1, input_seconds=0):
@@ -47,10 +49,16 @@ TABLE = {
     "an undisturbed run": (
         [*begun(4), line(6, "compile", seconds=2), *SAVED_40, *DONE],
         {"start": 4, "compile": 2, "step": 20, "save": 4}),
+    "the first step compiles, where it is told by itself": (
+        [*begun(4), line(6, "compile", seconds=2), loop(9, 1, 1, 3), loop(10, 2, 1, 1), *SAVED_40[:1],
+         line(14, "save", step=40)], {"start": 4, "compile": 2 + 3, "step": 1 + 4}),
+    "a first loop of several steps is steps": (
+        [*begun(4), loop(14, 2, 2, 10), line(14, "save", step=40)], {"start": 4, "step": 10}),
     "what waited for input is no step": (
         [*begun(4), loop(14, 40, 40, 10, input_seconds=3), line(14, "save", step=40)], {"start": 4, "input_wait": 3, "step": 7}),
     "steps beyond the checkpoint that the next attempt restored are lost": (
-        [*KILLED, *begun(30, 2, step=40), loop(42, 100, 60, 12, attempt=2), line(42, "save", 2, step=100), line(42, "stop", 2, code=0)],
+        [*KILLED, *begun(30, 2, step=40), loop(42, 100, 60, 12, attempt=2), line(42, "save", 2, step=100),
+         line(42, "stop", 2, code=0)],
         {"start": 4 + 3, "compile": 2, "step": 8 + 12, "lost_steps": 6, "restart_gap": 6, "restore": 1}),
     "a line about steps around that checkpoint is shared out": (
         [*begun(4), loop(14, 50, 50, 10, input_seconds=5), *begun(20, 2, step=40)],
@@ -67,7 +75,8 @@ TABLE = {
     "a supervisor saw the end: until then the attempt was at work": (
         [*KILLED, line(24, "lost", 0, index=1, reason="killed", code=-9), line(25, "restart", 0), *begun(34, 2, step=40)],
         {"start": 4 + 3, "compile": 2, "step": 8, "lost_steps": 6 + 5, "restart_gap": 5, "restore": 1}),
-    "killed while it started": ([line(3, "launch", seconds=3), line(5, "open_dataset", seconds=1)], {"start": 4, "not_on_record": 1}),
+    "killed while it started": (
+        [line(3, "launch", seconds=3), line(5, "open_dataset", seconds=1)], {"start": 4, "not_on_record": 1}),
     "workers meet before each attempt": (
         [line(2, "rendezvous", 0, seconds=2), *begun(7), loop(10, 10, 10, 3), line(11, "lost", 0, index=1),
          line(16, "rendezvous", 0, seconds=3), *begun(21, 2)],
@@ -143,6 +152,7 @@ def test_attempts_say_where_they_began_how_far_they_came_and_what_they_saved():
     assert (second.began, second.seconds) == ("2026-01-01T00:00:26+00:00", pytest.approx(5))
 
 
+BAD_DATA = (1, 3, "bad data", ("Traceback", "a.csv:3: no label"))
 LOST_1 = line(21, "lost", 0, index=1, reason="bad data", code=3, last_lines=["Traceback", "a.csv:3: no label"])
 PEER_LOST = line(20.5, "stop", seconds=0.5, code=75, reason="a peer was lost")
 CAUSES = {
@@ -150,17 +160,17 @@ CAUSES = {
         [*KILLED, line(21, "stop", seconds=1, code=4, reason="nan", last_lines=["x"])], (0, 4, "nan", ("x",))),
     "nobody told": (KILLED, (0, None, "no end on record: the process was killed, or its machine was lost", ())),
     "the worker that failed, not the chief who noticed it first": (
-        [*KILLED, PEER_LOST, LOST_1], (1, 3, "bad data", ("Traceback", "a.csv:3: no label"))),
+        [*KILLED, PEER_LOST, LOST_1], BAD_DATA),
     "the first of two workers": (
-        [*KILLED, LOST_1, line(22, "lost", 0, index=2, reason="silent", code=None)], (1, 3, "bad data", ("Traceback", "a.csv:3: no label"))),
+        [*KILLED, LOST_1, line(22, "lost", 0, index=2, reason="silent", code=None)], BAD_DATA),
     "the gang's end repeats it": (
         [*KILLED, LOST_1, line(22, "gang_end", 0, index=1, code=3, reason="bad data")],
-        (1, 3, "bad data", ("Traceback", "a.csv:3: no label"))),
+        BAD_DATA),
     "only the gang's end tells": (
         [*KILLED, line(22, "gang_end", 0, index=2, code=2, reason="other flags")], (2, 2, "other flags", ())),
     "a gang that gives up: what began after the last save, not what ended it": (
         [*KILLED, LOST_1, *begun(30, 2, step=40), line(31, "lost", 0, index=2, reason="silent"),
-         line(40, "gang_end", 0, worker=0, code=76, reason="too many restarts")], (1, 3, "bad data", ("Traceback", "a.csv:3: no label"))),
+         line(40, "gang_end", 0, worker=0, code=76, reason="too many restarts")], BAD_DATA),
     "a gang that gives up: what was overcome by a save is over": (
         [*KILLED, LOST_1, *begun(30, 2, step=40), line(31, "save", 2, step=50), line(32, "lost", 0, index=2, reason="silent"),
          line(40, "gang_end", 0, worker=0, code=76, reason="too many restarts")], (2, None, "silent", ())),
@@ -200,7 +210,8 @@ def test_a_damaged_line_changes_nothing(damaged):
     {"steps": True}, {"input_seconds": "NaN"}, {"input_seconds": 1e300}, {"total": []}])
 def test_a_line_with_damaged_values_stops_nothing(fields):
     report = summarize(begun(4), {**loop(14, 40, 40, 8), **fields})
-    assert sum(report.buckets.values()) == pytest.approx(report.wall_seconds) and all(seconds >= 0 for seconds in report.buckets.values())
+    assert sum(report.buckets.values()) == pytest.approx(report.wall_seconds)
+    assert all(seconds >= 0 for seconds in report.buckets.values())
 
 
 def test_a_clock_that_was_set_back_makes_no_time_negative():

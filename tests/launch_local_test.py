@@ -31,7 +31,8 @@ starts = folder / f"starts-{index}"
 while index and not (folder / "starts-0").exists():  # Workers meet first.
     time.sleep(0.01)
 with open(starts, "a") as file:
-    file.write(json.dumps({"pid": os.getpid(), "arguments": sys.argv[1:], "environ": sorted(os.environ)}) + chr(10))
+    file.write(json.dumps({"pid": os.getpid(), "arguments": sys.argv[1:], "environ": sorted(os.environ),
+                           "session": os.getsid(0)}) + chr(10))
 plan = json.loads((folder / "plan.json").read_text())[str(index)]
 action, _, value = plan[min(len(starts.read_text().splitlines()), len(plan)) - 1].partition(" ")
 print(f"worker {index} says {action}", flush=True)
@@ -63,7 +64,8 @@ from trainer.launch import local
 local.PROGRAM = (sys.executable, sys.argv[1])
 main._log_to_stderr()
 try:
-    code = local.run(config.from_flat({"model_dir": sys.argv[2], "grace_seconds": float(sys.argv[3])}), 2, ["--model_dir=" + sys.argv[2]])
+    flags = {"model_dir": sys.argv[2], "grace_seconds": float(sys.argv[3])}
+    code = local.run(config.from_flat(flags), 2, ["--model_dir=" + sys.argv[2]])
 except KeyboardInterrupt:
     code = "interrupted"
 sys.exit(code)
@@ -152,9 +154,10 @@ def test_workers_are_told_who_they_are_and_write_where_one_looks(worker, tmp_pat
     assert [start["arguments"][:-1] for start, in told] == [
         [f"--model_dir={folder}", "--num_workers=3", f"--worker_index={index}"] for index in range(3)]
     assert len(hosts) == 1
-    ports = [port for host, port in (each.split(":") for each in hosts.pop().removeprefix("--hosts=").split(",")) if host == "127.0.0.1"]
-    assert len(set(ports)) == 3
+    addresses = hosts.pop().removeprefix("--hosts=").split(",")
+    assert len(set(addresses)) == 3 and all(address.startswith("127.0.0.1:") for address in addresses)
     assert not any({"TF_CONFIG", "JOB_COMPLETION_INDEX"} & set(start["environ"]) for start, in told)
+    assert all(start["session"] == start["pid"] for start, in told)  # Ctrl-C in our terminal does not reach them by itself.
     out, err = capfd.readouterr()
     assert out == "worker 0 says exit\n" and "worker 0 logs exit\n" in err and "worker 1" not in err
     assert [(folder / f"logs/worker-{index}.log").read_text() for index in range(3)] == [

@@ -80,15 +80,15 @@ def test_text_says_what_the_json_says(killed_and_continued):
 
 CAUSE = goodput.Cause(1, 3, "bad data", ("Traceback (most recent call last):", "a.csv:3: no label"))
 ATTEMPT = goodput.Attempt(1, "2026-01-01T00:00:00+00:00", 20.0, 0, 70, 40, "failed", 3, CAUSE)
-FAILED = goodput.Report(20.0, 0.4, {**dict.fromkeys(goodput.BUCKETS, 0.0), "start": 4.0, "compile": 2.0, "step": 8.0, "lost_steps": 6.0},
-                        40, 100, "failed", 3, 3725.0, CAUSE, (ATTEMPT,))
+SECONDS = {**dict.fromkeys(goodput.BUCKETS, 0.0), "start": 4.0, "compile": 2.0, "step": 8.0, "lost_steps": 6.0}
+FAILED = goodput.Report(20.0, 0.4, SECONDS, 40, 100, "failed", 3, 3725.0, CAUSE, (ATTEMPT,))
 TEXT = """\
 run: failed with exit code 3, at step 40 of 100
 goodput 0.4000: 8.000 s of steps that count in 20.00 s
 
 start               4.000 s   20.0 %  launch, imports, opening the dataset, building the model
 rendezvous          0.000 s    0.0 %  workers waiting for each other
-compile             2.000 s   10.0 %  tracing the loop and compiling its shapes
+compile             2.000 s   10.0 %  tracing and compiling; the first step
 restore             0.000 s    0.0 %  reading a checkpoint
 input_wait          0.000 s    0.0 %  steps waiting for their batch
 step                8.000 s   40.0 %  steps that count

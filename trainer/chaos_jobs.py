@@ -78,8 +78,8 @@ class Process(Job):
 
     def start(self) -> None:
         with open(self.output, "ab") as output, open(self.log_file, "ab") as errors:
-            self.process = subprocess.Popen([sys.executable, "-m", "trainer", "train", *self._flags()], stdout=output, stderr=errors,
-                                            stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen([sys.executable, "-m", "trainer", "train", *self._flags()],
+                                            stdout=output, stderr=errors, stdin=subprocess.DEVNULL)
 
     def look(self) -> int | None:
         return self.process.poll()
@@ -136,7 +136,10 @@ def since_epoch(event: dict) -> float:
 
 
 def _parents():
-    """(process id, its parent's) of all processes that have not ended: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html."""
+    """(process id, its parent's) of all processes that have not ended.
+
+    The form of the file: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html.
+    """
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:

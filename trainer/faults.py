@@ -63,6 +63,6 @@ def recovered_after(fault: Fault, loops: Iterable[Mapping]) -> float | None:
     """
     for event in loops:
         moment = since_epoch(event)
-        if moment > fault.at and (event["attempt"] > fault.attempt or fault.thaws is not None and moment > fault.thaws):
+        if event["attempt"] > fault.attempt or fault.thaws is not None and moment > fault.thaws:
             return moment - fault.at
     return None

@@ -9,7 +9,8 @@ explain has a bucket of its own, `not_on_record`.
   wrote when it lost the worker.
 - Steps beyond the checkpoint that a later attempt went on from are lost steps, with the time they waited for input.
 - A save runs in the background: only what it held up counts, copying the state and waiting for the save before it.
-- The first step of an attempt also compiles the update: that second counts as step.
+- The first step of an attempt also compiles the update, which takes a thousand times as long: where it has a line of its own
+  (always, unless --steps_per_loop is set), that line counts as compile.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from trainer.exit_codes import BY_NAME
 BUCKETS = {
     "start": "launch, imports, opening the dataset, building the model",
     "rendezvous": "workers waiting for each other",
-    "compile": "tracing the loop and compiling its shapes",
+    "compile": "tracing and compiling; the first step",
     "restore": "reading a checkpoint",
     "input_wait": "steps waiting for their batch",
     "step": "steps that count",
@@ -55,7 +56,7 @@ class Cause:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """`end`: done | stopped | failed | killed | running. `restored`, `reached`, `saved`: steps, None where it did not come to that."""
+    """`end`: done | stopped | failed | killed | running. `restored`, `reached`, `saved`: steps; None: it did not come to that."""
 
     number: int
     began: str
@@ -108,8 +109,8 @@ def summarize(events: Iterable[Mapping[str, Any]], now: float) -> Report | None:
         total=next((group.total for group in reversed(groups) if group.total is not None), None),
         end=last.end, code=last.code, silent_seconds=silent, cause=_first_cause(groups),
         attempts=tuple(
-            Attempt(group.number, _as_time(span[0]), span[1] - span[0], group.restored, group.reached, group.saved, group.end, group.code,
-                    group.cause) for group, span in zip(groups, spans) if group.number))
+            Attempt(group.number, _as_time(began), ended - began, group.restored, group.reached, group.saved, group.end, group.code,
+                    group.cause) for group, (began, ended) in zip(groups, spans) if group.number))
 
 
 # --- Lines ------------------------------------------------------------------------------------------------------------
@@ -161,6 +162,9 @@ class _Group:
         self.number = number
         self.lines = lines
         self.is_running = False
+
+    def first(self, event: str) -> _Line | None:
+        return next((line for line in self.lines if line.event == event), None)
 
     def last(self, *events: str) -> _Line | None:
         return next((line for line in reversed(self.lines) if line.event in events), None)
@@ -222,8 +226,8 @@ def _texts(lines) -> tuple[str, ...]:
 
 
 def _grouped(lines: Sequence[_Line]) -> list[_Group]:
-    """One group per attempt, in order. What a gang's supervisors wrote (attempt 0) since it met belongs to the attempt that follows,
-    else to the one before it. What an attempt writes after a newer one began no longer counts.
+    """One group per attempt, in order. What a gang's supervisors wrote (attempt 0) since it met belongs to the attempt that
+    follows, else to the one before it. What an attempt writes after a newer one began no longer counts.
     """
     groups, waiting = [], []
     for line in lines:
@@ -305,6 +309,8 @@ def _claimed(line: _Line, seconds: float, group: _Group, limit: float) -> list[t
         return [("lost_steps" if group.last("start") else "start", seconds)]
     if line.event != "loop":
         return [(CLAIMS[line.event], seconds)]
+    if line is group.first("loop") and line.integer("steps") == 1:
+        return [("compile", seconds)]
     steps, last = line.integer("steps") or 1, line.integer("step") or 0
     kept = min(max((limit - last + steps) / steps, 0.0), 1.0)
     waited = min(_seconds(line.fields.get("input_seconds")) / line.seconds, 1.0) if line.seconds else 0.0

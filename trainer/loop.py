@@ -298,7 +298,7 @@ class Loop:
         self._progress.show(self._step, self._epoch(self._step), means)
 
     def _note_loops(self) -> None:
-        """Journals the steps since it last did: their seconds are all the time since the line before, input_seconds a part of it."""
+        """Journals the steps since it last did: `seconds` is all the time since the line before, input_seconds a part of it."""
         if self._unlogged["steps"]:
             self._noted_at = time.monotonic()
             self._journal.lap("loop", step=self._step, **self._unlogged)

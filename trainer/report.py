@@ -17,8 +17,8 @@ def command(settings: configuration.Report) -> int:
     path = pathlib.Path(settings.model_dir) / "journal.jsonl"
     found = goodput.summarize(journal.read(path), datetime.datetime.now(datetime.timezone.utc).timestamp())
     if found is None:
-        raise UsageError(f"--model_dir={settings.model_dir}: {path} is missing or has no line that can be read; `train` writes one as "
-                         "soon as it works in a folder. Name the folder of a run.")
+        raise UsageError(f"--model_dir={settings.model_dir}: {path} is missing or has no line that can be read; `train` writes one "
+                         "as soon as it works in a folder. Name the folder of a run.")
     print(json.dumps(dataclasses.asdict(found)) if settings.format == "json" else as_text(found))
     return BY_NAME["done"]
 

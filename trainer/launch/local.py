@@ -85,15 +85,16 @@ def run(config: configuration.Config, workers: int, arguments: Sequence[str]) ->
 
 
 class Gang:
-    """The processes of a gang. Call `start`, then `poll` until it returns the exit code; leaving the `with` block kills what is left.
+    """The processes of a gang. Call `start`, then `poll` until it returns the exit code; leaving the block kills what is left.
 
     All from one thread: the workers die when the thread that started them does.
     """
 
     def __init__(self, config: configuration.Config, workers: int, arguments: Sequence[str],
                  output: pathlib.Path | None = None):
-        """`output`: the file that what worker 0 prints is added to; None: it prints where we do. Raises UsageError where there can be
-        no folder for logs.
+        """`output`: the file that what worker 0 prints is added to; None: it prints where we do.
+
+        Raises UsageError where there can be no folder for logs.
         """
         self._folder = pathlib.Path(config.folders.model_dir)
         self._settings = config.gang
@@ -112,8 +113,8 @@ class Gang:
         try:
             self.log_file(0).parent.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
-            raise UsageError(f"--model_dir={self._folder} cannot be used ({problem}): it must be a folder, or a name that is still free. "
-                             "Choose another --model_dir.") from problem
+            raise UsageError(f"--model_dir={self._folder} cannot be used ({problem}): it must be a folder, or a name that is still "
+                             "free. Choose another --model_dir.") from problem
 
     def log_file(self, index) -> pathlib.Path:
         return self._folder / "logs" / f"worker-{index}.log"
@@ -216,7 +217,7 @@ def _told(code: int) -> str:
 
 
 def _dying_with(parent: int):
-    """What a process does first, so that it ends when `parent` does, even by SIGKILL. Nothing where the system has no such thing."""
+    """What a process does first, so that it ends when `parent` does, even by SIGKILL; None where the system has no such thing."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Looked up now: after a fork nothing may be loaded.
 
     def prepare():
