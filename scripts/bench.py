@@ -4,6 +4,7 @@
     python scripts/bench.py seed --data_dir=D       W1: the published IMDB program's workload, whole jobs
     python scripts/bench.py long --data_dir=D       W2: real lengths cut at 400, embedding and LSTM of 128
     python scripts/bench.py prepare --tsv=FILE      prepare against TextVectorization.adapt + map on the same file
+    python scripts/bench.py scaling --data_dir=D    two workers against one, on a core each; with a supervisor and without
 
 Each contender is a process of its own, so that none inherits threads or caches. A turn runs every contender once; the
 table has the median of the turns, their spread, and the median of the ratios within a turn. Speeds are examples per
@@ -16,6 +17,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -37,19 +39,53 @@ def ours(workload: str, data_dir: str, steps: int) -> float:
     """`trainer train` as a user runs it, with its journal, log lines, TensorBoard files and checkpoints."""
     embedding, units = WIDTH[workload]
     shape = ["--padding=pre", "--truncate=start"] if workload == "seed" else ["--pooling=last"]
+    return trained(data_dir, steps, BATCH[workload], [f"--max_length={LENGTH[workload]}", f"--embedding_size={embedding}",
+                                                      f"--units={units}", *shape])
+
+
+def trained(data_dir: str, steps: int, batch: int, flags: list[str], workers: int = 1, pinned: bool = False) -> float:
+    """Examples per second of a training by `workers` workers; `pinned`: each of them on a core of its own, with one thread."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "trainer", "train", f"--data_dir={data_dir}", f"--model_dir={folder}/m", f"--steps={steps}",
-                   "--eval_steps=-1", f"--batch_size={BATCH[workload]}", f"--max_length={LENGTH[workload]}",
-                   f"--embedding_size={embedding}", f"--units={units}", "--cell=lstm", *shape]
-        subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        from trainer import journal
-        events = list(journal.read(f"{folder}/m/journal.jsonl"))
-    # From the first line about loops, which stands after the first compile, to the last: with log lines, saves and all else.
+        command = [sys.executable, "-m", "trainer", "train", f"--data_dir={data_dir}", f"--model_dir={folder}/m",
+                   f"--steps={steps}", "--eval_steps=-1", f"--batch_size={batch}", "--cell=lstm", *flags,
+                   *(["--threads=1", "--shards=1"] if pinned else [])]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in free_ports(workers))
+        processes = []
+        for index in range(workers):
+            who = [f"--num_workers={workers}", f"--worker_index={index}", f"--hosts={hosts}"] if workers > 1 else []
+            core = ["taskset", "-c", str(sorted(os.sched_getaffinity(0))[index])] if pinned else []
+            processes.append(subprocess.Popen([*core, *command, *who], cwd=PROJECT, stdout=subprocess.DEVNULL,
+                                              stderr=subprocess.PIPE, text=True))
+        for process in processes:
+            _, errors = process.communicate()
+            if process.returncode:
+                sys.exit(errors)
+            sends = re.search(r"a step sends .*", errors)
+            if sends and process is processes[0]:
+                print(sends[0], file=sys.stderr)
+        return journaled_rate(f"{folder}/m", batch)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def journaled_rate(model_dir: str, batch: int) -> float:
+    """Examples per second between the first line about loops, after the first compile, and the last: with log lines and saves."""
+    from trainer import journal
+    events = list(journal.read(f"{model_dir}/journal.jsonl"))
     loops = [at for at, event in enumerate(events) if event["event"] == "loop"]
     began, ended = (datetime.datetime.fromisoformat(events[at]["time"]) for at in (loops[0], loops[-1]))
     compiling = sum(event["seconds"] for event in events[loops[0]:loops[-1]] if event["event"] == "compile")
     done = events[loops[-1]]["step"] - events[loops[0]]["step"]
-    return done * BATCH[workload] / ((ended - began).total_seconds() - compiling)
+    return done * batch / ((ended - began).total_seconds() - compiling)
 
 
 def seed_loop(workload: str, data_dir: str, steps: int) -> float:
@@ -78,7 +114,8 @@ def keras_fit(workload: str, data_dir: str, steps: int) -> float:
     import tensorflow as tf
     tokens, labels, model, optimizer = _model_and_data(workload, data_dir)
     model.compile(optimizer, tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    dataset = tf.data.Dataset.from_tensor_slices((tokens, labels)).shuffle(len(labels)).batch(BATCH[workload], drop_remainder=True).repeat()
+    dataset = tf.data.Dataset.from_tensor_slices((tokens, labels)).shuffle(len(labels))
+    dataset = dataset.batch(BATCH[workload], drop_remainder=True).repeat()
     model.fit(dataset, steps_per_epoch=max(2, steps // 10), epochs=1, verbose=0)
     began = time.monotonic()
     model.fit(dataset, steps_per_epoch=steps, epochs=1, verbose=0)
@@ -140,6 +177,36 @@ def compare(workload: str, data_dir: str, turns: int) -> None:
               f"ours is {ratio:.2f} times as fast")
 
 
+# --- scaling --------------------------------------------------------------------------------------------------------------------
+
+WIDE = ["--max_length=200", "--embedding_size=128", "--units=128", "--truncate=start", "--padding=pre"]
+SMALL = ["--max_length=32", "--embedding_size=16", "--units=32", "--truncate=start", "--padding=pre"]
+# {name: (steps, rows of the global batch, flags, workers)}, each worker on a core of its own.
+ON_CORES = {
+    "one worker, 128 rows": (60, 128, WIDE, 1),
+    "two workers, 128 rows each": (60, 256, WIDE, 2),
+    "two workers, 64 rows each": (60, 128, WIDE, 2),
+    "without supervisor": (12_000, 32, [*SMALL, "--supervise=off"], 1),
+    "with supervisor": (12_000, 32, [*SMALL, "--supervise=on"], 1),
+}
+AGAINST = [("weak scaling", "two workers, 128 rows each", "one worker, 128 rows"),
+           ("strong scaling", "two workers, 64 rows each", "one worker, 128 rows"),
+           ("supervision", "with supervisor", "without supervisor")]
+
+
+def compare_scaling(data_dir: str, turns: int) -> None:
+    """Each worker on a core of its own: fixed rows per worker, fixed global batch, and the cost of a supervisor."""
+    rates = {name: [] for name in ON_CORES}
+    for turn in range(turns):
+        for name, (steps, batch, flags, workers) in ON_CORES.items():
+            rates[name].append(trained(data_dir, steps, batch, flags, workers, pinned=True))
+            print(f"turn {turn + 1} {name}: {rates[name][-1]:.0f} examples/s", flush=True)
+    for what, name, base in AGAINST:
+        ratios = [one / other for one, other in zip(rates[name], rates[base])]
+        print(f"{what}: {statistics.median(ratios):.2f} times (from {min(ratios):.2f} to {max(ratios):.2f}), "
+              f"{statistics.median(rates[name]):.0f} against {statistics.median(rates[base]):.0f} examples/s")
+
+
 # --- prepare --------------------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +246,7 @@ def vectorize(tsv: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["seed", "long", "prepare", "contender", "vectorize"])
+    parser.add_argument("what", choices=["seed", "long", "prepare", "scaling", "contender", "vectorize"])
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--tsv", default="")
@@ -190,6 +257,8 @@ def main() -> None:
         print(json.dumps({"examples_per_second": CONTENDERS[name](workload, data_dir, int(steps))}))
     elif given.what == "vectorize":
         vectorize(*given.rest)
+    elif given.what == "scaling":
+        compare_scaling(given.data_dir, given.turns)
     elif given.what == "prepare":
         compare_prepare(given.tsv, given.turns)
     else:

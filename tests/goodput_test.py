@@ -144,6 +144,14 @@ def test_the_end_of_an_attempt_follows_from_its_code(code, end):
     assert (report.cause is None) == (end != "failed")
 
 
+def test_an_attempt_that_left_to_form_a_new_gang_has_not_failed_and_loses_nothing():
+    left = [loop(14, 40, 40, 8), line(14, "hand_over", seconds=0, step=40), line(14, "save", seconds=1, step=40),
+            line(15, "finish", seconds=1, step=40), line(16, "stop", seconds=1, code=75, reason="...", meets_again=True)]
+    report = summarize(*begun(4), line(6, "compile", seconds=2), left, *begun(24, 2, step=40), line(30, "stop", 2, seconds=6, code=0))
+    assert [(attempt.end, attempt.cause) for attempt in report.attempts] == [("left", None), ("done", None)]
+    assert report.buckets["lost_steps"] == 0 and report.buckets["save"] == pytest.approx(1 + 1 + 6)
+
+
 def test_attempts_say_where_they_began_how_far_they_came_and_what_they_saved():
     first, second = summarize(KILLED, begun(30, 2, step=40), line(31, "stop", 2, seconds=1, code=143)).attempts
     assert (first.number, first.began, first.seconds) == (1, "2026-01-01T00:00:00+00:00", pytest.approx(20))

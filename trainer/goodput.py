@@ -56,7 +56,9 @@ class Cause:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """`end`: done | stopped | failed | killed | running. `restored`, `reached`, `saved`: steps; None: it did not come to that."""
+    """`end`: done | stopped | left (to form a new gang) | failed | killed | running. `restored`, `reached`, `saved`: steps, None
+    where it did not come to that.
+    """
 
     number: int
     began: str
@@ -186,7 +188,15 @@ class _Group:
     def end(self) -> str:
         if self.is_running:
             return "running"
+        if self.left_to_meet:
+            return "left"
         return GOOD_ENDS.get(self.code, "failed") if self.is_over else "killed"
+
+    @property
+    def left_to_meet(self) -> bool:
+        """Whether it ended well, with a checkpoint, so that a gang of another size could form."""
+        stop = self.last("stop")
+        return bool(stop and stop.fields.get("meets_again"))
 
     @property
     def restored(self) -> int | None:
@@ -211,7 +221,8 @@ class _Group:
         return [Cause(line.worker if line.integer("index") is None else line.integer("index"), line.integer("code"),
                       str(line.fields.get("reason", "")), _texts(line.fields.get("last_lines")))
                 for line in self.lines
-                if line.event == "lost" or line.event in ("stop", "gang_end") and line.integer("code") not in GOOD_ENDS]
+                if line.event == "lost" or line.event in ("stop", "gang_end") and line.integer("code") not in GOOD_ENDS
+                and not line.fields.get("meets_again")]
 
     @property
     def cause(self) -> Cause | None:
@@ -305,7 +316,7 @@ def _gap(previous: str, event: str) -> str:
 
 def _claimed(line: _Line, seconds: float, group: _Group, limit: float) -> list[tuple[str, float]]:
     """The buckets that the `seconds` of a line go to."""
-    if line.event == "stop" and line.integer("code") not in GOOD_ENDS:
+    if line.event == "stop" and line.integer("code") not in GOOD_ENDS and not group.left_to_meet:
         return [("lost_steps" if group.last("start") else "start", seconds)]
     if line.event != "loop":
         return [(CLAIMS[line.event], seconds)]

@@ -43,6 +43,8 @@ def train(config: configuration.Config, stop: StopRequest, supervisor: Channel, 
         try:
             code = _run(config, loop.Attempt(folder, held, journal, stop, supervisor), member)
             outcome = {"code": code, "reason": stop.signal.name if stop.asked else "done"}
+            if code == PeerLostError.code:
+                outcome |= {"reason": "the workers meet again", "meets_again": True}
             return code
         except TrainerError as problem:
             outcome = {"code": problem.code, "reason": str(problem)}
