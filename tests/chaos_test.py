@@ -29,6 +29,22 @@ def test_a_killed_job_ends_with_the_digest_of_an_undisturbed_one(job, tmp_path, 
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["chaos"]
 
 
+GANG = {"units": (4,), "threads": 1, "steps": 3000, "save_steps": 100, "log_steps": 100, "eval_steps": 1000}
+
+
+@pytest.mark.parametrize("workers, kills, seed", [
+    (2, 2, 5),
+    *(pytest.param(workers, 5, seed, marks=pytest.mark.slow) for workers in (2, 3) for seed in range(4))])
+def test_a_disturbed_gang_ends_with_the_digest_of_an_undisturbed_one(job, tmp_path, capfd, workers, kills, seed):
+    assert chaos.run(config.replace(job, **GANG, seed=seed), config.Chaos(kills=kills, workers=workers)) == 0
+    *faults, goodput, undisturbed, disturbed = capfd.readouterr().out.splitlines()
+    assert faults and all(re.match(r"fault \d+ \w+ worker \d at step \d+: ", line) for line in faults)
+    assert goodput.startswith("goodput undisturbed 0.")
+    assert re.fullmatch("undisturbed [0-9a-f]{64}", undisturbed) and disturbed == "dis" + undisturbed.removeprefix("undis")
+    attempts = [event for event in journal.read(tmp_path / "model/chaos/disturbed/journal.jsonl") if event["event"] == "start"]
+    assert len(attempts) > 1
+
+
 def test_a_folder_that_is_there_is_left_alone(job, tmp_path):
     kept = tmp_path / "model/chaos/kept"
     kept.mkdir(parents=True)
