@@ -162,7 +162,7 @@ def test_the_row_of_a_run_in_hparams_names_its_folder_and_its_flags(finished):
     model, _ = finished
     accumulator = EventAccumulator(str(model / "tensorboard")).Reload()
     row = hparams.parse_session_start_info_plugin_data(accumulator.PluginTagToContent("hparams")[hparams.SESSION_START_INFO_TAG])
-    assert row.hparams["model_dir"].string_value == str(model)
+    assert row.hparams["model_dir"].string_value == f"{model.name} in {model.parent}"
     assert row.hparams["units"].string_value == "8"
     assert row.hparams["learning_rate"].number_value == 0.01
 
