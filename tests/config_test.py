@@ -17,8 +17,8 @@ MAY_CHANGE = {
 OTHER = {
     "data_dir": "d", "model_dir": "m", "batch_size": 64, "max_length": 100, "truncate": "start", "padding": "pre",
     "bucket": False, "cell": "gru", "units": (8, 8), "rnn_from_cell": True, "bidirectional": True, "pooling": "max", "embedding_size": 8,
-    "one_hot": True, "dropout": 0.5, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5, "weight_decay": 0.1,
-    "schedule": "cosine", "warmup_steps": 10, "clip_norm": 1.0, "accumulate": 2, "ema": 0.9, "label_smoothing": 0.1,
+    "one_hot": True, "dropout": 0.5, "word_dropout": 0.5, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5,
+    "weight_decay": 0.1, "schedule": "cosine", "warmup_steps": 10, "clip_norm": 1.0, "accumulate": 2, "ema": 0.9, "label_smoothing": 0.1,
     "class_weights": "balanced", "seed": 1, "epochs": 2, "steps": 7, "eval_split": "train", "eval_steps": 5,
     "save_steps": 7,
     "log_steps": 7, "log_epochs": 5, "steps_per_loop": 9, "keep": 1, "best_metric": "loss", "early_stop_patience": 2,

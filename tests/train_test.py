@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata as hparams
 
 from tests import commands, datasets
 from trainer import attempts, journal, lock
@@ -157,6 +158,15 @@ def test_tensorboard_has_a_point_per_interval_and_one_at_the_end(finished):
     for tag in ("loss", "accuracy", "learning_rate", "gradient_norm", "examples_per_second", "input_wait"):
         assert [step for step, _ in points(model, "train", tag)] == [5, 10, 15, 19]
     assert all(value == np.float32(0.01) for _, value in points(model, "train", "learning_rate"))
+
+
+def test_the_row_of_a_run_in_hparams_names_its_folder_and_its_flags(finished):
+    model, _ = finished
+    accumulator = EventAccumulator(str(model / "tensorboard")).Reload()
+    row = hparams.parse_session_start_info_plugin_data(accumulator.PluginTagToContent("hparams")[hparams.SESSION_START_INFO_TAG])
+    assert row.hparams["model_dir"].string_value == f"{model.name} in {model.parent}"
+    assert row.hparams["units"].string_value == "8"
+    assert row.hparams["learning_rate"].number_value == 0.01
 
 
 def test_one_evaluation_has_the_same_figures_wherever_it_is_written(finished):

@@ -139,6 +139,7 @@ class Model(Checked):
     embedding_size: int = knob(64, "Width of the embedding.", at_least(1))
     one_hot: bool = knob(False, "Frozen one-hot embedding, as wide as the vocabulary; --embedding_size is not used.")
     dropout: float = knob(0.0, "Share of values dropped after the embedding, between layers and before the output.", within(0, 1))
+    word_dropout: float = knob(0.0, "Share of tokens (words or characters) whose whole embedding is dropped.", within(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,8 +132,11 @@ class Loop:
         self._eval_summaries = self._summaries("eval", self._step)
         self._train_summaries.text("config", configuration.as_markdown(self._config), self._step)
         self._run_summaries = self._summaries("", 0)
-        self._run_summaries.hparams({name: configuration.as_text(value) if isinstance(value, tuple) else value
-                                     for name, value in configuration.affecting(self._config).items()})
+        # The folder too: TensorBoard gives a row no name of its own, and one row to all runs whose values are equal. Its name comes
+        # first, since the table shows about 15 characters.
+        where = f"{self._attempt.folder.name} in {self._attempt.folder.parent}"
+        self._run_summaries.hparams({name: configuration.as_text(value) if isinstance(value, tuple) else value for name, value in
+                                     {"model_dir": where, **configuration.affecting(self._config)}.items()})
         with checkpoint.Writer(self._attempt.folder / "checkpoints", self._config.run.keep, self._attempt.held,
                                on_saved=self._on_saved, **self._digests) as self._writer, \
                 progress.Progress(self._step, self._total) as self._progress:

@@ -134,7 +134,7 @@ def test_what_lies_beyond_a_rows_length_has_no_influence(changes):
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_more_padding_changes_nothing(changes):
-    network = network_of(**changes, units=(3,), dropout=0.3)
+    network = network_of(**changes, units=(3,), dropout=0.3, word_dropout=0.3)
     weights = random_weights(network)
     noise = Noise(tf.range(ROWS), tf.constant(9, tf.int64))
     wider = np.pad(TOKENS, [(0, 0), (0, 5)])
@@ -264,9 +264,22 @@ def test_dropout_lies_after_the_embedding_between_layers_and_before_the_output(c
     assert_is_numpys(found, network, weights, TOKENS, LENGTHS, masks_of(network, rows, step))
 
 
+@pytest.mark.parametrize("changes", [{}, {"cell": "gru", "one_hot": True}])
+def test_word_dropout_takes_out_whole_embeddings(changes):
+    network = network_of(dropout=0.4, word_dropout=0.3, seed=SEED, **changes)
+    weights = random_weights(network)
+    rows, step = tf.constant([7, 0, 100]), tf.constant(12, tf.int64)
+    masks = masks_of(network, rows, step)
+    words = dropout.keep_mask((TIME,), rows, seed=SEED, step=step, layer=zlib.crc32(b"words"), rate=0.3, dtype=tf.float64).numpy()
+    assert 0 < np.count_nonzero(words[~PADDED]) < LENGTHS.sum()
+    masks["embedding"] = masks["embedding"] * words[:, :, None]
+    found = logits_and_gradients(network, weights, TOKENS, LENGTHS, Noise(rows, step))
+    assert_is_numpys(found, network, weights, TOKENS, LENGTHS, masks)
+
+
 def test_without_noise_nothing_is_dropped():
     weights = random_weights(network_of())
-    plain, dropping = (network_of(dropout=rate) for rate in (0.0, 0.5))
+    plain, dropping = (network_of(dropout=rate, word_dropout=rate) for rate in (0.0, 0.5))
     noise = Noise(tf.range(ROWS), tf.constant(0, tf.int64))
     expected = logits_and_gradients(plain, weights, TOKENS, LENGTHS)[0]
     np.testing.assert_array_equal(logits_and_gradients(dropping, weights, TOKENS, LENGTHS)[0], expected)

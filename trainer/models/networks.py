@@ -1,7 +1,8 @@
 """A network built from its configuration: Keras layers hold the weights, pure functions of the weights compute.
 
 Tokens -> embedding (trainable, or frozen one-hot) -> a stack of recurrent layers, each in one or both directions ->
-pooling over time -> logits. Dropout lies after the embedding, between layers and before the output.
+pooling over time -> logits. Dropout lies after the embedding, between layers and before the output; word dropout takes
+out whole embeddings, as in Iyyer et al., Deep Unordered Composition Rivals Syntactic Methods, 2015, section 3.1.
 
 The functions take the weights as tensors, so that the same code serves a gradient over shards, a copy on another
 device and the averaged weights of an evaluation.
@@ -64,7 +65,7 @@ class Network:
           [batch, classes], float32 or, at that precision, float64.
         """
         weights = {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
-        states = self._drop(self._embed(weights, tokens), noise, "embedding")
+        states = self._drop(self._drop_words(self._embed(weights, tokens), noise), noise, "embedding")
         for layer, name in enumerate(self._rnn_names()):
             states = self._run_layer(weights, name, states if layer == 0 else self._drop(states, noise, name), lengths)
         pooled = self._drop(self._pool(states, lengths), noise, "logits")
@@ -107,11 +108,17 @@ class Network:
         return {"max": recurrent.maximum, "mean": recurrent.mean}[self.settings.pooling](states, lengths)
 
     def _drop(self, values, noise, place):
-        if noise is None or not self.settings.dropout:
+        return self._masked(values, tf.unstack(tf.shape(values))[1:], self.settings.dropout, noise, place)
+
+    def _drop_words(self, vectors, noise):
+        return self._masked(vectors, [tf.shape(vectors)[1], 1], self.settings.word_dropout, noise, "words")
+
+    def _masked(self, values, shape_after_rows, rate, noise, place):
+        if noise is None or not rate:
             return values
         return values * dropout.keep_mask(
-            tf.unstack(tf.shape(values))[1:], noise.rows, seed=self._seed, step=noise.step, layer=zlib.crc32(place.encode()),
-            rate=self.settings.dropout, dtype=values.dtype)
+            shape_after_rows, noise.rows, seed=self._seed, step=noise.step, layer=zlib.crc32(place.encode()), rate=rate,
+            dtype=values.dtype)
 
     # --- building -------------------------------------------------------------------------------------------------------
 
