@@ -202,3 +202,10 @@ def test_process_1_waits_for_orphans_and_leaves_its_own_child_alone():
         pytest.skip("needs root and unshare(1) with the right to make a PID namespace")
     done = subprocess.run(["unshare", "-pf", "--mount-proc", sys.executable, "-c", ORPHANS], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "ok\n", done.stderr
+
+
+def test_temporary_files_of_a_killed_process_are_removed():
+    code, _, lines, _ = supervised(
+        "import tempfile; print(tempfile.mkdtemp(), file=sys.stderr, flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+    assert code == -signal.SIGKILL and lines
+    assert not pathlib.Path(lines[-1]).parent.exists()

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from typing import Callable, Mapping, Sequence
@@ -37,12 +38,16 @@ class Child:
         self._on_beat, self._on_end = on_beat, on_end
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
-        environ = {**environ, channel.VARIABLE: str(theirs.fileno()), channel.SUPERVISOR: str(os.getpid())}
+        # What TensorFlow puts into temporary files it removes only where it ends by itself.
+        self._temporary = tempfile.TemporaryDirectory(prefix="rnn-trainer-", ignore_cleanup_errors=True)
+        environ = {**environ, channel.VARIABLE: str(theirs.fileno()), channel.SUPERVISOR: str(os.getpid()),
+                   "TMPDIR": self._temporary.name}
         try:
             self._process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                              pass_fds=(theirs.fileno(),), start_new_session=True)
         except OSError:
             self._channel.close()
+            self._temporary.cleanup()
             raise
         finally:
             theirs.close()
@@ -139,6 +144,7 @@ class Child:
     def _ended(self) -> None:
         self._signal(signal.SIGKILL)  # What it started and left behind.
         code = self._process.wait()
+        self._temporary.cleanup()
         self._hear_rest()
         while self._pass_on():
             pass
