@@ -17,7 +17,7 @@ PICTURE = """
     launch.kubectl
     launch.kubernetes
     launch.spec
-    train supervisor
+    train gang.supervisor
     loop
     doctor.command
     doctor.checks
@@ -26,8 +26,8 @@ PICTURE = """
     faults
     chaos_jobs
     launch.local
-    gang links child identity
-    rendezvous cluster commits watchdog resources
+    gang.member gang.links gang.child gang.identity
+    gang.rendezvous gang.cluster gang.commits gang.watchdog resources
     fusion
     restored views readback best
     steps checkpoint progress summaries selection lock goodput
@@ -50,14 +50,15 @@ PICTURE = """
 
     models.sizes
     flags stopping accelerator doctor.cluster
-    config channel
+    config gang.channel
     exit_codes
 """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
 WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "attempts", "lock", "chaos",
-                      "supervisor", "gang", "links", "child", "identity", "rendezvous", "cluster", "commits", "channel", "watchdog",
+                      "gang.supervisor", "gang.member", "gang.links", "gang.child", "gang.identity", "gang.rendezvous", "gang.cluster",
+                      "gang.commits", "gang.channel", "gang.watchdog",
                       "resources", "fusion", "wire", "goodput", "report", "launch.local", "chaos_jobs", "faults",
                       "accelerator", "launch.tpu_vm", "launch.tpu_vm_run", "models.sizes",
                       "doctor.command", "doctor.checks", "doctor.facts", "doctor.cluster", "doctor.sight",

@@ -19,9 +19,9 @@ import numpy as np
 
 from trainer import best, checkpoint, evaluate, lock, optimizer, progress, selection, state, steps, strategy, views
 from trainer import config as configuration
-from trainer.channel import Channel
 from trainer.data import order, pipeline, store
 from trainer.exit_codes import BY_NAME, DivergedError, UsageError
+from trainer.gang.channel import Channel
 from trainer.journal import Journal
 from trainer.models.networks import Network
 from trainer.stopping import MEET_AGAIN, StopRequest

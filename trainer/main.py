@@ -16,8 +16,9 @@ import traceback
 from typing import Callable, Sequence
 
 from trainer import config as configuration
-from trainer import channel, flags, stopping
+from trainer import flags, stopping
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
+from trainer.gang import channel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ def _train(parsed: flags.Parsed) -> int:
     parent = channel.Channel.from_environment(os.environ)
     parent.beat("import")
     stop = stopping.StopRequest.on_signals(parent)
-    from trainer import supervisor
+    from trainer.gang import supervisor
     if supervisor.wanted(config, os.environ, os.getpid()):
         return supervisor.run(config, os.environ, stop)
     from trainer.data import store

@@ -7,8 +7,8 @@ import logging
 import signal
 from typing import Callable, Iterable
 
-from trainer.channel import Channel
 from trainer.exit_codes import BY_NAME
+from trainer.gang.channel import Channel
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from trainer import checkpoint, lock, loop, optimizer, resources, restored, state, steps, strategy, tasks
 from trainer import config as configuration
-from trainer.channel import Channel
 from trainer.data import order, pipeline, store
 from trainer.doctor import command as doctor
 from trainer.exit_codes import BY_NAME, DataError, PeerLostError, StorageError, TrainerError, UsageError
+from trainer.gang.channel import Channel
 from trainer.journal import Journal
 from trainer.stopping import StopRequest
 

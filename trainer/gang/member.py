@@ -12,8 +12,8 @@ all meet again. Times are seconds of any monotonic clock. A link delivers messag
 import dataclasses
 from typing import Any, Callable, Mapping
 
-from trainer import commits, rendezvous
 from trainer.exit_codes import BY_NAME, TrainerError
+from trainer.gang import commits, rendezvous
 
 CLEAN = (BY_NAME["done"], BY_NAME["interrupted"], BY_NAME["terminated"])
 STOPPED = {2: BY_NAME["interrupted"], 15: BY_NAME["terminated"]}

@@ -1,7 +1,7 @@
 import pytest
 
-from trainer import rendezvous
-from trainer.rendezvous import Form, GiveUp, Wait
+from trainer.gang import rendezvous
+from trainer.gang.rendezvous import Form, GiveUp, Wait
 
 READY, BUSY, RUNNING = "ready", "busy", "running"
 LATE = -rendezvous.LEADER_SECONDS - 1

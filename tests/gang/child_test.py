@@ -11,15 +11,15 @@ import time
 
 import pytest
 
-from trainer import child, watchdog
+from trainer.gang import child, watchdog
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 60
 
 # A child that says hello, so that one knows that it runs, and then does `BODY`.
 PROGRAM = """
 import faulthandler, os, signal, subprocess, sys, time
-from trainer import channel
+from trainer.gang import channel
 channel.end_with_supervisor(os.environ)
 faulthandler.register(signal.SIGUSR1)
 wire = channel.Channel.from_environment(os.environ)
@@ -159,7 +159,7 @@ def test_a_child_dies_with_its_supervisor(body, tmp_path):
     (tmp_path / "child.py").write_text(PROGRAM.format(body=f"print(os.getpid(), flush=True)\n{body}"))
     supervisor = subprocess.Popen([sys.executable, "-c", f"""
 import asyncio, os, sys
-from trainer import child
+from trainer.gang import child
 async def run():
     child.Child([sys.executable, {str(tmp_path / 'child.py')!r}], {{**os.environ, "PYTHONPATH": {str(ROOT)!r}}}, 0.0, lambda watch: None, print)
     await asyncio.sleep(1000)
@@ -175,7 +175,7 @@ asyncio.run(run())
 
 ORPHANS = """
 import os, subprocess, sys, time
-from trainer import child
+from trainer.gang import child
 assert os.getpid() == 1
 own = subprocess.Popen(["sleep", "1000"])
 # A process that leaves its own child to process 1.

@@ -1,6 +1,6 @@
 import json
 
-from trainer import commits
+from trainer.gang import commits
 from trainer.journal import Journal
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Callable, Mapping, Sequence
 
-from trainer import channel, watchdog
+from trainer.gang import channel, watchdog
 
 log = logging.getLogger(__name__)
 

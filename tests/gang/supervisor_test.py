@@ -12,12 +12,13 @@ import time
 
 import pytest
 
-from tests.links_test import free_addresses
+from tests.gang.links_test import free_addresses
 from trainer import config as configuration
-from trainer import gang, journal, supervisor
+from trainer import journal
+from trainer.gang import member, supervisor
 from trainer.exit_codes import UsageError
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 90
 
 
@@ -38,7 +39,7 @@ class Job:
     def start(self, *indices, **flags):
         for index in indices:
             told = {**self.flags, "worker_index": index, **flags}
-            command = [*self.prefix, sys.executable, "-m", "tests.fake_gang", "supervise", str(self.silence),
+            command = [*self.prefix, sys.executable, "-m", "tests.gang.fake_gang", "supervise", str(self.silence),
                        *(f"--{name}={value}" for name, value in told.items())]
             number = len(self.starts)
             with open(self.folder / f"{index}.{number}.out", "wb") as out, open(self.folder / f"{index}.{number}.err", "wb") as err:
@@ -406,7 +407,7 @@ def test_a_cluster_that_makes_no_sense_is_refused_before_anything_starts():
 
 def test_the_training_process_gets_the_same_flags_and_no_gang():
     config = configuration.from_flat({**SEVERAL, "units": (8, 8), "bucket": False, "learning_rate": 0.5, "model_dir": "m", "min_workers": 1})
-    start = gang.Start(1, ("a:9", "b:9"), 1, 4, 2)
+    start = member.Start(1, ("a:9", "b:9"), 1, 4, 2)
     command = supervisor.train_command(config, start)
     assert command[:4] == [sys.executable, "-m", "trainer", "train"]
     assert sorted(command[4:]) == ["--bucket=False", "--learning_rate=0.5", "--model_dir=m", "--shards=2", "--supervise=off", "--threads=4",
@@ -417,6 +418,6 @@ def test_the_training_process_gets_the_same_flags_and_no_gang():
     (("a:9", "b:9"), {"cluster": {"worker": ["a:9", "b:9"]}, "task": {"type": "worker", "index": 1}}), (("b:9",), None),
 ])
 def test_the_training_process_learns_its_cluster_from_tf_config(members, expected):
-    environ = supervisor.child_environment({"TF_CONFIG": "old", "HOME": "h"}, 3, gang.Start(1, members, len(members) - 1, 1, 1))
+    environ = supervisor.child_environment({"TF_CONFIG": "old", "HOME": "h"}, 3, member.Start(1, members, len(members) - 1, 1, 1))
     assert (environ["HOME"], environ["RNN_TRAINER_WORKER"]) == ("h", "3")
     assert (json.loads(environ["TF_CONFIG"]) if "TF_CONFIG" in environ else None) == expected

@@ -1,7 +1,7 @@
 import pytest
 
 from trainer import config as configuration
-from trainer import identity
+from trainer.gang import identity
 
 
 def of(dataset="abc", workers=2, **flags):

@@ -39,7 +39,7 @@ def differences(index: int, identity: Mapping[str, str], other_index: int, other
 @functools.cache
 def code_digest() -> str:
     """sha256 over the source files of this package: names and contents."""
-    package = pathlib.Path(__file__).parent
+    package = pathlib.Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()

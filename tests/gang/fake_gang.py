@@ -1,7 +1,7 @@
 """Supervisors with a training process that needs no TensorFlow and takes milliseconds: for the tests of the supervisor.
 
-`python -m tests.fake_gang supervise SILENCE FLAGS` supervises as `python -m trainer train FLAGS` does, but starts
-`python -m tests.fake_gang child FLAGS` for the training and calls a peer lost after SILENCE seconds.
+`python -m tests.gang.fake_gang supervise SILENCE FLAGS` supervises as `python -m trainer train FLAGS` does, but starts
+`python -m tests.gang.fake_gang child FLAGS` for the training and calls a peer lost after SILENCE seconds.
 
 The child "trains" by counting: --steps steps of 20 ms each; rank 0 commits a "checkpoint" every --save_steps. FAKE_PLAN in its
 environment says what it does besides: {"WORKER.GENERATION": {MOMENT: WHAT}}, where * is any generation; MOMENT is a phase,
@@ -17,7 +17,8 @@ import signal
 import sys
 import time
 
-from trainer import channel, commits, config, flags, gang, supervisor
+from trainer import config, flags
+from trainer.gang import channel, commits, member, supervisor
 from trainer.exit_codes import TrainerError
 from trainer.stopping import StopRequest
 
@@ -29,9 +30,9 @@ def _config(arguments) -> config.Config:
     return config.from_flat(flags.parse("train", list(arguments), {"train": sections}).values)
 
 
-def _command(settings: config.Config, start: gang.Start) -> list[str]:
+def _command(settings: config.Config, start: member.Start) -> list[str]:
     command = supervisor.train_command(settings, start)
-    return [command[0], "-m", "tests.fake_gang", "child", str(start.generation), *command[4:]]
+    return [command[0], "-m", "tests.gang.fake_gang", "child", str(start.generation), *command[4:]]
 
 
 def _supervise(silence: str, arguments) -> int:

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from trainer import cluster
+from trainer.gang import cluster
 from trainer import config as configuration
-from trainer.cluster import Cluster
+from trainer.gang.cluster import Cluster
 from trainer.exit_codes import UsageError
 
 

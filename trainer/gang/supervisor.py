@@ -17,10 +17,11 @@ import time
 import uuid
 from typing import Callable, Mapping
 
-from trainer import child, cluster, commits, gang, identity, links, resources, watchdog
+from trainer import resources
 from trainer import config as configuration
 from trainer.data import store
 from trainer.exit_codes import BY_NAME
+from trainer.gang import child, cluster, commits, identity, links, member, watchdog
 from trainer.journal import Journal, read
 from trainer.stopping import StopRequest
 
@@ -51,7 +52,7 @@ def run(config: configuration.Config, environ: Mapping[str, str], stop: StopRequ
     return asyncio.run(Supervisor(config, environ).run(stop))
 
 
-def train_command(config: configuration.Config, start: gang.Start) -> list[str]:
+def train_command(config: configuration.Config, start: member.Start) -> list[str]:
     """The training process of a generation: `train` with the same flags, threads and shards settled, and no gang to look for.
 
     Who the others are stands in its TF_CONFIG.
@@ -61,7 +62,7 @@ def train_command(config: configuration.Config, start: gang.Start) -> list[str]:
     return [sys.executable, "-m", "trainer", "train", *flags]
 
 
-def child_environment(environ: Mapping[str, str], index: int, start: gang.Start) -> dict[str, str]:
+def child_environment(environ: Mapping[str, str], index: int, start: member.Start) -> dict[str, str]:
     """The environment of the training process of worker `index`."""
     kept = {name: value for name, value in environ.items() if name != "TF_CONFIG"}
     kept["RNN_TRAINER_WORKER"] = str(index)
@@ -74,7 +75,7 @@ class Supervisor:
     """One worker. `command(config, start)`: the training process. `silence`: seconds after which a peer counts as lost."""
 
     def __init__(self, config: configuration.Config, environ: Mapping[str, str],
-                 command: Callable[[configuration.Config, gang.Start], list[str]] = train_command,
+                 command: Callable[[configuration.Config, member.Start], list[str]] = train_command,
                  silence: float = links.SILENCE_SECONDS):
         self._config = config
         self._environ = environ
@@ -85,7 +86,7 @@ class Supervisor:
         self._journal = Journal(self._folder / "journal.jsonl", 0, worker=self._cluster.index)
         self._child: child.Child | None = None
         self._links: links.Links | None = None
-        self._exit: gang.Exit | None = None
+        self._exit: member.Exit | None = None
         self._mistake: BaseException | None = None
         self._identity: dict[str, str] = {}
 
@@ -95,10 +96,10 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_mistake)
         settings = self._config.gang
-        rules = gang.Rules(self._cluster.index, self._cluster.addresses, settings.min_workers, settings.rendezvous_seconds,
+        rules = member.Rules(self._cluster.index, self._cluster.addresses, settings.min_workers, settings.rendezvous_seconds,
                            settings.rejoin_seconds, settings.grace_seconds, settings.max_restarts)
-        world = gang.World(self._settle, lambda: commits.newest(self._folder), self._fresh_address)
-        self._member = gang.Member(rules, world, time.monotonic())
+        world = member.World(self._settle, lambda: commits.newest(self._folder), self._fresh_address)
+        self._member = member.Member(rules, world, time.monotonic())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         if stop.asked:
@@ -206,25 +207,25 @@ class Supervisor:
     def _act(self) -> None:
         """Does what the member wants done."""
         for action in self._member.take():
-            if isinstance(action, gang.Send):
+            if isinstance(action, member.Send):
                 self._links.send(action.to, action.message)
-            elif isinstance(action, gang.Start):
+            elif isinstance(action, member.Start):
                 self._start(action)
-            elif isinstance(action, gang.Kill) and self._child:
+            elif isinstance(action, member.Kill) and self._child:
                 self._child.kill()
-            elif isinstance(action, gang.Ask) and self._child:
+            elif isinstance(action, member.Ask) and self._child:
                 if action.request["ask"] == "stop":
                     self._announce_stop()
                 self._child.ask(action.request)
-            elif isinstance(action, gang.Note):
+            elif isinstance(action, member.Note):
                 self._note(action)
-            elif isinstance(action, gang.Say):
+            elif isinstance(action, member.Say):
                 log.info("%s", action.text)
-            elif isinstance(action, gang.Exit) and self._exit is None:
+            elif isinstance(action, member.Exit) and self._exit is None:
                 self._exit = action
                 self._over.set()
 
-    def _start(self, start: gang.Start) -> None:
+    def _start(self, start: member.Start) -> None:
         self._child_gone.clear()
         try:
             self._child = child.Child(self._command(self._config, start), child_environment(self._environ, self._cluster.index, start),
@@ -234,7 +235,7 @@ class Supervisor:
             lines = (f"the training process cannot be started: {problem}",)
             asyncio.get_running_loop().call_soon(self._on_child_end, BY_NAME["bug"], "", lines)
 
-    def _note(self, note: gang.Note) -> None:
+    def _note(self, note: member.Note) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -252,7 +253,7 @@ class Supervisor:
     def _tell_end(self) -> int:
         if self._exit.code == BY_NAME["done"]:
             log.info("worker %d: done", self._cluster.index)
-        elif self._exit.code in gang.CLEAN:
+        elif self._exit.code in member.CLEAN:
             log.info("worker %d: %s", self._cluster.index, self._exit.reason)
         else:
             print(f"error: {self._exit.reason}", file=sys.stderr)
@@ -280,15 +281,15 @@ class Supervisor:
         return watchdog.stop_bound(self._child.watch.intervals, saves[-SAVES:])
 
     def _announce_stop(self) -> None:
-        bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - gang.MARGIN_SECONDS
+        bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - member.MARGIN_SECONDS
         if bound is None:
             log.info("stopping: nothing has been timed yet, so it takes at most --grace_seconds less %g s: %g s",
-                     gang.MARGIN_SECONDS, allowed)
+                     member.MARGIN_SECONDS, allowed)
         else:
             log.info("stopping: at most %.1f s", bound)
 
     def _check_bound(self) -> None:
-        bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - gang.MARGIN_SECONDS
+        bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - member.MARGIN_SECONDS
         if bound is not None and bound > allowed:
             log.warning("a stop may take %.1f s, and --grace_seconds=%g leaves %g s for it: lower --steps_per_loop, or raise the grace "
                         "period of the cluster and --grace_seconds", bound, self._config.gang.grace_seconds, allowed)

@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from trainer import commits, gang
+from trainer.gang import commits, member
 from trainer.exit_codes import UsageError
 
 START, STEP, LEAVE = 1.0, 1.0, 1.0
@@ -22,7 +22,7 @@ DELAY = 0.01
 class Process:
     """A training process: a generation's, of one worker."""
 
-    start: gang.Start
+    start: member.Start
     alive: bool = True
     trains: bool = False
     asked: str = ""
@@ -60,10 +60,10 @@ class Simulation:
 
     def come(self, index):
         """Worker `index` is started."""
-        world = gang.World(self.settle, lambda: commits.Commit(self.committed, f"{self.committed:x}") if self.committed else None,
+        world = member.World(self.settle, lambda: commits.Commit(self.committed, f"{self.committed:x}") if self.committed else None,
                            lambda: f"w{index}:{next(self.ports)}")
-        rules = gang.Rules(index, self.addresses, **self.rules)
-        worker = self.workers[index] = Worker(index, gang.Member(rules, world, self.now))
+        rules = member.Rules(index, self.addresses, **self.rules)
+        worker = self.workers[index] = Worker(index, member.Member(rules, world, self.now))
         self.codes.pop(index, None)
         for other in list(self.workers):
             if other != index:
@@ -101,25 +101,25 @@ class Simulation:
 
     def act(self, worker):
         for action in worker.member.take():
-            if isinstance(action, gang.Send):
+            if isinstance(action, member.Send):
                 other = self.workers.get(action.to)
                 if other and frozenset((worker.index, action.to)) in self.links:
                     self.at(DELAY, self.deliver, other, frozenset((worker.index, action.to)), worker.index, action.message)
-            elif isinstance(action, gang.Start):
+            elif isinstance(action, member.Start):
                 assert worker.process is None, "one training process at a time"
                 agreed = self.generations.setdefault(action.members, action)  # Addresses are never used twice.
                 assert (agreed.generation, agreed.threads, agreed.shards) == (action.generation, action.threads, action.shards)
                 worker.process = Process(action, plan=self.plan.get((worker.index, action.generation), ""))
                 self.at(START, self.reach_loop, worker, worker.process)
-            elif isinstance(action, gang.Kill):
+            elif isinstance(action, member.Kill):
                 self.end_process(worker, worker.process, -9)
-            elif isinstance(action, gang.Ask):
+            elif isinstance(action, member.Ask):
                 self.ask(worker, worker.process, action.request["ask"], action.request.get("signal"))
-            elif isinstance(action, gang.Note):
+            elif isinstance(action, member.Note):
                 self.notes.append((action.event, action.fields))
-            elif isinstance(action, gang.Say):
+            elif isinstance(action, member.Say):
                 self.said.append(action.text)
-            elif isinstance(action, gang.Exit):
+            elif isinstance(action, member.Exit):
                 self.codes[worker.index], self.lines[worker.index], worker.exit = action.code, action.line, action
                 self.at(DELAY * 2, self.go, worker)
 

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Coroutine, Mapping, Protocol
 
-from trainer.cluster import Cluster, host_and_port
+from trainer.gang.cluster import Cluster, host_and_port
 from trainer.exit_codes import BY_NAME, UsageError
 
 log = logging.getLogger(__name__)

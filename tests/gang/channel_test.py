@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trainer import channel
+from trainer.gang import channel
 
 
 @pytest.fixture
@@ -106,6 +106,6 @@ def test_what_the_child_starts_does_not_inherit_the_channel(ends):
 
 
 def test_a_child_whose_supervisor_has_died_before_it_could_be_tied_to_it_ends_itself():
-    program = "import os; from trainer import channel; channel.end_with_supervisor(os.environ); print('still here')"
+    program = "import os; from trainer.gang import channel; channel.end_with_supervisor(os.environ); print('still here')"
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, channel.SUPERVISOR: "1234567"}, capture_output=True)
     assert done.returncode == -signal.SIGKILL and done.stdout == b""

@@ -1,6 +1,6 @@
 import pytest
 
-from trainer import watchdog
+from trainer.gang import watchdog
 
 
 @pytest.mark.parametrize("phase, intervals, hang_seconds, expected", [

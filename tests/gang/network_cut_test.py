@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.supervisor_test import Job
+from tests.gang.supervisor_test import Job
 
 
 def ip(*words) -> None:

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from trainer import links
-from trainer.cluster import Cluster
+from trainer.gang import links
+from trainer.gang.cluster import Cluster
 from trainer.exit_codes import UsageError
 
 SECONDS = 30
