@@ -184,8 +184,8 @@ class Run(Checked):
                           one_of("float32", "bfloat16", "float16", "float64"))
     jit: str = knob("auto", "Compile the step with XLA; auto: on CPU and TPU, not on GPU, where cuDNN is faster.",
                     one_of("auto", "on", "off"))
-    strategy: str = knob("auto", "auto: one device, or mirrored where --devices is above 1. tpu: all TPU cores of this host.",
-                         one_of("auto", "one_device", "mirrored", "tpu"), result=False)
+    strategy: str = knob("auto", "auto: what workers and devices ask for. multi_worker: several workers, nothing less. tpu: all TPU "
+                         "cores of this host.", one_of("auto", "one_device", "mirrored", "multi_worker", "tpu"), result=False)
     accelerator: str = knob("auto", "What to train on; where it is not visible, the run stops. auto: GPUs where there are some, else "
                             "the CPU.", one_of("auto", "cpu", "gpu", "tpu"), result=False)
     devices: int = knob(0, "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.", at_least(0), result=False)

@@ -86,3 +86,16 @@ def test_what_is_incomplete_or_contradicts_itself_is_refused(flags, environ, tol
 ])
 def test_an_address_is_host_and_port(address, expected):
     assert cluster.host_and_port(address) == expected
+
+
+@pytest.mark.parametrize("strategy, workers, told", [
+    ("auto", 1, None), ("auto", 3, None), ("multi_worker", 2, None), ("one_device", 1, None), ("mirrored", 1, None), ("tpu", 1, None),
+    ("multi_worker", 1, "there is one worker"),
+    ("one_device", 2, "is for one worker, there are 2"), ("mirrored", 2, "Use --strategy=multi_worker"), ("tpu", 3, "there are 3"),
+])
+def test_a_strategy_fits_the_number_of_workers(strategy, workers, told):
+    if told is None:
+        cluster.check_strategy(strategy, workers)
+    else:
+        with pytest.raises(UsageError, match=told):
+            cluster.check_strategy(strategy, workers)

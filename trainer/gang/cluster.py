@@ -67,6 +67,15 @@ def resolve(gang: configuration.Gang, environ: Mapping[str, str]) -> Cluster:
     return Cluster(index, addresses)
 
 
+def check_strategy(strategy: str, workers: int) -> None:
+    """Raises UsageError where --strategy=`strategy` is none for that many workers."""
+    if strategy == "multi_worker" and workers == 1:
+        raise UsageError("--strategy=multi_worker: there is one worker. Say who the others are by --num_workers and --hosts or by "
+                         "TF_CONFIG, or leave --strategy out.")
+    if strategy in ("one_device", "mirrored", "tpu") and workers > 1:
+        raise UsageError(f"--strategy={strategy}: is for one worker, there are {workers}. Use --strategy=multi_worker, or leave it out.")
+
+
 def host_and_port(address: str) -> tuple[str, int]:
     """("host", port) of "host:port" or "[IPv6]:port". Raises UsageError for anything else."""
     host, colon, port = address.rpartition(":")

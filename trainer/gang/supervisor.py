@@ -37,11 +37,13 @@ SAVES = 20               # Newest saves whose seconds count for that.
 def wanted(config: configuration.Config, environ: Mapping[str, str], pid: int) -> bool:
     """Whether the training of `config` is supervised: --supervise, by default with several workers or as process 1.
 
-    Raises UsageError where flags and environment describe no cluster.
+    Raises UsageError where flags and environment describe no cluster, or one that --strategy is not for.
     """
-    if config.gang.supervise != "auto":
-        return config.gang.supervise == "on"
-    return pid == 1 or cluster.resolve(config.gang, environ).workers > 1
+    if config.gang.supervise == "off":  # Then TF_CONFIG alone tells who trains together.
+        return False
+    workers = cluster.resolve(config.gang, environ).workers
+    cluster.check_strategy(config.run.strategy, workers)
+    return config.gang.supervise == "on" or pid == 1 or workers > 1
 
 
 def run(config: configuration.Config, environ: Mapping[str, str], stop: StopRequest) -> int:

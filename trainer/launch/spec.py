@@ -12,6 +12,7 @@ import re
 from trainer import config as configuration
 from trainer import journal
 from trainer.exit_codes import UsageError
+from trainer.gang import cluster
 
 PORT = 2222           # Where supervisors meet. TensorFlow's own ports are chosen anew for every generation of workers.
 DEMO_FOLDER = "/demo"  # What the image brings along (k8s/Dockerfile).
@@ -230,6 +231,7 @@ def _check_gang(submit: configuration.Submit, train: configuration.Config) -> No
     if gang.num_workers or gang.worker_index >= 0 or gang.hosts:
         raise UsageError("--num_workers, --worker_index and --hosts: are what submit tells each worker. Leave them out of the "
                          "flags of train, and say --workers before the `--`.")
+    cluster.check_strategy(train.run.strategy, submit.workers)
     if gang.min_workers > submit.workers:
         raise UsageError(f"--min_workers={gang.min_workers}: there are --workers={submit.workers}. Lower it.")
     if submit.workers > 1 and train.run.devices > 1 and not submit.gpus:
