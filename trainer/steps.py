@@ -76,18 +76,19 @@ class TrainSteps:
         sizes = [weight.value.shape.num_elements() for weight in network.weights.values()]
         self._sizes = [tf.TensorShape([size]) for size in sizes] + [tf.TensorShape([])] * SUMS
         weights = [tf.TensorSpec(weight.value.shape, weight.value.dtype) for weight in network.weights.values()]
-        self._gradient = tf.function(
+        self._gradient = _function(
             self._shard_gradient, jit_compile=jit,
             input_signature=[weights, tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float32), pipeline.SIGNATURE])
-        self._update = tf.function(self._apply, jit_compile=jit)
+        self._update = _function(self._apply, jit_compile=jit)
         self._clock = _clock if placement.device_type == "GPU" else tf.timestamp
-        self._loop = tf.function(self._run)
+        self._loop = _function(self._run)
+        self._warm = _function(self._gradient_of_replicas, reduce_retracing=True)
         self.fused = on_tpu or (config.run.fuse == "on" and jit and placement.device_type == "CPU" and
                                  placement.replicas == placement.workers == 1)
         rows, number = [STACK, config.input.batch_size], tf.TensorSpec([], tf.int32)
         stack = Batch(*(tf.TensorSpec(rows + spec.shape[1:].as_list(), spec.dtype) for spec in pipeline.SIGNATURE))
         # One trace for all lengths, or the order in which they come would decide what is compiled. A TPU wants them in the trace.
-        self._program = tf.function(self._run_stack, jit_compile=jit, input_signature=None if on_tpu else [stack, number, number])
+        self._program = _function(self._run_stack, jit_compile=jit, input_signature=None if on_tpu else [stack, number, number])
 
     def source(self, batches: pipeline.TrainingBatches, first_step: int):
         """The batches from `first_step` on, in the form in which `run` takes them."""
@@ -109,8 +110,7 @@ class TrainSteps:
         weights = [tf.zeros_like(weight.value) for weight in self._network.weights.values()]
         self._warm(weights, _blank(length, rows))
 
-    @tf.function(reduce_retracing=True)
-    def _warm(self, weights, batch):
+    def _gradient_of_replicas(self, weights, batch):
         step, scale = tf.zeros([], tf.int64), tf.ones([])
         return self._placement.strategy.run(self._replica_gradient, args=(weights, step, scale, batch))
 
@@ -140,10 +140,11 @@ class TrainSteps:
         parts = self._settings.accumulate
         if parts == 1:
             return self._sharded(weights, step, scale, rows)
+        def add(part, total):
+            return part + 1, total + self._sharded(weights, step, scale, _part(rows, part, parts))[0]
+
         total, _ = self._sharded(weights, step, scale, _part(rows, 0, parts))
-        for part in tf.range(1, parts):
-            total += self._sharded(weights, step, scale, _part(rows, part, parts))[0]
-        return total, ()
+        return tf.while_loop(lambda part, _: part < parts, add, (tf.constant(1), total))[1], ()
 
     def _sharded(self, weights, step, scale, rows: Batch):
         shards = [_part(rows, shard, self._shards) for shard in range(self._shards)]
@@ -203,10 +204,7 @@ class TrainSteps:
         return row
 
     def _run(self, iterator, steps):
-        figures = tf.TensorArray(tf.float64, steps, dynamic_size=False, element_shape=[5])
-        done = tf.constant(0)
-        finite = tf.constant(True)
-        while done < steps and finite:
+        def one(done, _, figures):
             asked = self._clock()
             batch = next(iterator)
             with tf.control_dependencies([batch.tokens]):
@@ -216,9 +214,12 @@ class TrainSteps:
             scale = tf.ones([]) if self._state.loss_scale is None else tf.convert_to_tensor(self._state.loss_scale)
             gradient = self._placement.strategy.run(self._replica_gradient, args=(weights, step, scale, batch))
             row = self._update(self._over_workers(*gradient))
-            finite = tf.reduce_all(tf.math.is_finite(row))
             figures = figures.write(done, tf.concat([row, [waited]], axis=0))
-            done += 1
+            return done + 1, tf.reduce_all(tf.math.is_finite(row)), figures
+
+        figures = tf.TensorArray(tf.float64, steps, dynamic_size=False, element_shape=[5])
+        done, _, figures = tf.while_loop(lambda done, finite, _: tf.logical_and(done < steps, finite), one,
+                                         (tf.constant(0), tf.constant(True), figures))
         return figures.stack()[:done]
 
     # --- many steps in one program ------------------------------------------------------------------------------------
@@ -237,15 +238,16 @@ class TrainSteps:
         First and end are numbers that the program is given, not part of it: whichever way steps are cut into calls, each
         of them is the same machine code on the same numbers.
         """
-        figures = tf.zeros([tf.shape(stack.rows)[0], 4], tf.float64)
-        at, finite = first, tf.constant(True)
-        while at < end and finite:
+        def one(at, _, values, figures):
             batch = Batch(*(entries[at] for entries in stack))
             packed, _ = self._replica_gradient(self._weights(values), values["step"], self._scale(values), batch)
             values, row = self._next(values, self._over_replicas(packed))
-            finite = tf.reduce_all(tf.math.is_finite(row))
             figures = tf.tensor_scatter_nd_update(figures, [[at]], row[None])
-            at += 1
+            return at + 1, tf.reduce_all(tf.math.is_finite(row)), values, figures
+
+        figures = tf.zeros([tf.shape(stack.rows)[0], 4], tf.float64)
+        at, _, values, figures = tf.while_loop(lambda at, finite, *_: tf.logical_and(at < end, finite), one,
+                                               (first, tf.constant(True), values, figures))
         return values, figures, at - first
 
     def _over_replicas(self, packed):
@@ -291,8 +293,8 @@ class EvaluationStep:
         self._network = network
         self._placement = placement
         on_tpu = placement.device_type == "TPU"
-        self._outcomes = tf.function(self._outcomes_of, jit_compile=compiles(network) and not on_tpu, reduce_retracing=not on_tpu)
-        self._replicas = tf.function(self._outcomes_of_replicas, reduce_retracing=not on_tpu)
+        self._outcomes = _function(self._outcomes_of, jit_compile=compiles(network) and not on_tpu, reduce_retracing=not on_tpu)
+        self._replicas = _function(self._outcomes_of_replicas, reduce_retracing=not on_tpu)
 
     def outcomes(self, weights, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """(losses [batch], probabilities [batch, classes]), in the order of the rows; each worker computes its own rows."""
@@ -319,6 +321,11 @@ class EvaluationStep:
     def _outcomes_of(self, weights, batch):
         logits = self._network.logits(weights, batch.tokens, batch.lengths)
         return tasks.cross_entropy(logits, batch.labels), tf.nn.softmax(logits)
+
+
+def _function(python_function, **options):
+    """A tf.function whose loops are written as such: to rewrite sources, AutoGraph takes longer than all else at a start."""
+    return tf.function(python_function, autograph=False, **options)
 
 
 def compiles(network: Network) -> bool:

@@ -90,7 +90,7 @@ class Placement:
         """The sum of the arrays that the workers gave; all workers must ask, and all get the same bits."""
         return values if self.workers == 1 else self._sum_over_workers(tf.constant(values)).numpy()
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _sum_over_workers(self, values):
         # Every replica must take part in a reduction; the first of each worker brings the values.
         return self.total(self.strategy.run(lambda: values * tf.cast(self.local_replica() == 0, values.dtype)))
