@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import attempts, best, checkpoint, lock, selection
-from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError, TakenOverError
+from trainer import checkpoint
+from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DIGESTS = {"config_digest": "c", "dataset_digest": "d"}

@@ -1,9 +1,7 @@
 """Connections between workers, over real sockets of this machine."""
 
 import asyncio
-import dataclasses
 import json
-import logging
 import socket
 
 import pytest

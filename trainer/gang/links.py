@@ -17,7 +17,7 @@ import time
 from typing import Coroutine, Mapping, Protocol
 
 from trainer.gang.cluster import Cluster, host_and_port
-from trainer.exit_codes import BY_NAME, UsageError
+from trainer.exit_codes import UsageError
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 
-from trainer.exit_codes import BY_NAME, StorageError, TrainerError, UsageError
+from trainer.exit_codes import PeerLostError, StorageError, TrainerError, UsageError
 from trainer.launch import tpu_vm
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,8 @@ TRIES = 3  # Of what must not fail because of one lost connection.
 CALM_SECONDS = 600.0  # A connection that held for so long begins a new count.
 
 
-class LostError(TrainerError):
+class LostError(PeerLostError):
     """The TPU was never given, or was taken away; the same command goes on from what is in the model folder."""
-
-    code = BY_NAME["peer_lost"]
 
 
 def run(job: tpu_vm.Job) -> int:
