@@ -54,6 +54,10 @@ TABLE = {
          line(14, "save", step=40)], {"start": 4, "compile": 2 + 3, "step": 1 + 4}),
     "a first loop of several steps is steps": (
         [*begun(4), loop(14, 2, 2, 10), line(14, "save", step=40)], {"start": 4, "step": 10}),
+    "workers that wait for each other meet": (
+        [line(0.5, "rendezvous", 0, seconds=0.5), line(2, "launch", seconds=1.5), line(5, "meet", seconds=3),
+         line(6, "initialise", seconds=1, step=0), line(6, "start", seconds=0, step=0), loop(14, 40, 40, 8), line(14, "save", step=40)],
+        {"start": 2.5, "rendezvous": 3.5, "step": 8}),
     "what waited for input is no step": (
         [*begun(4), loop(14, 40, 40, 10, input_seconds=3), line(14, "save", step=40)], {"start": 4, "input_wait": 3, "step": 7}),
     "steps beyond the checkpoint that the next attempt restored are lost": (

@@ -36,8 +36,8 @@ BUCKETS = {
 # Lines that claim the seconds before them. Any other line tells something and claims nothing.
 CLAIMS = {
     "launch": "start", "devices": "start", "open_dataset": "start", "build": "start", "initialise": "start", "start": "start",
-    "open_summaries": "start", "rendezvous": "rendezvous", "restore": "restore", "compile": "compile", "loop": "step",
-    "evaluate": "evaluate", "evaluate_broken_off": "evaluate", "hand_over": "save", "finish": "save", "stop": "save",
+    "open_summaries": "start", "rendezvous": "rendezvous", "meet": "rendezvous", "restore": "restore", "compile": "compile",
+    "loop": "step", "evaluate": "evaluate", "evaluate_broken_off": "evaluate", "hand_over": "save", "finish": "save", "stop": "save",
 }
 GOOD_ENDS = {BY_NAME["done"]: "done", BY_NAME["interrupted"]: "stopped", BY_NAME["terminated"]: "stopped"}
 CONSEQUENCES = (BY_NAME["peer_lost"], BY_NAME["restart_limit"])  # They tell of a failure elsewhere or before.

@@ -87,7 +87,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     log.info("%d %s replica(s) under %s, %d shard(s) each, %d threads%s", placement.replicas, placement.device_type,
              type(placement.strategy).__name__, config.run.shards, config.run.threads,
              f"; worker {placement.worker} of {placement.workers}" if placement.workers > 1 else "")
-    journal.lap("devices")
+    journal.lap("meet" if placement.workers > 1 else "devices")
 
     # 2. Data.
     log.info("opening %s and checking its files", config.folders.data_dir)
