@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from trainer.gang import commits
 from trainer.journal import Journal
 
@@ -50,3 +52,20 @@ def test_checkpoints_exist_even_where_none_can_be_read(tmp_path):
 def test_the_last_line_of_a_stopped_run():
     assert commits.stopped_line(None) == "stopped step=0 state_digest=none"
     assert commits.stopped_line(commits.Commit(12, "ab")) == "stopped step=12 state_digest=ab"
+
+
+@pytest.mark.parametrize("start, stop, line", [
+    ({"total": 100}, {"code": 0}, "done step=100 state_digest=d100"),
+    ({"total": 100}, {"code": 143}, ""),
+    ({"total": 200}, {"code": 0}, ""),          # that run was to be longer
+    ({"total": 100}, None, ""),                 # killed, or still at work
+])
+def test_the_last_line_of_a_run_that_has_come_to_its_end(tmp_path, start, stop, line):
+    write(tmp_path, 100, attempt=2)
+    Journal(tmp_path / "journal.jsonl", attempt=1).write("stop", code=0)
+    journal = Journal(tmp_path / "journal.jsonl", attempt=2)
+    journal.write("start", step=0, **start)
+    if stop:
+        journal.write("stop", **stop)
+    Journal(tmp_path / "journal.jsonl", attempt=0).write("gang_end", code=0)
+    assert commits.finished_line(tmp_path, 100) == line

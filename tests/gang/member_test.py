@@ -50,6 +50,7 @@ class Simulation:
         self.links: set[frozenset] = set()
         self.cut: set[frozenset] = set()
         self.step = self.committed = 0
+        self.finished = ""
         self.notes, self.said, self.generations, self.codes, self.lines = [], [], {}, {}, {}
         self.ports = itertools.count(1)
 
@@ -61,7 +62,7 @@ class Simulation:
     def come(self, index):
         """Worker `index` is started."""
         world = member.World(self.settle, lambda: commits.Commit(self.committed, f"{self.committed:x}") if self.committed else None,
-                           lambda: f"w{index}:{next(self.ports)}")
+                             lambda: f"w{index}:{next(self.ports)}", lambda: self.finished)
         rules = member.Rules(index, self.addresses, **self.rules)
         worker = self.workers[index] = Worker(index, member.Member(rules, world, self.now))
         self.codes.pop(index, None)
@@ -271,6 +272,14 @@ def test_who_does_not_come_is_named_in_time_and_nothing_is_started(missing):
     assert set(simulation.codes.values()) == {75} and not simulation.generations
     assert simulation.now < 50.0 + 3.1
     assert f"worker {missing} (w{missing}:1)" in simulation.events("gang_end")[0]["reason"]
+
+
+def test_a_worker_that_comes_back_to_a_finished_run_whose_others_have_left_ends_well():
+    simulation = Simulation(2, rendezvous_seconds=50.0)
+    simulation.finished = "done step=10 state_digest=ab"
+    simulation.at(0.0, simulation.come, 0)
+    simulation.run()
+    assert simulation.codes == {0: 0} and simulation.lines == {0: simulation.finished} and not simulation.generations
 
 
 @pytest.mark.parametrize("minimum, code, members", [(0, 75, []), (3, 75, []), (2, 0, [2])])

@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 
-from trainer import attempts
+from trainer import attempts, journal
 
 _COMMITTED = re.compile(r"step-(\d{8,})")
 
@@ -44,6 +44,17 @@ def _names(model_dir) -> list[str]:
     except OSError:
         return []
     return sorted(filter(_COMMITTED.fullmatch, names), key=lambda name: int(name.removeprefix("step-")), reverse=True)
+
+
+def finished_line(model_dir, total: int) -> str:
+    """The last line of a run whose newest attempt came to its end, step `total` or an early stop before it; "" of any other."""
+    events = [event for event in journal.read(pathlib.Path(model_dir) / "journal.jsonl") if event.get("attempt")]
+    newest_attempt = max((event["attempt"] for event in events), default=0)
+    of_it = {event.get("event"): event for event in events if event["attempt"] == newest_attempt}
+    commit = newest(model_dir)
+    if not commit or of_it.get("start", {}).get("total") != total or of_it.get("stop", {}).get("code") != 0:
+        return ""
+    return f"done step={commit.step} state_digest={commit.state_digest}"
 
 
 def stopped_line(commit: Commit | None) -> str:

@@ -44,11 +44,13 @@ class World:
 
     settle(workers): (threads, shards) of a gang of that many; raises UsageError where the run in the model folder has another
       configuration. newest(): the newest checkpoint. fresh_address(): where TensorFlow will listen in the next generation.
+    finished(): the last line of a run that has come to its end, "" of any other.
     """
 
     settle: Callable[[int], tuple[int, int]]
     newest: Callable[[], commits.Commit | None]
     fresh_address: Callable[[], str]
+    finished: Callable[[], str] = lambda: ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +285,9 @@ class Member:
         decision = rendezvous.decide(self._rules.index, self._rules.workers, self._rules.minimum, seen, remaining)
         if isinstance(decision, rendezvous.Form):
             self._form(decision.members, now)
+        elif isinstance(decision, rendezvous.GiveUp) and (line := self._world.finished()):
+            # Who was there at the end has left; this worker was killed between its last step and its own end.
+            self._end(BY_NAME["done"], "the run was finished before", now, line)
         elif isinstance(decision, rendezvous.GiveUp):
             missing = rendezvous.named(decision.missing, self._rules.addresses, self._reasons)
             reason = f"waited {now - self._since:.0f} s for {missing}" if missing else (

@@ -19,7 +19,7 @@ from typing import Callable, Mapping
 
 from trainer import resources
 from trainer import config as configuration
-from trainer.data import store
+from trainer.data import order, store
 from trainer.exit_codes import BY_NAME
 from trainer.gang import child, cluster, commits, identity, links, member, watchdog
 from trainer.journal import Journal, read
@@ -100,7 +100,7 @@ class Supervisor:
         settings = self._config.gang
         rules = member.Rules(self._cluster.index, self._cluster.addresses, settings.min_workers, settings.rendezvous_seconds,
                            settings.rejoin_seconds, settings.grace_seconds, settings.max_restarts)
-        world = member.World(self._settle, lambda: commits.newest(self._folder), self._fresh_address)
+        world = member.World(self._settle, lambda: commits.newest(self._folder), self._fresh_address, self._finished)
         self._member = member.Member(rules, world, time.monotonic())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -268,6 +268,11 @@ class Supervisor:
     def _settle(self, workers: int) -> tuple[int, int]:
         run = resources.settled(self._config, commits.exist(self._folder), workers).run
         return run.threads, run.shards
+
+    def _finished(self) -> str:
+        description, _ = store.read_description(pathlib.Path(self._config.folders.data_dir))
+        run, examples = self._config.run, description["splits"]["train"]["examples"]
+        return commits.finished_line(self._folder, run.steps or order.epoch_end(run.epochs, examples, self._config.input.batch_size))
 
     def _fresh_address(self) -> str:
         """Where TensorFlow will listen: a port that is free now, so that no connection of an earlier generation leads there."""
