@@ -28,7 +28,8 @@ class Job:
     def __init__(self, folder, workers, plan=None, prefix=(), silence=10.0, **flags):
         self.folder, self.model = folder, folder / "model"
         (folder / "data").mkdir(exist_ok=True)
-        (folder / "data" / "dataset.json").write_text(json.dumps({"format": 1, "tokenizer": {}, "splits": {}, "files": {}}))
+        (folder / "data" / "dataset.json").write_text(json.dumps(
+            {"format": 1, "tokenizer": {}, "splits": {"train": {"examples": 30}}, "files": {}}))
         hosts = {"num_workers": workers, "hosts": ",".join(free_addresses(workers))} if workers > 1 else {"supervise": "on"}
         self.flags = {"data_dir": folder / "data", "model_dir": self.model, "steps": 30, "save_steps": 5, **hosts, **flags}
         self.environment = {**os.environ, "FAKE_PLAN": json.dumps(plan or {})}
@@ -244,6 +245,14 @@ def test_a_worker_that_never_comes_is_named_with_what_was_tried(job):
     assert not (three.model / "started").exists()
 
 
+def test_an_error_that_nobody_expected_ends_the_supervisor_and_is_shown(job):
+    """A description without its splits is none that `prepare` wrote; it is looked at when the wait is over."""
+    two = job(2, rendezvous_seconds=0.5)
+    (two.folder / "data" / "dataset.json").write_text('{"format": 1, "tokenizer": {}, "splits": {}, "files": {}}')
+    assert two.start(0).end() == {0: 1}
+    assert "KeyError: 'train'" in two.starts[0].err.read_text()
+
+
 @pytest.mark.parametrize("different, told", [
     ({"units": "8,8"}, "--units: 64 on worker 0, 8,8 on worker 1"),
     ({"data_dir": "other"}, "dataset digest: "),
@@ -252,7 +261,7 @@ def test_a_worker_that_differs_ends_the_job_before_anything_is_written(job, tmp_
     if "data_dir" in different:
         different = {"data_dir": tmp_path / "other"}
         different["data_dir"].mkdir()
-        (different["data_dir"] / "dataset.json").write_text('{"format": 1, "tokenizer": {}, "splits": {"train": {}}, "files": {}}')
+        (different["data_dir"] / "dataset.json").write_text('{"format": 1, "tokenizer": {}, "splits": {}, "files": {}}')
     three = job(3).start(0).start(1, **different)
     assert three.end() == {0: 2, 1: 2}
     assert all(told in process.err.read_text() for process in three.starts), three.log()

@@ -112,6 +112,7 @@ class Supervisor:
         own = links.Hello(self._cluster.index, uuid.uuid4().hex, job, self._identity)
         self._links = links.Links(self._cluster, own, self, self._silence)
         ticking = asyncio.create_task(self._tick())
+        ticking.add_done_callback(self._on_end_of_ticks)
         try:
             if self._cluster.workers > 1:
                 log.info("worker %d of %d: meeting the others at %s", self._cluster.index, self._cluster.workers,
@@ -173,6 +174,10 @@ class Supervisor:
         """An exception that nobody expected, in a callback or a task: this worker ends with it."""
         self._mistake = self._mistake or context.get("exception") or RuntimeError(context["message"])
         self._over.set()
+
+    def _on_end_of_ticks(self, ticking: asyncio.Task) -> None:
+        if not ticking.cancelled():  # Nobody waits for it: what ended it would never be heard of.
+            self._on_mistake(asyncio.get_running_loop(), {"message": "no more ticks", "exception": ticking.exception()})
 
     def _on_beat(self, watch: watchdog.Watch) -> None:
         if watch.trained:
