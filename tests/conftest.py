@@ -1,11 +1,14 @@
 """What all tests share: `--slow` and `--cluster`, a quiet TensorFlow, and four logical CPU devices in the place of four real ones."""
 
 import os
+import signal
 import sys
 
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Started in the background by a script, this process ignores Ctrl-C, and so would all the programs that it tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
