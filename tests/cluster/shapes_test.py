@@ -41,10 +41,10 @@ def test_a_bad_configuration_fails_the_job_at_once_and_its_follower_says_why(nam
 @pytest.mark.parametrize("name, level, shape, pretended, told", [
     ("gpu", "restricted", ("--gpus=1", "--node_selector=cloud.google.com/gke-accelerator=nvidia-l4"),
      ("--have", "nvidia.com/gpu=1", "--label", "cloud.google.com/gke-accelerator=nvidia-l4"),
-     "--accelerator=gpu: TensorFlow sees 1 CPU"),
+     "--accelerator=gpu, but tensorflow-cpu"),
     ("tpu", "privileged", ("--tpu=v5e-8",),
      ("--have", "google.com/tpu=8", "--label", "cloud.google.com/gke-tpu-accelerator=tpu-v5-lite-podslice", "--label",
-      "cloud.google.com/gke-tpu-topology=2x4"), "--accelerator=tpu: TensorFlow sees 1 CPU"),
+      "cloud.google.com/gke-tpu-topology=2x4"), "--accelerator=tpu, but tensorflow-cpu"),
 ])
 def test_a_pod_whose_accelerator_is_not_there_refuses_to_train_on_cpu(name, level, shape, pretended, told):
     kit.kit("pretend", "node-1", *pretended)
