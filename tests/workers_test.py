@@ -131,6 +131,15 @@ def test_a_signal_to_one_worker_stops_all_at_one_step_with_a_checkpoint(data, tm
     assert manifest["state_digest"] == answers[0].digest
 
 
+def test_a_signal_before_the_first_step_stops_all_with_nothing_to_save(data, tmp_path):
+    processes = start(2, data, tmp_path / "model", "--steps=100000")
+    commands.wait_for(lambda: any(event["event"] == "meet" for event in journal.read(tmp_path / "model/journal.jsonl")), processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    answers = [commands.finish(process) for process in processes]
+    assert [answer.code for answer in answers] == [143, 143], answers[0].err + answers[1].err
+    assert [answer.lines for answer in answers] == [["stopped step=0 state_digest=none"]] * 2
+
+
 def test_workers_that_see_different_model_folders_refuse_to_start(data, tmp_path):
     run(1, data, tmp_path / "one", "--steps=20")
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]

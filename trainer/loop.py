@@ -240,7 +240,7 @@ class Loop:
         if self._step:
             self._save()
         self._writer.wait()
-        if not self._placement.is_chief:
+        if self._step and not self._placement.is_chief:
             self._saved[self._step] = checkpoint.state_digest(self._state.snapshot())
         self._prune_best()
         embedding = self._state.evaluation_weights().get("embedding/embeddings")

@@ -18,7 +18,7 @@ from trainer.models import sizes
 
 OK, WARNING, ERROR, SKIPPED = "ok", "warning", "error", "skipped"
 
-ROWS_AT_LEAST = 16  # Below that a replica is mostly overhead; the bound of `strategy.resolve` for shards.
+ROWS_AT_LEAST = 16  # Below that a replica is mostly overhead; the bound of `resources.resolve` for shards.
 _OTHER_FILES = 100_000_000  # Bytes left for journal, event files and whatever else lies there.
 
 
