@@ -14,6 +14,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
     parser.addoption("--cluster", action="store_true", help="also run the tests on a Kubernetes cluster of this machine")
+    parser.addoption("--record_digests", action="store_true", help="write this machine's digests into digests.json")
 
 
 def pytest_collection_modifyitems(config, items):
