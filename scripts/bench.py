@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
 """How fast the trainer is, against programs that do the same work, turn by turn in one run.
 
-    python scripts/bench.py seed --data_dir=D       W1: the published IMDB program's workload, whole jobs
-    python scripts/bench.py long --data_dir=D       W2: real lengths cut at 400, embedding and LSTM of 128
-    python scripts/bench.py prepare --tsv=FILE      prepare against TextVectorization.adapt + map on the same file
-    python scripts/bench.py scaling --data_dir=D    two workers against one, on a core each; with a supervisor and without
+    python scripts/bench.py seed --data_dir=D       W1: the published IMDB program's workload, whole
+        jobs
+    python scripts/bench.py long --data_dir=D       W2: real lengths cut at 400, embedding and LSTM
+        of 128
+    python scripts/bench.py prepare --tsv=FILE      prepare against TextVectorization.adapt + map on
+        the same file
+    python scripts/bench.py scaling --data_dir=D    two workers against one, on a core each; with a
+        supervisor and without
 
-Each contender is a process of its own, so that none inherits threads or caches. A turn runs every contender once; the
-table has the median of the turns, their spread, and the median of the ratios within a turn. Speeds are examples per
-second between two moments of a job: after its first compile and at its end. Nothing else should run on the machine.
+Each contender is a process of its own, so that none inherits threads or caches. A turn runs every
+contender once; the table has the median of the turns, their spread, and the median of the ratios
+within a turn. Speeds are examples per second between two moments of a job: after its first compile
+and at its end. Nothing else should run on the machine.
 """
 
 import argparse
@@ -29,33 +34,70 @@ sys.path.insert(0, str(PROJECT))
 
 BATCH = {"seed": 32, "long": 128}
 LENGTH = {"seed": 32, "long": 400}
-WIDTH = {"seed": (16, 32), "long": (128, 128)}     # embedding, LSTM
+WIDTH = {"seed": (16, 32), "long": (128, 128)}  # embedding, LSTM
 
 
-# --- Contenders: each is run as `bench.py contender NAME WORKLOAD DATA_DIR STEPS` and prints {"examples_per_second"} ------------
+# --- Contenders: each is run as `bench.py contender NAME WORKLOAD DATA_DIR STEPS` and prints {"examples_per_second"} ---
 
 
 def ours(workload: str, data_dir: str, steps: int) -> float:
-    """`trainer train` as a user runs it, with its journal, log lines, TensorBoard files and checkpoints."""
+    """`trainer train` as a user runs it, with its journal, log lines, TensorBoard files and
+    checkpoints.
+    """
     embedding, units = WIDTH[workload]
     shape = ["--padding=pre", "--truncate=start"] if workload == "seed" else ["--pooling=last"]
-    return trained(data_dir, steps, BATCH[workload], [f"--max_length={LENGTH[workload]}", f"--embedding_size={embedding}",
-                                                      f"--units={units}", *shape])
+    return trained(
+        data_dir,
+        steps,
+        BATCH[workload],
+        [
+            f"--max_length={LENGTH[workload]}",
+            f"--embedding_size={embedding}",
+            f"--units={units}",
+            *shape,
+        ],
+    )
 
 
-def trained(data_dir: str, steps: int, batch: int, flags: list[str], workers: int = 1, pinned: bool = False) -> float:
-    """Examples per second of a training by `workers` workers; `pinned`: each of them on a core of its own, with one thread."""
+def trained(
+    data_dir: str, steps: int, batch: int, flags: list[str], workers: int = 1, pinned: bool = False
+) -> float:
+    """Examples per second of a training by `workers` workers; `pinned`: each of them on a core of
+    its own, with one thread.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "trainer", "train", f"--data_dir={data_dir}", f"--model_dir={folder}/m",
-                   f"--steps={steps}", "--eval_steps=-1", f"--batch_size={batch}", "--cell=lstm", *flags,
-                   *(["--threads=1", "--shards=1"] if pinned else [])]
+        command = [
+            sys.executable,
+            "-m",
+            "trainer",
+            "train",
+            f"--data_dir={data_dir}",
+            f"--model_dir={folder}/m",
+            f"--steps={steps}",
+            "--eval_steps=-1",
+            f"--batch_size={batch}",
+            "--cell=lstm",
+            *flags,
+            *(["--threads=1", "--shards=1"] if pinned else []),
+        ]
         hosts = ",".join(f"127.0.0.1:{port}" for port in free_ports(workers))
         processes = []
         for index in range(workers):
-            who = [f"--num_workers={workers}", f"--worker_index={index}", f"--hosts={hosts}"] if workers > 1 else []
+            who = (
+                [f"--num_workers={workers}", f"--worker_index={index}", f"--hosts={hosts}"]
+                if workers > 1
+                else []
+            )
             core = ["taskset", "-c", str(sorted(os.sched_getaffinity(0))[index])] if pinned else []
-            processes.append(subprocess.Popen([*core, *command, *who], cwd=PROJECT, stdout=subprocess.DEVNULL,
-                                              stderr=subprocess.PIPE, text=True))
+            processes.append(
+                subprocess.Popen(
+                    [*core, *command, *who],
+                    cwd=PROJECT,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
         for process in processes:
             _, errors = process.communicate()
             if process.returncode:
@@ -78,19 +120,29 @@ def free_ports(count: int) -> list[int]:
 
 
 def journaled_rate(model_dir: str, batch: int) -> float:
-    """Examples per second between the first line about loops, after the first compile, and the last: with log lines and saves."""
+    """Examples per second between the first line about loops, after the first compile, and the
+    last: with log lines and saves.
+    """
     from trainer import journal
+
     events = list(journal.read(f"{model_dir}/journal.jsonl"))
     loops = [at for at, event in enumerate(events) if event["event"] == "loop"]
-    began, ended = (datetime.datetime.fromisoformat(events[at]["time"]) for at in (loops[0], loops[-1]))
-    compiling = sum(event["seconds"] for event in events[loops[0]:loops[-1]] if event["event"] == "compile")
+    began, ended = (
+        datetime.datetime.fromisoformat(events[at]["time"]) for at in (loops[0], loops[-1])
+    )
+    compiling = sum(
+        event["seconds"] for event in events[loops[0] : loops[-1]] if event["event"] == "compile"
+    )
     done = events[loops[-1]]["step"] - events[loops[0]]["step"]
     return done * batch / ((ended - began).total_seconds() - compiling)
 
 
 def seed_loop(workload: str, data_dir: str, steps: int) -> float:
-    """The published program's loop: a tf.function step called once per batch of a shuffled dataset held in memory."""
+    """The published program's loop: a tf.function step called once per batch of a shuffled dataset
+    held in memory.
+    """
     import tensorflow as tf
+
     tokens, labels, model, optimizer = _model_and_data(workload, data_dir)
     loss_of = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     loss_metric, accuracy = tf.keras.metrics.Mean(), tf.keras.metrics.SparseCategoricalAccuracy()
@@ -101,19 +153,30 @@ def seed_loop(workload: str, data_dir: str, steps: int) -> float:
         with tf.GradientTape() as tape:
             logits = model(batch, training=True)
             loss = loss_of(batch_labels, logits)
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        )
         loss_metric.update_state(loss)
         accuracy.update_state(batch_labels, logits)
 
-    dataset = tf.data.Dataset.from_tensor_slices((tokens, labels)).shuffle(len(labels)).batch(BATCH[workload], drop_remainder=True)
+    dataset = (
+        tf.data.Dataset.from_tensor_slices((tokens, labels))
+        .shuffle(len(labels))
+        .batch(BATCH[workload], drop_remainder=True)
+    )
     return _rate(workload, steps, lambda batch: train_step(*batch), dataset.repeat())
 
 
 def keras_fit(workload: str, data_dir: str, steps: int) -> float:
     """Keras `fit` on the same padded arrays."""
     import tensorflow as tf
+
     tokens, labels, model, optimizer = _model_and_data(workload, data_dir)
-    model.compile(optimizer, tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    model.compile(
+        optimizer,
+        tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
     dataset = tf.data.Dataset.from_tensor_slices((tokens, labels)).shuffle(len(labels))
     dataset = dataset.batch(BATCH[workload], drop_remainder=True).repeat()
     model.fit(dataset, steps_per_epoch=max(2, steps // 10), epochs=1, verbose=0)
@@ -125,17 +188,25 @@ def keras_fit(workload: str, data_dir: str, steps: int) -> float:
 def _model_and_data(workload, data_dir):
     import keras
     import numpy as np
+
     from trainer import config
     from trainer.data import pipeline, store
+
     dataset = store.open_dataset(data_dir)
     split = dataset.splits["train"]
     padding, truncate = ("pre", "start") if workload == "seed" else ("post", "end")
     settings = config.Input(max_length=LENGTH[workload], padding=padding, truncate=truncate)
     tokens = pipeline.pad(split, np.arange(len(split)), LENGTH[workload], settings)
     embedding, units = WIDTH[workload]
-    model = keras.Sequential([
-        keras.layers.Embedding(len(dataset.vocabulary), embedding, mask_zero=workload == "long"),
-        keras.layers.LSTM(units), keras.layers.Dense(len(dataset.labels))])
+    model = keras.Sequential(
+        [
+            keras.layers.Embedding(
+                len(dataset.vocabulary), embedding, mask_zero=workload == "long"
+            ),
+            keras.layers.LSTM(units),
+            keras.layers.Dense(len(dataset.labels)),
+        ]
+    )
     model.build((None, LENGTH[workload]))
     return tokens, np.asarray(split.labels), model, keras.optimizers.Adam(1e-3)
 
@@ -152,13 +223,28 @@ def _rate(workload, steps, step, dataset) -> float:
 
 CONTENDERS = {"ours": ours, "seed_loop": seed_loop, "keras_fit": keras_fit}
 FIELDS = {"seed": ("ours", "seed_loop", "keras_fit"), "long": ("ours", "keras_fit")}
-STEPS = {"seed": {"ours": 16000, "seed_loop": 600, "keras_fit": 600}, "long": {"ours": 120, "keras_fit": 30}}
+STEPS = {
+    "seed": {"ours": 16000, "seed_loop": 600, "keras_fit": 600},
+    "long": {"ours": 120, "keras_fit": 30},
+}
 
 
 def one(name: str, workload: str, data_dir: str) -> float:
     """Examples per second of one contender in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "contender", name, workload, data_dir, str(STEPS[workload][name])],
-                          capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
+    done = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            "contender",
+            name,
+            workload,
+            data_dir,
+            str(STEPS[workload][name]),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])["examples_per_second"]
@@ -173,14 +259,29 @@ def compare(workload: str, data_dir: str, turns: int) -> None:
             print(f"turn {turn + 1} {name} {rates[name][-1]:.0f} examples/s", flush=True)
     for name, values in rates.items():
         ratio = statistics.median(ours / other for ours, other in zip(rates["ours"], values))
-        print(f"{name:10} median {statistics.median(values):.0f} min {min(values):.0f} max {max(values):.0f} examples/s, "
-              f"ours is {ratio:.2f} times as fast")
+        print(
+            f"{name:10} median {statistics.median(values):.0f} min {min(values):.0f} max "
+            f"{max(values):.0f} examples/s, "
+            f"ours is {ratio:.2f} times as fast"
+        )
 
 
-# --- scaling --------------------------------------------------------------------------------------------------------------------
+# --- scaling --------------------------------------------------------------------------------------
 
-WIDE = ["--max_length=200", "--embedding_size=128", "--units=128", "--truncate=start", "--padding=pre"]
-SMALL = ["--max_length=32", "--embedding_size=16", "--units=32", "--truncate=start", "--padding=pre"]
+WIDE = [
+    "--max_length=200",
+    "--embedding_size=128",
+    "--units=128",
+    "--truncate=start",
+    "--padding=pre",
+]
+SMALL = [
+    "--max_length=32",
+    "--embedding_size=16",
+    "--units=32",
+    "--truncate=start",
+    "--padding=pre",
+]
 # {name: (steps, rows of the global batch, flags, workers)}, each worker on a core of its own.
 ON_CORES = {
     "one worker, 128 rows": (60, 128, WIDE, 1),
@@ -189,13 +290,17 @@ ON_CORES = {
     "without supervisor": (12_000, 32, [*SMALL, "--supervise=off"], 1),
     "with supervisor": (12_000, 32, [*SMALL, "--supervise=on"], 1),
 }
-AGAINST = [("weak scaling", "two workers, 128 rows each", "one worker, 128 rows"),
-           ("strong scaling", "two workers, 64 rows each", "one worker, 128 rows"),
-           ("supervision", "with supervisor", "without supervisor")]
+AGAINST = [
+    ("weak scaling", "two workers, 128 rows each", "one worker, 128 rows"),
+    ("strong scaling", "two workers, 64 rows each", "one worker, 128 rows"),
+    ("supervision", "with supervisor", "without supervisor"),
+]
 
 
 def compare_scaling(data_dir: str, turns: int) -> None:
-    """Each worker on a core of its own: fixed rows per worker, fixed global batch, and the cost of a supervisor."""
+    """Each worker on a core of its own: fixed rows per worker, fixed global batch, and the cost of
+    a supervisor.
+    """
     rates = {name: [] for name in ON_CORES}
     for turn in range(turns):
         for name, (steps, batch, flags, workers) in ON_CORES.items():
@@ -203,40 +308,72 @@ def compare_scaling(data_dir: str, turns: int) -> None:
             print(f"turn {turn + 1} {name}: {rates[name][-1]:.0f} examples/s", flush=True)
     for what, name, base in AGAINST:
         ratios = [one / other for one, other in zip(rates[name], rates[base])]
-        print(f"{what}: {statistics.median(ratios):.2f} times (from {min(ratios):.2f} to {max(ratios):.2f}), "
-              f"{statistics.median(rates[name]):.0f} against {statistics.median(rates[base]):.0f} examples/s")
+        print(
+            f"{what}: {statistics.median(ratios):.2f} times (from {min(ratios):.2f} to "
+            f"{max(ratios):.2f}), "
+            f"{statistics.median(rates[name]):.0f} against {statistics.median(rates[base]):.0f} "
+            "examples/s"
+        )
 
 
-# --- prepare --------------------------------------------------------------------------------------------------------------------
+# --- prepare --------------------------------------------------------------------------------------
 
 
 def compare_prepare(tsv: str, turns: int) -> None:
-    """MB/s of `prepare --source=csv` against TextVectorization on one TSV file with columns label and text, in turns."""
+    """MB/s of `prepare --source=csv` against TextVectorization on one TSV file with columns label
+    and text, in turns.
+    """
     megabytes = os.path.getsize(tsv) / 1e6
     ratios = []
     for turn in range(turns):
         seconds = {"ours": _prepare_seconds(tsv)}
-        done = subprocess.run([sys.executable, __file__, "vectorize", tsv], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "vectorize", tsv], capture_output=True, text=True
+        )
         seconds["TextVectorization"] = float(re.search(r"seconds (\S+)", done.stdout)[1])
         ratios.append(seconds["TextVectorization"] / seconds["ours"])
-        print(f"turn {turn + 1} " + " ".join(f"{name} {megabytes / value:.1f} MB/s" for name, value in seconds.items()), flush=True)
+        print(
+            f"turn {turn + 1} "
+            + " ".join(f"{name} {megabytes / value:.1f} MB/s" for name, value in seconds.items()),
+            flush=True,
+        )
     print(f"ours is {statistics.median(ratios):.2f} times as fast (median of {turns} turns)")
 
 
 def _prepare_seconds(tsv: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "trainer", "prepare", "--source=tsv", f"--raw_data={tsv}", f"--data_dir={folder}/d"],
-                       cwd=PROJECT, check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "trainer",
+                "prepare",
+                "--source=tsv",
+                f"--raw_data={tsv}",
+                f"--data_dir={folder}/d",
+            ],
+            cwd=PROJECT,
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
         return time.monotonic() - began
 
 
 def vectorize(tsv: str) -> None:
-    """Adapts a TextVectorization layer to the file and maps it once; the start of TensorFlow is part of both contenders."""
+    """Adapts a TextVectorization layer to the file and maps it once; the start of TensorFlow is
+    part of both contenders.
+    """
     began = time.monotonic()
     import keras
     import tensorflow as tf
-    lines = tf.data.TextLineDataset(tsv).skip(1).map(lambda line: tf.strings.split(line, "\t", maxsplit=2)[-1]).batch(1024)
+
+    lines = (
+        tf.data.TextLineDataset(tsv)
+        .skip(1)
+        .map(lambda line: tf.strings.split(line, "\t", maxsplit=2)[-1])
+        .batch(1024)
+    )
     layer = keras.layers.TextVectorization(20_000, ragged=True)
     layer.adapt(lines)
     for _ in lines.map(layer):
@@ -245,8 +382,12 @@ def vectorize(tsv: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["seed", "long", "prepare", "scaling", "contender", "vectorize"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", choices=["seed", "long", "prepare", "scaling", "contender", "vectorize"]
+    )
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--tsv", default="")

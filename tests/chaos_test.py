@@ -8,14 +8,29 @@ from tests import datasets
 from trainer import chaos, chaos_jobs, config, journal
 from trainer.exit_codes import TrainerError, UsageError
 
-SMALL = {"units": (4,), "embedding_size": 3, "max_length": 8, "batch_size": 8, "steps": 40, "save_steps": 10, "log_steps": 10,
-         "dropout": 0.3, "jit": "off", "threads": 2, "shards": 1, "eval_steps": -1, "seed": 5}
+SMALL = {
+    "units": (4,),
+    "embedding_size": 3,
+    "max_length": 8,
+    "batch_size": 8,
+    "steps": 40,
+    "save_steps": 10,
+    "log_steps": 10,
+    "dropout": 0.3,
+    "jit": "off",
+    "threads": 2,
+    "shards": 1,
+    "eval_steps": -1,
+    "seed": 5,
+}
 
 
 @pytest.fixture
 def job(tmp_path):
     datasets.write(tmp_path / "data", datasets.random_splits(), vocabulary_size=30, classes=3)
-    return config.from_flat({**SMALL, "data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "model")})
+    return config.from_flat(
+        {**SMALL, "data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "model")}
+    )
 
 
 def test_a_killed_job_ends_with_the_digest_of_an_undisturbed_one(job, tmp_path, capfd):
@@ -29,19 +44,49 @@ def test_a_killed_job_ends_with_the_digest_of_an_undisturbed_one(job, tmp_path, 
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["chaos"]
 
 
-GANG = {"units": (4,), "threads": 1, "steps": 3000, "save_steps": 100, "log_steps": 100, "eval_steps": 1000}
+GANG = {
+    "units": (4,),
+    "threads": 1,
+    "steps": 3000,
+    "save_steps": 100,
+    "log_steps": 100,
+    "eval_steps": 1000,
+}
 
 
-@pytest.mark.parametrize("workers, kills, seed", [
-    (2, 2, 5),
-    *(pytest.param(workers, 5, seed, marks=pytest.mark.slow) for workers in (2, 3) for seed in range(4))])
-def test_a_disturbed_gang_ends_with_the_digest_of_an_undisturbed_one(job, tmp_path, capfd, workers, kills, seed):
-    assert chaos.run(config.replace(job, **GANG, seed=seed), config.Chaos(kills=kills, workers=workers)) == 0
+@pytest.mark.parametrize(
+    "workers, kills, seed",
+    [
+        (2, 2, 5),
+        *(
+            pytest.param(workers, 5, seed, marks=pytest.mark.slow)
+            for workers in (2, 3)
+            for seed in range(4)
+        ),
+    ],
+)
+def test_a_disturbed_gang_ends_with_the_digest_of_an_undisturbed_one(
+    job, tmp_path, capfd, workers, kills, seed
+):
+    assert (
+        chaos.run(
+            config.replace(job, **GANG, seed=seed), config.Chaos(kills=kills, workers=workers)
+        )
+        == 0
+    )
     *faults, goodput, undisturbed, disturbed = capfd.readouterr().out.splitlines()
-    assert faults and all(re.match(r"fault \d+ \w+ worker \d at step \d+: ", line) for line in faults)
+    assert faults and all(
+        re.match(r"fault \d+ \w+ worker \d at step \d+: ", line) for line in faults
+    )
     assert goodput.startswith("goodput undisturbed 0.")
-    assert re.fullmatch("undisturbed [0-9a-f]{64}", undisturbed) and disturbed == "dis" + undisturbed.removeprefix("undis")
-    attempts = [event for event in journal.read(tmp_path / "model/chaos/disturbed/journal.jsonl") if event["event"] == "start"]
+    assert re.fullmatch(
+        "undisturbed [0-9a-f]{64}", undisturbed
+    ) and disturbed == "dis" + undisturbed.removeprefix("undis")
+    attempts = [
+        event
+        for event in journal.read(tmp_path / "model/chaos/disturbed/journal.jsonl")
+        if event["event"] == "start"
+    ]
     assert len(attempts) > 1
 
 
@@ -55,7 +100,9 @@ def test_a_folder_that_is_there_is_left_alone(job, tmp_path):
 
 def test_a_job_that_fails_by_itself_passes_on_its_code_and_its_last_lines(job, tmp_path):
     (tmp_path / "data/dataset.json").unlink()
-    with pytest.raises(TrainerError, match="the undisturbed job ended with exit code 2(.|\n)*no dataset.json") as failed:
+    with pytest.raises(
+        TrainerError, match="the undisturbed job ended with exit code 2(.|\n)*no dataset.json"
+    ) as failed:
         chaos.run(job, config.Chaos(kills=1))
     assert failed.value.code == 2
 

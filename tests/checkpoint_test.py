@@ -35,7 +35,9 @@ def state(step):
 
 @dataclasses.dataclass
 class Holder:
-    """Stands for `lock.Held` where there is nobody else. `check` does what `checks` says at its first, second, ... call."""
+    """Stands for `lock.Held` where there is nobody else. `check` does what `checks` says at its
+    first, second, ... call.
+    """
 
     number: int = 1
     fences: tuple = ()
@@ -47,7 +49,9 @@ class Holder:
 
 
 def commit(parent, step, tensors=None, attempt=1, fences=(), checks=()):
-    return checkpoint.commit(parent, step, tensors or state(step), held=Holder(attempt, fences, list(checks)), **DIGESTS)
+    return checkpoint.commit(
+        parent, step, tensors or state(step), held=Holder(attempt, fences, list(checks)), **DIGESTS
+    )
 
 
 def names(parent):
@@ -63,7 +67,9 @@ def no_pauses(monkeypatch):
 
 
 def contract_digest(arrays):
-    """The digest of the interface written out once more: name NUL dtype NUL d0,d1 NUL and bytes, by UTF-8 name."""
+    """The digest of the interface written out once more: name NUL dtype NUL d0,d1 NUL and bytes, by
+    UTF-8 name.
+    """
     digest = hashlib.sha256()
     for name in sorted(arrays, key=lambda name: name.encode()):
         array = np.asarray(arrays[name])
@@ -97,19 +103,34 @@ def test_the_digest_can_be_recomputed_from_the_payload_alone(tmp_path):
     assert contract_digest(arrays) == manifest["state_digest"] == checkpoint.state_digest(AWKWARD)
 
 
-@pytest.mark.parametrize("change", [
-    {"a": np.array([1, 2], np.float32)},
-    {"b": np.array([1, 2], np.float64)},
-    {"b": np.array([[1, 2]], np.float32)},
-    {"b": np.array([2, 1], np.float32)},
-    {"b": np.array([1, 2], np.float32), "c": np.float32(0)},
-], ids=["name", "dtype", "shape", "bits", "one more"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a": np.array([1, 2], np.float32)},
+        {"b": np.array([1, 2], np.float64)},
+        {"b": np.array([[1, 2]], np.float32)},
+        {"b": np.array([2, 1], np.float32)},
+        {"b": np.array([1, 2], np.float32), "c": np.float32(0)},
+    ],
+    ids=["name", "dtype", "shape", "bits", "one more"],
+)
 def test_whatever_differs_changes_the_digest(change):
-    assert checkpoint.state_digest(change) != checkpoint.state_digest({"b": np.array([1, 2], np.float32)})
+    assert checkpoint.state_digest(change) != checkpoint.state_digest(
+        {"b": np.array([1, 2], np.float32)}
+    )
 
 
-@pytest.mark.parametrize("array", [np.float16(1), np.int32(1), np.bool_(True), np.array(["text"]), np.array([None]),
-                                   tf.bfloat16.as_numpy_dtype(1)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.float16(1),
+        np.int32(1),
+        np.bool_(True),
+        np.array(["text"]),
+        np.array([None]),
+        tf.bfloat16.as_numpy_dtype(1),
+    ],
+)
 def test_a_dtype_that_is_not_saved_is_refused_by_name(tmp_path, array):
     with pytest.raises(TypeError, match=f"'some/name' is {array.dtype}.*float32, float64, int64"):
         commit(tmp_path, 1, {"some/name": array})
@@ -125,7 +146,8 @@ def test_what_is_committed_comes_back_bit_for_bit(tmp_path):
     found = checkpoint.load(folder)
     assert (found.step, found.path, found.manifest) == (123, folder, manifest)
     assert {name: (array.dtype, array.shape) for name, array in found.tensors.items()} == {
-        name: (array.dtype, array.shape) for name, array in state(123).items()}
+        name: (array.dtype, array.shape) for name, array in state(123).items()
+    }
     for name, array in state(123).items():
         np.testing.assert_array_equal(found.tensors[name], array)
 
@@ -134,8 +156,10 @@ def test_the_manifest_describes_every_file(tmp_path):
     manifest = commit(tmp_path, 5, attempt=3)
     folder = tmp_path / "step-00000005"
     assert json.loads((folder / "MANIFEST.json").read_text()) == manifest
-    assert {key: manifest[key] for key in ("format", "step", "attempt", "config_digest", "dataset_digest")} == {
-        "format": 1, "step": 5, "attempt": 3, "config_digest": "c", "dataset_digest": "d"}
+    assert {
+        key: manifest[key]
+        for key in ("format", "step", "attempt", "config_digest", "dataset_digest")
+    } == {"format": 1, "step": 5, "attempt": 3, "config_digest": "c", "dataset_digest": "d"}
     assert sorted(manifest["files"]) == ["tensors.data-00000-of-00001", "tensors.index"]
     assert set(names(folder)) == {"MANIFEST.json", *manifest["files"]}
     for name, entry in manifest["files"].items():
@@ -143,7 +167,9 @@ def test_the_manifest_describes_every_file(tmp_path):
         assert entry == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def test_everything_is_on_disk_before_the_folder_gets_its_name_and_then_the_name_is(tmp_path, monkeypatch):
+def test_everything_is_on_disk_before_the_folder_gets_its_name_and_then_the_name_is(
+    tmp_path, monkeypatch
+):
     calls, fsync, rename = [], checkpoint._fsync, os.rename
     monkeypatch.setattr(checkpoint, "_fsync", lambda path: calls.append(path) or fsync(path))
     monkeypatch.setattr(os, "rename", lambda old, new: calls.append("rename") or rename(old, new))
@@ -158,7 +184,9 @@ def test_a_valid_checkpoint_is_never_written_twice(tmp_path):
     first = commit(tmp_path, 5, attempt=1)
     before = [path.stat().st_mtime_ns for path in sorted((tmp_path / "step-00000005").iterdir())]
     assert commit(tmp_path, 5, attempt=2) == first
-    assert before == [path.stat().st_mtime_ns for path in sorted((tmp_path / "step-00000005").iterdir())]
+    assert before == [
+        path.stat().st_mtime_ns for path in sorted((tmp_path / "step-00000005").iterdir())
+    ]
     assert names(tmp_path) == ["step-00000005"]
 
 
@@ -172,7 +200,9 @@ def test_a_valid_checkpoint_with_another_state_is_an_error_and_stays(tmp_path):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_state_that_is_not_finite_never_becomes_a_checkpoint(tmp_path, value):
     with pytest.raises(DivergedError, match="'model/kernel' has 1 NaN or Inf at step 9"):
-        commit(tmp_path, 9, {"model/kernel": np.array([0, value, 1], np.float32), "step": np.int64(9)})
+        commit(
+            tmp_path, 9, {"model/kernel": np.array([0, value, 1], np.float32), "step": np.int64(9)}
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -214,16 +244,21 @@ def edit_manifest(**fields):
     def edit(folder):
         manifest = json.loads((folder / "MANIFEST.json").read_text())
         (folder / "MANIFEST.json").write_text(json.dumps({**manifest, **fields}))
+
     edit.__name__ = "manifest_with_" + "_".join(fields)
     return edit
 
 
 def replace_the_payload(folder):
-    """Another valid bundle with a manifest of sizes and sums that hold: only the digest of the state tells."""
+    """Another valid bundle with a manifest of sizes and sums that hold: only the digest of the
+    state tells.
+    """
     commit(folder.parent / "elsewhere", 1, state(1))
     for path in (folder.parent / "elsewhere" / "step-00000001").glob("tensors.*"):
         shutil.copy(path, folder)
-    files = json.loads((folder.parent / "elsewhere" / "step-00000001" / "MANIFEST.json").read_text())["files"]
+    files = json.loads(
+        (folder.parent / "elsewhere" / "step-00000001" / "MANIFEST.json").read_text()
+    )["files"]
     edit_manifest(files=files)(folder)
     shutil.rmtree(folder.parent / "elsewhere")
 
@@ -238,7 +273,10 @@ DAMAGES = [
     (nothing_in_the_folder, "MANIFEST.json is missing"),
     (replace_the_payload, "its tensors have the digest"),
     (edit_manifest(files={}), "does not describe a payload"),
-    (edit_manifest(files={"../../escape": {"size": 0, "sha256": ""}}), "does not describe a payload"),
+    (
+        edit_manifest(files={"../../escape": {"size": 0, "sha256": ""}}),
+        "does not describe a payload",
+    ),
     (edit_manifest(files=None), "is not a manifest"),
     (edit_manifest(step=21), "is of step 21"),
     (edit_manifest(step="20"), "is of step 20"),
@@ -246,7 +284,9 @@ DAMAGES = [
     (edit_manifest(format="new"), "is not a manifest"),
     (edit_manifest(state_digest=None), "does not describe"),
 ]
-EACH_DAMAGE = pytest.mark.parametrize("damage, reason", DAMAGES, ids=[damage.__name__ for damage, _ in DAMAGES])
+EACH_DAMAGE = pytest.mark.parametrize(
+    "damage, reason", DAMAGES, ids=[damage.__name__ for damage, _ in DAMAGES]
+)
 
 
 @EACH_DAMAGE
@@ -281,13 +321,19 @@ def test_one_damaged_folder_says_so(tmp_path, damage, reason):
     assert str(tmp_path / "step-00000020") in str(raised.value)
 
 
-def test_repair_sets_damaged_folders_aside_so_that_their_steps_can_be_written_again(tmp_path, caplog):
+def test_repair_sets_damaged_folders_aside_so_that_their_steps_can_be_written_again(
+    tmp_path, caplog
+):
     for step in (10, 20, 30):
         commit(tmp_path, step)
     empty_the_index(tmp_path / "step-00000020")
     remove_the_manifest(tmp_path / "step-00000030")
     assert checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=4).step == 10
-    assert names(tmp_path) == ["step-00000010", "step-00000020.damaged-4", "step-00000030.damaged-4"]
+    assert names(tmp_path) == [
+        "step-00000010",
+        "step-00000020.damaged-4",
+        "step-00000030.damaged-4",
+    ]
     assert "step-00000030.damaged-4" in caplog.text
     commit(tmp_path, 20, attempt=4)
     assert checkpoint.newest_valid(tmp_path, fences=(), repair=False).step == 20
@@ -339,8 +385,18 @@ def test_a_first_save_that_was_killed_is_no_checkpoint(tmp_path):
 
 
 def test_discovery_takes_committed_folders_only_and_orders_them_by_number(tmp_path):
-    for name in ("step-00000020", "step-00000003", "step-123456789", "step-00000010.tmp-1", "step-00000011.damaged-2",
-                 "step-12", "step-000000012", "step--0000001", "best", "step-00000001x"):
+    for name in (
+        "step-00000020",
+        "step-00000003",
+        "step-123456789",
+        "step-00000010.tmp-1",
+        "step-00000011.damaged-2",
+        "step-12",
+        "step-000000012",
+        "step--0000001",
+        "best",
+        "step-00000001x",
+    ):
         (tmp_path / name).mkdir()
     (tmp_path / "step-00000099").write_text("a file")
     assert checkpoint.list_steps(tmp_path) == [3, 20, 123456789]
@@ -401,8 +457,13 @@ def failing(function, times, error=OSError(28, "No space left on device")):
     return call
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"),
-                                   tf.errors.ResourceExhaustedError(None, None, "No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
+    ],
+)
 @pytest.mark.parametrize("name", ["_save_bundle", "_fsync"])
 def test_a_write_that_fails_is_tried_again(tmp_path, monkeypatch, no_pauses, name, error):
     monkeypatch.setattr(checkpoint, name, failing(getattr(checkpoint, name), 2, error))
@@ -411,9 +472,13 @@ def test_a_write_that_fails_is_tried_again(tmp_path, monkeypatch, no_pauses, nam
     assert checkpoint.load(tmp_path / "step-00000010").step == 10
 
 
-def test_a_write_that_keeps_failing_ends_in_a_storage_error_and_leaves_nothing(tmp_path, monkeypatch, no_pauses):
+def test_a_write_that_keeps_failing_ends_in_a_storage_error_and_leaves_nothing(
+    tmp_path, monkeypatch, no_pauses
+):
     monkeypatch.setattr(checkpoint, "_fsync", failing(None, 99))
-    with pytest.raises(StorageError, match="step-00000010 could not be written in 3 tries.*No space left") as raised:
+    with pytest.raises(
+        StorageError, match="step-00000010 could not be written in 3 tries.*No space left"
+    ) as raised:
         commit(tmp_path, 10)
     assert raised.value.code == 74
     assert names(tmp_path) == []
@@ -428,9 +493,13 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path, no_pauses):
 def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch, no_pauses):
     for step in (10, 20):
         commit(tmp_path, step)
-    monkeypatch.setattr(checkpoint, "_sha256", failing(checkpoint._sha256, 2, OSError(5, "Input/output error")))
+    monkeypatch.setattr(
+        checkpoint, "_sha256", failing(checkpoint._sha256, 2, OSError(5, "Input/output error"))
+    )
     assert checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2).step == 20
-    monkeypatch.setattr(checkpoint, "_sha256", failing(checkpoint._sha256, 99, OSError(5, "Input/output error")))
+    monkeypatch.setattr(
+        checkpoint, "_sha256", failing(checkpoint._sha256, 99, OSError(5, "Input/output error"))
+    )
     with pytest.raises(StorageError, match="could not be read"):
         checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2)
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
@@ -441,8 +510,13 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch, no_pause
 
 def test_the_writer_commits_in_order_prunes_and_reports_each_save(tmp_path):
     saved = []
-    with checkpoint.Writer(tmp_path, 2, Holder(), **DIGESTS,
-                           on_saved=lambda manifest, seconds: saved.append((manifest["step"], seconds > 0))) as writer:
+    with checkpoint.Writer(
+        tmp_path,
+        2,
+        Holder(),
+        **DIGESTS,
+        on_saved=lambda manifest, seconds: saved.append((manifest["step"], seconds > 0)),
+    ) as writer:
         for step in (10, 20, 30, 40):
             writer.submit(step, state(step))
         writer.wait()
@@ -479,11 +553,15 @@ def test_submit_returns_while_the_save_is_running_and_the_next_one_waits(tmp_pat
     assert checkpoint.list_steps(tmp_path) == [10, 20]
 
 
-def test_a_failed_save_is_logged_and_raised_by_everything_that_follows(tmp_path, monkeypatch, no_pauses, caplog):
+def test_a_failed_save_is_logged_and_raised_by_everything_that_follows(
+    tmp_path, monkeypatch, no_pauses, caplog
+):
     monkeypatch.setattr(checkpoint, "_fsync", failing(None, 99))
     saved = []
     with pytest.raises(StorageError, match="step-00000010"):
-        with checkpoint.Writer(tmp_path, 2, Holder(), **DIGESTS, on_saved=lambda *_: saved.append(1)) as writer:
+        with checkpoint.Writer(
+            tmp_path, 2, Holder(), **DIGESTS, on_saved=lambda *_: saved.append(1)
+        ) as writer:
             writer.submit(10, state(10))
             for call in (writer.wait, lambda: writer.submit(20, state(20)), writer.wait):
                 with pytest.raises(StorageError, match="step-00000010"):
@@ -493,7 +571,9 @@ def test_a_failed_save_is_logged_and_raised_by_everything_that_follows(tmp_path,
     assert not saved
 
 
-def test_a_failed_save_does_not_hide_the_error_that_ends_the_run(tmp_path, monkeypatch, no_pauses, caplog):
+def test_a_failed_save_does_not_hide_the_error_that_ends_the_run(
+    tmp_path, monkeypatch, no_pauses, caplog
+):
     monkeypatch.setattr(checkpoint, "_fsync", failing(None, 99))
     with pytest.raises(KeyError):
         with checkpoint.Writer(tmp_path, 2, Holder(), **DIGESTS) as writer:
@@ -550,8 +630,12 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("function", ["fsync", "mkdir", "rename", "unlink", "rmdir"])
-def test_a_kill_at_any_call_of_the_file_system_leaves_a_valid_newest_checkpoint(tmp_path, monkeypatch, function):
-    """Cuts commit and prune of step 30 short at the first, second, ... call of `function`, until it goes through."""
+def test_a_kill_at_any_call_of_the_file_system_leaves_a_valid_newest_checkpoint(
+    tmp_path, monkeypatch, function
+):
+    """Cuts commit and prune of step 30 short at the first, second, ... call of `function`, until it
+    goes through.
+    """
     original = getattr(os, function)
     for cut in range(1, 100):
         parent = tmp_path / str(cut)
@@ -561,7 +645,8 @@ def test_a_kill_at_any_call_of_the_file_system_leaves_a_valid_newest_checkpoint(
             calls = iter(range(1, 1000))
 
             def call(*arguments, **options):
-                if next(calls) >= cut:  # a killed process makes no call after the one it was killed in
+                # a killed process makes no call after the one it was killed in
+                if next(calls) >= cut:
                     raise Killed
                 return original(*arguments, **options)
 
@@ -610,8 +695,14 @@ for attempt, pause in enumerate(pauses, 1):  # forked before TensorFlow has any 
 def test_sigkill_during_saves_never_leaves_an_invalid_checkpoint(tmp_path):
     rng = random.Random(7)
     pauses = [str(rng.uniform(0, 0.03)) for _ in range(12)]
-    done = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(tmp_path), *pauses], cwd=ROOT, check=True,
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, str(tmp_path), *pauses],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     steps = [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
     assert len(steps) == len(pauses)
     assert all(before[-1] < after[-1] for before, after in zip(steps, steps[1:]))

@@ -26,20 +26,41 @@ def sentences(count: int, seed: int) -> list[tuple[str, str]]:
 
 
 def write_csv(path, rows) -> None:
-    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8")
+    path.write_text(
+        "text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8"
+    )
 
 
 def trained(folder, test_rows) -> None:
-    """Makes FOLDER/data, whose test split is `test_rows`, and FOLDER/model, whose best checkpoint is not the newest."""
+    """Makes FOLDER/data, whose test split is `test_rows`, and FOLDER/model, whose best checkpoint
+    is not the newest.
+    """
     write_csv(folder / "train.csv", sentences(200, seed=1))
     write_csv(folder / "validation.csv", sentences(50, seed=2))
     write_csv(folder / "test.csv", test_rows)
-    run("prepare", f"--raw_data={folder / 'train.csv'}", f"--validation_data={folder / 'validation.csv'}",
-        f"--test_data={folder / 'test.csv'}", f"--data_dir={folder / 'data'}")
+    run(
+        "prepare",
+        f"--raw_data={folder / 'train.csv'}",
+        f"--validation_data={folder / 'validation.csv'}",
+        f"--test_data={folder / 'test.csv'}",
+        f"--data_dir={folder / 'data'}",
+    )
     # A learning rate so large that the last of the evaluations is no better than an earlier one.
-    run("train", f"--data_dir={folder / 'data'}", f"--model_dir={folder / 'model'}", "--units=8", "--embedding_size=4",
-        "--max_length=10", "--batch_size=20", "--learning_rate=0.05", "--steps=30", "--eval_steps=5", "--jit=off",
-        "--threads=2", "--shards=1")
+    run(
+        "train",
+        f"--data_dir={folder / 'data'}",
+        f"--model_dir={folder / 'model'}",
+        "--units=8",
+        "--embedding_size=4",
+        "--max_length=10",
+        "--batch_size=20",
+        "--learning_rate=0.05",
+        "--steps=30",
+        "--eval_steps=5",
+        "--jit=off",
+        "--threads=2",
+        "--shards=1",
+    )
 
 
 def run(*arguments) -> None:

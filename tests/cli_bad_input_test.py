@@ -1,4 +1,6 @@
-"""Bad input end to end: exit code 3 (2 where the command is wrong), file and line, no traceback, nothing left."""
+"""Bad input end to end: exit code 3 (2 where the command is wrong), file and line, no traceback,
+nothing left.
+"""
 
 import shutil
 
@@ -10,19 +12,34 @@ GOOD = "text,label\na fine film,good\na dull film,bad\n"
 
 
 def prepare(folder, *flags) -> commands.Answer:
-    return commands.call("prepare", f"--raw_data={folder / 'rows.csv'}", f"--data_dir={folder / 'data'}", *flags)
+    return commands.call(
+        "prepare", f"--raw_data={folder / 'rows.csv'}", f"--data_dir={folder / 'data'}", *flags
+    )
 
 
-@pytest.mark.parametrize("content, place", [
-    ("", "rows.csv:1: "),
-    ("text,label\n", "rows.csv:1: "),
-    ("sentence,label\na film,good\n", "rows.csv:1: "),
-    ("text,label\na film,good\nb,\n", "rows.csv:3: "),
-    ("text,label\na film,good\nanother film,good\n", "rows.csv"),
-    (b"text,label\na film,good\nb\xff,bad\n", "rows.csv:3: "),
-    (b"text,label\na film,good\na\x00b,bad\n", "rows.csv:3: "),
-    ("text,label\na film,good\n" + "b" * 1_000_001 + ",bad\n", "rows.csv:3: "),
-], ids=["empty file", "no rows", "missing column", "empty label", "one class", "bad UTF-8", "NUL", "long line"])
+@pytest.mark.parametrize(
+    "content, place",
+    [
+        ("", "rows.csv:1: "),
+        ("text,label\n", "rows.csv:1: "),
+        ("sentence,label\na film,good\n", "rows.csv:1: "),
+        ("text,label\na film,good\nb,\n", "rows.csv:3: "),
+        ("text,label\na film,good\nanother film,good\n", "rows.csv"),
+        (b"text,label\na film,good\nb\xff,bad\n", "rows.csv:3: "),
+        (b"text,label\na film,good\na\x00b,bad\n", "rows.csv:3: "),
+        ("text,label\na film,good\n" + "b" * 1_000_001 + ",bad\n", "rows.csv:3: "),
+    ],
+    ids=[
+        "empty file",
+        "no rows",
+        "missing column",
+        "empty label",
+        "one class",
+        "bad UTF-8",
+        "NUL",
+        "long line",
+    ],
+)
 def test_bad_rows_exit_3_with_file_and_line(tmp_path, content, place):
     (tmp_path / "rows.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     answer = prepare(tmp_path)
@@ -31,8 +48,11 @@ def test_bad_rows_exit_3_with_file_and_line(tmp_path, content, place):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
-@pytest.mark.parametrize("content", ["\ufeff" + GOOD, GOOD.replace("\n", "\r\n"), GOOD + ",good\n"],
-                         ids=["BOM", "CRLF", "empty text"])
+@pytest.mark.parametrize(
+    "content",
+    ["\ufeff" + GOOD, GOOD.replace("\n", "\r\n"), GOOD + ",good\n"],
+    ids=["BOM", "CRLF", "empty text"],
+)
 def test_what_occurs_in_good_files_is_accepted(tmp_path, content):
     (tmp_path / "rows.csv").write_bytes(content.encode())
     answer = prepare(tmp_path)
@@ -44,8 +64,10 @@ def test_files_that_are_not_there_exit_2(tmp_path):
     assert answer.code == 2 and "rows.csv" in answer.err and "Traceback" not in answer.err
 
 
-@pytest.mark.parametrize("name", [
-    "train/tokens.npy", "train/offsets.npy", "train/labels.npy", "vocabulary.txt", "labels.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["train/tokens.npy", "train/offsets.npy", "train/labels.npy", "vocabulary.txt", "labels.txt"],
+)
 def test_a_damaged_dataset_exits_3_with_its_file(tmp_path, name):
     classifier.write_csv(tmp_path / "rows.csv", classifier.sentences(20, seed=1))
     assert prepare(tmp_path).code == 0
@@ -53,9 +75,18 @@ def test_a_damaged_dataset_exits_3_with_its_file(tmp_path, name):
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
-    train = ["train", f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'model'}", "--threads=2"]
+    train = [
+        "train",
+        f"--data_dir={tmp_path / 'data'}",
+        f"--model_dir={tmp_path / 'model'}",
+        "--threads=2",
+    ]
     answer = commands.call(*train)
-    assert (answer.code, answer.out) == (3, "") and str(path) in answer.err and "Traceback" not in answer.err
+    assert (
+        (answer.code, answer.out) == (3, "")
+        and str(path) in answer.err
+        and "Traceback" not in answer.err
+    )
     path.unlink()
     again = commands.call(*train)
     assert again.code == 3 and str(path) in again.err

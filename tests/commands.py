@@ -1,7 +1,7 @@
 """The program as its user meets it: arguments in; exit code, stdout and stderr out.
 
-`call` runs a command in a process that stays: TensorFlow is imported once for all of them, and what a command needs is
-compiled in it. Commands that get a signal have a process of their own: `start`.
+`call` runs a command in a process that stays: TensorFlow is imported once for all of them, and what
+a command needs is compiled in it. Commands that get a signal have a process of their own: `start`.
 """
 
 import atexit
@@ -24,7 +24,8 @@ from unittest import mock
 from tests import kill_points
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
-SECONDS = 240  # The longest that any command here may take, on a machine that is busy with other things.
+# The longest that any command here may take, on a machine that is busy with other things.
+SECONDS = 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Answer:
     @property
     def digest(self) -> str:
         """HEX of the last line `done step=S state_digest=HEX` or `stopped ...`."""
-        return re.fullmatch(r"(done|stopped) step=\d+ state_digest=([0-9a-f]{64})", self.lines[-1])[2]
+        return re.fullmatch(r"(done|stopped) step=\d+ state_digest=([0-9a-f]{64})", self.lines[-1])[
+            2
+        ]
 
 
 def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=()) -> Answer:
@@ -52,15 +55,30 @@ def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=())
       patches: {dotted name: value} to set in that process meanwhile.
       record: (folder, folder for copies of it) makes `kill_points` of the run.
     """
-    return _resident().answer({"arguments": list(map(str, arguments)), "stdin": stdin.hex(), "patches": patches or {},
-                               "record": list(map(str, record))})
+    return _resident().answer(
+        {
+            "arguments": list(map(str, arguments)),
+            "stdin": stdin.hex(),
+            "patches": patches or {},
+            "record": list(map(str, record)),
+        }
+    )
 
 
 def start(*arguments, prefix=(), environment=None) -> subprocess.Popen:
-    """Starts `trainer ARGUMENTS` in a process of its own. `prefix`: words before it, for example of `taskset`."""
+    """Starts `trainer ARGUMENTS` in a process of its own. `prefix`: words before it, for example of
+    `taskset`.
+    """
     command = [*prefix, sys.executable, "-m", "trainer", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **(environment or {})}, text=True,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command,
+        cwd=PROJECT,
+        env={**os.environ, **(environment or {})},
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(process: subprocess.Popen) -> Answer:
@@ -84,7 +102,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-# --- The process that stays -------------------------------------------------------------------------------------------
+# --- The process that stays -----------------------------------------------------------------------
 
 
 @functools.cache
@@ -94,8 +112,13 @@ def _resident() -> "_Resident":
 
 class _Resident:
     def __init__(self):
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.commands"], cwd=PROJECT, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.commands"],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
         atexit.register(self._process.kill)
 
     def answer(self, request: dict) -> Answer:
@@ -137,10 +160,14 @@ def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     from trainer.main import main
+
     with contextlib.redirect_stdout(io.StringIO()):
-        main(["--help"])  # It tells TensorFlow a few things before that is imported, which may decide bits.
+        # It tells TensorFlow a few things before that is imported, which may decide bits.
+        main(["--help"])
     import tensorflow as tf
-    # Both are settled once in a process: what `--threads=2` says, and the most devices that any command asks for.
+
+    # Both are settled once in a process: what `--threads=2` says, and the most devices that any
+    # command asks for.
     tf.config.threading.set_intra_op_parallelism_threads(2)
     tf.config.threading.set_inter_op_parallelism_threads(2)
     [cpu] = tf.config.list_physical_devices("CPU")

@@ -1,4 +1,6 @@
-"""What all tests share: `--slow` and `--cluster`, a quiet TensorFlow, and four logical CPU devices in the place of four real ones."""
+"""What all tests share: `--slow` and `--cluster`, a quiet TensorFlow, and four logical CPU devices
+in the place of four real ones.
+"""
 
 import os
 import signal
@@ -7,18 +9,30 @@ import sys
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Started in the background by a script, this process ignores Ctrl-C, and so would all the programs that it tests.
+# Started in the background by a script, this process ignores Ctrl-C, and so would all the programs
+# that it tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
-    parser.addoption("--cluster", action="store_true", help="also run the tests on a Kubernetes cluster of this machine")
-    parser.addoption("--record_digests", action="store_true", help="write this machine's digests into digests.json")
+    parser.addoption(
+        "--cluster",
+        action="store_true",
+        help="also run the tests on a Kubernetes cluster of this machine",
+    )
+    parser.addoption(
+        "--record_digests",
+        action="store_true",
+        help="write this machine's digests into digests.json",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    for name, reason in (("slow", "takes minutes: run with --slow"), ("cluster", "needs a cluster: run with --cluster")):
+    for name, reason in (
+        ("slow", "takes minutes: run with --slow"),
+        ("cluster", "needs a cluster: run with --cluster"),
+    ):
         if not config.getoption(f"--{name}"):
             for item in items:
                 if item.get_closest_marker(name):
@@ -26,8 +40,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """TensorFlow takes the number of devices only before its first operation; no test module runs one at its import."""
+    """TensorFlow takes the number of devices only before its first operation; no test module runs
+    one at its import.
+    """
     if "tensorflow" in sys.modules:
         import tensorflow as tf
+
         [cpu] = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 4
+        )

@@ -20,25 +20,44 @@ def write(data_dir, splits, *, vocabulary_size, classes):
                 "labels": np.asarray(labels, np.int32),
             }
             for part, values in arrays.items():
-                writer = store.ArrayWriter(folder / name / f"{part}.npy", store.ARRAYS[part], len(values))
+                writer = store.ArrayWriter(
+                    folder / name / f"{part}.npy", store.ARRAYS[part], len(values)
+                )
                 writer.write(values)
                 files[f"{name}/{part}.npy"] = writer.close()
             described[name] = {"examples": len(sequences), "tokens": int(sum(lengths))}
         words = RESERVED + [f"w{i}" for i in range(4, vocabulary_size)]
         files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", words)
-        files["labels.txt"] = store.write_lines(folder / "labels.txt", [f"class{i}" for i in range(classes)])
-        return store.publish(folder, {"tokenizer": {"name": "none"}, "splits": described, "files": files}, data_dir)
+        files["labels.txt"] = store.write_lines(
+            folder / "labels.txt", [f"class{i}" for i in range(classes)]
+        )
+        return store.publish(
+            folder, {"tokenizer": {"name": "none"}, "splits": described, "files": files}, data_dir
+        )
 
 
 def random_splits(seed=0, *, vocabulary_size=30, classes=3, train=50, test=17, longest=12):
-    """{split: (sequences, labels)} in which the class shows in the tokens, so that there is something to learn."""
+    """{split: (sequences, labels)} in which the class shows in the tokens, so that there is
+    something to learn.
+    """
     generator = np.random.default_rng(seed)
     splits = {}
     for name, size in (("train", train), ("test", test)):
         labels = generator.integers(0, classes, size)
         sequences = [
-            np.concatenate([[1], 4 + (generator.integers(0, vocabulary_size - 4, generator.integers(0, longest)) // classes * classes
-                                      + label) % (vocabulary_size - 4)])
+            np.concatenate(
+                [
+                    [1],
+                    4
+                    + (
+                        generator.integers(0, vocabulary_size - 4, generator.integers(0, longest))
+                        // classes
+                        * classes
+                        + label
+                    )
+                    % (vocabulary_size - 4),
+                ]
+            )
             for label in labels
         ]
         splits[name] = (sequences, labels)

@@ -1,11 +1,13 @@
-"""The exact result of small runs, held to the bit: a change that should not alter results alters none of these.
+"""The exact result of small runs, held to the bit: a change that should not alter results alters
+none of these.
 
-`digests.json` has the `state_digest` of each configuration below, keyed by the build of TensorFlow and the kind of CPU that
-computed it: another build or CPU may round differently and skips with a reason. To prove a change on such a machine,
-record its digests at the commit before the change (`--record_digests` adds them to the file), then test after it.
+`digests.json` has the `state_digest` of each configuration below, keyed by the build of TensorFlow
+and the kind of CPU that computed it: another build or CPU may round differently and skips with a
+reason. To prove a change on such a machine, record its digests at the commit before the change
+(`--record_digests` adds them to the file), then test after it.
 
-`data/made_before` holds a dataset and a run in the middle that commit 99418cd wrote: what was begun by an older version
-continues with the same bits.
+`data/made_before` holds a dataset and a run in the middle that commit 99418cd wrote: what was begun
+by an older version continues with the same bits.
 """
 
 import hashlib
@@ -24,25 +26,80 @@ HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE / "digests.json"
 MADE_BEFORE = HERE / "data" / "made_before"
 
-JOB = ["--units=5", "--embedding_size=3", "--max_length=8", "--batch_size=20", "--steps=12", "--learning_rate=0.02", "--seed=3",
-       "--threads=2", "--shards=1", "--fuse=off", "--eval_steps=-1", "--log_steps=100"]
+JOB = [
+    "--units=5",
+    "--embedding_size=3",
+    "--max_length=8",
+    "--batch_size=20",
+    "--steps=12",
+    "--learning_rate=0.02",
+    "--seed=3",
+    "--threads=2",
+    "--shards=1",
+    "--fuse=off",
+    "--eval_steps=-1",
+    "--log_steps=100",
+]
 ONE_LENGTH = ["--padding=pre"]  # A single shape to compile.
 CONFIGURATIONS = {
     "simple_rnn": ["--cell=simple_rnn", "--padding=pre", "--truncate=start"],
-    "lstm in buckets, two shards, dropout": ["--cell=lstm", "--max_length=12", "--shards=2", "--dropout=0.3", "--word_dropout=0.1"],
-    "gru without buckets": ["--cell=gru", "--nobucket", "--optimizer=adamw", "--schedule=cosine", "--warmup_steps=3"],
-    "two layers, evaluated": ["--cell=gru", "--units=5,4", "--nobucket", "--pooling=mean", "--dropout=0.2", "--eval_steps=6"],
+    "lstm in buckets, two shards, dropout": [
+        "--cell=lstm",
+        "--max_length=12",
+        "--shards=2",
+        "--dropout=0.3",
+        "--word_dropout=0.1",
+    ],
+    "gru without buckets": [
+        "--cell=gru",
+        "--nobucket",
+        "--optimizer=adamw",
+        "--schedule=cosine",
+        "--warmup_steps=3",
+    ],
+    "two layers, evaluated": [
+        "--cell=gru",
+        "--units=5,4",
+        "--nobucket",
+        "--pooling=mean",
+        "--dropout=0.2",
+        "--eval_steps=6",
+    ],
     "stepwise": [*ONE_LENGTH, "--fuse=off", "--pooling=max"],
     "fused": [*ONE_LENGTH, "--fuse=on", "--pooling=max", "--dropout=0.1"],
-    "averaged weights, clipped": [*ONE_LENGTH, "--ema=0.9", "--clip_norm=0.5", "--schedule=exponential"],
+    "averaged weights, clipped": [
+        *ONE_LENGTH,
+        "--ema=0.9",
+        "--clip_norm=0.5",
+        "--schedule=exponential",
+    ],
     "bfloat16": [*ONE_LENGTH, "--precision=bfloat16"],
-    "float16, weighted classes": [*ONE_LENGTH, "--precision=float16", "--class_weights=balanced", "--label_smoothing=0.1"],
+    "float16, weighted classes": [
+        *ONE_LENGTH,
+        "--precision=float16",
+        "--class_weights=balanced",
+        "--label_smoothing=0.1",
+    ],
     "accumulated": [*ONE_LENGTH, "--accumulate=2", "--shards=2"],
-    "one-hot, sgd": [*ONE_LENGTH, "--cell=simple_rnn", "--one_hot", "--optimizer=sgd", "--word_dropout=0.2"],
+    "one-hot, sgd": [
+        *ONE_LENGTH,
+        "--cell=simple_rnn",
+        "--one_hot",
+        "--optimizer=sgd",
+        "--word_dropout=0.2",
+    ],
     "float64": [*ONE_LENGTH, "--precision=float64", "--dropout=0.3"],
     "float64 on two devices": [*ONE_LENGTH, "--precision=float64", "--dropout=0.3", "--devices=2"],
 }
-SLOW = {"layers of Keras, not compiled": ["--nobucket", "--bidirectional", "--jit=off", "--rnn_from_cell"]}  # 30 s of tracing.
+# 30 s of tracing.
+SLOW = {
+    "layers of Keras, not compiled": [
+        "--nobucket",
+        "--bidirectional",
+        "--jit=off",
+        "--rnn_from_cell",
+    ]
+}
 
 
 def machine() -> str:
@@ -50,15 +107,22 @@ def machine() -> str:
     known = {}
     if pathlib.Path("/proc/cpuinfo").exists():
         lines = pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    vector = re.findall(r"\b(avx\w*|fma|amx\w*|sve\w*|asimd\w*)\b", known.get("flags", known.get("Features", "")))
+        known = {
+            name.strip(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+        }
+    vector = re.findall(
+        r"\b(avx\w*|fma|amx\w*|sve\w*|asimd\w*)\b", known.get("flags", known.get("Features", ""))
+    )
     kind = [known.get(name, "?") for name in ("vendor_id", "cpu family", "model")]
     return f"TensorFlow {tf.version.GIT_VERSION} on {platform.machine()} {' '.join(kind)}, {' '.join(sorted(vector))}"
 
 
 @pytest.fixture(scope="module")
 def golden(request):
-    """A check of one digest: equal to what `digests.json` has for this machine, or recorded there."""
+    """A check of one digest: equal to what `digests.json` has for this machine, or recorded
+    there.
+    """
     known = json.loads(GOLDEN.read_text())
     found = {}
 
@@ -67,13 +131,18 @@ def golden(request):
         if request.config.getoption("--record_digests"):
             return
         if machine() not in known:
-            pytest.skip(f"digests.json has no digests of this machine ({machine()}): record them before a change, with "
-                        "--record_digests")
+            pytest.skip(
+                f"digests.json has no digests of this machine ({machine()}): record them before a "
+                "change, with "
+                "--record_digests"
+            )
         assert digest == known[machine()][name]
 
     yield check
     if request.config.getoption("--record_digests"):
-        GOLDEN.write_text(json.dumps({**known, machine(): known.get(machine(), {}) | found}, indent=2) + "\n")
+        GOLDEN.write_text(
+            json.dumps({**known, machine(): known.get(machine(), {}) | found}, indent=2) + "\n"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +151,12 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digests")
     classifier.write_csv(folder / "train.csv", classifier.sentences(120, seed=5))
     classifier.write_csv(folder / "validation.csv", classifier.sentences(30, seed=6))
-    classifier.run("prepare", f"--raw_data={folder / 'train.csv'}", f"--validation_data={folder / 'validation.csv'}",
-                   f"--data_dir={folder / 'data'}")
+    classifier.run(
+        "prepare",
+        f"--raw_data={folder / 'train.csv'}",
+        f"--validation_data={folder / 'validation.csv'}",
+        f"--data_dir={folder / 'data'}",
+    )
     return folder / "data"
 
 
@@ -93,13 +166,23 @@ def sha256(path: pathlib.Path) -> str:
 
 def test_the_dataset_is_the_same_to_the_bit(data):
     """On every machine: preparing computes with whole numbers."""
-    assert sha256(data / "dataset.json") == "16a1ae416e9bf13a565a16211a423c82ff791f40330bd39f40661a314c27e23e"
+    assert (
+        sha256(data / "dataset.json")
+        == "16a1ae416e9bf13a565a16211a423c82ff791f40330bd39f40661a314c27e23e"
+    )
 
 
-@pytest.mark.parametrize("name", [*CONFIGURATIONS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(
+    "name", [*CONFIGURATIONS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
 def test_a_run_ends_with_the_same_bits(name, data, tmp_path, golden):
-    answer = commands.call("train", f"--data_dir={data}", f"--model_dir={tmp_path / 'model'}", *JOB,
-                           *(CONFIGURATIONS | SLOW)[name])
+    answer = commands.call(
+        "train",
+        f"--data_dir={data}",
+        f"--model_dir={tmp_path / 'model'}",
+        *JOB,
+        *(CONFIGURATIONS | SLOW)[name],
+    )
     assert answer.code == 0, answer.err
     golden(name, answer.digest)
     if "evaluated" in name:
@@ -109,19 +192,33 @@ def test_a_run_ends_with_the_same_bits(name, data, tmp_path, golden):
 def test_a_run_that_an_older_version_began_continues_to_the_same_bits(tmp_path, golden):
     """Another machine rounds differently, but continues too: only the digest is skipped there."""
     shutil.copytree(MADE_BEFORE, tmp_path, dirs_exist_ok=True)
-    answer = commands.call("train", f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'model'}",
-                           *json.loads((MADE_BEFORE / "flags.json").read_text()), "--steps=24")
+    answer = commands.call(
+        "train",
+        f"--data_dir={tmp_path / 'data'}",
+        f"--model_dir={tmp_path / 'model'}",
+        *json.loads((MADE_BEFORE / "flags.json").read_text()),
+        "--steps=24",
+    )
     assert answer.code == 0, answer.err
     assert "restored step 12 of 24" in answer.err
     assert answer.lines[-1].startswith("done step=24 ")
     golden("continued from step 12", answer.digest)
 
 
-@pytest.mark.parametrize("command", [["evaluate", "--split=validation", "--format=json"], ["predict", "a robot in love", "laugh"]])
+@pytest.mark.parametrize(
+    "command",
+    [["evaluate", "--split=validation", "--format=json"], ["predict", "a robot in love", "laugh"]],
+)
 def test_a_model_that_an_older_version_trained_is_read(command, tmp_path):
     shutil.copytree(MADE_BEFORE, tmp_path, dirs_exist_ok=True)
     name, *arguments = command
-    answer = commands.call(name, f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'model'}", "--checkpoint=newest", *arguments)
+    answer = commands.call(
+        name,
+        f"--data_dir={tmp_path / 'data'}",
+        f"--model_dir={tmp_path / 'model'}",
+        "--checkpoint=newest",
+        *arguments,
+    )
     assert answer.code == 0, answer.err
     expected = (MADE_BEFORE / f"{name}.txt").read_text()
     assert numbers(answer.out) == pytest.approx(numbers(expected), rel=1e-3)

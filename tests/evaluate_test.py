@@ -6,7 +6,8 @@ import pytest
 
 from tests import classifier, commands
 
-TEST_ROWS = classifier.sentences(301, seed=3)  # More than one batch of rows, and no whole number of them.
+# More than one batch of rows, and no whole number of them.
+TEST_ROWS = classifier.sentences(301, seed=3)
 LABELS = sorted(classifier.WORDS)
 
 
@@ -18,7 +19,9 @@ def folder(tmp_path_factory):
 
 
 def evaluate(folder, *flags, **options) -> dict:
-    answer = commands.call("evaluate", f"--model_dir={folder / 'model'}", "--format=json", *flags, **options)
+    answer = commands.call(
+        "evaluate", f"--model_dir={folder / 'model'}", "--format=json", *flags, **options
+    )
     assert answer.code == 0, answer.err
     [line] = answer.lines
     return json.loads(line)
@@ -34,13 +37,21 @@ def expected(folder):
     """The report, counted by hand from what `predict` says of each row by itself."""
     texts = folder / "texts"
     texts.write_text("".join(f"{text}\n" for text, _ in TEST_ROWS))
-    answer = commands.call("predict", f"--model_dir={folder / 'model'}", f"--input={texts}", "--format=jsonl")
+    answer = commands.call(
+        "predict", f"--model_dir={folder / 'model'}", f"--input={texts}", "--format=jsonl"
+    )
     predictions = [json.loads(line) for line in answer.lines]
-    pairs = [(label, prediction["label"]) for (_, label), prediction in zip(TEST_ROWS, predictions, strict=True)]
+    pairs = [
+        (label, prediction["label"])
+        for (_, label), prediction in zip(TEST_ROWS, predictions, strict=True)
+    ]
     classes = {label: of_class(label, pairs) for label in LABELS}
     return {
         "examples": len(TEST_ROWS),
-        "loss": -sum(math.log(row["probabilities"][label]) for (_, label), row in zip(TEST_ROWS, predictions)) / 301,
+        "loss": -sum(
+            math.log(row["probabilities"][label]) for (_, label), row in zip(TEST_ROWS, predictions)
+        )
+        / 301,
         "accuracy": sum(truth == guess for truth, guess in pairs) / 301,
         "macro_f1": sum(row["f1"] for row in classes.values()) / len(classes),
         "classes": classes,
@@ -49,7 +60,10 @@ def expected(folder):
 
 def of_class(label, pairs) -> dict:
     right = sum(truth == guess == label for truth, guess in pairs)
-    guessed, there = sum(guess == label for _, guess in pairs), sum(truth == label for truth, _ in pairs)
+    guessed, there = (
+        sum(guess == label for _, guess in pairs),
+        sum(truth == label for truth, _ in pairs),
+    )
     precision, recall = right / guessed if guessed else 0.0, right / there
     f1 = 2 * precision * recall / (precision + recall) if right else 0.0
     return {"precision": precision, "recall": recall, "f1": f1, "examples": there}
@@ -65,42 +79,65 @@ def test_the_figures_are_those_counted_by_hand(report, expected):
     assert 0.4 < report["accuracy"] < 1  # Else nothing was told apart, and nothing tested.
 
 
-@pytest.mark.parametrize("flags, patches", [
-    ([], {"trainer.evaluate.ROWS": 7}),
-    ([], {"trainer.evaluate.ROWS": 1000}),
-    (["--devices=2"], {}),
-], ids=["batches of 7", "one batch", "two devices"])
+@pytest.mark.parametrize(
+    "flags, patches",
+    [
+        ([], {"trainer.evaluate.ROWS": 7}),
+        ([], {"trainer.evaluate.ROWS": 1000}),
+        (["--devices=2"], {}),
+    ],
+    ids=["batches of 7", "one batch", "two devices"],
+)
 def test_no_way_of_dealing_out_the_rows_changes_a_figure(folder, report, flags, patches):
     assert approximately(evaluate(folder, *flags, patches=patches)) == approximately(report)
 
 
 def approximately(report: dict) -> dict:
-    return {name: {label: tuple(row.values()) for label, row in value.items()} if name == "classes"
-            else pytest.approx(value, rel=1e-6) if name == "loss" else value for name, value in report.items()}
+    return {
+        name: {label: tuple(row.values()) for label, row in value.items()}
+        if name == "classes"
+        else pytest.approx(value, rel=1e-6)
+        if name == "loss"
+        else value
+        for name, value in report.items()
+    }
 
 
 def test_the_text_form_has_the_same_figures(folder, report):
     answer = commands.call("evaluate", f"--model_dir={folder / 'model'}")
     figures = dict(line.split() for line in answer.lines[:6])
-    assert figures["split"] == "test" and int(figures["step"]) == report["step"] and int(figures["examples"]) == 301
+    assert (
+        figures["split"] == "test"
+        and int(figures["step"]) == report["step"]
+        and int(figures["examples"]) == 301
+    )
     for name in ("loss", "accuracy", "macro_f1"):
         assert float(figures[name]) == pytest.approx(report[name], rel=1e-3)
     assert answer.lines[6].split() == ["class", "precision", "recall", "f1", "examples"]
     for line, label in zip(answer.lines[7:], LABELS, strict=True):
         words = line.removeprefix(label).split()
         row = report["classes"][label]
-        assert words == [f"{row['precision']:.4f}", f"{row['recall']:.4f}", f"{row['f1']:.4f}", str(row["examples"])]
+        assert words == [
+            f"{row['precision']:.4f}",
+            f"{row['recall']:.4f}",
+            f"{row['f1']:.4f}",
+            str(row["examples"]),
+        ]
 
 
 def test_the_best_checkpoint_is_judged_unless_told_otherwise(folder, report):
-    [best] = [int(path.name.removeprefix("step-")) for path in (folder / "model" / "best").glob("step-*")]
+    [best] = [
+        int(path.name.removeprefix("step-")) for path in (folder / "model" / "best").glob("step-*")
+    ]
     assert best < 30
     assert report["step"] == evaluate(folder, "--checkpoint=best")["step"] == best
     assert evaluate(folder, "--checkpoint=newest")["step"] == 30
 
 
 def test_each_split_has_its_own_rows(folder):
-    assert [evaluate(folder, f"--split={name}")["examples"] for name in ("train", "validation")] == [200, 50]
+    assert [
+        evaluate(folder, f"--split={name}")["examples"] for name in ("train", "validation")
+    ] == [200, 50]
 
 
 def test_a_damaged_best_checkpoint_is_an_error(folder, tmp_path):
@@ -116,16 +153,25 @@ def test_a_dataset_may_move_but_not_be_another(folder, tmp_path):
     moved = shutil.copytree(folder / "data", tmp_path / "moved")
     assert evaluate(folder, f"--data_dir={moved}")["examples"] == 301
     classifier.write_csv(tmp_path / "other.csv", classifier.sentences(200, seed=9))
-    classifier.run("prepare", f"--raw_data={tmp_path / 'other.csv'}", f"--data_dir={tmp_path / 'other'}",
-                   "--test_fraction=0.2")
-    answer = commands.call("evaluate", f"--model_dir={folder / 'model'}", f"--data_dir={tmp_path / 'other'}")
+    classifier.run(
+        "prepare",
+        f"--raw_data={tmp_path / 'other.csv'}",
+        f"--data_dir={tmp_path / 'other'}",
+        "--test_fraction=0.2",
+    )
+    answer = commands.call(
+        "evaluate", f"--model_dir={folder / 'model'}", f"--data_dir={tmp_path / 'other'}"
+    )
     assert answer.code == 2 and "ids would mean other words" in answer.err
 
 
-@pytest.mark.parametrize("folders, flags, told", [
-    (["checkpoints", "best"], [], "holds no checkpoint yet"),
-    (["best"], ["--checkpoint=best"], "has no best checkpoint"),
-])
+@pytest.mark.parametrize(
+    "folders, flags, told",
+    [
+        (["checkpoints", "best"], [], "holds no checkpoint yet"),
+        (["best"], ["--checkpoint=best"], "has no best checkpoint"),
+    ],
+)
 def test_a_checkpoint_that_is_missing_is_named(folder, tmp_path, folders, flags, told):
     model = shutil.copytree(folder / "model", tmp_path / "model")
     for name in folders:
@@ -136,9 +182,19 @@ def test_a_checkpoint_that_is_missing_is_named(folder, tmp_path, folders, flags,
 
 def test_a_split_that_is_missing_is_named(tmp_path):
     classifier.write_csv(tmp_path / "rows.csv", classifier.sentences(50, seed=4))
-    classifier.run("prepare", f"--raw_data={tmp_path / 'rows.csv'}", f"--data_dir={tmp_path / 'data'}")
-    classifier.run("train", f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'model'}", "--steps=1",
-                   "--units=2", "--jit=off", "--threads=2", "--shards=1")
+    classifier.run(
+        "prepare", f"--raw_data={tmp_path / 'rows.csv'}", f"--data_dir={tmp_path / 'data'}"
+    )
+    classifier.run(
+        "train",
+        f"--data_dir={tmp_path / 'data'}",
+        f"--model_dir={tmp_path / 'model'}",
+        "--steps=1",
+        "--units=2",
+        "--jit=off",
+        "--threads=2",
+        "--shards=1",
+    )
     answer = commands.call("evaluate", f"--model_dir={tmp_path / 'model'}")
     assert (answer.code, answer.out) == (2, "")
     assert "--split=test: the dataset" in answer.err and "has train" in answer.err

@@ -1,4 +1,6 @@
-"""Export: what is written computes what was trained, in a process without trainer, and appears whole or not at all."""
+"""Export: what is written computes what was trained, in a process without trainer, and appears
+whole or not at all.
+"""
 
 import csv
 import dataclasses
@@ -23,22 +25,27 @@ from trainer.models.networks import Network
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VOCABULARY, CLASSES, LENGTH = 11, 3, 7
-IDS = np.array([[1, 4, 5, 6, 7, 8, 9], [1, 10, 2, 4, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]], np.int32)
+IDS = np.array(
+    [[1, 4, 5, 6, 7, 8, 9], [1, 10, 2, 4, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]],
+    np.int32,
+)
 LENGTHS = np.array([7, 4, 1, 0], np.int32)
 
 
 def large_weights(network: Network) -> dict[str, tf.Tensor]:
     """Weights that tell rows and classes apart far better than initial ones do."""
     generator = np.random.default_rng(5)
-    return {name: tf.constant(generator.normal(0, 0.7, weight.shape), tf.float32)
-            for name, weight in network.weights.items()}
+    return {
+        name: tf.constant(generator.normal(0, 0.7, weight.shape), tf.float32)
+        for name, weight in network.weights.items()
+    }
 
 
 def probabilities(network, weights, ids, lengths) -> np.ndarray:
     return tf.nn.softmax(network.logits(weights, tf.constant(ids), tf.constant(lengths))).numpy()
 
 
-# --- The Keras model --------------------------------------------------------------------------------------------------
+# --- The Keras model ------------------------------------------------------------------------------
 
 NETWORKS = [  # cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units
     ("simple_rnn", False, "last", "post", True, False, (5,)),
@@ -60,11 +67,22 @@ NETWORKS = [  # cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, u
 ]
 
 
-@pytest.mark.parametrize("cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units", NETWORKS)
+@pytest.mark.parametrize(
+    "cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units", NETWORKS
+)
 def test_the_keras_file_computes_what_the_network_computes(
-        cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units, tmp_path):
-    settings = configuration.Model(cell=cell, bidirectional=bidirectional, pooling=pooling, one_hot=one_hot,
-                                   rnn_from_cell=rnn_from_cell, units=units, embedding_size=3, dropout=0.5)
+    cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units, tmp_path
+):
+    settings = configuration.Model(
+        cell=cell,
+        bidirectional=bidirectional,
+        pooling=pooling,
+        one_hot=one_hot,
+        rnn_from_cell=rnn_from_cell,
+        units=units,
+        embedding_size=3,
+        dropout=0.5,
+    )
     network = Network(settings, VOCABULARY, CLASSES)
     weights = large_weights(network)
     inputs = configuration.Input(max_length=LENGTH, padding=padding)
@@ -80,13 +98,19 @@ def test_the_keras_file_computes_what_the_network_computes(
 def test_more_padding_behind_changes_nothing():
     settings = configuration.Model(cell="gru", units=(5,), bidirectional=True, pooling="mean")
     network = Network(settings, VOCABULARY, CLASSES)
-    model = export.keras_model(network, large_weights(network), configuration.Input(max_length=LENGTH))
-    np.testing.assert_allclose(model(np.pad(IDS, [(0, 0), (0, 9)])).numpy(), model(IDS).numpy(), atol=1e-6)
+    model = export.keras_model(
+        network, large_weights(network), configuration.Input(max_length=LENGTH)
+    )
+    np.testing.assert_allclose(
+        model(np.pad(IDS, [(0, 0), (0, 9)])).numpy(), model(IDS).numpy(), atol=1e-6
+    )
 
 
 def test_a_model_with_padding_in_front_takes_max_length_ids_only():
     network = Network(configuration.Model(units=(5,)), VOCABULARY, CLASSES)
-    model = export.keras_model(network, large_weights(network), configuration.Input(max_length=LENGTH, padding="pre"))
+    model = export.keras_model(
+        network, large_weights(network), configuration.Input(max_length=LENGTH, padding="pre")
+    )
     with pytest.raises(ValueError, match="shape"):
         model(IDS[:, :-1])
 
@@ -110,7 +134,9 @@ def test_the_keras_file_is_plain_and_keeps_our_names(tmp_path):
     # PACKAGE>NAME would be a class that somebody registered.
     assert not any(">" in (one["registered_name"] or "") for one in objects)
     assert not {"Dropout", "Lambda"} & {one["class_name"] for one in objects}
-    assert {"embedding", "rnn_0", "rnn_1", "logits", "probabilities"} <= {layer.name for layer in model.layers}
+    assert {"embedding", "rnn_0", "rnn_1", "logits", "probabilities"} <= {
+        layer.name for layer in model.layers
+    }
 
 
 def objects_in(config):
@@ -125,7 +151,7 @@ def objects_in(config):
             yield from objects_in(value)
 
 
-# --- The SavedModel ---------------------------------------------------------------------------------------------------
+# --- The SavedModel -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("truncate", ["start", "end"])
@@ -134,7 +160,11 @@ def objects_in(config):
 def test_texts_are_cut_and_padded_as_the_batches_of_the_training_are(truncate, padding, max_length):
     rows = [[1], [1, 4, 5, 6, 7], [1, 8], [1, 9, 10]]
     settings = configuration.Input(max_length=max_length, truncate=truncate, padding=padding)
-    split = store.Split(np.concatenate(rows).astype(np.int32), np.cumsum([0, *map(len, rows)]), np.zeros(4, np.int32))
+    split = store.Split(
+        np.concatenate(rows).astype(np.int32),
+        np.cumsum([0, *map(len, rows)]),
+        np.zeros(4, np.int32),
+    )
     longest = max_length if padding == "pre" else min(max_length, 5)
     expected = pipeline.pad(split, np.arange(len(rows)), longest, settings)
     ids, lengths = export.pad_ragged(tf.ragged.constant(rows, tf.int32), settings)
@@ -152,16 +182,31 @@ def test_no_texts_are_padded_to_a_length_that_a_network_can_read(padding, length
 
 def a_dataset(folder: pathlib.Path, tokenizer: str) -> store.Dataset:
     """Every corner case that a file can hold as a row of a CSV, prepared."""
-    rows = [case for case in export.CORNER_CASES if b"\0" not in case and b"\n" not in case
-            and (tokenizer != "bytes" or is_utf8(case))]  # Any byte is served, but `prepare` takes none of bad UTF-8.
+    rows = [
+        case
+        for case in export.CORNER_CASES
+        if b"\0" not in case
+        and b"\n" not in case
+        # Any byte is served, but `prepare` takes none of bad UTF-8.
+        and (tokenizer != "bytes" or is_utf8(case))
+    ]
     path = folder / "raw.csv"
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
-        writer.writerows([case.decode("utf-8", "surrogateescape"), f"class {row % 3}"] for row, case in enumerate(rows))
-    return prepare.prepare(configuration.Prepare(
-        data_dir=str(folder / "data"), raw_data=str(path), tokenizer=tokenizer, vocabulary_size=300,
-        encoding_errors="replace"))
+        writer.writerows(
+            [case.decode("utf-8", "surrogateescape"), f"class {row % 3}"]
+            for row, case in enumerate(rows)
+        )
+    return prepare.prepare(
+        configuration.Prepare(
+            data_dir=str(folder / "data"),
+            raw_data=str(path),
+            tokenizer=tokenizer,
+            vocabulary_size=300,
+            encoding_errors="replace",
+        )
+    )
 
 
 def is_utf8(case: bytes) -> bool:
@@ -170,14 +215,20 @@ def is_utf8(case: bytes) -> bool:
 
 def a_model(dataset: store.Dataset, **flags) -> restored.Model:
     """A trained model as `restored.open_model` would return it."""
-    config = configuration.from_flat({"units": (6,), "embedding_size": 5, "max_length": 20, **flags})
-    network = Network(config.model, len(dataset.vocabulary), len(dataset.labels), precision=config.run.precision)
+    config = configuration.from_flat(
+        {"units": (6,), "embedding_size": 5, "max_length": 20, **flags}
+    )
+    network = Network(
+        config.model, len(dataset.vocabulary), len(dataset.labels), precision=config.run.precision
+    )
     return restored.Model(config, dataset, network, large_weights(network), None, 7)
 
 
 def classifier_of(model: restored.Model) -> export.TextClassifier:
     tokenizer = text.tokenizer_of(model.dataset)
-    return export.TextClassifier(model.network, model.weights, tokenizer, model.config.input, model.dataset.labels)
+    return export.TextClassifier(
+        model.network, model.weights, tokenizer, model.config.input, model.dataset.labels
+    )
 
 
 @pytest.fixture(scope="module", params=["words", "characters", "bytes"])
@@ -197,11 +248,15 @@ def test_the_saved_model_reads_unicode_corner_cases_as_prepare_did(dataset, tmp_
     with open(dataset.folder.parent / "raw.csv", "rb") as file:
         lines = file.read().decode("utf-8", "surrogateescape").splitlines(keepends=True)
     texts = [row[0].encode("utf-8", "surrogateescape") for row in csv.reader(lines)][1:]
-    answer = tf.saved_model.load(str(tmp_path)).signatures["serving_default"](text=tf.constant(texts))
+    answer = tf.saved_model.load(str(tmp_path)).signatures["serving_default"](
+        text=tf.constant(texts)
+    )
     prepared = pipeline.loose_batch(dataset.splits["train"], model.config.input)
     expected = probabilities(model.network, model.weights, prepared.tokens, prepared.lengths)
     np.testing.assert_allclose(answer["probabilities"].numpy(), expected, atol=1e-6)
-    assert [label.decode() for label in answer["label"].numpy()] == [dataset.labels[row.argmax()] for row in expected]
+    assert [label.decode() for label in answer["label"].numpy()] == [
+        dataset.labels[row.argmax()] for row in expected
+    ]
 
 
 @pytest.mark.parametrize("padding", ["pre", "post"])
@@ -212,29 +267,44 @@ def test_any_number_of_texts_may_come(padding, count, words):
     assert answer["probabilities"].shape == (count, 3) and answer["label"].shape == (count,)
 
 
-# --- The proof and the place ------------------------------------------------------------------------------------------
+# --- The proof and the place ----------------------------------------------------------------------
 
 
 def answers_from_here(groups):
-    """`readback.answers` of this process, which spares the seconds that a fresh one takes to start."""
+    """`readback.answers` of this process, which spares the seconds that a fresh one takes to
+    start.
+    """
     found = {}
     for path, calls in json.loads(json.dumps(groups, default=readback._plain)).items():
-        call = (readback._saved_model if pathlib.Path(path).is_dir() else readback._keras_model)(path)
+        call = (readback._saved_model if pathlib.Path(path).is_dir() else readback._keras_model)(
+            path
+        )
         found[path] = [readback.Answer(*call(group)) for group in calls]
     return found
 
 
-@pytest.mark.parametrize("flags", [
-    {"precision": "bfloat16", "cell": "gru", "bidirectional": True, "pooling": "max"},
-    {"precision": "float16", "padding": "pre", "jit": "off"},
-    {"one_hot": True, "cell": "simple_rnn", "truncate": "start"},
-])
-def test_what_is_written_agrees_in_float32_whatever_the_precision(flags, words, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"precision": "bfloat16", "cell": "gru", "bidirectional": True, "pooling": "max"},
+        {"precision": "float16", "padding": "pre", "jit": "off"},
+        {"one_hot": True, "cell": "simple_rnn", "truncate": "start"},
+    ],
+)
+def test_what_is_written_agrees_in_float32_whatever_the_precision(
+    flags, words, monkeypatch, tmp_path
+):
     monkeypatch.setattr(readback, "answers", answers_from_here)
     differences = export.export(a_model(words, **flags), tmp_path / "out")
-    assert list(differences) == ["saved_model", "model.keras"] and max(differences.values()) <= export.BOUND
+    assert (
+        list(differences) == ["saved_model", "model.keras"]
+        and max(differences.values()) <= export.BOUND
+    )
     lists = {"vocabulary.txt", "labels.txt"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"saved_model", "model.keras"} | lists
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "saved_model",
+        "model.keras",
+    } | lists
     for name in lists:
         assert (tmp_path / "out" / name).read_bytes() == (words.folder / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -256,14 +326,19 @@ def spoil_label(answer):
     return answer._replace(labels=[*answer.labels[:-1], "another"])
 
 
-@pytest.mark.parametrize("spoil, file, told", [
-    (spoil_probability, "model.keras", "model.keras: a probability differs by 2.*e-05"),
-    (spoil_probability, "saved_model", "saved_model: a probability differs by 2.*e-05"),
-    (spoil_with_nan, "model.keras", "differs by nan"),
-    (spoil_shape, "saved_model", "differs by inf"),
-    (spoil_label, "saved_model", "the labels are .*'another'"),
-])
-def test_a_difference_is_an_error_and_nothing_appears(spoil, file, told, words, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "spoil, file, told",
+    [
+        (spoil_probability, "model.keras", "model.keras: a probability differs by 2.*e-05"),
+        (spoil_probability, "saved_model", "saved_model: a probability differs by 2.*e-05"),
+        (spoil_with_nan, "model.keras", "differs by nan"),
+        (spoil_shape, "saved_model", "differs by inf"),
+        (spoil_label, "saved_model", "the labels are .*'another'"),
+    ],
+)
+def test_a_difference_is_an_error_and_nothing_appears(
+    spoil, file, told, words, monkeypatch, tmp_path
+):
     model = a_model(words, jit="off")
     batch = export.examples_of(words, model.config.input).batch
     found = probabilities(model.network, model.weights, batch.tokens, batch.lengths)
@@ -271,8 +346,14 @@ def test_a_difference_is_an_error_and_nothing_appears(spoil, file, told, words, 
 
     def answers(groups):
         for path, calls in groups.items():
-            right = [readback.Answer(found[:len(rows)], labels[:len(rows)]) for rows in calls]
-            yield path, [spoil(answer) if path.endswith(file) and answer.labels else answer for answer in right]
+            right = [readback.Answer(found[: len(rows)], labels[: len(rows)]) for rows in calls]
+            yield (
+                path,
+                [
+                    spoil(answer) if path.endswith(file) and answer.labels else answer
+                    for answer in right
+                ],
+            )
 
     monkeypatch.setattr(readback, "answers", lambda groups: dict(answers(groups)))
     monkeypatch.setattr(export, "_write", lambda model, folder: None)
@@ -284,19 +365,28 @@ def test_a_difference_is_an_error_and_nothing_appears(spoil, file, told, words, 
 
 @pytest.fixture
 def without_words(words):
-    return dataclasses.replace(words, description={**words.description, "tokenizer": text.settings("none")})
+    return dataclasses.replace(
+        words, description={**words.description, "tokenizer": text.settings("none")}
+    )
 
 
 def test_weights_that_were_not_trained_are_found_out(without_words, monkeypatch, tmp_path):
     real = export.keras_model
     monkeypatch.setattr(readback, "answers", answers_from_here)
-    monkeypatch.setattr(export, "keras_model", lambda network, weights, settings: real(
-        network, {name: weight * 1.001 for name, weight in weights.items()}, settings))
+    monkeypatch.setattr(
+        export,
+        "keras_model",
+        lambda network, weights, settings: real(
+            network, {name: weight * 1.001 for name, weight in weights.items()}, settings
+        ),
+    )
     with pytest.raises(TrainerError, match="model.keras: a probability differs"):
         export.export(a_model(without_words), tmp_path / "out")
 
 
-def test_a_dataset_without_words_gives_a_model_of_ids_and_says_so(without_words, monkeypatch, caplog, tmp_path):
+def test_a_dataset_without_words_gives_a_model_of_ids_and_says_so(
+    without_words, monkeypatch, caplog, tmp_path
+):
     monkeypatch.setattr(logging.getLogger("trainer"), "propagate", True)
     monkeypatch.setattr(readback, "answers", answers_from_here)
     differences = export.export(a_model(without_words), tmp_path / "out")
@@ -307,9 +397,14 @@ def test_a_dataset_without_words_gives_a_model_of_ids_and_says_so(without_words,
 
 def test_rows_come_from_the_whole_of_a_held_out_split(tmp_path):
     counts = {"train": 5, "test": 3 * export.ROWS}
-    splits = {name: ([[1, 4 + row % 7] for row in range(count)], np.zeros(count)) for name, count in counts.items()}
+    splits = {
+        name: ([[1, 4 + row % 7] for row in range(count)], np.zeros(count))
+        for name, count in counts.items()
+    }
     dataset = datasets.write(tmp_path / "data", splits, vocabulary_size=VOCABULARY, classes=2)
-    dataset = dataclasses.replace(dataset, description={**dataset.description, "tokenizer": text.settings("words")})
+    dataset = dataclasses.replace(
+        dataset, description={**dataset.description, "tokenizer": text.settings("words")}
+    )
     texts, batch = export.examples_of(dataset, configuration.Input())
     assert len(texts) == len(batch.rows) == export.ROWS + len(export.CORNER_CASES)
     last = (3 * export.ROWS - 1) % 7
@@ -326,7 +421,9 @@ def test_a_folder_with_content_is_refused_and_left_as_it_is(tmp_path):
 @pytest.fixture
 def nothing_but_the_place(monkeypatch):
     """Leaves out what takes time and has no part in where the files go."""
-    monkeypatch.setattr(export, "_write", lambda model, folder: (folder / "model.keras").write_text("written"))
+    monkeypatch.setattr(
+        export, "_write", lambda model, folder: (folder / "model.keras").write_text("written")
+    )
     monkeypatch.setattr(export, "_differences", lambda model, folder: {"model.keras": 0.0})
 
 
@@ -359,7 +456,7 @@ def test_a_place_that_cannot_be_written_is_named(place, error, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# --- In processes of their own ----------------------------------------------------------------------------------------
+# --- In processes of their own --------------------------------------------------------------------
 
 
 @keras.saving.register_keras_serializable(package="trainer")
@@ -379,28 +476,48 @@ def test_a_keras_file_that_needs_code_of_its_maker_is_found_out(tmp_path):
 def test_where_exported_models_are_tried_no_module_of_ours_can_be_imported(tmp_path):
     probe = tmp_path / "trainer" / "readback.py"
     probe.parent.mkdir()
-    attempts = "".join(f"    try:\n        import {name}; print('imported')\n    except ImportError:\n        pass\n"
-                       for name in ("trainer", "trainer.config", "exit_codes"))
+    attempts = "".join(
+        f"    try:\n        import {name}; print('imported')\n    except ImportError:\n        "
+        "pass\n"
+        for name in ("trainer", "trainer.config", "exit_codes")
+    )
     probe.write_text(pathlib.Path(readback.__file__).read_text() + attempts)
     request = json.dumps({"modules": [str(ROOT), *sys.path], "groups": {}})
-    answer = subprocess.run([sys.executable, "-I", probe], input=request, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-I", probe], input=request, capture_output=True, text=True, check=True
+    )
     assert answer.stdout.split() == ["{}"]
 
 
 def test_the_averaged_weights_of_a_run_are_exported_and_agree(words, tmp_path):
     def trainer(command, *flags):
-        return subprocess.run([sys.executable, "-m", "trainer", command, f"--model_dir={tmp_path / 'run'}", *flags],
-                              cwd=ROOT, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "trainer", command, f"--model_dir={tmp_path / 'run'}", *flags],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
 
-    trained = trainer("train", f"--data_dir={words.folder}", "--steps=3", "--batch_size=8", "--eval_steps=-1",
-                      "--cell=simple_rnn", "--units=4", "--max_length=8", "--ema=0.9")
+    trained = trainer(
+        "train",
+        f"--data_dir={words.folder}",
+        "--steps=3",
+        "--batch_size=8",
+        "--eval_steps=-1",
+        "--cell=simple_rnn",
+        "--units=4",
+        "--max_length=8",
+        "--ema=0.9",
+    )
     assert trained.returncode == 0, trained.stderr
     out = tmp_path / "out"
     answer = trainer("export", f"--export_dir={out}")
     assert answer.returncode == 0, answer.stderr
     *files, step = [line.split() for line in answer.stdout.splitlines()]
     written = ("saved_model", "model.keras")
-    assert [(name, path) for name, path, _, _ in files] == [(name, str(out / name)) for name in written]
+    assert [(name, path) for name, path, _, _ in files] == [
+        (name, str(out / name)) for name in written
+    ]
     assert all(float(difference) <= 1e-5 for _, _, _, difference in files) and step == ["step", "3"]
 
     (folder,) = (tmp_path / "run" / "checkpoints").glob("step-*")

@@ -1,4 +1,6 @@
-"""A gang that is disturbed: faults, recoveries, digests. Its workers count instead of training, with all that chaos sees of it."""
+"""A gang that is disturbed: faults, recoveries, digests. Its workers count instead of training,
+with all that chaos sees of it.
+"""
 
 import os
 import pathlib
@@ -14,9 +16,10 @@ from tests import commands
 from trainer import chaos, chaos_jobs, config, faults
 from trainer.launch import local
 
-# A supervisor and its child. Supervisors agree by files: when GENERATION grows, all start their children anew; when STOP holds
-# the generation, all exit 143. The child of worker 0 counts to 150 and saves every 20, when the children of its generation
-# are all here; the others wait for it to be done.
+# A supervisor and its child. Supervisors agree by files: when GENERATION grows, all start their
+# children anew; when STOP holds the generation, all exit 143. The child of worker 0 counts to 150
+# and saves every 20, when the children of its generation are all here; the others wait for it to be
+# done.
 WORKER = """
 import ctypes, hashlib, os, pathlib, re, signal, subprocess, sys, time
 from trainer.journal import Journal, read
@@ -104,7 +107,9 @@ def gang(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "PROGRAM", (sys.executable, str(path)))
     monkeypatch.setattr(faults, "FROZEN_SECONDS", (0.05, 1.0))
     yield lambda seed: config.from_flat({"model_dir": str(tmp_path / "model"), "seed": seed})
-    assert subprocess.run(["pgrep", "--full", str(path)], stdout=subprocess.PIPE).stdout == b"", "a process was left behind"
+    assert subprocess.run(["pgrep", "--full", str(path)], stdout=subprocess.PIPE).stdout == b"", (
+        "a process was left behind"
+    )
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -113,11 +118,19 @@ def test_a_disturbed_gang_is_compared_with_an_undisturbed_one(gang, tmp_path, ca
     *told, goodput, undisturbed, disturbed = capfd.readouterr().out.splitlines()
     kinds = "|".join(faults.KINDS)
     for number, line in enumerate(told, start=1):
-        assert re.fullmatch(rf"fault {number} ({kinds}) worker [01] at step \d+: "
-                            r"(first new step after \d+\.\d\d s|the job ended without another step)", line), line
+        assert re.fullmatch(
+            rf"fault {number} ({kinds}) worker [01] at step \d+: "
+            r"(first new step after \d+\.\d\d s|the job ended without another step)",
+            line,
+        ), line
     assert re.fullmatch(r"goodput undisturbed \d\.\d+ disturbed \d\.\d+", goodput)
-    assert re.fullmatch("undisturbed [0-9a-f]{64}", undisturbed) and disturbed == "dis" + undisturbed.removeprefix("undis")
-    assert {path.name for path in (tmp_path / "model/chaos/disturbed/logs").iterdir()} == {"worker-0.log", "worker-1.log"}
+    assert re.fullmatch(
+        "undisturbed [0-9a-f]{64}", undisturbed
+    ) and disturbed == "dis" + undisturbed.removeprefix("undis")
+    assert {path.name for path in (tmp_path / "model/chaos/disturbed/logs").iterdir()} == {
+        "worker-0.log",
+        "worker-1.log",
+    }
 
 
 def test_other_digests_are_told_by_the_exit_code(gang, tmp_path, capfd):
@@ -139,7 +152,9 @@ def test_every_kind_of_fault_hits_what_its_name_says(gang, kind):
             time.sleep(0.02)
         before = faults.progress(job.events("loop"))[0]
         supervisor, training = job.supervisor(1), job.training(1)
-        assert faults.inject(kind, job, 1) == (training if kind.endswith("training") else supervisor)
+        assert faults.inject(kind, job, 1) == (
+            training if kind.endswith("training") else supervisor
+        )
         if kind == "freeze_training":
             assert faults.send(training, signal.SIGCONT)
         assert len(job.digest()) == 64
@@ -157,7 +172,8 @@ RECOVERIES = [
     # thaws, loops, seconds
     (None, [], None),
     (None, [loop(5, 2)], None),
-    (None, [loop(11, 2)], None),  # The attempt that was disturbed may have written its line a moment late.
+    # The attempt that was disturbed may have written its line a moment late.
+    (None, [loop(11, 2)], None),
     (None, [loop(11, 2), loop(22.5, 3), loop(30, 3)], 12.5),
     (None, [loop(22.5, 4)], 12.5),
     (15, [loop(14, 2)], None),
@@ -181,7 +197,9 @@ def test_a_process_that_is_gone_takes_no_signal():
 def test_a_process_is_found_by_its_parent_whatever_its_name(tmp_path):
     odd = tmp_path / "a ) S 1"
     odd.symlink_to(pathlib.Path(sys.executable).resolve())
-    process = subprocess.Popen([odd, "-S", "-c", "input()"], stdin=subprocess.PIPE, env={"PYTHONHOME": sys.base_prefix})
+    process = subprocess.Popen(
+        [odd, "-S", "-c", "input()"], stdin=subprocess.PIPE, env={"PYTHONHOME": sys.base_prefix}
+    )
     try:
         assert (process.pid, os.getpid()) in chaos_jobs._parents()
     finally:

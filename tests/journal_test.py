@@ -20,7 +20,9 @@ def test_a_line_says_when_who_and_what(tmp_path):
     entry = json.loads(line)
     written = datetime.datetime.fromisoformat(entry.pop("time"))
     assert written.utcoffset() == datetime.timedelta(0)
-    assert abs(datetime.datetime.now(datetime.timezone.utc) - written) < datetime.timedelta(minutes=1)
+    assert abs(datetime.datetime.now(datetime.timezone.utc) - written) < datetime.timedelta(
+        minutes=1
+    )
     assert entry == {"attempt": 3, "worker": 1, "event": "save", "seconds": 0.25, "step": 40}
 
 
@@ -29,33 +31,43 @@ def test_seconds_are_left_out_where_nothing_took_time(tmp_path):
     assert "seconds" not in read(tmp_path / "journal.jsonl")[0]
 
 
-@pytest.mark.parametrize("value, written", [
-    (float("nan"), "NaN"),
-    (float("inf"), "Infinity"),
-    (-np.float32("inf"), "-Infinity"),
-    (np.float32(0.5), 0.5),
-    (np.int64(7), 7),
-    (np.bool_(True), True),
-    (np.array([1.0, np.nan]), [1.0, "NaN"]),
-    ((1, {"a": float("nan")}), [1, {"a": "NaN"}]),
-    ({128: 2}, {"128": 2}),
-    (None, None),
-    (pathlib.PurePosixPath("a/b"), "a/b"),
-    ("file \udcff", "file \udcff"),
-])
+@pytest.mark.parametrize(
+    "value, written",
+    [
+        (float("nan"), "NaN"),
+        (float("inf"), "Infinity"),
+        (-np.float32("inf"), "-Infinity"),
+        (np.float32(0.5), 0.5),
+        (np.int64(7), 7),
+        (np.bool_(True), True),
+        (np.array([1.0, np.nan]), [1.0, "NaN"]),
+        ((1, {"a": float("nan")}), [1, {"a": "NaN"}]),
+        ({128: 2}, {"128": 2}),
+        (None, None),
+        (pathlib.PurePosixPath("a/b"), "a/b"),
+        ("file \udcff", "file \udcff"),
+    ],
+)
 def test_every_value_becomes_json(tmp_path, value, written):
     Journal(tmp_path / "journal.jsonl", 1).write("loop", value=value)
+
     def refuse(constant):
         raise ValueError(constant)
-    assert json.loads((tmp_path / "journal.jsonl").read_bytes(), parse_constant=refuse)["value"] == written
+
+    assert (
+        json.loads((tmp_path / "journal.jsonl").read_bytes(), parse_constant=refuse)["value"]
+        == written
+    )
 
 
 def test_what_json_cannot_say_can_be_read_back_as_a_number(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl", 1)
     for value in (np.nan, np.inf, -np.inf):
         journal.write("loop", loss=value)
-    np.testing.assert_array_equal([float(entry["loss"]) for entry in read(tmp_path / "journal.jsonl")],
-                                  [np.nan, np.inf, -np.inf])
+    np.testing.assert_array_equal(
+        [float(entry["loss"]) for entry in read(tmp_path / "journal.jsonl")],
+        [np.nan, np.inf, -np.inf],
+    )
 
 
 def test_a_line_cut_off_by_a_kill_costs_only_itself(tmp_path):
@@ -64,12 +76,17 @@ def test_a_line_cut_off_by_a_kill_costs_only_itself(tmp_path):
     Journal(path, 1).write("loop", step=20)
     path.write_bytes(path.read_bytes()[:-9])
     Journal(path, 2).write("start")
-    assert [(entry["attempt"], entry["event"]) for entry in read(path)] == [(1, "start"), (2, "start")]
+    assert [(entry["attempt"], entry["event"]) for entry in read(path)] == [
+        (1, "start"),
+        (2, "start"),
+    ]
 
 
 def test_damaged_lines_are_skipped(tmp_path):
     path = tmp_path / "journal.jsonl"
-    path.write_bytes(b'{"event": "start"}\n\xff\xfe\x00\n[1, 2]\n\n' + b"[" * 100_000 + b'\n{"event": "stop"}')
+    path.write_bytes(
+        b'{"event": "start"}\n\xff\xfe\x00\n[1, 2]\n\n' + b"[" * 100_000 + b'\n{"event": "stop"}'
+    )
     assert [entry["event"] for entry in read(path)] == ["start", "stop"]
 
 
@@ -79,15 +96,20 @@ def test_no_file_is_an_empty_journal(tmp_path):
 
 def test_lines_of_processes_that_write_at_once_never_mix(tmp_path):
     path = tmp_path / "journal.jsonl"
-    script = ("import sys; from trainer.journal import Journal; journal = Journal(sys.argv[1], 1, int(sys.argv[2]))\n"
-              "for number in range(300): journal.write('loop', number=number, filler='x' * 20_000)")
+    script = (
+        "import sys; from trainer.journal import Journal; journal = Journal(sys.argv[1], 1, "
+        "int(sys.argv[2]))\n"
+        "for number in range(300): journal.write('loop', number=number, filler='x' * 20_000)"
+    )
     commands = [[sys.executable, "-c", script, str(path), str(worker)] for worker in range(3)]
     writers = [subprocess.Popen(command, cwd=ROOT) for command in commands]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     entries = read(path)
     assert len(entries) == len([line for line in path.read_text().splitlines() if line]) == 900
     for worker in range(3):
-        assert [entry["number"] for entry in entries if entry["worker"] == worker] == list(range(300))
+        assert [entry["number"] for entry in entries if entry["worker"] == worker] == list(
+            range(300)
+        )
 
 
 def test_a_journal_that_cannot_be_written_is_reported_once_and_stops_nothing(tmp_path, caplog):
@@ -122,7 +144,11 @@ def test_laps_tell_all_the_seconds_since_the_beginning_each_in_one_line(tmp_path
     journal.write("save", seconds=100.0)  # Runs beside: no lap.
     journal.lap("evaluate", loss=0.5)
     laps = [entry for entry in read(tmp_path / "journal.jsonl") if entry["event"] != "save"]
-    assert [(entry["event"], entry["seconds"]) for entry in laps] == [("launch", 2.5), ("open_dataset", 0.5), ("evaluate", 7.0)]
+    assert [(entry["event"], entry["seconds"]) for entry in laps] == [
+        ("launch", 2.5),
+        ("open_dataset", 0.5),
+        ("evaluate", 7.0),
+    ]
     assert laps[-1]["loss"] == 0.5
 
 

@@ -1,7 +1,9 @@
-"""Every state of the disk that a kill could leave behind, out of one run: the folder is copied before each change.
+"""Every state of the disk that a kill could leave behind, out of one run: the folder is copied
+before each change.
 
-A process that dies by SIGKILL leaves what it has written, and nothing else happens. So a copy of the model folder,
-taken in the moment before a file is made, renamed or removed, is what a kill in that moment leaves.
+A process that dies by SIGKILL leaves what it has written, and nothing else happens. So a copy of
+the model folder, taken in the moment before a file is made, renamed or removed, is what a kill in
+that moment leaves.
 """
 
 import contextlib
@@ -15,7 +17,9 @@ _TRIES = 100
 
 
 class Recorder:
-    """Copies `source` to DESTINATION/NNN/model before the NNN-th change; DESTINATION/NNN/about says which it was."""
+    """Copies `source` to DESTINATION/NNN/model before the NNN-th change; DESTINATION/NNN/about says
+    which it was.
+    """
 
     def __init__(self, source, destination, printed):
         """`printed()`: what the run has printed by now; it goes to DESTINATION/NNN/printed."""
@@ -27,7 +31,9 @@ class Recorder:
         self._count = 0
 
     def __call__(self, event: str, arguments: tuple) -> None:
-        """The audit hook: https://docs.python.org/3/library/audit_events.html lists events and arguments."""
+        """The audit hook: https://docs.python.org/3/library/audit_events.html lists events and
+        arguments.
+        """
         copying = getattr(self._copying, "on", False)
         if copying or not _changes_something(event, arguments) or not self._concerns(arguments[0]):
             return
@@ -49,7 +55,8 @@ class Recorder:
         (folder / "about").write_text(about)
         (folder / "printed").write_text(self._printed())
         for _ in range(_TRIES):
-            with contextlib.suppress(shutil.Error, FileNotFoundError):  # A change under way already moved a file.
+            # A change under way already moved a file.
+            with contextlib.suppress(shutil.Error, FileNotFoundError):
                 shutil.copytree(self._source, folder / "model")
                 return
             shutil.rmtree(folder / "model", ignore_errors=True)
@@ -70,7 +77,8 @@ def recorded(source, destination, printed):
     """Records the block."""
     global _recorder
     if _recorder is None:
-        sys.addaudithook(lambda event, arguments: _recorder and _recorder(event, arguments))  # It can never be removed.
+        # It can never be removed.
+        sys.addaudithook(lambda event, arguments: _recorder and _recorder(event, arguments))
     _recorder = Recorder(source, destination, printed)
     try:
         yield

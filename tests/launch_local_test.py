@@ -1,4 +1,6 @@
-"""A gang on this machine, of workers that do what a plan says: the orchestrator's part without any training."""
+"""A gang on this machine, of workers that do what a plan says: the orchestrator's part without any
+training.
+"""
 
 import json
 import os
@@ -88,14 +90,18 @@ def run(folder, plan, **flags) -> int:
     """Runs a gang whose worker i does plan[i], a list with an action for each of its starts."""
     folder.mkdir(exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(dict(enumerate(plan))))
-    return local.run(configuration.from_flat({"model_dir": str(folder), **flags}), len(plan), [f"--model_dir={folder}"])
+    return local.run(
+        configuration.from_flat({"model_dir": str(folder), **flags}),
+        len(plan),
+        [f"--model_dir={folder}"],
+    )
 
 
 def starts(folder, index) -> list[dict]:
     return [json.loads(line) for line in (folder / f"starts-{index}").read_text().splitlines()]
 
 
-# --- what to do with a worker that ended ------------------------------------------------------------------------------
+# --- what to do with a worker that ended ----------------------------------------------------------
 
 
 FRESH = {"asked": False, "restarts": 0, "max_restarts": 10, "failures": 0}
@@ -134,34 +140,50 @@ def test_decisions(code, differs, action, of_job, counts):
 
 
 def test_every_code_of_the_table_is_decided_as_it_is_told_there():
-    expected = {"done": ("leave", False), "counted retry": ("start", True), "fail the job": ("end", False),
-                "retry, not counted": ("start", False), "-": ("end", False)}
+    expected = {
+        "done": ("leave", False),
+        "counted retry": ("start", True),
+        "fail the job": ("end", False),
+        "retry, not counted": ("start", False),
+        "-": ("end", False),
+    }
     for row in exit_codes.TABLE:
         decision = local.decide(row.code, **FRESH)
         assert (decision.action, decision.counts) == expected[row.on_cluster], row
 
 
-# --- gangs ------------------------------------------------------------------------------------------------------------
+# --- gangs ----------------------------------------------------------------------------------------
 
 
-def test_workers_are_told_who_they_are_and_write_where_one_looks(worker, tmp_path, capfd, monkeypatch):
+def test_workers_are_told_who_they_are_and_write_where_one_looks(
+    worker, tmp_path, capfd, monkeypatch
+):
     monkeypatch.setenv("TF_CONFIG", "{}")
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "7")
     folder = tmp_path / "model"
     assert run(folder, [["exit 0"]] * 3) == 0
     told = [starts(folder, index) for index in range(3)]
-    hosts = {start["arguments"][-1] for start, in told}
-    assert [start["arguments"][:-1] for start, in told] == [
-        [f"--model_dir={folder}", "--num_workers=3", f"--worker_index={index}"] for index in range(3)]
+    hosts = {start["arguments"][-1] for (start,) in told}
+    assert [start["arguments"][:-1] for (start,) in told] == [
+        [f"--model_dir={folder}", "--num_workers=3", f"--worker_index={index}"]
+        for index in range(3)
+    ]
     assert len(hosts) == 1
     addresses = hosts.pop().removeprefix("--hosts=").split(",")
-    assert len(set(addresses)) == 3 and all(address.startswith("127.0.0.1:") for address in addresses)
-    assert not any({"TF_CONFIG", "JOB_COMPLETION_INDEX"} & set(start["environ"]) for start, in told)
-    assert all(start["session"] == start["pid"] for start, in told)  # Ctrl-C in our terminal does not reach them by itself.
+    assert len(set(addresses)) == 3 and all(
+        address.startswith("127.0.0.1:") for address in addresses
+    )
+    assert not any(
+        {"TF_CONFIG", "JOB_COMPLETION_INDEX"} & set(start["environ"]) for (start,) in told
+    )
+    # Ctrl-C in our terminal does not reach them by itself.
+    assert all(start["session"] == start["pid"] for (start,) in told)
     out, err = capfd.readouterr()
     assert out == "worker 0 says exit\n" and "worker 0 logs exit\n" in err and "worker 1" not in err
     assert [(folder / f"logs/worker-{index}.log").read_text() for index in range(3)] == [
-        "worker 0 logs exit\n", *("worker {0} says exit\nworker {0} logs exit\n".format(index) for index in (1, 2))]
+        "worker 0 logs exit\n",
+        *(f"worker {index} says exit\nworker {index} logs exit\n" for index in (1, 2)),
+    ]
 
 
 def test_one_worker_is_a_process_with_a_supervisor(worker, tmp_path):
@@ -182,7 +204,9 @@ def test_a_worker_that_is_done_is_there_again_for_one_that_has_to_meet_it(worker
 
 
 @pytest.mark.parametrize("code", [2, 3, 4, 5, 76, 130])
-def test_a_code_that_says_so_ends_the_job_and_the_other_workers_are_asked_to_stop(worker, tmp_path, code):
+def test_a_code_that_says_so_ends_the_job_and_the_other_workers_are_asked_to_stop(
+    worker, tmp_path, code
+):
     assert run(tmp_path / "model", [["wait"], [f"exit {code}"]]) == code
     assert [len(starts(tmp_path / "model", index)) for index in (0, 1)] == [1, 1]
     assert json.loads((tmp_path / "model/heard-0").read_text()) == [signal.SIGTERM]
@@ -194,7 +218,14 @@ def test_restarts_without_a_new_checkpoint_are_bounded(worker, tmp_path):
 
 
 def test_restarts_before_a_checkpoint_are_forgotten(worker, tmp_path):
-    assert run(tmp_path / "model", [["wait"], ["die", "die", "save", "die", "die", "die"]], max_restarts=2) == 76
+    assert (
+        run(
+            tmp_path / "model",
+            [["wait"], ["die", "die", "save", "die", "die", "die"]],
+            max_restarts=2,
+        )
+        == 76
+    )
     assert len(starts(tmp_path / "model", 1)) == 3 + 2
 
 
@@ -213,24 +244,41 @@ def test_a_folder_that_cannot_be_is_told(worker, tmp_path):
         local.run(configuration.from_flat({"model_dir": str(tmp_path / "file")}), 1, [])
 
 
-# --- signals ----------------------------------------------------------------------------------------------------------
+# --- signals --------------------------------------------------------------------------------------
 
 
 def start(folder, worker, plan, grace_seconds=30.0) -> subprocess.Popen:
     """A process that runs a gang of two, when both workers are at work."""
     folder.mkdir()
     (folder / "plan.json").write_text(json.dumps(dict(enumerate(plan))))
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(worker), str(folder), str(grace_seconds)], cwd=commands.PROJECT,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    commands.wait_for(lambda: all((folder / f"logs/worker-{index}.log").exists()
-                                  and "logs" in (folder / f"logs/worker-{index}.log").read_text() for index in (0, 1)), process)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(worker), str(folder), str(grace_seconds)],
+        cwd=commands.PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    commands.wait_for(
+        lambda: all(
+            (folder / f"logs/worker-{index}.log").exists()
+            and "logs" in (folder / f"logs/worker-{index}.log").read_text()
+            for index in (0, 1)
+        ),
+        process,
+    )
     return process
 
 
 def alive(folder) -> list[int]:
     """Those workers that are still there."""
     pids = [start["pid"] for index in (0, 1) for start in starts(folder, index)]
-    return [pid for pid in pids if os.path.exists(f"/proc/{pid}") and "\nState:\tZ" not in open(f"/proc/{pid}/status").read()]
+    return [
+        pid
+        for pid in pids
+        if os.path.exists(f"/proc/{pid}")
+        and "\nState:\tZ" not in open(f"/proc/{pid}/status").read()
+    ]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -238,11 +286,15 @@ def test_a_signal_is_passed_once_to_all_and_their_end_waited_for(worker, tmp_pat
     process = start(tmp_path / "model", worker, [["wait"], ["wait"]])
     process.send_signal(number)
     assert commands.finish(process).code == code
-    assert [json.loads((tmp_path / f"model/heard-{index}").read_text()) for index in (0, 1)] == [[number]] * 2
+    assert [json.loads((tmp_path / f"model/heard-{index}").read_text()) for index in (0, 1)] == [
+        [number]
+    ] * 2
     assert alive(tmp_path / "model") == []
 
 
-@pytest.mark.parametrize("ends, code", [((0, 0), 0), ((0, 143), 143), ((143, 74), 74), ((75, 143), 143)])
+@pytest.mark.parametrize(
+    "ends, code", [((0, 0), 0), ((0, 143), 143), ((143, 74), 74), ((75, 143), 143)]
+)
 def test_after_a_signal_the_code_tells_the_truth(worker, tmp_path, ends, code):
     process = start(tmp_path / "model", worker, [[f"wait {end}"] for end in ends])
     process.terminate()
@@ -254,14 +306,19 @@ def test_a_stop_that_takes_too_long_is_ended(worker, tmp_path):
     process = start(tmp_path / "model", worker, [["wait"], ["ignore"]], grace_seconds=0.5)
     process.terminate()
     answer = commands.finish(process)
-    assert answer.code == 143 and "--grace_seconds=0.5 are over: the workers that are left are killed" in answer.err
+    assert (
+        answer.code == 143
+        and "--grace_seconds=0.5 are over: the workers that are left are killed" in answer.err
+    )
     assert alive(tmp_path / "model") == []
 
 
 def test_a_second_ctrl_c_ends_everything_at_once(worker, tmp_path):
     process = start(tmp_path / "model", worker, [["ignore"], ["ignore"]])
     process.send_signal(signal.SIGINT)
-    commands.wait_for(lambda: all((tmp_path / f"model/heard-{index}").exists() for index in (0, 1)), process)
+    commands.wait_for(
+        lambda: all((tmp_path / f"model/heard-{index}").exists() for index in (0, 1)), process
+    )
     process.send_signal(signal.SIGINT)
     assert "interrupted" in commands.finish(process).err
     assert alive(tmp_path / "model") == []
@@ -283,7 +340,12 @@ def test_worker_0_is_shown_as_it_goes_in_whole_lines(tmp_path, capsys):
     follow = local._Follow(path, sys.stderr)
     follow.copy()
     assert capsys.readouterr().err == ""
-    for added, shown in [("half", ""), (" and whole\nnext", "half and whole\n"), ("\n", "next\n"), ("", "")]:
+    for added, shown in [
+        ("half", ""),
+        (" and whole\nnext", "half and whole\n"),
+        ("\n", "next\n"),
+        ("", ""),
+    ]:
         with open(path, "a") as file:
             file.write(added)
         follow.copy()

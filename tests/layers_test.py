@@ -1,4 +1,6 @@
-"""Imports point down only: the picture of the layers as data, held against every import in the package."""
+"""Imports point down only: the picture of the layers as data, held against every import in the
+package.
+"""
 
 import ast
 import pathlib
@@ -55,19 +57,60 @@ PICTURE = """
 """
 ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
 
-# They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a training process.
-WITHOUT_TENSORFLOW = ("main", "flags", "stopping", "config", "exit_codes", "journal", "attempts", "lock", "chaos",
-                      "gang.supervisor", "gang.member", "gang.links", "gang.child", "gang.identity", "gang.rendezvous", "gang.cluster",
-                      "gang.commits", "gang.channel", "gang.watchdog",
-                      "resources", "fusion", "wire", "goodput", "report", "launch.local", "chaos_jobs", "faults",
-                      "accelerator", "launch.tpu_vm", "launch.tpu_vm_run", "models.sizes",
-                      "doctor.command", "doctor.checks", "doctor.facts", "doctor.cluster", "doctor.sight",
-                      "launch.submit", "launch.kubectl", "launch.kubernetes", "launch.spec")
+# They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a
+# training process.
+WITHOUT_TENSORFLOW = (
+    "main",
+    "flags",
+    "stopping",
+    "config",
+    "exit_codes",
+    "journal",
+    "attempts",
+    "lock",
+    "chaos",
+    "gang.supervisor",
+    "gang.member",
+    "gang.links",
+    "gang.child",
+    "gang.identity",
+    "gang.rendezvous",
+    "gang.cluster",
+    "gang.commits",
+    "gang.channel",
+    "gang.watchdog",
+    "resources",
+    "fusion",
+    "wire",
+    "goodput",
+    "report",
+    "launch.local",
+    "chaos_jobs",
+    "faults",
+    "accelerator",
+    "launch.tpu_vm",
+    "launch.tpu_vm_run",
+    "models.sizes",
+    "doctor.command",
+    "doctor.checks",
+    "doctor.facts",
+    "doctor.cluster",
+    "doctor.sight",
+    "launch.submit",
+    "launch.kubectl",
+    "launch.kubernetes",
+    "launch.spec",
+)
 
 
 def modules() -> dict[str, pathlib.Path]:
-    """{name below `trainer.`: file}; a package counts by its modules, its `__init__` is held to be empty of imports."""
-    found = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    """{name below `trainer.`: file}; a package counts by its modules, its `__init__` is held to be
+    empty of imports.
+    """
+    found = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        for path in PACKAGE.rglob("*.py")
+    }
     return {name: path for name, path in found.items() if not name.endswith("__init__")}
 
 
@@ -96,18 +139,26 @@ def test_the_picture_shows_every_module_and_no_other():
 
 @pytest.mark.parametrize("module", sorted(ROW.keys() & modules()))
 def test_imports_point_down_only(module):
-    upwards = {other for other in imported_by(modules()[module].read_text()) if ROW.get(other, 0) <= ROW[module]}
+    upwards = {
+        other
+        for other in imported_by(modules()[module].read_text())
+        if ROW.get(other, 0) <= ROW[module]
+    }
     assert not upwards, f"{module} imports {upwards}, which stand in its own row or above it"
 
 
-@pytest.mark.parametrize("source, names", [
-    ("from trainer.data.store import Split", {"data.store"}),
-    ("from trainer.data import store, text", {"data.store", "data.text"}),
-    ("from trainer import config as configuration", {"config"}),
-    ("import trainer.steps", {"steps"}),
-    ("def late():\n    from trainer import train", {"train"}),  # Late imports count: they only move the moment.
-    ("import tensorflow as tf", set()),
-])
+@pytest.mark.parametrize(
+    "source, names",
+    [
+        ("from trainer.data.store import Split", {"data.store"}),
+        ("from trainer.data import store, text", {"data.store", "data.text"}),
+        ("from trainer import config as configuration", {"config"}),
+        ("import trainer.steps", {"steps"}),
+        # Late imports count: they only move the moment.
+        ("def late():\n    from trainer import train", {"train"}),
+        ("import tensorflow as tf", set()),
+    ],
+)
 def test_every_form_of_import_is_seen(source, names):
     assert imported_by(source) == names
 

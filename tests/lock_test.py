@@ -33,13 +33,21 @@ with lock.hold(sys.argv[1]) as held:
 
 @pytest.fixture
 def start_holder(tmp_path):
-    """Starts a process that holds tmp_path/model until its stdin is closed; returns it when it holds."""
+    """Starts a process that holds tmp_path/model until its stdin is closed; returns it when it
+    holds.
+    """
     started = []
 
     def start(extra="pass", boot=lock._boot()):
         command = [sys.executable, "-c", HOLDER.format(extra=extra), str(tmp_path / "model"), boot]
-        holder = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, text=True)
+        holder = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         started.append(holder)
         holder.words = holder.stdout.readline().split()
         return holder
@@ -65,7 +73,15 @@ def record_of(number, folder):
 
 def write_attempt(folder, number, **fields):
     """Writes what a process on another host would; returns the record."""
-    record = {"attempt": number, "host": "other", "boot": "other", "pid": 1, "started": "now", "beat": "now", **fields}
+    record = {
+        "attempt": number,
+        "host": "other",
+        "boot": "other",
+        "pid": 1,
+        "started": "now",
+        "beat": "now",
+        **fields,
+    }
     attempts.folder(folder).mkdir(exist_ok=True)
     attempts.path_of(folder, number).write_text(json.dumps(record))
     return record
@@ -76,7 +92,12 @@ def test_the_file_of_an_attempt_says_who_it_is(tmp_path):
         record = json.loads((tmp_path / "lock" / "00000001").read_text())
     for time_of in ("started", "beat"):
         assert record.pop(time_of).endswith("+00:00")
-    assert record == {"attempt": 1, "host": socket.gethostname(), "boot": lock._boot(), "pid": os.getpid()}
+    assert record == {
+        "attempt": 1,
+        "host": socket.gethostname(),
+        "boot": lock._boot(),
+        "pid": os.getpid(),
+    }
 
 
 def lose(path):
@@ -93,7 +114,8 @@ def fill_with_garbage(path):
 
 @pytest.mark.parametrize("damage", [lose, empty, fill_with_garbage])
 def test_numbers_and_fences_survive_a_lost_or_damaged_record(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.1)  # Who wrote it is not known: it may be another host.
+    # Who wrote it is not known: it may be another host.
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.02)
     Journal(tmp_path / "journal.jsonl", attempt=5).write("start", step=20)
     with lock.hold(tmp_path) as held:
@@ -148,13 +170,19 @@ def test_a_wait_can_be_abandoned(tmp_path, start_holder):
         assert held is None
 
 
-@pytest.mark.parametrize("child", [
-    "ready, told = os.pipe()\n    child = os.fork()\n"
-    "    if child == 0: os.close(1); os.write(told, b'.'); import time; time.sleep(60); os._exit(0)\n"
-    "    os.read(ready, 1)",
-    "child = subprocess.Popen(['sleep', '60'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,"
-    " close_fds=False).pid",
-], ids=["forked", "spawned"])
+@pytest.mark.parametrize(
+    "child",
+    [
+        "ready, told = os.pipe()\n    child = os.fork()\n"
+        "    if child == 0: os.close(1); os.write(told, b'.'); import time; time.sleep(60); "
+        "os._exit(0)\n"
+        "    os.read(ready, 1)",
+        "child = subprocess.Popen(['sleep', '60'], stdin=subprocess.DEVNULL, "
+        "stdout=subprocess.DEVNULL,"
+        " close_fds=False).pid",
+    ],
+    ids=["forked", "spawned"],
+)
 def test_a_child_that_outlives_the_holder_does_not_hold_the_lock(tmp_path, start_holder, child):
     holder = start_holder(child + "\n    print(child, end=' ')")
     orphan = int(holder.words[0])
@@ -169,15 +197,20 @@ def test_a_child_that_outlives_the_holder_does_not_hold_the_lock(tmp_path, start
 
 
 def test_a_forked_child_leaves_the_block_quietly_and_frees_nothing(tmp_path):
-    script = ("import fcntl, os, sys\n"
-              "from trainer import lock\n"
-              "with lock.hold(sys.argv[1]):\n"
-              "    child = os.fork()\n"
-              "    if child:\n"
-              "        assert os.waitpid(child, 0)[1] == 0\n"
-              "        try: fcntl.flock(os.open(sys.argv[1] + '/lock/00000001', os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
-              "        except BlockingIOError: print('still locked')\n")
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    script = (
+        "import fcntl, os, sys\n"
+        "from trainer import lock\n"
+        "with lock.hold(sys.argv[1]):\n"
+        "    child = os.fork()\n"
+        "    if child:\n"
+        "        assert os.waitpid(child, 0)[1] == 0\n"
+        "        try: fcntl.flock(os.open(sys.argv[1] + '/lock/00000001', os.O_RDWR), "
+        "fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "        except BlockingIOError: print('still locked')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.stdout, done.stderr) == ("still locked\n", "")
 
 
@@ -230,48 +263,73 @@ def test_the_lock_file_of_an_earlier_version_is_a_usage_error_with_the_remedy(tm
 def test_a_file_system_without_locks_is_a_storage_error(tmp_path, monkeypatch):
     def refuse(descriptor, operation):
         raise OSError(95, "Operation not supported")
+
     monkeypatch.setattr("trainer.lock.fcntl.flock", refuse)
     with pytest.raises(StorageError, match="not supported"):
         with lock.hold(tmp_path):
             pass
 
 
-# --- holders on other hosts: told from this one by the kernel's boot id ------------------------------------------------
+# --- holders on other hosts: told from this one by the kernel's boot id ---------------------------
 
 HERE = {"host": "a", "boot": "1"}
 
 
-@pytest.mark.parametrize("record, locked, silent_seconds, expected", [
-    ({"host": "a", "boot": "1"}, False, 0, "free"),  # The kernel knows that it is dead.
-    ({"host": "a", "boot": "1"}, True, 0, "held"),
-    ({"host": "a", "boot": "1"}, True, 999, "held"),  # Frozen, and alive: only its user can tell.
-    ({"host": "b", "boot": "2"}, False, 0, "listen"),  # The flock of another host may not reach us.
-    ({"host": "b", "boot": "2"}, False, 29.9, "listen"),
-    ({"host": "b", "boot": "2"}, False, 30, "free"),
-    ({"host": "b", "boot": "2"}, True, 29.9, "listen"),
-    ({"host": "b", "boot": "2"}, True, 30, "free"),  # Cut off or frozen, and still has the flock.
-    ({"host": "a", "boot": "2"}, False, 0, "listen"),  # A pod of the same name on another node, or a host that was started anew.
-    ({"host": "b", "boot": "1"}, False, 0, "listen"),  # Two containers on one kernel may have mounts of their own.
-    ({"host": "b", "boot": "2", "ended": "yesterday"}, False, 0, "free"),
-    ({"host": "a", "boot": "1", "ended": "just now"}, True, 0, "free"),
-    ({}, False, 0, "listen"),
-    ({}, True, 0, "listen"),
-    ({}, True, 30, "free"),
-])
+@pytest.mark.parametrize(
+    "record, locked, silent_seconds, expected",
+    [
+        ({"host": "a", "boot": "1"}, False, 0, "free"),  # The kernel knows that it is dead.
+        ({"host": "a", "boot": "1"}, True, 0, "held"),
+        (
+            {"host": "a", "boot": "1"},
+            True,
+            999,
+            "held",
+        ),  # Frozen, and alive: only its user can tell.
+        (
+            {"host": "b", "boot": "2"},
+            False,
+            0,
+            "listen",
+        ),  # The flock of another host may not reach us.
+        ({"host": "b", "boot": "2"}, False, 29.9, "listen"),
+        ({"host": "b", "boot": "2"}, False, 30, "free"),
+        ({"host": "b", "boot": "2"}, True, 29.9, "listen"),
+        (
+            {"host": "b", "boot": "2"},
+            True,
+            30,
+            "free",
+        ),  # Cut off or frozen, and still has the flock.
+        # A pod of the same name on another node, or a host that was started anew.
+        ({"host": "a", "boot": "2"}, False, 0, "listen"),
+        # Two containers on one kernel may have mounts of their own.
+        ({"host": "b", "boot": "1"}, False, 0, "listen"),
+        ({"host": "b", "boot": "2", "ended": "yesterday"}, False, 0, "free"),
+        ({"host": "a", "boot": "1", "ended": "just now"}, True, 0, "free"),
+        ({}, False, 0, "listen"),
+        ({}, True, 0, "listen"),
+        ({}, True, 30, "free"),
+    ],
+)
 def test_when_a_folder_is_free(record, locked, silent_seconds, expected):
     assert lock.verdict(record, HERE, locked, silent_seconds) == expected
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Gives up a silent holder soon. Not for tests where it should beat: a busy machine delays that."""
+    """Gives up a silent holder soon. Not for tests where it should beat: a busy machine delays
+    that.
+    """
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.3)
 
 
 def test_a_holder_on_another_host_that_beats_keeps_others_out(tmp_path, start_holder):
     holder = start_holder(boot="another")
-    with pytest.raises(FolderInUseError, match=f"process {holder.pid} on {socket.gethostname()} since"):
+    with pytest.raises(
+        FolderInUseError, match=f"process {holder.pid} on {socket.gethostname()} since"
+    ):
         with lock.hold(tmp_path / "model", wait_seconds=0.5):
             pass
 
@@ -285,23 +343,33 @@ def test_a_holder_on_another_host_that_left_is_free_at_once(tmp_path, start_hold
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])  # Frozen, it keeps its flock.
-def test_a_holder_on_another_host_that_falls_silent_is_taken_over_and_stops(tmp_path, start_holder, impatient, end):
+def test_a_holder_on_another_host_that_falls_silent_is_taken_over_and_stops(
+    tmp_path, start_holder, impatient, end
+):
     holder = start_holder(boot="another")
     holder.send_signal(end)
-    with lock.hold(tmp_path / "model", wait_seconds=0.05) as held:  # Beyond that it listens for a beat.
+    # Beyond that it listens for a beat.
+    with lock.hold(tmp_path / "model", wait_seconds=0.05) as held:
         assert held.number == 2
         if end == signal.SIGSTOP:
             holder.send_signal(signal.SIGCONT)
             holder.stdin.close()  # Then it checks.
             said = holder.stderr.read()
-            assert f"TakenOverError: attempt 1 no longer holds {tmp_path / 'model'}: attempt 2, process {os.getpid()} on" in said
+            assert (
+                f"TakenOverError: attempt 1 no longer holds {tmp_path / 'model'}: attempt 2, "
+                f"process {os.getpid()} on" in said
+            )
         held.check()
 
 
-@pytest.mark.parametrize("looks", [
-    [(60, 0, 1), (0, 0, 1)],  # Frozen between looking at the clock and at the file.
-    [(0, 0, 1), (0, 60, 1)],  # Frozen after looking at the file.
-], ids=["before a look", "after a look"])
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [(60, 0, 1), (0, 0, 1)],  # Frozen between looking at the clock and at the file.
+        [(0, 0, 1), (0, 60, 1)],  # Frozen after looking at the file.
+    ],
+    ids=["before a look", "after a look"],
+)
 def test_our_own_pause_is_no_silence_of_the_holder(tmp_path, monkeypatch, looks):
     """looks: (seconds before, seconds after, beat), then a new beat with each."""
     record = write_attempt(tmp_path, 1)
@@ -351,11 +419,21 @@ except lock.FolderInUseError:
 """
 
 
-@pytest.mark.parametrize("boots", [("a", "a", "a"), ("a", "b", "c")], ids=["on one host", "on three hosts"])
+@pytest.mark.parametrize(
+    "boots", [("a", "a", "a"), ("a", "b", "c")], ids=["on one host", "on three hosts"]
+)
 def test_of_contenders_at_once_one_gets_the_folder(tmp_path, boots):
     write_attempt(tmp_path, 4, ended="then")
-    contenders = [subprocess.Popen([sys.executable, "-c", CONTENDER, str(tmp_path), boot], cwd=ROOT, stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, text=True) for boot in boots]
+    contenders = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONTENDER, str(tmp_path), boot],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for boot in boots
+    ]
     try:
         for contender in contenders:
             assert contender.stdout.readline() == "ready\n"
@@ -375,13 +453,19 @@ def test_of_contenders_at_once_one_gets_the_folder(tmp_path, boots):
     assert attempts.numbers(tmp_path) == [4, 5]
 
 
-@pytest.mark.parametrize("moment, number", [
-    ("trainer.attempts.last_in_journal", 1),  # Before we know which number is ours ...
-    ("trainer.attempts.path_of", 1),  # ... after that ...
-    ("trainer.lock.fcntl.flock", 2),  # ... and where we were frozen for so long that our empty file was taken for a dead one's.
-])
+@pytest.mark.parametrize(
+    "moment, number",
+    [
+        ("trainer.attempts.last_in_journal", 1),  # Before we know which number is ours ...
+        ("trainer.attempts.path_of", 1),  # ... after that ...
+        # ... and where we were frozen for so long that our empty file was taken for a dead one's.
+        ("trainer.lock.fcntl.flock", 2),
+    ],
+)
 def test_who_comes_second_goes_on_waiting(tmp_path, monkeypatch, moment, number):
-    """Another process takes the folder right at the call of `moment`, after we saw that it was free."""
+    """Another process takes the folder right at the call of `moment`, after we saw that it was
+    free.
+    """
     original = pkgutil.resolve_name(moment)
     calls = []
 
@@ -425,7 +509,10 @@ def test_the_heart_beats_while_the_folder_is_held_and_stops_with_it(tmp_path, mo
             assert time.monotonic() < deadline
         assert beats()
     assert not beats()
-    assert record_of(1, tmp_path)["ended"] and (tmp_path / "lock" / "00000001").read_text().count("\n") == 1
+    assert (
+        record_of(1, tmp_path)["ended"]
+        and (tmp_path / "lock" / "00000001").read_text().count("\n") == 1
+    )
 
 
 def test_the_heart_goes_on_beating_after_storage_failed(tmp_path, monkeypatch, caplog):
@@ -446,12 +533,14 @@ def test_the_heart_goes_on_beating_after_storage_failed(tmp_path, monkeypatch, c
 
 
 def test_a_process_that_dies_of_an_error_ends_although_its_heart_beats():
-    script = ("import sys, tempfile\nfrom trainer import lock\n"
-              "block = lock.hold(tempfile.mkdtemp())\nblock.__enter__()\nraise SystemExit(7)")
+    script = (
+        "import sys, tempfile\nfrom trainer import lock\n"
+        "block = lock.hold(tempfile.mkdtemp())\nblock.__enter__()\nraise SystemExit(7)"
+    )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60).returncode == 7
 
 
-# --- fences -------------------------------------------------------------------------------------------------------------
+# --- fences ---------------------------------------------------------------------------------------
 
 
 def test_an_attempt_that_began_fences_the_earlier_ones(tmp_path):
@@ -470,7 +559,9 @@ def test_an_attempt_that_was_taken_over_cannot_begin_and_leaves_no_fence(tmp_pat
     with lock.hold(tmp_path) as held:
         write_attempt(tmp_path, 2, began=20)
         assert not held.is_mine()
-        with pytest.raises(TakenOverError, match="attempt 2, process 1 on other since now") as raised:
+        with pytest.raises(
+            TakenOverError, match="attempt 2, process 1 on other since now"
+        ) as raised:
             held.began(10)
         assert raised.value.code == 75
     assert attempts.fences(tmp_path) == ((2, 20),)
@@ -487,5 +578,7 @@ def test_the_heart_stops_where_the_folder_was_taken_over(tmp_path, monkeypatch, 
 
 
 def test_the_lock_needs_no_tensorflow():
-    script = "import sys, trainer.lock; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
+    script = (
+        "import sys, trainer.lock; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0

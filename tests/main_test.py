@@ -1,4 +1,6 @@
-"""The command line as a user mistypes it. What goes well: train_test, evaluate_test, predict_test."""
+"""The command line as a user mistypes it. What goes well: train_test, evaluate_test,
+predict_test.
+"""
 
 import json
 import subprocess
@@ -32,31 +34,69 @@ MISTAKES = [
     ([*TRAIN, "extra"], ["extra: `train` takes flags only"]),
     ([*TRAIN, "--batch_size=0"], ["--batch_size=0: must be at least 1", "Default: 32"]),
     ([*TRAIN, "--batch_size=many"], ["--batch_size=many: must be a whole number", "Default: 32"]),
-    ([*TRAIN, "--learning_rate=inf"], ["--learning_rate=inf: must be a finite number", "Default: 0.001"]),
-    ([*TRAIN, "--units=64,x"], ["--units=64,x: must be whole numbers separated by commas", "Default: 64"]),
+    (
+        [*TRAIN, "--learning_rate=inf"],
+        ["--learning_rate=inf: must be a finite number", "Default: 0.001"],
+    ),
+    (
+        [*TRAIN, "--units=64,x"],
+        ["--units=64,x: must be whole numbers separated by commas", "Default: 64"],
+    ),
     ([*TRAIN, "--cell=rnn"], ["--cell=rnn: must be one of simple_rnn | lstm | gru"]),
     ([*TRAIN, "--bucket=perhaps"], ["--bucket=perhaps: must be true or false"]),
     ([*TRAIN, "--nobucket=1"], ["--nobucket=1 does not take an argument"]),
     ([*TRAIN, "--epochs"], ["Missing value for flag --epochs"]),
-    ([*TRAIN, "--flagfile=nowhere.flags"], ["--flagfile=nowhere.flags: no such file", "named runs"]),
+    (
+        [*TRAIN, "--flagfile=nowhere.flags"],
+        ["--flagfile=nowhere.flags: no such file", "named runs"],
+    ),
     ([*TRAIN, "--devices=2", "--strategy=one_device"], ["--devices=2", "Use --strategy=mirrored"]),
-    ([*TRAIN, "--batch_size=4", "--accumulate=8"], ["--batch_size=4", "--accumulate=8", "lower one of them"]),
-    ([*TRAIN, "--early_stop_patience=2", "--eval_steps=-1"], ["--early_stop_patience=2", "--eval_steps=-1"]),
-    ([*TRAIN, "--early_stop_patience=2", "--eval_split=test"],
-     ["--early_stop_patience=2", "Use --eval_split=validation"]),
+    (
+        [*TRAIN, "--batch_size=4", "--accumulate=8"],
+        ["--batch_size=4", "--accumulate=8", "lower one of them"],
+    ),
+    (
+        [*TRAIN, "--early_stop_patience=2", "--eval_steps=-1"],
+        ["--early_stop_patience=2", "--eval_steps=-1"],
+    ),
+    (
+        [*TRAIN, "--early_stop_patience=2", "--eval_split=test"],
+        ["--early_stop_patience=2", "Use --eval_split=validation"],
+    ),
     ([*TRAIN, "--eval_split=dev"], ["--eval_split=dev: must be one of train | validation | test"]),
     (TRAIN, ["--data_dir=DATA: no dataset.json in it", "run `prepare"]),
-    (["evaluate", "--model_dir=MODEL"], ["--model_dir=MODEL: holds no config.json", "Name a folder"]),
-    (["evaluate", "--model_dir=MODEL", "--split=dev"], ["--split=dev: must be one of train | validation | test"]),
-    (["evaluate", "--model_dir=MODEL", "--format=xml"], ["--format=xml: must be one of text | json"]),
+    (
+        ["evaluate", "--model_dir=MODEL"],
+        ["--model_dir=MODEL: holds no config.json", "Name a folder"],
+    ),
+    (
+        ["evaluate", "--model_dir=MODEL", "--split=dev"],
+        ["--split=dev: must be one of train | validation | test"],
+    ),
+    (
+        ["evaluate", "--model_dir=MODEL", "--format=xml"],
+        ["--format=xml: must be one of text | json"],
+    ),
     (["predict", "--model_dir=MODEL", "A film."], ["--model_dir=MODEL: holds no config.json"]),
-    (["predict", "--model_dir=MODEL", "--input=texts", "A film."], ["--input=texts", "not both", "Leave one out"]),
+    (
+        ["predict", "--model_dir=MODEL", "--input=texts", "A film."],
+        ["--input=texts", "not both", "Leave one out"],
+    ),
     (["predict", "--model_dir=MODEL", "-bad"], ["--bad: no such flag"]),
     (["prepare", "--data_dir=DATA"], ["--raw_data is empty", "Name a glob or a folder"]),
     (["prepare", "--data_dir=DATA", "--source=xml"], ["--source=xml: must be one of csv"]),
-    (["prepare", "--data_dir=DATA", "--raw_data=x", "--test_fraction=1"], ["--test_fraction=1.0: must lie in [0, 1)"]),
+    (
+        ["prepare", "--data_dir=DATA", "--raw_data=x", "--test_fraction=1"],
+        ["--test_fraction=1.0: must lie in [0, 1)"],
+    ),
 ]
-HELP = [["--help"], ["help"], ["-h"], *([name, "--help"] for name in main.COMMANDS), ["train", "--cell=rnn", "-h"]]
+HELP = [
+    ["--help"],
+    ["help"],
+    ["-h"],
+    *([name, "--help"] for name in main.COMMANDS),
+    ["train", "--cell=rnn", "-h"],
+]
 
 _ANSWER_EACH = """
 import contextlib, io, json, sys
@@ -71,16 +111,26 @@ for arguments in json.loads(sys.stdin.read()):
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """[answer] to HELP and MISTAKES, all given by one process that has not imported TensorFlow before."""
+    """[answer] to HELP and MISTAKES, all given by one process that has not imported TensorFlow
+    before.
+    """
     requests = HELP + [arguments for arguments, _ in MISTAKES]
-    done = subprocess.run([sys.executable, "-c", _ANSWER_EACH], input=json.dumps(requests), capture_output=True,
-                          text=True, cwd=tmp_path_factory.mktemp("here"), env={"PYTHONPATH": str(commands.PROJECT)},
-                          timeout=commands.SECONDS)
+    done = subprocess.run(
+        [sys.executable, "-c", _ANSWER_EACH],
+        input=json.dumps(requests),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path_factory.mktemp("here"),
+        env={"PYTHONPATH": str(commands.PROJECT)},
+        timeout=commands.SECONDS,
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("place", range(len(MISTAKES)), ids=lambda place: " ".join(MISTAKES[place][0]) or "(nothing)")
+@pytest.mark.parametrize(
+    "place", range(len(MISTAKES)), ids=lambda place: " ".join(MISTAKES[place][0]) or "(nothing)"
+)
 def test_a_mistake_exits_2_with_value_rule_and_remedy_before_tensorflow_is_imported(answers, place):
     answer = answers[len(HELP) + place]
     assert answer["code"] == 2 and answer["out"] == "" and answer["imported"] == []
@@ -101,11 +151,16 @@ def test_help_names_every_command_and_the_help_of_a_command_every_flag(answers):
         of_command = answers[HELP.index([name, "--help"])]["out"]
         for section in command.sections:
             for field in section.__dataclass_fields__:
-                assert f"--{field}=" in of_command or f"--{field}\n" in of_command or f"--no{field}\n" in of_command
+                assert (
+                    f"--{field}=" in of_command
+                    or f"--{field}\n" in of_command
+                    or f"--no{field}\n" in of_command
+                )
 
 
-@pytest.mark.parametrize("arguments, code, told", [
-    (["--help"], 0, ""), (["dance"], 2, "error: dance: no such command")])
+@pytest.mark.parametrize(
+    "arguments, code, told", [(["--help"], 0, ""), (["dance"], 2, "error: dance: no such command")]
+)
 def test_the_process_exits_with_the_code(arguments, code, told):
     answer = commands.finish(commands.start(*arguments))
     assert answer.code == code and "Traceback" not in answer.err and answer.err.startswith(told)
@@ -114,6 +169,7 @@ def test_the_process_exits_with_the_code(arguments, code, told):
 def run_raising(monkeypatch, problem) -> int:
     def run(parsed):
         raise problem
+
     monkeypatch.setitem(main.COMMANDS, "evaluate", main.Command("", "", (), run))
     return main.main(["evaluate"])
 

@@ -1,8 +1,10 @@
-"""The network once more, in NumPy, as its definition reads: row by row, over the row's own tokens, no batch, no mask.
+"""The network once more, in NumPy, as its definition reads: row by row, over the row's own tokens,
+no batch, no mask.
 
-Everything takes complex numbers and leading axes, so that a gradient is exact to the last digits without a backward
-pass: the derivative of an analytic f at x is Im f(x + ih) / h, h so small that nothing is lost (Squire and Trapp, Using
-Complex Variables to Estimate Derivatives of Real Functions, SIAM Review 40, 1998).
+Everything takes complex numbers and leading axes, so that a gradient is exact to the last digits
+without a backward pass: the derivative of an analytic f at x is Im f(x + ih) / h, h so small that
+nothing is lost (Squire and Trapp, Using Complex Variables to Estimate Derivatives of Real
+Functions, SIAM Review 40, 1998).
 """
 
 import numpy as np
@@ -14,13 +16,23 @@ DIRECTIONS = ("forward", "backward")
 def logits(settings, weights, tokens, lengths, masks=None):
     """Scores of the classes, [..., batch, classes].
 
-    settings: config.Model; weights: {logical name: array [..., *shape]}; tokens: int [batch, length]; masks: factors of
-    dropout by place, {"embedding", "rnn_1", ...: [batch, time, width], "logits": [batch, width]}.
+    settings: config.Model; weights: {logical name: array [..., *shape]}; tokens: int [batch,
+    length]; masks: factors of dropout by place, {"embedding", "rnn_1", ...: [batch, time, width],
+    "logits": [batch, width]}.
     """
     rows = range(len(tokens))
-    return np.stack([
-        _row(settings, weights, tokens[row, :lengths[row]], {place: mask[row] for place, mask in (masks or {}).items()})
-        for row in rows], axis=-2)
+    return np.stack(
+        [
+            _row(
+                settings,
+                weights,
+                tokens[row, : lengths[row]],
+                {place: mask[row] for place, mask in (masks or {}).items()},
+            )
+            for row in rows
+        ],
+        axis=-2,
+    )
 
 
 def loss_sum(scores, labels, smoothing=0.0, class_weights=None):
@@ -29,7 +41,9 @@ def loss_sum(scores, labels, smoothing=0.0, class_weights=None):
     log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     target = (1 - smoothing) * np.eye(scores.shape[-1])[labels] + smoothing / scores.shape[-1]
     losses = -(target * log_p).sum(axis=-1)
-    return (losses * (1 if class_weights is None else np.asarray(class_weights)[labels])).sum(axis=-1)
+    return (losses * (1 if class_weights is None else np.asarray(class_weights)[labels])).sum(
+        axis=-1
+    )
 
 
 def gradients(function, weights):
@@ -43,7 +57,9 @@ def gradients(function, weights):
 
 def _row(settings, weights, tokens, masks):
     if settings.one_hot:
-        width = weights["rnn_0/forward/kernel" if settings.bidirectional else "rnn_0/kernel"].shape[-2]
+        width = weights["rnn_0/forward/kernel" if settings.bidirectional else "rnn_0/kernel"].shape[
+            -2
+        ]
         states = [np.eye(width)[token] for token in tokens]
     else:
         states = [weights["embedding/embeddings"][..., token, :] for token in tokens]
@@ -70,7 +86,9 @@ def _row(settings, weights, tokens, masks):
 
 def _run(cell, weights, name, inputs):
     """The states after each step; the first step starts from zero."""
-    kernel, recurrent, bias = (weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias"))
+    kernel, recurrent, bias = (
+        weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")
+    )
     units = recurrent.shape[-2]
     hidden = memory = np.zeros(units)
     states = []
@@ -104,7 +122,9 @@ def _product(vector, matrix):
 
 def _join(one, other):
     leading = np.broadcast_shapes(one.shape[:-1], other.shape[:-1])
-    return np.concatenate([np.broadcast_to(half, leading + half.shape[-1:]) for half in (one, other)], axis=-1)
+    return np.concatenate(
+        [np.broadcast_to(half, leading + half.shape[-1:]) for half in (one, other)], axis=-1
+    )
 
 
 def _drop(states, mask):

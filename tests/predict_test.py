@@ -5,8 +5,14 @@ import pytest
 
 from tests import classifier, commands
 
-TEXTS = ["a funny film about a clown", "robot and laser", "", "love, TEARS and family!", "unheard-of words",
-         "déjà vu"]
+TEXTS = [
+    "a funny film about a clown",
+    "robot and laser",
+    "",
+    "love, TEARS and family!",
+    "unheard-of words",
+    "déjà vu",
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +39,35 @@ def test_jsonl_gives_each_text_its_label_and_the_probability_of_every_class(rows
     for row in rows:
         assert set(row["probabilities"]) == set(classifier.WORDS)
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-6)
-        assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
+        assert (
+            row["probability"]
+            == max(row["probabilities"].values())
+            == row["probabilities"][row["label"]]
+        )
     assert [row["label"] for row in rows[:2]] == ["comedy", "science fiction"]
 
 
 def test_text_form_is_label_probability_and_text_between_tabs(model, rows):
     answer = predict(model, *TEXTS)
-    assert answer.lines == [f"{row['label']}\t{row['probability']:.4f}\t{row['text']}" for row in rows]
+    assert answer.lines == [
+        f"{row['label']}\t{row['probability']:.4f}\t{row['text']}" for row in rows
+    ]
 
 
 BYTES = [text.encode() for text in TEXTS]
 
 
-@pytest.mark.parametrize("content", [
-    b"\n".join(BYTES) + b"\n",
-    b"\n".join(BYTES),
-    b"\r\n".join(BYTES) + b"\r\n",
-    b"\xef\xbb\xbf" + b"\n".join(BYTES) + b"\n",
-    b"\xef\xbb\xbf" + b"\r\n".join(BYTES),
-], ids=["lines", "no end", "CRLF", "BOM", "BOM and CRLF"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\n".join(BYTES) + b"\n",
+        b"\n".join(BYTES),
+        b"\r\n".join(BYTES) + b"\r\n",
+        b"\xef\xbb\xbf" + b"\n".join(BYTES) + b"\n",
+        b"\xef\xbb\xbf" + b"\r\n".join(BYTES),
+    ],
+    ids=["lines", "no end", "CRLF", "BOM", "BOM and CRLF"],
+)
 def test_a_file_and_standard_input_say_what_arguments_say(model, rows, tmp_path, content):
     (tmp_path / "texts").write_bytes(content)
     from_file = predict(model, "--format=jsonl", f"--input={tmp_path / 'texts'}")
@@ -63,7 +79,9 @@ def test_a_file_and_standard_input_say_what_arguments_say(model, rows, tmp_path,
 
 
 def test_every_line_of_a_long_file_is_answered_in_its_place(model, tmp_path):
-    texts = [f"{text} {number}" for number, (text, _) in enumerate(classifier.sentences(200, seed=5))]
+    texts = [
+        f"{text} {number}" for number, (text, _) in enumerate(classifier.sentences(200, seed=5))
+    ]
     (tmp_path / "texts").write_text("".join(f"{text}\n" for text in texts))
     answer = predict(model, "--format=jsonl", f"--input={tmp_path / 'texts'}")
     assert [json.loads(line)["text"] for line in answer.lines] == texts
@@ -72,18 +90,25 @@ def test_every_line_of_a_long_file_is_answered_in_its_place(model, tmp_path):
 def test_a_text_is_one_line_whatever_is_in_it(model):
     answer = predict(model, "--", "two\nlines\r\nand more", "--help", "a\ttab")
     assert answer.code == 0
-    assert [line.split("\t", 2)[2] for line in answer.lines] == ["two lines and more", "--help", "a\ttab"]
+    assert [line.split("\t", 2)[2] for line in answer.lines] == [
+        "two lines and more",
+        "--help",
+        "a\ttab",
+    ]
 
 
 def test_nothing_in_gives_nothing_out(model):
     assert predict(model, stdin=b"") == commands.Answer(0, "", "")
 
 
-@pytest.mark.parametrize("content, told", [
-    (b"fine\nb\xff\n", "standard input:2 is no UTF-8"),
-    (b"\xff\xfea\x00", "standard input:1 is no UTF-8"),
-    (b"fine\ncut off \xc3", "standard input:2 is no UTF-8"),
-])
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        (b"fine\nb\xff\n", "standard input:2 is no UTF-8"),
+        (b"\xff\xfea\x00", "standard input:1 is no UTF-8"),
+        (b"fine\ncut off \xc3", "standard input:2 is no UTF-8"),
+    ],
+)
 def test_bad_utf_8_exits_3_and_names_the_line(model, content, told):
     answer = predict(model, stdin=content)
     assert answer.code == 3 and told in answer.err and "Traceback" not in answer.err
@@ -98,7 +123,10 @@ def test_a_bad_line_in_a_file_names_the_file(model, tmp_path):
 
 def test_an_argument_that_is_no_utf_8_exits_3(model):
     answer = predict(model, "fine", os.fsdecode(b"b\xff"))
-    assert (answer.code, answer.out) == (3, "") and "text 2 on the command line is no UTF-8" in answer.err
+    assert (answer.code, answer.out) == (
+        3,
+        "",
+    ) and "text 2 on the command line is no UTF-8" in answer.err
 
 
 @pytest.mark.parametrize("name, told", [("nowhere", "No such file"), (".", "Is a directory")])
@@ -118,6 +146,8 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(model, tmp_path):
 
 
 def test_what_the_terminal_cannot_show_is_escaped(model):
-    process = commands.start("predict", f"--model_dir={model}", "déjà vu", environment={"PYTHONIOENCODING": "ascii"})
+    process = commands.start(
+        "predict", f"--model_dir={model}", "déjà vu", environment={"PYTHONIOENCODING": "ascii"}
+    )
     answer = commands.finish(process)
     assert answer.code == 0 and answer.out.endswith("\td\\xe9j\\xe0 vu\n")

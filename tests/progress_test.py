@@ -1,4 +1,6 @@
-"""When the next event is due, how long a loop is, and the line that a person reads, word for word."""
+"""When the next event is due, how long a loop is, and the line that a person reads, word for
+word.
+"""
 
 import logging
 import math
@@ -8,15 +10,18 @@ import pytest
 from trainer import progress
 
 
-@pytest.mark.parametrize("step, every, at, due", [
-    (10, (4, 25), (11,), 11),
-    (10, (4, 25), (), 12),
-    (12, (4, 25), (), 16),        # what is due now is over
-    (0, (100,), (7, 7813), 7),
-    (7, (100,), (7, 7813), 100),
-    (0, (0, -1), (5,), 5),        # 0 or less means never
-    (99, (0, 100), (100,), 100),
-])
+@pytest.mark.parametrize(
+    "step, every, at, due",
+    [
+        (10, (4, 25), (11,), 11),
+        (10, (4, 25), (), 12),
+        (12, (4, 25), (), 16),  # what is due now is over
+        (0, (100,), (7, 7813), 7),
+        (7, (100,), (7, 7813), 100),
+        (0, (0, -1), (5,), 5),  # 0 or less means never
+        (99, (0, 100), (100,), 100),
+    ],
+)
 def test_a_loop_ends_at_the_next_event(step, every, at, due):
     assert progress.next_event(step, every, at) == due
 
@@ -55,20 +60,45 @@ def test_a_loop_is_bounded_and_learns_nothing_from_none():
     assert size.steps == progress.LARGEST_LOOP
 
 
-@pytest.mark.parametrize("seconds, text", [
-    (0, "0:00"), (9.99, "0:09"), (65, "1:05"), (3599, "59:59"), (3600, "1:00:00"), (3725, "1:02:05"),
-    (360000, "100:00:00"),
-])
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0, "0:00"),
+        (9.99, "0:09"),
+        (65, "1:05"),
+        (3599, "59:59"),
+        (3600, "1:00:00"),
+        (3725, "1:02:05"),
+        (360000, "100:00:00"),
+    ],
+)
 def test_seconds_as_a_clock(seconds, text):
     assert progress.as_clock(seconds) == text
 
 
-@pytest.mark.parametrize("value, text", [
-    (0.50071, "0.5007"), (12345.6, "12346"), (1e-3, "0.001000"), (0, "0.000"), (0.0, "0.000"), (1.0, "1.000"),
-    (12.3456, "12.35"),
-    (-0.25, "-0.2500"), (123.45678, "123.5"), (999.94, "999.9"), (999.96, "1000"), (1000, "1000"), (1234.5678, "1235"),
-    (0.0001, "0.0001000"), (0.00001234567, "1.235e-05"), (math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf"),
-])
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.50071, "0.5007"),
+        (12345.6, "12346"),
+        (1e-3, "0.001000"),
+        (0, "0.000"),
+        (0.0, "0.000"),
+        (1.0, "1.000"),
+        (12.3456, "12.35"),
+        (-0.25, "-0.2500"),
+        (123.45678, "123.5"),
+        (999.94, "999.9"),
+        (999.96, "1000"),
+        (1000, "1000"),
+        (1234.5678, "1235"),
+        (0.0001, "0.0001000"),
+        (0.00001234567, "1.235e-05"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+    ],
+)
 def test_a_number_has_at_least_four_significant_digits(value, text):
     assert progress.number(value) == text
 
@@ -79,8 +109,13 @@ def test_a_number_can_be_read_back(value):
 
 
 def test_the_line_word_for_word():
-    text = progress.line(200, 1000, 1, {"loss": 0.693147, "accuracy": 0.5, "examples_per_second": 3456.7}, 65)
-    assert text == "step 200/1000 epoch 1 loss 0.6931 accuracy 0.5000 examples_per_second 3457 eta 1:05"
+    text = progress.line(
+        200, 1000, 1, {"loss": 0.693147, "accuracy": 0.5, "examples_per_second": 3456.7}, 65
+    )
+    assert (
+        text
+        == "step 200/1000 epoch 1 loss 0.6931 accuracy 0.5000 examples_per_second 3457 eta 1:05"
+    )
 
 
 @pytest.fixture
@@ -123,7 +158,11 @@ def test_a_terminal_gets_a_bar_and_no_lines(said, capsys, monkeypatch):
         shown.show(2, 1, {"loss": 0.5, "gradient_norm": 7.0})
         shown.show(4, 1, {"loss": 0.25, "gradient_norm": 7.0})
     captured = capsys.readouterr()
-    assert "4/4" in captured.err and "loss 0.2500" in captured.err and "gradient_norm" not in captured.err
+    assert (
+        "4/4" in captured.err
+        and "loss 0.2500" in captured.err
+        and "gradient_norm" not in captured.err
+    )
     assert captured.out == "" and said() == []
 
 

@@ -1,4 +1,6 @@
-"""The best evaluation and the end of patience, as functions of the history; the history through kills."""
+"""The best evaluation and the end of patience, as functions of the history; the history through
+kills.
+"""
 
 import json
 import math
@@ -12,25 +14,30 @@ from trainer.selection import Evaluation, History
 
 
 def history(*values, metric="accuracy"):
-    return [Evaluation(10 * (i + 1), "validation", {metric: value}) for i, value in enumerate(values)]
+    return [
+        Evaluation(10 * (i + 1), "validation", {metric: value}) for i, value in enumerate(values)
+    ]
 
 
 NAN = math.nan
 
 
-@pytest.mark.parametrize("metric, values, step", [
-    ("accuracy", (0.5,), 10),
-    ("accuracy", (0.5, 0.7, 0.6), 20),
-    ("accuracy", (0.5, 0.7, 0.7), 20),       # the earliest of equal ones
-    ("macro_f1", (0.1, 0.2, 0.3), 30),
-    ("loss", (0.9, 0.3, 0.4), 20),           # lower is better
-    ("loss", (0.9, 0.3, 0.3), 20),
-    ("loss", (NAN, 0.9, 0.3), 30),           # NaN is worse than any number, wherever it stands
-    ("loss", (0.9, NAN), 10),
-    ("accuracy", (NAN, 0.0), 20),
-    ("loss", (NAN, NAN), 10),
-    ("loss", (math.inf, 5.0), 20),
-])
+@pytest.mark.parametrize(
+    "metric, values, step",
+    [
+        ("accuracy", (0.5,), 10),
+        ("accuracy", (0.5, 0.7, 0.6), 20),
+        ("accuracy", (0.5, 0.7, 0.7), 20),  # the earliest of equal ones
+        ("macro_f1", (0.1, 0.2, 0.3), 30),
+        ("loss", (0.9, 0.3, 0.4), 20),  # lower is better
+        ("loss", (0.9, 0.3, 0.3), 20),
+        ("loss", (NAN, 0.9, 0.3), 30),  # NaN is worse than any number, wherever it stands
+        ("loss", (0.9, NAN), 10),
+        ("accuracy", (NAN, 0.0), 20),
+        ("loss", (NAN, NAN), 10),
+        ("loss", (math.inf, 5.0), 20),
+    ],
+)
 def test_the_best_evaluation(metric, values, step):
     assert selection.best(history(*values, metric=metric), metric).step == step
 
@@ -39,19 +46,22 @@ def test_nothing_is_the_best_of_nothing():
     assert selection.best([], "loss") is None
 
 
-@pytest.mark.parametrize("values, patience, over", [
-    ((), 1, False),
-    ((0.5,), 1, False),
-    ((0.5, 0.4), 1, True),
-    ((0.5, 0.6), 1, False),
-    ((0.5, 0.5), 1, True),                   # as good is not better
-    ((0.5, 0.4, 0.4), 3, False),
-    ((0.5, 0.4, 0.4, 0.4), 3, True),
-    ((0.5, 0.4, 0.6, 0.4, 0.4), 3, False),   # a better one begins anew
-    ((0.5, 0.4, 0.4, 0.4), 0, False),        # never
-    ((NAN, NAN, 0.1), 1, False),
-    ((0.1, NAN, NAN), 2, True),
-])
+@pytest.mark.parametrize(
+    "values, patience, over",
+    [
+        ((), 1, False),
+        ((0.5,), 1, False),
+        ((0.5, 0.4), 1, True),
+        ((0.5, 0.6), 1, False),
+        ((0.5, 0.5), 1, True),  # as good is not better
+        ((0.5, 0.4, 0.4), 3, False),
+        ((0.5, 0.4, 0.4, 0.4), 3, True),
+        ((0.5, 0.4, 0.6, 0.4, 0.4), 3, False),  # a better one begins anew
+        ((0.5, 0.4, 0.4, 0.4), 0, False),  # never
+        ((NAN, NAN, 0.1), 1, False),
+        ((0.1, NAN, NAN), 2, True),
+    ],
+)
 def test_patience_is_over_when_nothing_got_better_for_so_many_evaluations(values, patience, over):
     assert selection.patience_is_over(history(*values), "accuracy", patience) is over
 
@@ -98,8 +108,16 @@ def test_infinity_and_nan_survive_the_file(tmp_path):
     assert read.figures["loss"] == math.inf and math.isnan(read.figures["accuracy"])
 
 
-@pytest.mark.parametrize("line", [
-    "{", "[]", "3", '{"step": 1}', json.dumps({"step": 1, "split": "test", "figures": {}, "more": 1})])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "3",
+        '{"step": 1}',
+        json.dumps({"step": 1, "split": "test", "figures": {}, "more": 1}),
+    ],
+)
 def test_a_damaged_history_is_refused_with_its_line(tmp_path, line):
     path = tmp_path / "evaluations.jsonl"
     History(path, 0).append(history(0.5)[0])

@@ -1,4 +1,6 @@
-"""The scripts as a newcomer meets them: what a machine lacks is said in words, and one command trains a good model."""
+"""The scripts as a newcomer meets them: what a machine lacks is said in words, and one command
+trains a good model.
+"""
 
 import os
 import pathlib
@@ -12,8 +14,14 @@ SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
 
 
 def call(script: str, *arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([shutil.which("bash"), SCRIPTS / script, *arguments], cwd=cwd, stdin=subprocess.DEVNULL,
-                          env={**os.environ, **environment}, capture_output=True, text=True)
+    return subprocess.run(
+        [shutil.which("bash"), SCRIPTS / script, *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture
@@ -27,23 +35,38 @@ def bare_path(tmp_path) -> pathlib.Path:
 
 
 def interpreter(folder: pathlib.Path, version: str, fails_on: str) -> None:
-    """A `python3` that answers as one of `version` would whose `-c` program fails if it names `fails_on`."""
+    """A `python3` that answers as one of `version` would whose `-c` program fails if it names
+    `fails_on`.
+    """
     program = folder / "python3"
-    program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "Python {version}"\n'
-                       f'case "$2" in *{fails_on}*) exit 1;; esac\n')
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo "Python {version}"\n'
+        f'case "$2" in *{fails_on}*) exit 1;; esac\n'
+    )
     program.chmod(0o755)
 
 
 @pytest.mark.parametrize("script", ["smoke.sh", "test.sh"])
-@pytest.mark.parametrize("version, fails_on, told", [
-    (None, None, "found no python3, needs Python 3.10 to 3.13"),
-    ("3.9.2", "version_info", "found Python 3.9.2, needs Python 3.10 to 3.13"),
-    ("3.11.2", "ensurepip", "apt-get install python3-venv"),
-])
-def test_a_machine_that_cannot_set_up_is_told_what_to_install(script, version, fails_on, told, bare_path, tmp_path):
+@pytest.mark.parametrize(
+    "version, fails_on, told",
+    [
+        (None, None, "found no python3, needs Python 3.10 to 3.13"),
+        ("3.9.2", "version_info", "found Python 3.9.2, needs Python 3.10 to 3.13"),
+        ("3.11.2", "ensurepip", "apt-get install python3-venv"),
+    ],
+)
+def test_a_machine_that_cannot_set_up_is_told_what_to_install(
+    script, version, fails_on, told, bare_path, tmp_path
+):
     if version:
         interpreter(bare_path, version, fails_on)
-    answer = call(script, cwd=tmp_path, PATH=str(bare_path), PYTHON="python3", RNN_TRAINER_VENV=str(tmp_path / "venv"))
+    answer = call(
+        script,
+        cwd=tmp_path,
+        PATH=str(bare_path),
+        PYTHON="python3",
+        RNN_TRAINER_VENV=str(tmp_path / "venv"),
+    )
     assert answer.returncode == 2
     assert answer.stderr.startswith(f"{script}: ") and told in answer.stderr
     assert not (tmp_path / "venv").exists()
@@ -59,10 +82,17 @@ def test_one_command_trains_a_classifier_that_judges_sentences(tmp_path):
     if not pathlib.Path(sys.prefix, "rnn-trainer-cpu").exists():
         pytest.skip("needs an environment that scripts/test.sh has set up")
     sentences = "An excellent, moving film.", "Boring and awful, a waste of time."
-    answer = call("smoke.sh", *sentences, cwd=tmp_path,
-                  RNN_TRAINER_VENV=sys.prefix, RNN_TRAINER_RUNS=str(tmp_path / "runs"))
+    answer = call(
+        "smoke.sh",
+        *sentences,
+        cwd=tmp_path,
+        RNN_TRAINER_VENV=sys.prefix,
+        RNN_TRAINER_RUNS=str(tmp_path / "runs"),
+    )
     assert answer.returncode == 0, answer.stderr
-    judged = dict(reversed(line.split("\t")[::2]) for line in answer.stdout.splitlines() if "\t" in line)
+    judged = dict(
+        reversed(line.split("\t")[::2]) for line in answer.stdout.splitlines() if "\t" in line
+    )
     assert judged == {sentences[0]: "positive", sentences[1]: "negative"}
     assert "scripts/tensorboard.sh" in answer.stderr
     (data, model) = sorted((tmp_path / "runs").iterdir(), key=lambda path: path.name != "data")

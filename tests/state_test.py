@@ -11,29 +11,42 @@ from trainer.models.networks import Network
 def new(precision="float32", seed=0, model=None, **changes):
     settings = config.Model(**{"units": (3,), "embedding_size": 2, **(model or {})})
     network = Network(settings, 5, 3, seed=seed, precision=precision)
-    return state.State(network, optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10))
+    return state.State(
+        network, optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10)
+    )
 
 
 def filled(seed=0, **options):
     """A state in which every value is another."""
     made, generator = new(**options), np.random.default_rng(seed)
     for variable in made.named().values():
-        variable.assign((100 * generator.normal(size=variable.shape)).astype(variable.dtype.as_numpy_dtype))
+        variable.assign(
+            (100 * generator.normal(size=variable.shape)).astype(variable.dtype.as_numpy_dtype)
+        )
     return made
 
 
 WEIGHTS = [
-    "embedding/embeddings", "rnn_0/kernel", "rnn_0/recurrent_kernel", "rnn_0/bias", "logits/kernel", "logits/bias"]
+    "embedding/embeddings",
+    "rnn_0/kernel",
+    "rnn_0/recurrent_kernel",
+    "rnn_0/bias",
+    "logits/kernel",
+    "logits/bias",
+]
 ALWAYS = {"optimizer/iteration", "step", "epoch/loss_sum", "epoch/correct", "epoch/count"}
 
 
-@pytest.mark.parametrize("options, slots, more", [
-    ({}, ["m", "v"], set()),
-    ({"optimizer": "adamw", "ema": 0.9}, ["m", "v", "average"], set()),
-    ({"optimizer": "sgd"}, ["m"], set()),
-    ({"optimizer": "sgd", "momentum": 0.0}, [], set()),
-    ({"precision": "float16"}, ["m", "v"], {"optimizer/loss_scale"}),
-])
+@pytest.mark.parametrize(
+    "options, slots, more",
+    [
+        ({}, ["m", "v"], set()),
+        ({"optimizer": "adamw", "ema": 0.9}, ["m", "v", "average"], set()),
+        ({"optimizer": "sgd"}, ["m"], set()),
+        ({"optimizer": "sgd", "momentum": 0.0}, [], set()),
+        ({"precision": "float16"}, ["m", "v"], {"optimizer/loss_scale"}),
+    ],
+)
 def test_names_of_everything_that_the_next_step_depends_on(options, slots, more):
     """They are those of INTERFACE: a checkpoint of today must be read by a version of next year."""
     weights = {f"model/{name}" for name in WEIGHTS}
@@ -41,19 +54,35 @@ def test_names_of_everything_that_the_next_step_depends_on(options, slots, more)
     assert set(new(**options).named()) == weights | of_weights | ALWAYS | more
 
 
-@pytest.mark.parametrize("precision, dtype", [
-    ("float32", "float32"), ("bfloat16", "float32"), ("float16", "float32"), ("float64", "float64")])
+@pytest.mark.parametrize(
+    "precision, dtype",
+    [
+        ("float32", "float32"),
+        ("bfloat16", "float32"),
+        ("float16", "float32"),
+        ("float64", "float64"),
+    ],
+)
 def test_types_of_the_state(precision, dtype):
     """Weights keep 32 bits under the short types; sums of an epoch are exact or in 64 bits."""
     dtypes = {name: variable.dtype.name for name, variable in new(precision).named().items()}
-    assert {dtypes[name] for name in dtypes if name.startswith("model/") or name.endswith(("/m", "/v"))} == {dtype}
+    assert {
+        dtypes[name] for name in dtypes if name.startswith("model/") or name.endswith(("/m", "/v"))
+    } == {dtype}
     assert {dtypes[name] for name in ("step", "epoch/count", "epoch/correct")} == {"int64"}
     assert dtypes["epoch/loss_sum"] == "float64"
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"optimizer": "adamw", "ema": 0.9}, {"optimizer": "sgd"}, {"precision": "float16"},
-    {"model": {"cell": "gru", "bidirectional": True}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "adamw", "ema": 0.9},
+        {"optimizer": "sgd"},
+        {"precision": "float16"},
+        {"model": {"cell": "gru", "bidirectional": True}},
+    ],
+)
 def test_a_restored_state_is_the_one_that_was_saved(options):
     saved = filled(**options).snapshot()
     other = new(seed=9, **options)
@@ -73,12 +102,20 @@ def test_a_snapshot_is_not_changed_by_what_follows():
         np.testing.assert_array_equal(value, copies[name])
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda tensors: tensors.pop("model/logits/bias"), r"there holds other tensors .*missing \['model/logits/bias'\]"),
-    (lambda tensors: tensors.update(more=np.zeros(3)), r"unknown \['more'\]"),
-    (lambda tensors: tensors.update({"model/rnn_0/bias": np.zeros(7, np.float32)}),
-     r"there: model/rnn_0/bias has shape \(7,\), .* \(12,\)"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda tensors: tensors.pop("model/logits/bias"),
+            r"there holds other tensors .*missing \['model/logits/bias'\]",
+        ),
+        (lambda tensors: tensors.update(more=np.zeros(3)), r"unknown \['more'\]"),
+        (
+            lambda tensors: tensors.update({"model/rnn_0/bias": np.zeros(7, np.float32)}),
+            r"there: model/rnn_0/bias has shape \(7,\), .* \(12,\)",
+        ),
+    ],
+)
 def test_tensors_that_do_not_fit_are_refused(change, message):
     tensors = filled().snapshot()
     change(tensors)
@@ -100,7 +137,9 @@ def test_averaged_weights_are_used_where_there_are_any(ema, slot):
     found = state.evaluation_weights(tensors)
     assert list(found) == WEIGHTS
     for name, value in found.items():
-        np.testing.assert_array_equal(value, tensors[f"optimizer/{name}/{slot}" if slot else f"model/{name}"])
+        np.testing.assert_array_equal(
+            value, tensors[f"optimizer/{name}/{slot}" if slot else f"model/{name}"]
+        )
 
 
 def test_only_float16_has_figures_of_a_loss_scale():

@@ -22,9 +22,19 @@ from trainer.models.networks import Network
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VOCABULARY, CLASSES = 20, 3
 BATCH = 14  # An odd number of rows for each of 2 replicas, and not the same for each of 4.
-# One padded length and the cheapest cell. XLA compiles for seconds what runs for milliseconds: on where it matters.
-SMALL = {"cell": "simple_rnn", "units": (4,), "embedding_size": 3, "batch_size": BATCH, "max_length": 8,
-         "precision": "float64", "shards": 1, "learning_rate": 0.01, "jit": "off"}
+# One padded length and the cheapest cell. XLA compiles for seconds what runs for milliseconds: on
+# where it matters.
+SMALL = {
+    "cell": "simple_rnn",
+    "units": (4,),
+    "embedding_size": 3,
+    "batch_size": BATCH,
+    "max_length": 8,
+    "precision": "float64",
+    "shards": 1,
+    "learning_rate": 0.01,
+    "jit": "off",
+}
 
 
 def a_split(size=60, longest=14):
@@ -44,10 +54,20 @@ def make(devices=1, class_weights=(), total=100, **flags):
     """A run as `train` puts it together, on some of this process' logical devices."""
     made_of = config.from_flat({**SMALL, **flags})
     names = tuple(f"/device:CPU:{i}" for i in range(devices))
-    spanning = tf.distribute.OneDeviceStrategy(names[0]) if devices == 1 else tf.distribute.MirroredStrategy(names)
+    spanning = (
+        tf.distribute.OneDeviceStrategy(names[0])
+        if devices == 1
+        else tf.distribute.MirroredStrategy(names)
+    )
     placement = strategy.Placement(spanning, "CPU", names)
-    network = Network(made_of.model, VOCABULARY, CLASSES, seed=made_of.run.seed, precision=made_of.run.precision,
-                      jit=made_of.run.jit)
+    network = Network(
+        made_of.model,
+        VOCABULARY,
+        CLASSES,
+        seed=made_of.run.seed,
+        precision=made_of.run.precision,
+        jit=made_of.run.jit,
+    )
     built = optimizer.Optimizer(made_of.optimizer, network.weights, total)
     run_state = state.State(network, built)
     batches = pipeline.TrainingBatches(a_split(), made_of.input, made_of.run.seed)
@@ -69,11 +89,14 @@ def assert_same_bits(one, other):
         assert value.tobytes() == other[name].tobytes(), name
 
 
-# --- Replicas, shards, parts ------------------------------------------------------------------------------------------
+# --- Replicas, shards, parts ----------------------------------------------------------------------
+
 
 @functools.cache
 def hundred_steps(**flags):
-    """(figures, weights) of 100 steps with dropout, which every split of the batch must agree with."""
+    """(figures, weights) of 100 steps with dropout, which every split of the batch must agree
+    with.
+    """
     made = make(**{"dropout": 0.3, "clip_norm": 0.5, "jit": "on", **flags})
     return run(made, 100), weights_of(made)
 
@@ -88,14 +111,23 @@ SPLITS = [
     pytest.param({"devices": 4, "shards": 3}, marks=pytest.mark.slow),
     pytest.param({"shards": 2, "accumulate": 3}, marks=pytest.mark.slow),
     pytest.param({"devices": 2, "accumulate": 3, "jit": "off"}, marks=pytest.mark.slow),
-    pytest.param({"devices": 4, "cell": "lstm", "bidirectional": True, "pooling": "max"}, marks=pytest.mark.slow),
+    pytest.param(
+        {"devices": 4, "cell": "lstm", "bidirectional": True, "pooling": "max"},
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_any_split_of_the_batch_takes_the_same_hundred_steps(split):
-    """In float64 sums in another order differ in the last digits; a gradient summed twice or another mask shows."""
-    whole = {name: value for name, value in split.items() if name not in ("devices", "shards", "accumulate", "fuse")}
+    """In float64 sums in another order differ in the last digits; a gradient summed twice or
+    another mask shows.
+    """
+    whole = {
+        name: value
+        for name, value in split.items()
+        if name not in ("devices", "shards", "accumulate", "fuse")
+    }
     (expected, weights), (figures, ours) = hundred_steps(**whole), hundred_steps(**split)
     np.testing.assert_array_equal(figures.count, np.full(100, BATCH))
     np.testing.assert_array_equal(figures.correct, expected.correct)
@@ -106,17 +138,26 @@ def test_any_split_of_the_batch_takes_the_same_hundred_steps(split):
     assert figures.loss_sum[-20:].mean() < 0.8 * figures.loss_sum[:20].mean()  # and they train
 
 
-@pytest.mark.parametrize("split, jit", [
-    ({"devices": 2}, "off"), pytest.param({"devices": 4, "shards": 2}, "on", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "split, jit",
+    [
+        ({"devices": 2}, "off"),
+        pytest.param({"devices": 4, "shards": 2}, "on", marks=pytest.mark.slow),
+    ],
+)
 def test_in_float32_a_hundred_losses_agree_to_four_digits(split, jit):
-    expected, figures = (hundred_steps(precision="float32", jit=jit, **changes)[0] for changes in ({}, split))
+    expected, figures = (
+        hundred_steps(precision="float32", jit=jit, **changes)[0] for changes in ({}, split)
+    )
     np.testing.assert_allclose(figures.loss_sum, expected.loss_sum, rtol=1e-4)
 
 
-# --- The gradient -----------------------------------------------------------------------------------------------------
+# --- The gradient ---------------------------------------------------------------------------------
+
 
 def numpy_gradients(made, batch, weights, smoothing=0.0, class_weights=None):
     """(loss sum, {name: gradient of the mean loss}) of a batch, from the equations."""
+
     def loss(weights):
         scores = numpy_network.logits(made.config.model, weights, batch.tokens, batch.lengths)
         return numpy_network.loss_sum(scores, batch.labels, smoothing, class_weights)
@@ -144,16 +185,21 @@ def one_plain_step(**flags):
     return made, made.batches.batch(0), before, figures, moved
 
 
-@pytest.mark.parametrize("flags", [
-    {"jit": "on"},
-    {"label_smoothing": 0.2, "class_weights": (0.5, 2.0, 1.0)},
-    {"shards": 3, "accumulate": 2},
-    {"devices": 2, "shards": 2},
-    {"cell": "gru", "bidirectional": True, "pooling": "mean"},
-    {"cell": "lstm", "padding": "pre", "one_hot": True},
-    pytest.param({"cell": "lstm", "units": (3, 2), "bidirectional": True, "devices": 2, "jit": "on"},
-                 marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"jit": "on"},
+        {"label_smoothing": 0.2, "class_weights": (0.5, 2.0, 1.0)},
+        {"shards": 3, "accumulate": 2},
+        {"devices": 2, "shards": 2},
+        {"cell": "gru", "bidirectional": True, "pooling": "mean"},
+        {"cell": "lstm", "padding": "pre", "one_hot": True},
+        pytest.param(
+            {"cell": "lstm", "units": (3, 2), "bidirectional": True, "devices": 2, "jit": "on"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 def test_a_step_moves_by_the_gradient_of_the_mean_loss(flags):
     made, batch, before, figures, moved = one_plain_step(**flags)
     smoothing, class_weights = flags.get("label_smoothing", 0.0), flags.get("class_weights")
@@ -172,7 +218,8 @@ def test_a_step_is_clipped_after_the_batch_is_added_up():
     made, batch, before, figures, moved = one_plain_step(clip_norm=0.05, shards=2)
     _, expected = numpy_gradients(made, batch, before)
     assert norm_of(expected) > 0.1
-    np.testing.assert_allclose(figures.gradient_norm, [norm_of(expected)], rtol=1e-10)  # as it was before
+    # as it was before
+    np.testing.assert_allclose(figures.gradient_norm, [norm_of(expected)], rtol=1e-10)
     for name, gradient in expected.items():
         clipped = 0.05 / norm_of(expected) * gradient
         np.testing.assert_allclose(moved[name], clipped, rtol=1e-9, atol=1e-14, err_msg=name)
@@ -182,7 +229,9 @@ def test_three_steps_of_adam_are_those_of_numpy():
     """Gradients from the equations, the update from Kingma and Ba: nothing of ours in between."""
     made = make(warmup_steps=2, ema=0.5)
     weights = weights_of(made)
-    m, v, average = ({name: np.zeros_like(weight) for name, weight in weights.items()} for _ in range(3))
+    m, v, average = (
+        {name: np.zeros_like(weight) for name, weight in weights.items()} for _ in range(3)
+    )
     for t in range(1, 4):
         _, gradients = numpy_gradients(made, made.batches.batch(t - 1), weights)
         rate = 0.01 * min(1, t / 2)
@@ -197,31 +246,55 @@ def test_three_steps_of_adam_are_those_of_numpy():
         np.testing.assert_allclose(found[f"model/{name}"], weights[name], rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(found[f"optimizer/{name}/m"], m[name], rtol=1e-8, atol=1e-13)
         np.testing.assert_allclose(found[f"optimizer/{name}/v"], v[name], rtol=1e-8, atol=1e-16)
-        np.testing.assert_allclose(found[f"optimizer/{name}/average"], average[name], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            found[f"optimizer/{name}/average"], average[name], rtol=1e-9, atol=1e-12
+        )
 
 
-# Of the norm of a weight's gradient. Rounding errors of a format with p bits, 2^-p each, add up over steps and rows.
+# Of the norm of a weight's gradient. Rounding errors of a format with p bits, 2^-p each, add up
+# over steps and rows.
 BOUNDS = {"float32": 2e-6, "bfloat16": 5e-2, "float16": 5e-3}
 
 
 @pytest.mark.parametrize("precision, bound", BOUNDS.items())
-@pytest.mark.parametrize("cell, jit", [
-    ("lstm", "off"), *(pytest.param(cell, "on", marks=pytest.mark.slow) for cell in ("simple_rnn", "lstm", "gru"))])
+@pytest.mark.parametrize(
+    "cell, jit",
+    [
+        ("lstm", "off"),
+        *(
+            pytest.param(cell, "on", marks=pytest.mark.slow)
+            for cell in ("simple_rnn", "lstm", "gru")
+        ),
+    ],
+)
 def test_gradients_in_each_precision_are_near_those_of_float64(precision, bound, cell, jit):
     made, batch, before, figures, moved = one_plain_step(precision=precision, cell=cell, jit=jit)
     loss_sum, expected = numpy_gradients(made, batch, before)
     np.testing.assert_allclose(figures.loss_sum, [loss_sum], rtol=bound)
     for name, gradient in expected.items():
-        assert np.linalg.norm(moved[name] - gradient) < bound * np.linalg.norm(gradient) + 1e-7, name
+        assert np.linalg.norm(moved[name] - gradient) < bound * np.linalg.norm(gradient) + 1e-7, (
+            name
+        )
 
 
-# --- Loops, stops and resumes -----------------------------------------------------------------------------------------
+# --- Loops, stops and resumes ---------------------------------------------------------------------
+
 
 @functools.cache
 def twelve_steps(loops, precision, jit, fuse):
-    """(figures joined, state) of 12 steps with dropout, run in `loops`; None saves and goes on in a new object."""
-    flags = {"dropout": 0.4, "ema": 0.9, "precision": precision, "clip_norm": 1.0, "jit": jit, "fuse": fuse,
-             "max_length": 16 if fuse == "on" else 8}  # Batches of two lengths are in stacks of their own.
+    """(figures joined, state) of 12 steps with dropout, run in `loops`; None saves and goes on in a
+    new object.
+    """
+    flags = {
+        "dropout": 0.4,
+        "ema": 0.9,
+        "precision": precision,
+        "clip_norm": 1.0,
+        "jit": jit,
+        "fuse": fuse,
+        # Batches of two lengths are in stacks of their own.
+        "max_length": 16 if fuse == "on" else 8,
+    }
     made, step, figures = make(**flags), 0, []
     iterator = made.steps.source(made.batches, 0)
     for count in loops:
@@ -235,13 +308,16 @@ def twelve_steps(loops, precision, jit, fuse):
     return np.concatenate(figures, axis=1), made.state.snapshot()
 
 
-@pytest.mark.parametrize("loops, kind", [
-    ((1, 1, 1, 1, 1, None, 7), ("float32", "on", "off")),
-    ((1, 1, 1, 1, 1, None, 7), ("float32", "on", "on")),
-    ((1, 3, None, 8), ("float16", "off", "off")),  # the scale falls in the first steps
-    pytest.param((1, 3, None, 8), ("float16", "on", "off"), marks=pytest.mark.slow),
-    pytest.param((1, 3, None, 8), ("float16", "on", "on"), marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+    "loops, kind",
+    [
+        ((1, 1, 1, 1, 1, None, 7), ("float32", "on", "off")),
+        ((1, 1, 1, 1, 1, None, 7), ("float32", "on", "on")),
+        ((1, 3, None, 8), ("float16", "off", "off")),  # the scale falls in the first steps
+        pytest.param((1, 3, None, 8), ("float16", "on", "off"), marks=pytest.mark.slow),
+        pytest.param((1, 3, None, 8), ("float16", "on", "on"), marks=pytest.mark.slow),
+    ],
+)
 def test_neither_the_length_of_a_loop_nor_a_resume_changes_a_bit(loops, kind):
     (expected, whole), (figures, ours) = twelve_steps((12,), *kind), twelve_steps(loops, *kind)
     assert figures.tobytes() == expected.tobytes()
@@ -255,7 +331,11 @@ def test_the_sums_of_an_epoch_are_those_of_its_steps():
     made.state.begin_epoch()
     figures = run(made, 4, first=3)
     sums = {name: total.numpy() for name, total in made.state.epoch.items()}
-    assert sums == {"loss_sum": figures.loss_sum.sum(), "correct": figures.correct.sum(), "count": 4 * BATCH}
+    assert sums == {
+        "loss_sum": figures.loss_sum.sum(),
+        "correct": figures.correct.sum(),
+        "count": 4 * BATCH,
+    }
 
 
 @pytest.mark.parametrize("fuse", ["off", "on"])
@@ -269,12 +349,15 @@ def test_a_loop_ends_with_the_first_step_that_is_not_finite(fuse):
     assert len(figures.loss_sum) == 1 and not np.isfinite(figures.loss_sum[0])
     assert made.state.step.numpy() == 4
     if fuse == "off":
-        assert next(iterator).labels.numpy().tolist() == made.batches.batch(4).labels.tolist()  # no batch was lost
+        # no batch was lost
+        assert next(iterator).labels.numpy().tolist() == made.batches.batch(4).labels.tolist()
 
 
 def test_a_gradient_that_is_not_finite_ends_a_loop_though_the_loss_is():
     """1e25 overflows when the norm squares it; so does a gradient of Inf."""
-    made = make(precision="float32", optimizer="sgd", learning_rate=1e-3, one_hot=True, cell="simple_rnn")
+    made = make(
+        precision="float32", optimizer="sgd", learning_rate=1e-3, one_hot=True, cell="simple_rnn"
+    )
     for name in ("rnn_0/kernel", "rnn_0/recurrent_kernel"):
         weight = made.network.weights[name]
         weight.assign(np.zeros(weight.shape))  # tanh stays where its slope is 1
@@ -284,10 +367,13 @@ def test_a_gradient_that_is_not_finite_ends_a_loop_though_the_loss_is():
     assert np.isfinite(figures.loss_sum[0]) and not np.isfinite(figures.gradient_norm[0])
 
 
-# --- float16 ----------------------------------------------------------------------------------------------------------
+# --- float16 --------------------------------------------------------------------------------------
+
 
 def test_a_gradient_too_large_for_float16_makes_no_update_and_halves_the_scale():
-    """Every row whose score is wrong adds, at the largest scale, 2^15 to one gradient: two overflow 65504."""
+    """Every row whose score is wrong adds, at the largest scale, 2^15 to one gradient: two overflow
+    65504.
+    """
     made = make(precision="float16", learning_rate=1e-3)
     bias = made.network.weights["logits/bias"]
     bias.assign(np.array([-30.0, -30.0, 30.0]))
@@ -299,15 +385,19 @@ def test_a_gradient_too_large_for_float16_makes_no_update_and_halves_the_scale()
         assert made.state.optimizer.iteration.numpy() == 0
         assert np.isfinite(figures.loss_sum).all()
         scales.append(made.state.scaling()["loss_scale"])
-    assert scales == [2.0**14, 2.0**13, 2.0**12, 2.0**11][:len(scales)] and len(scales) >= 1
+    assert scales == [2.0**14, 2.0**13, 2.0**12, 2.0**11][: len(scales)] and len(scales) >= 1
     skipped = len(scales)
     assert made.state.scaling() == {"loss_scale": scales[-1], "skipped_steps": skipped}
     assert (made.state.step.numpy(), made.state.optimizer.iteration.numpy()) == (skipped + 1, 1)
-    assert any(before[name].tobytes() != weight.tobytes() for name, weight in weights_of(made).items())
+    assert any(
+        before[name].tobytes() != weight.tobytes() for name, weight in weights_of(made).items()
+    )
 
 
 def test_small_gradients_survive_float16_because_the_loss_is_scaled():
-    """Rows that are right but for e^-12, 6e-6 each; float16 has few digits for that, and none below 6e-8."""
+    """Rows that are right but for e^-12, 6e-6 each; float16 has few digits for that, and none below
+    6e-8.
+    """
     made = make(precision="float16", optimizer="sgd", momentum=0.0, learning_rate=1e6)
     made.network.weights["logits/bias"].assign(np.array([12.0, 0.0, 0.0]))
     split = a_split()
@@ -334,34 +424,49 @@ def test_a_gradient_that_overflows_at_every_scale_is_divergence():
     assert_same_bits(weights_of(made), before)
 
 
-# --- Packing ----------------------------------------------------------------------------------------------------------
+# --- Packing --------------------------------------------------------------------------------------
+
 
 def test_what_is_packed_comes_out_again():
     tensors = [
-        tf.reshape(tf.range(6.0), [2, 3]), tf.constant(7.0), tf.range(8.0, 12.0), tf.zeros([0, 3]), tf.ones([1, 1, 2])]
+        tf.reshape(tf.range(6.0), [2, 3]),
+        tf.constant(7.0),
+        tf.range(8.0, 12.0),
+        tf.zeros([0, 3]),
+        tf.ones([1, 1, 2]),
+    ]
     packed = steps.pack(tensors)
     assert packed.shape == (6 + 1 + 4 + 0 + 2,)
-    for one, other in zip(steps.unpack(packed, [tensor.shape for tensor in tensors]), tensors, strict=True):
+    for one, other in zip(
+        steps.unpack(packed, [tensor.shape for tensor in tensors]), tensors, strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
-# --- Evaluation -------------------------------------------------------------------------------------------------------
+# --- Evaluation -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("devices, jit", [
-    (1, "on"), (1, "off"), (4, "off"), pytest.param(2, "on", marks=pytest.mark.slow)])
+
+@pytest.mark.parametrize(
+    "devices, jit",
+    [(1, "on"), (1, "off"), (4, "off"), pytest.param(2, "on", marks=pytest.mark.slow)],
+)
 def test_outcomes_are_those_of_each_row_on_any_number_of_replicas(devices, jit):
     made = make(devices, dropout=0.5, jit=jit)  # which plays no part
     batch = made.batches.batch(0)
-    given = {name: np.random.default_rng(1).normal(size=weight.shape) for name, weight in made.network.weights.items()}
+    given = {
+        name: np.random.default_rng(1).normal(size=weight.shape)
+        for name, weight in made.network.weights.items()
+    }
     losses, probabilities = steps.EvaluationStep(made.network, made.placement).outcomes(
-        {name: tf.constant(value) for name, value in given.items()}, batch)
+        {name: tf.constant(value) for name, value in given.items()}, batch
+    )
     scores = numpy_network.logits(made.config.model, given, batch.tokens, batch.lengths)
     shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities, shares, rtol=1e-10)
     np.testing.assert_allclose(losses, -np.log(shares[np.arange(BATCH), batch.labels]), rtol=1e-10)
 
 
-# --- Compiling --------------------------------------------------------------------------------------------------------
+# --- Compiling ------------------------------------------------------------------------------------
 
 COMPILES = """
 import json, os, pathlib, sys
@@ -392,22 +497,33 @@ print(json.dumps({"lengths": sorted(map(int, seen)), "warm": warm, "first": firs
 
 def compiled(tmp_path, **flags):
     environment = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}
-    done = subprocess.run([sys.executable, "-c", COMPILES, str(tmp_path), json.dumps(flags)], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILES, str(tmp_path), json.dumps(flags)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def kinds(names):
     """{function: programs} by the name that TensorFlow gives a function's program."""
-    return collections.Counter(re.search(r"(shard_gradient|apply|run_stack)", name)[1] for name in names)
+    return collections.Counter(
+        re.search(r"(shard_gradient|apply|run_stack)", name)[1] for name in names
+    )
 
 
-@pytest.mark.parametrize("flags, gradients", [
-    pytest.param({"devices": 1, "shards": 1}, 1, marks=pytest.mark.slow),
-    pytest.param({"devices": 1, "shards": 3}, 2, marks=pytest.mark.slow),  # 14 rows: 4, 5 and 5
-    ({"devices": 2, "shards": 1}, 2),  # a program for each device
-])
+@pytest.mark.parametrize(
+    "flags, gradients",
+    [
+        pytest.param({"devices": 1, "shards": 1}, 1, marks=pytest.mark.slow),
+        pytest.param({"devices": 1, "shards": 3}, 2, marks=pytest.mark.slow),  # 14 rows: 4, 5 and 5
+        ({"devices": 2, "shards": 1}, 2),  # a program for each device
+    ],
+)
 def test_each_shape_is_compiled_once_and_before_it_is_needed(tmp_path, flags, gradients):
     found = compiled(tmp_path, max_length=16, jit="on", **flags)
     assert found["lengths"] == [8, 16]
@@ -423,7 +539,8 @@ def test_a_program_of_many_steps_is_compiled_once_for_each_length_and_holds_all_
     assert found["all"] == found["warm"]
 
 
-# --- Many steps in one program ----------------------------------------------------------------------------------------
+# --- Many steps in one program --------------------------------------------------------------------
+
 
 def test_stacks_are_given_out_in_order_whatever_the_portions():
     batches = pipeline.TrainingBatches(a_split(), config.Input(batch_size=BATCH, max_length=16), 0)
@@ -437,22 +554,35 @@ def test_stacks_are_given_out_in_order_whatever_the_portions():
             step += 1
 
 
-@pytest.mark.parametrize("flags, fused", [
-    ({"fuse": "on", "jit": "on"}, True),
-    ({"fuse": "off", "jit": "on"}, False),
-    ({"fuse": "on", "jit": "off"}, False),                # Keras' layers, which are not compiled
-    ({"fuse": "on", "jit": "on", "devices": 2}, False),   # a run that goes on with more devices
-])
+@pytest.mark.parametrize(
+    "flags, fused",
+    [
+        ({"fuse": "on", "jit": "on"}, True),
+        ({"fuse": "off", "jit": "on"}, False),
+        ({"fuse": "on", "jit": "off"}, False),  # Keras' layers, which are not compiled
+        ({"fuse": "on", "jit": "on", "devices": 2}, False),  # a run that goes on with more devices
+    ],
+)
 def test_steps_are_fused_on_one_device_where_xla_compiles_them(flags, fused):
     assert make(**flags).steps.fused == fused
 
 
-# --- What a TPU needs -------------------------------------------------------------------------------------------------
+# --- What a TPU needs -----------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("rows, parts", [(14, 2), (14, 7), (12, 4)])
-def test_a_part_whose_number_is_known_only_to_the_program_has_a_size_that_is_known_before(rows, parts):
-    """As each replica of a TPU takes its rows: XLA compiles no array whose size it does not know."""
-    batch = pipeline.Batch(*(tf.constant(array[:rows]) for array in pipeline.TrainingBatches(a_split(), config.Input(), 0).batch(0)))
+def test_a_part_whose_number_is_known_only_to_the_program_has_a_size_that_is_known_before(
+    rows, parts
+):
+    """As each replica of a TPU takes its rows: XLA compiles no array whose size it does not
+    know.
+    """
+    batch = pipeline.Batch(
+        *(
+            tf.constant(array[:rows])
+            for array in pipeline.TrainingBatches(a_split(), config.Input(), 0).batch(0)
+        )
+    )
     part_of = tf.function(lambda part: steps._part(batch, part, parts), jit_compile=True)
     for part, (first, end) in enumerate(strategy.bounds(rows, parts)):
         found = part_of(tf.constant(part))
@@ -462,7 +592,9 @@ def test_a_part_whose_number_is_known_only_to_the_program_has_a_size_that_is_kno
 
 
 def test_accumulation_inside_one_program_takes_the_same_step():
-    """The program of a TPU, compiled by XLA for this CPU: parts one after the other, shards, all of static size."""
+    """The program of a TPU, compiled by XLA for this CPU: parts one after the other, shards, all of
+    static size.
+    """
     flags = {"dropout": 0.3, "clip_norm": 0.5, "jit": "on", "batch_size": 12}
     expected, ours = make(**flags), make(**flags, fuse="on", accumulate=3, shards=2)
     assert ours.steps.fused

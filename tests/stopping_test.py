@@ -25,24 +25,30 @@ def test_a_signal_asks_and_decides_the_exit_code(stop, number, code):
     assert stop.asked and stop.exit_code == code
 
 
-@pytest.mark.parametrize("numbers, code", [
-    ((signal.SIGTERM, signal.SIGTERM), 143),
-    ((signal.SIGTERM, signal.SIGINT), 143),
-    ((signal.SIGINT, signal.SIGTERM), 130),
-])
+@pytest.mark.parametrize(
+    "numbers, code",
+    [
+        ((signal.SIGTERM, signal.SIGTERM), 143),
+        ((signal.SIGTERM, signal.SIGINT), 143),
+        ((signal.SIGINT, signal.SIGTERM), 130),
+    ],
+)
 def test_the_first_signal_decides(stop, numbers, code):
     for number in numbers:
         signal.raise_signal(number)
     assert stop.exit_code == code
 
 
-@pytest.mark.parametrize("before", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "before", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]
+)
 def test_only_a_second_ctrl_c_stops_at_once(stop, before):
     for number in before:
         signal.raise_signal(number)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # A third one ends the process at once.
+    # A third one ends the process at once.
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
 def test_the_log_says_what_a_second_ctrl_c_does(stop, monkeypatch):
@@ -56,7 +62,8 @@ def test_the_log_says_what_a_second_ctrl_c_does(stop, monkeypatch):
     ]
 
 
-def test_sigterm_unwinds_a_short_command_so_that_it_cleans_up(stop):  # `stop` puts the handlers back.
+# `stop` puts the handlers back.
+def test_sigterm_unwinds_a_short_command_so_that_it_cleans_up(stop):
     stopping.unwind_on_sigterm()
     cleaned = []
     with pytest.raises(SystemExit) as ended:

@@ -7,7 +7,9 @@ import pytest
 from google.protobuf import text_format
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginEventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import (
+    EventAccumulator as PluginEventAccumulator,
+)
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
@@ -31,7 +33,9 @@ def loss(step):
 
 
 def train(folder, attempt, restored, until, every=5):
-    """Writes what a run writes from `restored` to `until`: a point every 5 steps, a text and a picture every 10."""
+    """Writes what a run writes from `restored` to `until`: a point every 5 steps, a text and a
+    picture every 10.
+    """
     summaries = Summaries(folder, attempt, restored)
     for step in range(restored + 1, until + 1):
         if step % every == 0:
@@ -47,25 +51,39 @@ def seen(folder):
     """Everything that readers show of a run, without times."""
     every, plugin = loaded(folder), loaded(folder, PluginEventAccumulator)
     found = {tag: points(folder, tag) for tag in every.Tags()["scalars"]}
-    found |= {tag: [(e.step, e.encoded_image_string) for e in every.Images(tag)] for tag in every.Tags()["images"]}
-    found |= {tag: [(e.step, e.tensor_proto) for e in every.Tensors(tag)] for tag in every.Tags()["tensors"]}
-    return found, {tag: [event.step for event in plugin.Tensors(tag)] for tag in plugin.Tags()["tensors"]}
+    found |= {
+        tag: [(e.step, e.encoded_image_string) for e in every.Images(tag)]
+        for tag in every.Tags()["images"]
+    }
+    found |= {
+        tag: [(e.step, e.tensor_proto) for e in every.Tensors(tag)]
+        for tag in every.Tags()["tensors"]
+    }
+    return found, {
+        tag: [event.step for event in plugin.Tensors(tag)] for tag in plugin.Tags()["tensors"]
+    }
 
 
 # Restarts
 
 
-@pytest.mark.parametrize("killed_at_and_restored", [
-    [],
-    [(47, 40)],
-    [(47, 40), (47, 40), (48, 40)],
-    [(40, 40)],
-    [(3, 0)],
-    [(17, 0), (9, 0), (31, 20)],
-    [(59, 20), (39, 20), (22, 20)],
-    [(41, 40), (49, 20), (30, 30)],
-], ids=str)
-def test_after_kills_readers_see_what_they_see_of_an_undisturbed_run(tmp_path, killed_at_and_restored):
+@pytest.mark.parametrize(
+    "killed_at_and_restored",
+    [
+        [],
+        [(47, 40)],
+        [(47, 40), (47, 40), (48, 40)],
+        [(40, 40)],
+        [(3, 0)],
+        [(17, 0), (9, 0), (31, 20)],
+        [(59, 20), (39, 20), (22, 20)],
+        [(41, 40), (49, 20), (30, 30)],
+    ],
+    ids=str,
+)
+def test_after_kills_readers_see_what_they_see_of_an_undisturbed_run(
+    tmp_path, killed_at_and_restored
+):
     train(tmp_path / "undisturbed", 1, 0, 60).close()
     restored, attempt = 0, 1
     for killed_at, next_restored in killed_at_and_restored:
@@ -73,12 +91,16 @@ def test_after_kills_readers_see_what_they_see_of_an_undisturbed_run(tmp_path, k
         restored, attempt = next_restored, attempt + 1
     train(tmp_path / "disturbed", attempt, restored, 60).close()
     assert seen(tmp_path / "disturbed") == seen(tmp_path / "undisturbed")
-    assert points(tmp_path / "disturbed", "loss") == [(step, loss(step)) for step in range(5, 61, 5)]
+    assert points(tmp_path / "disturbed", "loss") == [
+        (step, loss(step)) for step in range(5, 61, 5)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_file_cut_anywhere_behind_the_checkpoint_leaves_no_trace(tmp_path, seed):
-    """A kill may lose the end of what was written after the last flush, in the middle of a record too."""
+    """A kill may lose the end of what was written after the last flush, in the middle of a record
+    too.
+    """
     rng = random.Random(seed)
     train(tmp_path / "undisturbed", 1, 0, 60).close()
     restored = 0
@@ -104,8 +126,10 @@ def test_files_sort_by_attempt_even_when_the_clock_is_set_back(tmp_path, monkeyp
 
 
 def test_a_reader_that_is_open_while_the_run_is_killed_and_resumed_sees_no_seam(tmp_path):
-    readers = [EventAccumulator(str(tmp_path), size_guidance=EVERYTHING),
-               PluginEventAccumulator(str(tmp_path), size_guidance=EVERYTHING)]
+    readers = [
+        EventAccumulator(str(tmp_path), size_guidance=EVERYTHING),
+        PluginEventAccumulator(str(tmp_path), size_guidance=EVERYTHING),
+    ]
     for attempt, restored, until in ((1, 0, 50), (2, 30, 33), (3, 20, 60)):
         train(tmp_path, attempt, restored, until, every=1)
         for reader in readers:
@@ -137,16 +161,22 @@ def test_a_fresh_start_forgets_what_lies_in_the_folder(tmp_path):
     second = Summaries(tmp_path, 2, 0)
     second.text("config", "new", 0)
     second.close()
-    assert [event.tensor_proto.string_val for event in loaded(tmp_path).Tensors("config")] == [[b"new"]]
+    assert [event.tensor_proto.string_val for event in loaded(tmp_path).Tensors("config")] == [
+        [b"new"]
+    ]
     assert loaded(tmp_path).Tags()["scalars"] == []
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: data[:30] + b"\xff" * 8 + data[38:],  # inside a record
-    lambda data: b"\xff" * len(data),
-    lambda data: b"",
-], ids=["bytes", "all", "empty"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:30] + b"\xff" * 8 + data[38:],  # inside a record
+        lambda data: b"\xff" * len(data),
+        lambda data: b"",
+    ],
+    ids=["bytes", "all", "empty"],
+)
 def test_a_damaged_event_file_stops_nothing(tmp_path, damage):
     train(tmp_path, 1, 0, 20).close()
     (path,) = tmp_path.iterdir()
@@ -158,7 +188,9 @@ def test_a_damaged_event_file_stops_nothing(tmp_path, damage):
 def test_a_kill_while_older_files_are_rewritten_loses_no_point(tmp_path, monkeypatch):
     train(tmp_path, 1, 0, 40).close()
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.summaries._fsync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "trainer.summaries._fsync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             Summaries(tmp_path, 2, 20)
     assert [step for step, _ in points(tmp_path, "loss")] == list(range(5, 41, 5))
@@ -199,7 +231,9 @@ def test_a_picture_comes_back_pixel_for_pixel(tmp_path):
     summaries.close()
     (event,) = loaded(tmp_path).Images("confusion")
     assert (event.step, event.height, event.width) == (30, 5, 7)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), pixels)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), pixels
+    )
 
 
 def test_a_pr_curve_holds_precision_and_recall_at_each_threshold(tmp_path):
@@ -216,18 +250,31 @@ def test_a_pr_curve_holds_precision_and_recall_at_each_threshold(tmp_path):
     for index in range(201):
         predicted = np.floor(scores * 200) >= index
         hits = (predicted & labels).sum()
-        np.testing.assert_allclose(found[:, index], [
-            hits, predicted.sum() - hits, (~predicted & ~labels).sum(), (~predicted & labels).sum(),
-            hits / max(predicted.sum(), 1), hits / labels.sum()], rtol=1e-6)
+        np.testing.assert_allclose(
+            found[:, index],
+            [
+                hits,
+                predicted.sum() - hits,
+                (~predicted & ~labels).sum(),
+                (~predicted & labels).sum(),
+                hits / max(predicted.sum(), 1),
+                hits / labels.sum(),
+            ],
+            rtol=1e-6,
+        )
     assert reader.SummaryMetadata("positive/pr_curves").plugin_data.plugin_name == "pr_curves"
 
 
 def test_hparams_hold_the_configuration_of_the_last_attempt(tmp_path):
     for attempt, steps in ((1, 100), (2, 200)):
         summaries = Summaries(tmp_path, attempt, 0)
-        summaries.hparams({"learning_rate": 0.01, "units": "64,64", "bidirectional": True, "steps": steps})
+        summaries.hparams(
+            {"learning_rate": 0.01, "units": "64,64", "bidirectional": True, "steps": steps}
+        )
         summaries.close()
-    content = loaded(tmp_path).PluginTagToContent("hparams")[hparams_metadata.SESSION_START_INFO_TAG]
+    content = loaded(tmp_path).PluginTagToContent("hparams")[
+        hparams_metadata.SESSION_START_INFO_TAG
+    ]
     found = hparams_metadata.parse_session_start_info_plugin_data(content).hparams
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}
     assert values == {"learning_rate": 0.01, "units": "64,64", "bidirectional": True, "steps": 200}
@@ -236,15 +283,21 @@ def test_hparams_hold_the_configuration_of_the_last_attempt(tmp_path):
 def test_the_projector_gets_vectors_and_a_visible_label_for_each(tmp_path):
     weights = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32)
     Summaries(tmp_path, 1, 0).projector(weights, ["", "\t", "new\nline", "naïve", "a b"])
-    config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), projector.ProjectorConfig())
+    config = text_format.Parse(
+        (tmp_path / "projector_config.pbtxt").read_text(), projector.ProjectorConfig()
+    )
     (embedding,) = config.embeddings
-    np.testing.assert_allclose(np.loadtxt(tmp_path / embedding.tensor_path, delimiter="\t"), weights, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.loadtxt(tmp_path / embedding.tensor_path, delimiter="\t"), weights, rtol=1e-5
+    )
     labels = (tmp_path / embedding.metadata_path).read_text().splitlines()
     assert labels == ["''", r"'\t'", r"'new\nline'", "naïve", "a b"]
 
 
 def test_the_projector_gets_no_more_rows_than_a_browser_can_show(tmp_path):
-    Summaries(tmp_path, 1, 0).projector(np.zeros((10_100, 2)), [f"word {row}" for row in range(10_100)])
+    Summaries(tmp_path, 1, 0).projector(
+        np.zeros((10_100, 2)), [f"word {row}" for row in range(10_100)]
+    )
     for name in ("vectors.tsv", "labels.tsv"):
         assert len((tmp_path / name).read_text().splitlines()) == 10_000
 
@@ -253,9 +306,13 @@ def test_the_projector_gets_no_more_rows_than_a_browser_can_show(tmp_path):
 
 
 def cell_colours(counts, labels):
-    """The colour in a corner of each cell: the picture is square and ends 8 pixels behind the last cell."""
+    """The colour in a corner of each cell: the picture is square and ends 8 pixels behind the last
+    cell.
+    """
     picture = confusion_matrix(np.array(counts), labels)
-    assert picture.dtype == np.uint8 and picture.shape[2] == 3 and picture.shape[0] == picture.shape[1]
+    assert (
+        picture.dtype == np.uint8 and picture.shape[2] == 3 and picture.shape[0] == picture.shape[1]
+    )
     size = int(min(64, max(14, 800 / len(labels))))
     corners = picture.shape[0] - 8 - size * np.arange(len(labels), 0, -1) + 2
     return picture[np.ix_(corners, corners)].astype(int)

@@ -1,4 +1,6 @@
-"""A chief that was taken over while it was frozen: whatever it still writes, the run is what the later attempt makes of it."""
+"""A chief that was taken over while it was frozen: whatever it still writes, the run is what the
+later attempt makes of it.
+"""
 
 import itertools
 import json
@@ -19,7 +21,9 @@ DIGESTS = {"config_digest": "c", "dataset_digest": "d"}
 
 
 def state(step, salt=0):
-    """A state that depends on the step and on `salt`: another worker count rounds in another order."""
+    """A state that depends on the step and on `salt`: another worker count rounds in another
+    order.
+    """
     return {"weights": np.full(3, step + salt, np.float32), "step": np.int64(step)}
 
 
@@ -28,7 +32,9 @@ def commit(folder, step, held, salt=0):
 
 
 def newest(folder):
-    return checkpoint.newest_valid(folder / "checkpoints", fences=attempts.fences(folder), repair=False)
+    return checkpoint.newest_valid(
+        folder / "checkpoints", fences=attempts.fences(folder), repair=False
+    )
 
 
 def names(folder):
@@ -37,7 +43,9 @@ def names(folder):
 
 @pytest.fixture
 def hosts(monkeypatch):
-    """Every block of `lock.hold` in this process is on a host of its own, and takes over from a silent one soon."""
+    """Every block of `lock.hold` in this process is on a host of its own, and takes over from a
+    silent one soon.
+    """
     count = itertools.count()
     monkeypatch.setattr(lock, "BEAT_SECONDS", 999)  # No holder is ever heard of again.
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.05)
@@ -47,7 +55,9 @@ def hosts(monkeypatch):
 
 @pytest.fixture
 def two_chiefs(tmp_path, hosts):
-    """(folder, old, new): the old one committed step 10, the new one took over and went on from there."""
+    """(folder, old, new): the old one committed step 10, the new one took over and went on from
+    there.
+    """
     with lock.hold(tmp_path) as old:
         old.began(0)
         commit(tmp_path, 10, old)
@@ -57,7 +67,9 @@ def two_chiefs(tmp_path, hosts):
 
 
 class Unaware:
-    """An attempt that does not look any more: frozen after its check, it wakes before its rename."""
+    """An attempt that does not look any more: frozen after its check, it wakes before its
+    rename.
+    """
 
     def __init__(self, held):
         self.number, self.fences = held.number, held.fences
@@ -81,9 +93,14 @@ def test_a_commit_after_the_takeover_is_left_out_with_a_warning(two_chiefs, capl
     folder, old, new = two_chiefs
     commit(folder, 20, Unaware(old))
     assert newest(folder).step == 10
-    for part in ("step-00000020 is not part of this run", "attempt 1 committed it", "attempt 2 went on from step 10"):
+    for part in (
+        "step-00000020 is not part of this run",
+        "attempt 1 committed it",
+        "attempt 2 went on from step 10",
+    ):
         assert part in caplog.text
-    assert names(folder / "checkpoints") == ["step-00000010", "step-00000020"]  # A reader changes nothing.
+    # A reader changes nothing.
+    assert names(folder / "checkpoints") == ["step-00000010", "step-00000020"]
 
 
 @pytest.mark.parametrize("salt", [0, 1], ids=["equal state", "another state"])
@@ -92,7 +109,11 @@ def test_a_commit_after_the_takeover_is_set_aside_when_its_step_comes(two_chiefs
     commit(folder, 20, Unaware(old))
     manifest = commit(folder, 20, new, salt)
     assert manifest["attempt"] == 2 and newest(folder).manifest == manifest
-    assert names(folder / "checkpoints") == ["step-00000010", "step-00000020", "step-00000020.superseded-2"]
+    assert names(folder / "checkpoints") == [
+        "step-00000010",
+        "step-00000020",
+        "step-00000020.superseded-2",
+    ]
     assert commit(folder, 20, new, salt) == manifest  # And now it is there already.
 
 
@@ -107,7 +128,12 @@ def test_a_third_attempt_goes_on_from_the_second_whatever_the_first_does(two_chi
     folder, old, new = two_chiefs
     commit(folder, 20, new)
     with lock.hold(folder) as third:
-        assert checkpoint.newest_valid(folder / "checkpoints", fences=third.fences, repair=True, attempt=3).step == 20
+        assert (
+            checkpoint.newest_valid(
+                folder / "checkpoints", fences=third.fences, repair=True, attempt=3
+            ).step
+            == 20
+        )
         third.began(20)
         for step in (15, 30):  # 15: between where the second and the third began.
             commit(folder, step, Unaware(old))
@@ -131,10 +157,13 @@ def test_a_commit_after_the_takeover_takes_no_place_of_those_to_keep(two_chiefs)
         for step in (15, 25, 35):
             commit(folder, step, Unaware(old))
         writer.submit(30, state(30))
-    assert names(folder / "checkpoints") == ["step-00000020", "step-00000030", "step-00000035"]  # Only up to what was saved.
+    # Only up to what was saved.
+    assert names(folder / "checkpoints") == ["step-00000020", "step-00000030", "step-00000035"]
 
 
-def test_who_was_taken_over_in_its_last_save_does_not_report_it_and_prunes_nothing(two_chiefs, monkeypatch):
+def test_who_was_taken_over_in_its_last_save_does_not_report_it_and_prunes_nothing(
+    two_chiefs, monkeypatch
+):
     folder, old, new = two_chiefs
     rename, saved = os.rename, []
 
@@ -145,7 +174,9 @@ def test_who_was_taken_over_in_its_last_save_does_not_report_it_and_prunes_nothi
     is_mine, old.is_mine = old.is_mine, lambda: True
     monkeypatch.setattr(os, "rename", wake_up_late)
     with pytest.raises(TakenOverError):
-        with checkpoint.Writer(folder / "checkpoints", 1, old, **DIGESTS, on_saved=lambda *_: saved.append(1)) as writer:
+        with checkpoint.Writer(
+            folder / "checkpoints", 1, old, **DIGESTS, on_saved=lambda *_: saved.append(1)
+        ) as writer:
             writer.submit(20, state(20))
     assert not saved and newest(folder).step == 10
 
@@ -155,7 +186,11 @@ def test_the_files_that_a_later_attempt_is_writing_are_left_alone(two_chiefs):
     for name in ("step-00000020.tmp-1", "step-00000020.tmp-2"):
         (folder / "checkpoints" / name).mkdir()
     commit(folder, 30, Unaware(old))
-    assert names(folder / "checkpoints") == ["step-00000010", "step-00000020.tmp-2", "step-00000030"]
+    assert names(folder / "checkpoints") == [
+        "step-00000010",
+        "step-00000020.tmp-2",
+        "step-00000030",
+    ]
 
 
 def test_a_folder_that_appears_while_we_write_the_same_step_is_set_aside(two_chiefs, monkeypatch):
@@ -164,7 +199,9 @@ def test_a_folder_that_appears_while_we_write_the_same_step_is_set_aside(two_chi
     check, looks = new.check, iter([lambda: commit(folder, 20, Unaware(old))])
     monkeypatch.setattr(new, "check", lambda: next(looks, check)())
     assert commit(folder, 20, new, salt=1)["attempt"] == 2
-    assert newest(folder).manifest["attempt"] == 2 and "step-00000020.superseded-2" in names(folder / "checkpoints")
+    assert newest(folder).manifest["attempt"] == 2 and "step-00000020.superseded-2" in names(
+        folder / "checkpoints"
+    )
 
 
 def test_the_best_checkpoint_obeys_the_fence_too(two_chiefs):
@@ -174,14 +211,21 @@ def test_the_best_checkpoint_obeys_the_fence_too(two_chiefs):
     for use in (lambda: kept.offer(better, [], lambda: state(20)), lambda: kept.prune([], 0)):
         with pytest.raises(TakenOverError):
             use()
-    best.BestCheckpoint(folder / "best", "accuracy", Unaware(old), DIGESTS).offer(better, [], lambda: state(20))
-    assert checkpoint.newest_valid(folder / "best", fences=attempts.fences(folder), repair=False) is None
-    best.BestCheckpoint(folder / "best", "accuracy", new, DIGESTS).offer(better, [], lambda: state(20, salt=1))
+    best.BestCheckpoint(folder / "best", "accuracy", Unaware(old), DIGESTS).offer(
+        better, [], lambda: state(20)
+    )
+    assert (
+        checkpoint.newest_valid(folder / "best", fences=attempts.fences(folder), repair=False)
+        is None
+    )
+    best.BestCheckpoint(folder / "best", "accuracy", new, DIGESTS).offer(
+        better, [], lambda: state(20, salt=1)
+    )
     found = checkpoint.newest_valid(folder / "best", fences=attempts.fences(folder), repair=False)
     assert (found.step, found.manifest["attempt"]) == (20, 2)
 
 
-# --- with processes -------------------------------------------------------------------------------------------------------
+# --- with processes -------------------------------------------------------------------------------
 
 FROZEN = """
 import os, pathlib, signal, sys, threading
@@ -209,25 +253,44 @@ with lock.hold(folder) as held:
 """
 
 
-def test_a_chief_that_is_frozen_between_check_and_rename_and_wakes_after_the_takeover_changes_nothing(tmp_path, monkeypatch):
+def test_a_chief_that_is_frozen_between_check_and_rename_and_wakes_after_the_takeover_changes_nothing(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.3)
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.02)
-    chief = subprocess.Popen([sys.executable, "-c", FROZEN, str(tmp_path)], cwd=ROOT, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    chief = subprocess.Popen(
+        [sys.executable, "-c", FROZEN, str(tmp_path)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         assert os.WIFSTOPPED(os.waitpid(chief.pid, os.WUNTRACED)[1])
         with lock.hold(tmp_path) as held:
-            found = checkpoint.newest_valid(tmp_path / "checkpoints", fences=held.fences, repair=True, attempt=held.number)
+            found = checkpoint.newest_valid(
+                tmp_path / "checkpoints", fences=held.fences, repair=True, attempt=held.number
+            )
             assert (held.number, found.step) == (2, 10)
             held.began(found.step)
             chief.send_signal(signal.SIGCONT)
             said = chief.communicate(timeout=60)
-            assert "TakenOverError: attempt 1 no longer holds" in said[1] and "saved" not in said[0] and chief.returncode == 1
-            assert names(tmp_path / "checkpoints") == ["step-00000010", "step-00000020"]  # The rename did happen.
+            assert (
+                "TakenOverError: attempt 1 no longer holds" in said[1]
+                and "saved" not in said[0]
+                and chief.returncode == 1
+            )
+            # The rename did happen.
+            assert names(tmp_path / "checkpoints") == ["step-00000010", "step-00000020"]
             assert newest(tmp_path).step == 10
             manifest = commit(tmp_path, 20, held, salt=1)
             assert newest(tmp_path).manifest == manifest
-            assert json.loads((tmp_path / "checkpoints/step-00000020/MANIFEST.json").read_text())["attempt"] == 2
+            assert (
+                json.loads((tmp_path / "checkpoints/step-00000020/MANIFEST.json").read_text())[
+                    "attempt"
+                ]
+                == 2
+            )
     finally:
         chief.kill()
         chief.wait()

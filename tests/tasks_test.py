@@ -21,30 +21,45 @@ def log_softmax(logits):
 def test_cross_entropy_is_taken_against_the_smoothed_target(smoothing):
     target = (1 - smoothing) * np.eye(4)[LABELS] + smoothing / 4
     expected = -(target * log_softmax(LOGITS)).sum(axis=-1)
-    np.testing.assert_allclose(tasks.cross_entropy(tf.constant(LOGITS), LABELS, smoothing), expected, rtol=1e-13)
+    np.testing.assert_allclose(
+        tasks.cross_entropy(tf.constant(LOGITS), LABELS, smoothing), expected, rtol=1e-13
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_cross_entropy_is_that_of_keras(smoothing):
     expected = keras.losses.categorical_crossentropy(
-        np.eye(4)[LABELS], LOGITS, from_logits=True, label_smoothing=smoothing)
-    np.testing.assert_allclose(tasks.cross_entropy(tf.constant(LOGITS), LABELS, smoothing), expected, rtol=1e-12)
+        np.eye(4)[LABELS], LOGITS, from_logits=True, label_smoothing=smoothing
+    )
+    np.testing.assert_allclose(
+        tasks.cross_entropy(tf.constant(LOGITS), LABELS, smoothing), expected, rtol=1e-12
+    )
 
 
-@pytest.mark.parametrize("logits, label, loss", [
-    ([0.0, 0.0], 0, np.log(2)),
-    ([1000.0, 0.0], 0, 0.0),      # no overflow
-    ([1000.0, 0.0], 1, 1000.0),
-    ([-1e30, 0.0], 0, 1e30),
-])
+@pytest.mark.parametrize(
+    "logits, label, loss",
+    [
+        ([0.0, 0.0], 0, np.log(2)),
+        ([1000.0, 0.0], 0, 0.0),  # no overflow
+        ([1000.0, 0.0], 1, 1000.0),
+        ([-1e30, 0.0], 0, 1e30),
+    ],
+)
 def test_cross_entropy_of_extreme_scores_is_finite(logits, label, loss):
-    np.testing.assert_allclose(tasks.cross_entropy(tf.constant([logits]), [label]), [loss], rtol=1e-6)
+    np.testing.assert_allclose(
+        tasks.cross_entropy(tf.constant([logits]), [label]), [loss], rtol=1e-6
+    )
 
 
 def test_training_sums_add_up_over_any_split_of_the_rows():
     whole = [float(value) for value in tasks.training_sums(tf.constant(LOGITS), LABELS)]
-    parts = np.sum([[float(value) for value in tasks.training_sums(tf.constant(LOGITS[part]), LABELS[part])]
-                    for part in (slice(0, 7), slice(7, 8), slice(8, 40))], axis=0)
+    parts = np.sum(
+        [
+            [float(value) for value in tasks.training_sums(tf.constant(LOGITS[part]), LABELS[part])]
+            for part in (slice(0, 7), slice(7, 8), slice(8, 40))
+        ],
+        axis=0,
+    )
     np.testing.assert_allclose(parts, whole, rtol=1e-13)
     assert whole[1:] == [(LOGITS.argmax(axis=1) == LABELS).sum(), 40]
 
@@ -58,24 +73,31 @@ def test_class_weights_multiply_losses_and_not_counts_as_in_keras():
     assert [float(correct), float(count)] == [(LOGITS.argmax(axis=1) == LABELS).sum(), 40]
 
 
-@pytest.mark.parametrize("counts, weights", [
-    ([50, 50], [1, 1]),
-    ([90, 10], [100 / 180, 5]),
-    ([1, 2, 3], [2, 1, 2 / 3]),
-    ([4, 0, 4], [1, 0, 1]),  # a class that only another split has
-])
+@pytest.mark.parametrize(
+    "counts, weights",
+    [
+        ([50, 50], [1, 1]),
+        ([90, 10], [100 / 180, 5]),
+        ([1, 2, 3], [2, 1, 2 / 3]),
+        ([4, 0, 4], [1, 0, 1]),  # a class that only another split has
+    ],
+)
 def test_balanced_weights_are_the_inverse_of_a_classs_share(counts, weights):
     np.testing.assert_allclose(tasks.balanced_weights(counts), weights, rtol=1e-14)
-    assert np.dot(tasks.balanced_weights(counts), counts) == pytest.approx(sum(counts))  # mean 1 over the examples
+    # mean 1 over the examples
+    assert np.dot(tasks.balanced_weights(counts), counts) == pytest.approx(sum(counts))
 
 
-# --- Figures ----------------------------------------------------------------------------------------------------------
+# --- Figures --------------------------------------------------------------------------------------
+
 
 def test_figures_of_rows_add_up_over_any_split_of_them():
     losses, probabilities = -log_softmax(LOGITS)[np.arange(40), LABELS], np.exp(log_softmax(LOGITS))
     whole = tasks.Figures.of(losses, probabilities, LABELS)
-    parts = [tasks.Figures.of(losses[rows], probabilities[rows], LABELS[rows])
-             for rows in (slice(0, 7), slice(7, 8), slice(8, 40))]
+    parts = [
+        tasks.Figures.of(losses[rows], probabilities[rows], LABELS[rows])
+        for rows in (slice(0, 7), slice(7, 8), slice(8, 40))
+    ]
     together = parts[0] + parts[1] + parts[2]
     expected = np.zeros((4, 4), int)
     for truth, predicted in zip(LABELS, LOGITS.argmax(axis=1)):
@@ -86,7 +108,9 @@ def test_figures_of_rows_add_up_over_any_split_of_them():
 
 
 def test_the_figures_of_a_small_table_by_hand():
-    """Rows: true class; columns: predicted. Class 2 is never predicted, class 3 neither occurs nor is predicted."""
+    """Rows: true class; columns: predicted. Class 2 is never predicted, class 3 neither occurs nor
+    is predicted.
+    """
     figures = tasks.Figures(5.0, np.array([[3, 1, 0, 0], [2, 2, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]))
     assert figures.examples == 10
     assert figures.loss == 0.5
@@ -95,7 +119,11 @@ def test_the_figures_of_a_small_table_by_hand():
     np.testing.assert_allclose(figures.recall, [3 / 4, 2 / 4, 0, 0])
     np.testing.assert_allclose(figures.f1, [0.6, 0.5, 0, 0])
     assert figures.macro_f1 == pytest.approx(1.1 / 3)  # class 3 does not count
-    assert [figures.metric(name) for name in ("loss", "accuracy", "macro_f1")] == [0.5, 0.5, figures.macro_f1]
+    assert [figures.metric(name) for name in ("loss", "accuracy", "macro_f1")] == [
+        0.5,
+        0.5,
+        figures.macro_f1,
+    ]
 
 
 def test_a_class_that_is_predicted_without_having_examples_lowers_the_macro_f1():

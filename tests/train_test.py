@@ -14,8 +14,17 @@ from tests import commands, datasets
 from trainer import attempts, journal, lock
 from trainer.data import order
 
-SMALL = ["--units=8", "--embedding_size=4", "--max_length=8", "--batch_size=8", "--dropout=0.3", "--learning_rate=0.01",
-         "--jit=off", "--threads=2", "--shards=1"]
+SMALL = [
+    "--units=8",
+    "--embedding_size=4",
+    "--max_length=8",
+    "--batch_size=8",
+    "--dropout=0.3",
+    "--learning_rate=0.01",
+    "--jit=off",
+    "--threads=2",
+    "--shards=1",
+]
 EXAMPLES, BATCH = 50, 8
 EPOCH_ENDS = [7, 13, 19, 25]  # ceil(50 e / 8)
 NUMBER = r"(0|[1-9]\d*)\.\d{3,}(e[-+]\d+)?"
@@ -44,14 +53,25 @@ def finished(data, tmp_path_factory):
 def longer(data, tmp_path_factory):
     """(folder, answer) of the same run with a fourth epoch, and with every cadence another."""
     model = tmp_path_factory.mktemp("longer") / "model"
-    answer = train(data, model, "--epochs=4", "--log_epochs=2", "--eval_steps=-1", "--save_steps=100", "--log_steps=3",
-                   "--steps_per_loop=2", "--keep=0")
+    answer = train(
+        data,
+        model,
+        "--epochs=4",
+        "--log_epochs=2",
+        "--eval_steps=-1",
+        "--save_steps=100",
+        "--log_steps=3",
+        "--steps_per_loop=2",
+        "--keep=0",
+    )
     assert answer.code == 0, answer.err
     return model, answer
 
 
 def train(data, model, *flags, **options) -> commands.Answer:
-    return commands.call("train", f"--data_dir={data}", f"--model_dir={model}", *SMALL, *flags, **options)
+    return commands.call(
+        "train", f"--data_dir={data}", f"--model_dir={model}", *SMALL, *flags, **options
+    )
 
 
 def steps_in(folder) -> list[int]:
@@ -67,7 +87,9 @@ def events(model, name) -> list[dict]:
 
 
 def points(model, part, tag) -> list[tuple[int, float]]:
-    accumulator = EventAccumulator(str(model / "tensorboard" / part), size_guidance={"scalars": 0}).Reload()
+    accumulator = EventAccumulator(
+        str(model / "tensorboard" / part), size_guidance={"scalars": 0}
+    ).Reload()
     return [(event.step, event.value) for event in accumulator.Scalars(tag)]
 
 
@@ -81,7 +103,7 @@ def figures(line: str) -> dict[str, float]:
     return dict(zip(words[::2], map(float, words[1::2])))
 
 
-# --- stdout -----------------------------------------------------------------------------------------------------------
+# --- stdout ---------------------------------------------------------------------------------------
 
 
 def test_stdout_is_a_line_per_epoch_and_the_digest_of_the_state_on_disk(finished):
@@ -96,7 +118,9 @@ def test_stdout_is_a_line_per_epoch_and_the_digest_of_the_state_on_disk(finished
 def test_every_printed_number_has_four_significant_digits(finished):
     for line in finished[1].lines[:-1]:
         for word in line.split()[5::2]:
-            assert len(word.partition("e")[0].replace(".", "").lstrip("0")) >= 4 or float(word) == 0, line
+            assert (
+                len(word.partition("e")[0].replace(".", "").lstrip("0")) >= 4 or float(word) == 0
+            ), line
 
 
 def test_training_figures_are_means_over_the_rows_of_the_epochs_own_steps(finished):
@@ -109,43 +133,72 @@ def test_training_figures_are_means_over_the_rows_of_the_epochs_own_steps(finish
 
 def test_only_every_nth_epoch_is_printed_while_all_stay_in_the_journal(longer, finished):
     model, answer = longer
-    assert [line.split(" loss")[0] for line in answer.lines[:-1]] == ["epoch 2 step 13", "epoch 4 step 25"]
+    assert [line.split(" loss")[0] for line in answer.lines[:-1]] == [
+        "epoch 2 step 13",
+        "epoch 4 step 25",
+    ]
     assert [entry["step"] for entry in events(model, "epoch")] == EPOCH_ENDS
     assert figures(answer.lines[0]).items() <= figures(finished[1].lines[1]).items()
 
 
 def test_the_log_tells_of_devices_kernel_data_parameters_and_origin(finished):
-    for part in ("1 CPU replica(s) under OneDeviceStrategy, 1 shard(s) each, 2 threads", "rnn_0: ",
-                 "50 training examples, 3 classes, vocabulary of 30", "parameters",
-                 "no checkpoint yet: initial weights from seed 0"):
+    for part in (
+        "1 CPU replica(s) under OneDeviceStrategy, 1 shard(s) each, 2 threads",
+        "rnn_0: ",
+        "50 training examples, 3 classes, vocabulary of 30",
+        "parameters",
+        "no checkpoint yet: initial weights from seed 0",
+    ):
         assert part in finished[1].err
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_a_run_leaves_these_files(finished):
     model, _ = finished
     assert {path.name for path in model.iterdir()} == {
-        "config.json", "journal.jsonl", "lock", "evaluations.jsonl", "checkpoints", "best", "tensorboard"}
-    assert {path.name for path in (model / "tensorboard").iterdir() if path.is_dir()} == {"train", "eval"}
-    assert steps_in(model / "checkpoints") == [10, 15, 19] and len(list((model / "checkpoints").iterdir())) == 3
+        "config.json",
+        "journal.jsonl",
+        "lock",
+        "evaluations.jsonl",
+        "checkpoints",
+        "best",
+        "tensorboard",
+    }
+    assert {path.name for path in (model / "tensorboard").iterdir() if path.is_dir()} == {
+        "train",
+        "eval",
+    }
+    assert (
+        steps_in(model / "checkpoints") == [10, 15, 19]
+        and len(list((model / "checkpoints").iterdir())) == 3
+    )
 
 
 def test_the_configuration_is_written_with_what_was_left_open_resolved(finished):
     written = json.loads((finished[0] / "config.json").read_text())
-    assert written["flags"]["epochs"] == 3 and written["flags"]["units"] == [8] and written["flags"]["threads"] == 2
+    assert (
+        written["flags"]["epochs"] == 3
+        and written["flags"]["units"] == [8]
+        and written["flags"]["threads"] == 2
+    )
     assert written["digest"] == manifest(finished[0], 19)["config_digest"]
 
 
 def test_the_journal_tells_what_happened_and_how_long_it_took(finished):
     model, _ = finished
     entries = journal.read(model / "journal.jsonl")
-    assert all({"time", "attempt", "worker", "event"} <= entry.keys() and entry["attempt"] == 1 for entry in entries)
+    assert all(
+        {"time", "attempt", "worker", "event"} <= entry.keys() and entry["attempt"] == 1
+        for entry in entries
+    )
     assert [entry["step"] for entry in events(model, "save")] == [5, 10, 15, 19]
     assert [entry["step"] for entry in events(model, "evaluate")] == EPOCH_ENDS[:3]
-    assert [(entry.get("program"), entry.get("length"), entry.get("split")) for entry in events(model, "compile")] == [
-        ("loop", None, None), (None, 8, None), (None, 8, "validation")]
+    assert [
+        (entry.get("program"), entry.get("length"), entry.get("split"))
+        for entry in events(model, "compile")
+    ] == [("loop", None, None), (None, 8, None), (None, 8, "validation")]
     assert sum(entry["steps"] for entry in events(model, "loop")) == 19
     for name in ("open_dataset", "compile", "loop", "evaluate", "save"):
         assert events(model, name) and all(entry["seconds"] > 0 for entry in events(model, name))
@@ -155,7 +208,14 @@ def test_the_journal_tells_what_happened_and_how_long_it_took(finished):
 
 def test_tensorboard_has_a_point_per_interval_and_one_at_the_end(finished):
     model, _ = finished
-    for tag in ("loss", "accuracy", "learning_rate", "gradient_norm", "examples_per_second", "input_wait"):
+    for tag in (
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "gradient_norm",
+        "examples_per_second",
+        "input_wait",
+    ):
         assert [step for step, _ in points(model, "train", tag)] == [5, 10, 15, 19]
     assert all(value == np.float32(0.01) for _, value in points(model, "train", "learning_rate"))
 
@@ -163,7 +223,9 @@ def test_tensorboard_has_a_point_per_interval_and_one_at_the_end(finished):
 def test_the_row_of_a_run_in_hparams_names_its_folder_and_its_flags(finished):
     model, _ = finished
     accumulator = EventAccumulator(str(model / "tensorboard")).Reload()
-    row = hparams.parse_session_start_info_plugin_data(accumulator.PluginTagToContent("hparams")[hparams.SESSION_START_INFO_TAG])
+    row = hparams.parse_session_start_info_plugin_data(
+        accumulator.PluginTagToContent("hparams")[hparams.SESSION_START_INFO_TAG]
+    )
     assert row.hparams["model_dir"].string_value == f"{model.name} in {model.parent}"
     assert row.hparams["units"].string_value == "8"
     assert row.hparams["learning_rate"].number_value == 0.01
@@ -172,7 +234,9 @@ def test_the_row_of_a_run_in_hparams_names_its_folder_and_its_flags(finished):
 def test_one_evaluation_has_the_same_figures_wherever_it_is_written(finished):
     model, answer = finished
     recorded = evaluations(model)
-    assert [(entry["step"], entry["split"]) for entry in recorded] == [(step, "validation") for step in EPOCH_ENDS[:3]]
+    assert [(entry["step"], entry["split"]) for entry in recorded] == [
+        (step, "validation") for step in EPOCH_ENDS[:3]
+    ]
     for entry, line, noted in zip(recorded, answer.lines, events(model, "evaluate")):
         for name, value in entry["figures"].items():
             assert noted[name] == value
@@ -180,7 +244,7 @@ def test_one_evaluation_has_the_same_figures_wherever_it_is_written(finished):
         assert figures(line)["validation_loss"] == pytest.approx(entry["figures"]["loss"], rel=1e-3)
 
 
-# --- the same command again -------------------------------------------------------------------------------------------
+# --- the same command again -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -191,10 +255,16 @@ def copied(finished, tmp_path):
 
 def states(model) -> dict:
     """{file: its bytes} of every checkpoint."""
-    return {path: path.read_bytes() for part in ("checkpoints", "best") for path in (model / part).glob("*/*")}
+    return {
+        path: path.read_bytes()
+        for part in ("checkpoints", "best")
+        for path in (model / part).glob("*/*")
+    }
 
 
-def test_a_finished_run_repeated_says_the_same_last_line_and_changes_nothing(data, finished, copied):
+def test_a_finished_run_repeated_says_the_same_last_line_and_changes_nothing(
+    data, finished, copied
+):
     before = states(copied)
     answer = train(data, copied, "--epochs=3")
     assert (answer.code, answer.lines) == (0, finished[1].lines[-1:])
@@ -203,18 +273,32 @@ def test_a_finished_run_repeated_says_the_same_last_line_and_changes_nothing(dat
     assert evaluations(copied) == evaluations(finished[0])
 
 
-def test_a_run_may_be_made_longer_and_ends_as_if_it_had_been_that_long(data, finished, longer, copied):
+def test_a_run_may_be_made_longer_and_ends_as_if_it_had_been_that_long(
+    data, finished, longer, copied
+):
     answer = train(data, copied, "--epochs=4", "--log_steps=5")
-    assert answer.code == 0 and len(answer.lines) == 2 and answer.lines[0].startswith("epoch 4 step 25 ")
+    assert (
+        answer.code == 0
+        and len(answer.lines) == 2
+        and answer.lines[0].startswith("epoch 4 step 25 ")
+    )
     assert answer.digest == longer[1].digest
     assert [step for step, _ in points(copied, "train", "loss")] == [5, 10, 15, 19, 20, 25]
 
 
-@pytest.mark.parametrize("flags, told", [
-    (["--units=16", "--seed=5"], ["--units: was 8, now 16", "--seed: was 0, now 5", "another --model_dir"]),
-    (["--epochs=1"], ["beyond the last step of this run, 7", "longer, not shorter"]),
-])
-def test_a_resume_that_would_change_the_result_is_refused_with_the_difference(data, copied, flags, told):
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (
+            ["--units=16", "--seed=5"],
+            ["--units: was 8, now 16", "--seed: was 0, now 5", "another --model_dir"],
+        ),
+        (["--epochs=1"], ["beyond the last step of this run, 7", "longer, not shorter"]),
+    ],
+)
+def test_a_resume_that_would_change_the_result_is_refused_with_the_difference(
+    data, copied, flags, told
+):
     before = (copied / "config.json").read_bytes()
     answer = train(data, copied, "--epochs=3", *flags)
     assert (answer.code, answer.out) == (2, "")
@@ -224,7 +308,12 @@ def test_a_resume_that_would_change_the_result_is_refused_with_the_difference(da
 
 
 def test_a_resume_on_another_dataset_is_refused(copied, tmp_path):
-    datasets.write(tmp_path / "other", datasets.random_splits(seed=5, train=EXAMPLES), vocabulary_size=30, classes=3)
+    datasets.write(
+        tmp_path / "other",
+        datasets.random_splits(seed=5, train=EXAMPLES),
+        vocabulary_size=30,
+        classes=3,
+    )
     answer = train(tmp_path / "other", copied, "--epochs=3")
     assert answer.code == 2 and "must see the same data" in answer.err
 
@@ -235,13 +324,17 @@ def test_checkpoints_without_their_configuration_are_not_continued(data, copied)
     assert answer.code == 2 and "holds no config.json" in answer.err
 
 
-# --- evaluation, the best checkpoint, early stopping ------------------------------------------------------------------
+# --- evaluation, the best checkpoint, early stopping ----------------------------------------------
 
 
 def test_evaluations_every_n_steps_and_after_the_last_on_the_split_asked_for(data, tmp_path):
     answer = train(data, tmp_path / "model", "--steps=10", "--eval_steps=4", "--eval_split=test")
     assert [line.split(" loss")[0] for line in answer.lines[:-1]] == [
-        "epoch 1 step 4", "epoch 1 step 7", "epoch 2 step 8", "epoch 2 step 10"]
+        "epoch 1 step 4",
+        "epoch 1 step 7",
+        "epoch 2 step 8",
+        "epoch 2 step 10",
+    ]
     assert ["test_loss" in line for line in answer.lines[:-1]] == [True, False, True, True]
     assert [step for step, _ in points(tmp_path / "model", "eval", "accuracy")] == [4, 8, 10]
     assert not (tmp_path / "model" / "best").exists()  # The test split decides nothing.
@@ -268,7 +361,11 @@ def test_training_stops_where_the_last_evaluations_brought_nothing_better(data, 
 def test_stopping_early_by_the_test_split_is_refused_before_anything_is_written(tmp_path):
     datasets.write(tmp_path / "data", datasets.random_splits(), vocabulary_size=30, classes=3)
     answer = train(tmp_path / "data", tmp_path / "model", "--early_stop_patience=1")
-    assert answer.code == 2 and "needs a validation split" in answer.err and "--validation_fraction" in answer.err
+    assert (
+        answer.code == 2
+        and "needs a validation split" in answer.err
+        and "--validation_fraction" in answer.err
+    )
     assert not (tmp_path / "model" / "config.json").exists()
 
 
@@ -276,11 +373,17 @@ def test_figures_of_another_split_do_not_decide_which_checkpoint_is_the_best(dat
     model = tmp_path / "model"
     train(data, model, "--steps=7", "--eval_split=train")
     record = model / "evaluations.jsonl"
-    record.write_text(record.read_text().replace('"accuracy": 0', '"accuracy": 1'))  # Better than any that follows.
+    # Better than any that follows.
+    record.write_text(record.read_text().replace('"accuracy": 0', '"accuracy": 1'))
     train(data, model, "--steps=13", "--eval_split=validation")
     assert [(entry["step"], entry["split"]) for entry in evaluations(model)] == [
-        (7, "train"), (7, "validation"), (13, "validation")]
-    by_validation = {entry["step"]: entry["figures"]["accuracy"] for entry in evaluations(model)[1:]}
+        (7, "train"),
+        (7, "validation"),
+        (13, "validation"),
+    ]
+    by_validation = {
+        entry["step"]: entry["figures"]["accuracy"] for entry in evaluations(model)[1:]
+    }
     assert steps_in(model / "best") == [max(by_validation, key=by_validation.get)]
 
 
@@ -289,18 +392,28 @@ def test_a_model_of_ids_without_words_takes_no_texts(finished):
     assert (answer.code, answer.out) == (2, "") and "has ids and no words" in answer.err
 
 
-# --- failures ---------------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 def test_a_step_that_diverges_is_named_with_its_rows_and_never_saved(data, tmp_path):
     model = tmp_path / "model"
-    command = data, model, "--epochs=3", "--learning_rate=1e38", "--nobucket", "--save_steps=1", "--eval_steps=-1"
+    command = (
+        data,
+        model,
+        "--epochs=3",
+        "--learning_rate=1e38",
+        "--nobucket",
+        "--save_steps=1",
+        "--eval_steps=-1",
+    )
     answer = train(*command)
     assert (answer.code, answer.out) == (4, "")
     step = int(re.search(r"error: step (\d+): the loss is ", answer.err)[1])
     rows = order.examples_at(np.arange((step - 1) * BATCH, step * BATCH), EXAMPLES, seed=0)
     assert ", ".join(map(str, rows)) in answer.err
-    assert [(entry["step"], entry["examples"]) for entry in events(model, "diverged")] == [(step, rows.tolist())]
+    assert [(entry["step"], entry["examples"]) for entry in events(model, "diverged")] == [
+        (step, rows.tolist())
+    ]
     assert max(steps_in(model / "checkpoints"), default=0) < step
     assert events(model, "stop")[-1]["code"] == 4
     assert train(*command).code == 4
@@ -321,17 +434,25 @@ def test_a_run_that_cannot_record_an_evaluation_does_not_end_well(data, tmp_path
 
 
 def test_training_goes_on_when_nobody_reads_its_figures_any_more(data, tmp_path, longer):
-    process = commands.start("train", f"--data_dir={data}", f"--model_dir={tmp_path / 'model'}", *SMALL, "--epochs=4")
+    process = commands.start(
+        "train", f"--data_dir={data}", f"--model_dir={tmp_path / 'model'}", *SMALL, "--epochs=4"
+    )
     process.stdout.close()
     process.stdout = None
     answer = commands.finish(process)
-    assert answer.code == 0 and "Traceback" not in answer.err and "nobody reads the standard output" in answer.err
+    assert (
+        answer.code == 0
+        and "Traceback" not in answer.err
+        and "nobody reads the standard output" in answer.err
+    )
     assert manifest(tmp_path / "model", 25)["state_digest"] == longer[1].digest
 
 
 def test_a_stop_before_there_is_any_state_says_so(data, tmp_path):
     with lock.hold(tmp_path / "model"):
-        process = commands.start("train", f"--data_dir={data}", f"--model_dir={tmp_path / 'model'}", *SMALL)
+        process = commands.start(
+            "train", f"--data_dir={data}", f"--model_dir={tmp_path / 'model'}", *SMALL
+        )
         for line in process.stderr:
             if "waiting up to 30 s" in line:
                 break
@@ -342,14 +463,32 @@ def test_a_stop_before_there_is_any_state_says_so(data, tmp_path):
 
 def test_a_run_that_was_taken_over_while_it_was_frozen_ends_as_a_lost_peer(data, tmp_path):
     model = tmp_path / "model"
-    process = commands.start("train", f"--data_dir={data}", f"--model_dir={model}", *SMALL, "--epochs=9999", "--save_steps=5",
-                             "--eval_steps=-1", "--keep=0")
+    process = commands.start(
+        "train",
+        f"--data_dir={data}",
+        f"--model_dir={model}",
+        *SMALL,
+        "--epochs=9999",
+        "--save_steps=5",
+        "--eval_steps=-1",
+        "--keep=0",
+    )
     commands.wait_for(lambda: steps_in(model / "checkpoints"), process)
     process.send_signal(signal.SIGSTOP)
-    other = {**attempts.parse(attempts.content(model, 1)), "attempt": 2, "host": "other", "pid": 1, "fences": [], "began": 5}
+    other = {
+        **attempts.parse(attempts.content(model, 1)),
+        "attempt": 2,
+        "host": "other",
+        "pid": 1,
+        "fences": [],
+        "began": 5,
+    }
     attempts.path_of(model, 2).write_text(json.dumps(other))
     process.send_signal(signal.SIGCONT)
     answer = commands.finish(process)
-    assert answer.code == 75 and f"attempt 1 no longer holds {model}: attempt 2, process 1 on other" in answer.err
+    assert (
+        answer.code == 75
+        and f"attempt 1 no longer holds {model}: attempt 2, process 1 on other" in answer.err
+    )
     assert "done" not in answer.out and "Traceback" not in answer.err
     assert events(model, "stop")[-1]["code"] == 75

@@ -15,8 +15,12 @@ PROBABILITIES = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.1, 0.9]])
 
 @pytest.fixture
 def written(tmp_path):
-    """The event file of one evaluation of four examples, two of them mistaken, shown in two batches."""
-    dataset = datasets.write(tmp_path / "data", {"test": (TEXTS, LABELS)}, vocabulary_size=12, classes=2)
+    """The event file of one evaluation of four examples, two of them mistaken, shown in two
+    batches.
+    """
+    dataset = datasets.write(
+        tmp_path / "data", {"test": (TEXTS, LABELS)}, vocabulary_size=12, classes=2
+    )
     losses = -np.log(PROBABILITIES[np.arange(4), LABELS])
     view = views.EvaluationView(dataset, "test")
     for rows in ([3, 0], [1, 2]):
@@ -45,7 +49,9 @@ def test_the_costliest_mistake_comes_first_with_its_text(written):
 
 def test_only_the_costliest_mistakes_are_kept(tmp_path):
     sequences, labels = [[1, 4]] * 50, np.zeros(50, np.int32)
-    dataset = datasets.write(tmp_path / "data", {"test": (sequences, labels)}, vocabulary_size=12, classes=2)
+    dataset = datasets.write(
+        tmp_path / "data", {"test": (sequences, labels)}, vocabulary_size=12, classes=2
+    )
     losses = np.random.default_rng(0).permutation(50).astype(float)
     view = views.EvaluationView(dataset, "test")
     view(np.arange(50), labels, losses, np.tile([0.1, 0.9], (50, 1)))
@@ -54,13 +60,19 @@ def test_only_the_costliest_mistakes_are_kept(tmp_path):
     summaries.close()
     [event] = EventAccumulator(str(tmp_path / "events")).Reload().Tensors("mistakes")
     shown = tensor_util.make_ndarray(event.tensor_proto).item().decode().splitlines()
-    assert [line.partition("loss ")[2].partition(":")[0] for line in shown] == [f"{49 - i}.000" for i in range(views.MISTAKES)]
+    assert [line.partition("loss ")[2].partition(":")[0] for line in shown] == [
+        f"{49 - i}.000" for i in range(views.MISTAKES)
+    ]
 
 
-@pytest.mark.parametrize("examples, classes", [
-    ([5, 5], [1]),                                                        # the other curve shows the same decisions
-    ([1, 2, 3], [0, 1, 2]),
-    (list(range(30)), list(range(10, 30))),                               # the twenty most frequent
-])
+@pytest.mark.parametrize(
+    "examples, classes",
+    [
+        # the other curve shows the same decisions
+        ([5, 5], [1]),
+        ([1, 2, 3], [0, 1, 2]),
+        (list(range(30)), list(range(10, 30))),  # the twenty most frequent
+    ],
+)
 def test_which_classes_get_a_curve(examples, classes):
     assert views.curves_for(examples) == classes

@@ -1,4 +1,6 @@
-"""Training processes of several workers, without supervisors: one state on all, the rows of one worker, one end."""
+"""Training processes of several workers, without supervisors: one state on all, the rows of one
+worker, one end.
+"""
 
 import contextlib
 import json
@@ -13,8 +15,21 @@ from tests import commands, datasets
 from trainer import journal
 
 # 9 rows: never an even split. Not compiled by XLA: that is another test's business.
-JOB = ["--units=8", "--embedding_size=4", "--max_length=8", "--batch_size=9", "--dropout=0.3", "--learning_rate=0.01", "--jit=off",
-       "--threads=2", "--shards=1", "--supervise=off", "--save_steps=20", "--log_steps=10", "--eval_steps=40"]
+JOB = [
+    "--units=8",
+    "--embedding_size=4",
+    "--max_length=8",
+    "--batch_size=9",
+    "--dropout=0.3",
+    "--learning_rate=0.01",
+    "--jit=off",
+    "--threads=2",
+    "--shards=1",
+    "--supervise=off",
+    "--save_steps=20",
+    "--log_steps=10",
+    "--eval_steps=40",
+]
 EXACT = ["--precision=float64", "--steps=100", "--save_steps=1", "--keep=0"]
 
 
@@ -31,10 +46,27 @@ def data(tmp_path_factory):
 def start(workers: int, data, model, *flags) -> list:
     """Starts the processes of a gang as supervisors would."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
-    environments = [{"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})}
-                    if workers > 1 else {} for index in range(workers)]
-    return [commands.start("train", f"--data_dir={data}", f"--model_dir={model}", *JOB, *flags, environment=environment)
-            for environment in environments]
+    environments = [
+        {
+            "TF_CONFIG": json.dumps(
+                {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            )
+        }
+        if workers > 1
+        else {}
+        for index in range(workers)
+    ]
+    return [
+        commands.start(
+            "train",
+            f"--data_dir={data}",
+            f"--model_dir={model}",
+            *JOB,
+            *flags,
+            environment=environment,
+        )
+        for environment in environments
+    ]
 
 
 def run(workers: int, data, model, *flags) -> list[commands.Answer]:
@@ -78,8 +110,14 @@ def test_two_workers_take_the_hundred_steps_of_one(data, alone, tmp_path):
     ours, theirs = tensors(tmp_path / "model", 100), tensors(alone, 100)
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-7, atol=1e-9, err_msg=name)
-    figures = [[event["loss"] for event in journal.read(model / "journal.jsonl") if event["event"] == "evaluate"]
-               for model in (tmp_path / "model", alone)]
+    figures = [
+        [
+            event["loss"]
+            for event in journal.read(model / "journal.jsonl")
+            if event["event"] == "evaluate"
+        ]
+        for model in (tmp_path / "model", alone)
+    ]
     assert len(figures[0]) == 3 and figures[0] == pytest.approx(figures[1], rel=1e-9)
 
 
@@ -98,7 +136,9 @@ def test_a_run_goes_on_with_two_three_and_one_worker(data, alone, tmp_path):
 def test_in_float32_a_hundred_losses_of_three_workers_agree_to_four_digits(data, tmp_path):
     flags = ["--steps=100", "--save_steps=1", "--keep=0", "--bidirectional", "--jit=on"]
     for workers in (1, 3):
-        assert {answer.code for answer in run(workers, data, tmp_path / str(workers), *flags)} == {0}
+        assert {answer.code for answer in run(workers, data, tmp_path / str(workers), *flags)} == {
+            0
+        }
     np.testing.assert_allclose(losses(tmp_path / "3", 100), losses(tmp_path / "1", 100), rtol=1e-4)
 
 
@@ -106,13 +146,19 @@ def saves(model) -> int:
     return sum(event["event"] == "save" for event in journal.read(model / "journal.jsonl"))
 
 
-def test_a_killed_worker_ends_the_other_with_75_and_the_next_attempt_ends_as_undisturbed(data, tmp_path):
+def test_a_killed_worker_ends_the_other_with_75_and_the_next_attempt_ends_as_undisturbed(
+    data, tmp_path
+):
     undisturbed = run(2, data, tmp_path / "undisturbed", "--steps=400")
     chief, other = start(2, data, tmp_path / "model", "--steps=400", "--steps_per_loop=1")
     commands.wait_for(lambda: saves(tmp_path / "model") >= 2, chief)
     other.kill()
     killed, left = commands.finish(other), commands.finish(chief)
-    assert (left.code, killed.code) == (75, -9) and "lost another one" in left.err and "Traceback" not in left.err
+    assert (
+        (left.code, killed.code) == (75, -9)
+        and "lost another one" in left.err
+        and "Traceback" not in left.err
+    )
     again = run(2, data, tmp_path / "model", "--steps=400")
     assert "restored step" in again[0].err
     assert again[0].lines[-1] == again[1].lines[-1] == undisturbed[0].lines[-1]
@@ -120,20 +166,34 @@ def test_a_killed_worker_ends_the_other_with_75_and_the_next_attempt_ends_as_und
 
 @pytest.mark.parametrize("asked", [0, 1])
 def test_a_signal_to_one_worker_stops_all_at_one_step_with_a_checkpoint(data, tmp_path, asked):
-    processes = start(2, data, tmp_path / "model", "--steps=100000", "--save_steps=100000", "--eval_steps=50")
-    commands.wait_for(lambda: any(event["event"] == "evaluate" for event in journal.read(tmp_path / "model/journal.jsonl")), processes[0])
+    processes = start(
+        2, data, tmp_path / "model", "--steps=100000", "--save_steps=100000", "--eval_steps=50"
+    )
+    commands.wait_for(
+        lambda: any(
+            event["event"] == "evaluate" for event in journal.read(tmp_path / "model/journal.jsonl")
+        ),
+        processes[0],
+    )
     processes[asked].send_signal(signal.SIGTERM)
     answers = [commands.finish(process) for process in processes]
     assert [answer.code for answer in answers] == [143, 143], answers[0].err + answers[1].err
     [step] = {answer.lines[-1].split()[1].removeprefix("step=") for answer in answers}
-    manifest = json.loads((tmp_path / f"model/checkpoints/step-{int(step):08d}/MANIFEST.json").read_text())
+    manifest = json.loads(
+        (tmp_path / f"model/checkpoints/step-{int(step):08d}/MANIFEST.json").read_text()
+    )
     assert answers[0].digest == answers[1].digest or len(answers[1].lines) == 1
     assert manifest["state_digest"] == answers[0].digest
 
 
 def test_a_signal_before_the_first_step_stops_all_with_nothing_to_save(data, tmp_path):
     processes = start(2, data, tmp_path / "model", "--steps=100000")
-    commands.wait_for(lambda: any(event["event"] == "meet" for event in journal.read(tmp_path / "model/journal.jsonl")), processes[0])
+    commands.wait_for(
+        lambda: any(
+            event["event"] == "meet" for event in journal.read(tmp_path / "model/journal.jsonl")
+        ),
+        processes[0],
+    )
     processes[1].send_signal(signal.SIGTERM)
     answers = [commands.finish(process) for process in processes]
     assert [answer.code for answer in answers] == [143, 143], answers[0].err + answers[1].err
@@ -144,9 +204,19 @@ def test_workers_that_see_different_model_folders_refuse_to_start(data, tmp_path
     run(1, data, tmp_path / "one", "--steps=20")
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = [
-        commands.start("train", f"--data_dir={data}", f"--model_dir={tmp_path / name}", *JOB, environment={"TF_CONFIG": json.dumps(
-            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})})
-        for index, name in enumerate(("one", "other"))]
+        commands.start(
+            "train",
+            f"--data_dir={data}",
+            f"--model_dir={tmp_path / name}",
+            *JOB,
+            environment={
+                "TF_CONFIG": json.dumps(
+                    {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+                )
+            },
+        )
+        for index, name in enumerate(("one", "other"))
+    ]
     chief, other = [commands.finish(process) for process in processes]
     assert other.code == 2 and "must see the same folder" in other.err
     assert chief.code == 75

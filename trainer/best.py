@@ -1,11 +1,11 @@
 """The best checkpoint of a run, kept apart from the newest ones, and right after any kill.
 
-What is kept follows from the history of evaluations up to a saved state. A checkpoint here may be ahead of the newest
-state on disk: the attempt that goes on from there will come to it again.
+What is kept follows from the history of evaluations up to a saved state. A checkpoint here may be
+ahead of the newest state on disk: the attempt that goes on from there will come to it again.
 """
 
 import pathlib
-from typing import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,39 +14,54 @@ from trainer.exit_codes import FolderInUseError
 
 
 class BestCheckpoint:
-    """Keeps MODEL_DIR/best, by `metric`. `digests`: config_digest and dataset_digest for the manifests.
+    """Keeps MODEL_DIR/best, by `metric`. `digests`: config_digest and dataset_digest for the
+    manifests.
 
     Its methods raise TakenOverError where the model folder is `held` no longer.
     """
 
-    def __init__(self, folder: pathlib.Path, metric: str, held: lock.Held, digests: Mapping[str, str]):
+    def __init__(
+        self, folder: pathlib.Path, metric: str, held: lock.Held, digests: Mapping[str, str]
+    ):
         self._folder = folder
         self._metric = metric
         self._held = held
         self._digests = digests
 
-    def offer(self, evaluation: selection.Evaluation, before: Sequence[selection.Evaluation],
-              snapshot: Callable[[], Mapping[str, np.ndarray]]) -> None:
-        """Commits the state that `snapshot` returns if `evaluation` is better than all `before` it."""
+    def offer(
+        self,
+        evaluation: selection.Evaluation,
+        before: Sequence[selection.Evaluation],
+        snapshot: Callable[[], Mapping[str, np.ndarray]],
+    ) -> None:
+        """Commits the state that `snapshot` returns if `evaluation` is better than all `before`
+        it.
+        """
         if selection.best([*before, evaluation], self._metric) is not evaluation:
             return
         tensors = snapshot()
         try:
             self._commit(evaluation.step, tensors)
         except FolderInUseError:
-            # An attempt that was killed came here with another number of replicas: close to these weights, not equal.
+            # An attempt that was killed came here with another number of replicas: close to these
+            # weights, not equal.
             self._discard(evaluation.step)
             self._commit(evaluation.step, tensors)
 
     def prune(self, evaluations: Sequence[selection.Evaluation], saved: int) -> None:
-        """Leaves the best checkpoint so far, and the one that was the best at step `saved`, the newest state on disk.
+        """Leaves the best checkpoint so far, and the one that was the best at step `saved`, the
+        newest state on disk.
 
-        A resume from there asks for the latter; what a killed attempt kept beyond it never happened.
+        A resume from there asks for the latter; what a killed attempt kept beyond it never
+        happened.
         """
         histories = evaluations, [entry for entry in evaluations if entry.step <= saved]
-        wanted = {found.step for history in histories if (found := selection.best(history, self._metric))}
+        wanted = {
+            found.step for history in histories if (found := selection.best(history, self._metric))
+        }
         unwanted = set(checkpoint.list_steps(self._folder)) - wanted
-        self._held.check()  # After the look: a successor wants others, but none that were there before it.
+        # After the look: a successor wants others, but none that were there before it.
+        self._held.check()
         for step in unwanted:
             self._discard(step)
 

@@ -1,4 +1,6 @@
-"""The jobs that chaos runs and compares, each in its own folder below MODEL_DIR/chaos: one process, or a gang of workers."""
+"""The jobs that chaos runs and compares, each in its own folder below MODEL_DIR/chaos: one process,
+or a gang of workers.
+"""
 
 import abc
 import datetime
@@ -18,7 +20,9 @@ POLL_SECONDS = 0.02
 
 
 class Job(abc.ABC):
-    """One run of the trainer. What it prints is in `output`, its log in `log_file`, its model in `folder`."""
+    """One run of the trainer. What it prints is in `output`, its log in `log_file`, its model in
+    `folder`.
+    """
 
     def __init__(self, name: str, config: configuration.Config):
         self.name = name
@@ -45,16 +49,29 @@ class Job(abc.ABC):
 
     def events(self, *names: str) -> list[dict]:
         """The lines of its journal so far that tell of `names`."""
-        return [event for event in journal.read(self.folder / "journal.jsonl") if event.get("event") in names]
+        return [
+            event
+            for event in journal.read(self.folder / "journal.jsonl")
+            if event.get("event") in names
+        ]
 
     def digest(self) -> str:
-        """Waits for the end; the digest of the last line. Raises TrainerError with the job's own code where it failed."""
+        """Waits for the end; the digest of the last line. Raises TrainerError with the job's own
+        code where it failed.
+        """
         while (code := self.look()) is None:
             time.sleep(POLL_SECONDS)
-        lines = re.findall(r"^done step=\d+ state_digest=([0-9a-f]{64})$", self.output.read_text(encoding="utf-8"), re.MULTILINE)
+        lines = re.findall(
+            r"^done step=\d+ state_digest=([0-9a-f]{64})$",
+            self.output.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
         if code or not lines:
-            problem = TrainerError(f"the {self.name} job ended with exit code {code}: it must end well to be compared. Its log, "
-                                   f"{self.log_file}, ends with:\n{_tail(self.log_file)}")
+            problem = TrainerError(
+                f"the {self.name} job ended with exit code {code}: it must end well to be "
+                "compared. Its log, "
+                f"{self.log_file}, ends with:\n{_tail(self.log_file)}"
+            )
             problem.code = code if code and code > 0 else BY_NAME["bug"]
             raise problem
         return lines[-1]
@@ -64,7 +81,10 @@ class Job(abc.ABC):
         return since_epoch(self.events("stop")[-1]) - since_epoch(self.events("start")[0])
 
     def _flags(self) -> list[str]:
-        return [f"--{name}={configuration.as_text(value)}" for name, value in configuration.to_flat(self.config).items()]
+        return [
+            f"--{name}={configuration.as_text(value)}"
+            for name, value in configuration.to_flat(self.config).items()
+        ]
 
 
 class Process(Job):
@@ -78,8 +98,12 @@ class Process(Job):
 
     def start(self) -> None:
         with open(self.output, "ab") as output, open(self.log_file, "ab") as errors:
-            self.process = subprocess.Popen([sys.executable, "-m", "trainer", "train", *self._flags()],
-                                            stdout=output, stderr=errors, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "trainer", "train", *self._flags()],
+                stdout=output,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+            )
 
     def look(self) -> int | None:
         return self.process.poll()
@@ -95,7 +119,9 @@ class Process(Job):
 
 
 class Gang(Job):
-    """A job of several workers, started again by themselves and by the orchestrator that `launch.local` plays."""
+    """A job of several workers, started again by themselves and by the orchestrator that
+    `launch.local` plays.
+    """
 
     def __init__(self, name: str, config: configuration.Config, workers: int):
         super().__init__(name, config)
@@ -127,7 +153,11 @@ class Gang(Job):
     def training(self, worker: int) -> int | None:
         """The process id of what trains under its supervisor, None while there is none."""
         supervisor = self.supervisor(worker)
-        return next((pid for pid, parent in _parents() if parent == supervisor), None) if supervisor else None
+        return (
+            next((pid for pid, parent in _parents() if parent == supervisor), None)
+            if supervisor
+            else None
+        )
 
 
 def since_epoch(event: dict) -> float:
@@ -143,7 +173,8 @@ def _parents():
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                state, parent = file.read().rpartition(")")[2].split()[:2]  # The name before it may hold anything.
+                # The name before it may hold anything.
+                state, parent = file.read().rpartition(")")[2].split()[:2]
         except OSError:
             continue  # It has just ended.
         if state not in "ZX":

@@ -2,12 +2,15 @@
 
     step-00000123.tmp-ATTEMPT/        being written (or left behind by a killed attempt)
     step-00000123/                    committed: tensors.index, tensors.data-*, MANIFEST.json
-    step-00000123.damaged-ATTEMPT/    was committed, no longer holds what its manifest says, set aside
-    step-00000123.superseded-ATTEMPT/ was committed by an attempt that had been taken over, set aside
+    step-00000123.damaged-ATTEMPT/    was committed, no longer holds what its manifest says, set
+        aside
+    step-00000123.superseded-ATTEMPT/ was committed by an attempt that had been taken over, set
+        aside
 
-The payload is a TensorFlow bundle under logical names. MANIFEST.json has the size and sha256 of every file, and the
-digest of the state. There is no pointer to the newest checkpoint that could be damaged: discovery lists the folders,
-newest first, and takes the first one that verifies and that no later attempt went on without (`attempts.Fence`).
+The payload is a TensorFlow bundle under logical names. MANIFEST.json has the size and sha256 of
+every file, and the digest of the state. There is no pointer to the newest checkpoint that could be
+damaged: discovery lists the folders, newest first, and takes the first one that verifies and that
+no later attempt went on without (`attempts.Fence`).
 """
 
 import concurrent.futures
@@ -43,7 +46,9 @@ _TEMPORARY = re.compile(r"step-\d{8,}\.tmp-(\d+)")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A verified checkpoint: `tensors` maps logical names to NumPy arrays, `manifest` is MANIFEST.json."""
+    """A verified checkpoint: `tensors` maps logical names to NumPy arrays, `manifest` is
+    MANIFEST.json.
+    """
 
     step: int
     path: pathlib.Path
@@ -55,16 +60,21 @@ class _Damaged(DataError):
     """A folder that is not what its manifest says, or has none."""
 
     def __init__(self, folder, reason):
-        super().__init__(f"checkpoint {folder} is damaged: {reason}; a checkpoint is used only as it was written; "
-                         f"restore the folder from a copy, or delete it")
+        super().__init__(
+            f"checkpoint {folder} is damaged: {reason}; a checkpoint is used only as it was "
+            "written; "
+            f"restore the folder from a copy, or delete it"
+        )
         self.reason = reason
 
 
 def state_digest(tensors):
-    """Returns the sha256 (hex) of a state: equal if and only if names, dtypes, shapes and all bits are equal.
+    """Returns the sha256 (hex) of a state: equal if and only if names, dtypes, shapes and all bits
+    are equal.
 
-    `tensors` maps names to float32, float64 or int64 arrays. Sorted by UTF-8 name, each goes in as `name NUL dtype
-    NUL d0,d1 NUL` and its little-endian bytes in C order. Raises TypeError for another dtype.
+    `tensors` maps names to float32, float64 or int64 arrays. Sorted by UTF-8 name, each goes in as
+    `name NUL dtype NUL d0,d1 NUL` and its little-endian bytes in C order. Raises TypeError for
+    another dtype.
     """
     digest = hashlib.sha256()
     for name, array in sorted(_checked(tensors).items(), key=lambda item: item[0].encode()):
@@ -76,49 +86,70 @@ def state_digest(tensors):
 def commit(parent, step, tensors, *, held, config_digest, dataset_digest):
     """Writes `parent/step-%08d` whole or not at all and returns its manifest.
 
-    When this returns, the checkpoint survives a kill and a loss of power, and is part of the run. A valid folder of this
-    step is never written twice: with the same state its manifest is returned. A damaged one is set aside first, and so
-    is one that an attempt committed after it had been taken over. `held` is the `lock.Held` of the model folder: its
-    attempt is the only one who writes to `parent`, temporary folders there are leftovers of earlier ones and are removed.
+    When this returns, the checkpoint survives a kill and a loss of power, and is part of the run. A
+    valid folder of this step is never written twice: with the same state its manifest is returned.
+    A damaged one is set aside first, and so is one that an attempt committed after it had been
+    taken over. `held` is the `lock.Held` of the model folder: its attempt is the only one who
+    writes to `parent`, temporary folders there are leftovers of earlier ones and are removed.
 
-    Raises StorageError when writing still fails after retries, DivergedError where a tensor holds NaN or Inf (such a
-    state never becomes a checkpoint), FolderInUseError where a valid checkpoint of this step holds another state, and
-    TakenOverError where `held` is held no longer: what was written then counts for nobody.
+    Raises StorageError when writing still fails after retries, DivergedError where a tensor holds
+    NaN or Inf (such a state never becomes a checkpoint), FolderInUseError where a valid checkpoint
+    of this step holds another state, and TakenOverError where `held` is held no longer: what was
+    written then counts for nobody.
     """
     parent = pathlib.Path(parent)
     tensors = _checked(tensors)
     _refuse_non_finite(step, tensors)
     manifest = {
-        "format": FORMAT, "step": int(step), "attempt": held.number, "state_digest": state_digest(tensors),
-        "config_digest": config_digest, "dataset_digest": dataset_digest, "files": {},
+        "format": FORMAT,
+        "step": int(step),
+        "attempt": held.number,
+        "state_digest": state_digest(tensors),
+        "config_digest": config_digest,
+        "dataset_digest": dataset_digest,
+        "files": {},
     }
     folder = folder_of(parent, step)
     return _retrying("written", folder, lambda: _put(folder, manifest, tensors, held))
 
 
 class Writer:
-    """Commits snapshots of the state from a background thread, in order, and prunes after each commit.
+    """Commits snapshots of the state from a background thread, in order, and prunes after each
+    commit.
 
-    One save is under way at a time: `submit` returns at once unless the one before is still running. A failed save
-    is logged when it fails, raised by every later `submit` and `wait`, and by the end of a `with` block.
+    One save is under way at a time: `submit` returns at once unless the one before is still
+    running. A failed save is logged when it fails, raised by every later `submit` and `wait`, and
+    by the end of a `with` block.
     """
 
-    def __init__(self, parent, keep, held, config_digest, dataset_digest, on_saved=lambda manifest, seconds: None):
-        """`keep`: how many of the newest checkpoints stay; 0: all. `held`: as for `commit`. `on_saved(manifest, seconds)`
-        is called in the background thread after each commit.
+    def __init__(
+        self,
+        parent,
+        keep,
+        held,
+        config_digest,
+        dataset_digest,
+        on_saved=lambda manifest, seconds: None,
+    ):
+        """`keep`: how many of the newest checkpoints stay; 0: all. `held`: as for `commit`.
+        `on_saved(manifest, seconds)` is called in the background thread after each commit.
         """
         self._parent = pathlib.Path(parent)
         self._keep = keep
         self._held = held
         self._digests = {"config_digest": config_digest, "dataset_digest": dataset_digest}
         self._on_saved = on_saved
-        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._thread = concurrent.futures.ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="checkpoint"
+        )
         self._save_under_way = None
 
     def submit(self, step, tensors):
-        """Starts to save `tensors` (logical name -> NumPy array); the arrays must not change any more.
+        """Starts to save `tensors` (logical name -> NumPy array); the arrays must not change any
+        more.
 
-        Raises what a failed earlier save raised: StorageError, DivergedError, FolderInUseError or TakenOverError.
+        Raises what a failed earlier save raised: StorageError, DivergedError, FolderInUseError or
+        TakenOverError.
         """
         self.wait()
         self._save_under_way = self._thread.submit(self._save, step, tensors)
@@ -148,20 +179,25 @@ class Writer:
 
 
 def list_steps(parent):
-    """Returns the steps of the committed folders in `parent`, ascending, valid or not; [] where there is none."""
+    """Returns the steps of the committed folders in `parent`, ascending, valid or not; [] where
+    there is none.
+    """
     found = (_COMMITTED.fullmatch(entry.name) for entry in _entries(parent) if entry.is_dir())
     return sorted(int(match[1]) for match in found if match and match[0] == _name(int(match[1])))
 
 
 def newest_valid(parent, *, fences, repair, attempt=None):
-    """Returns the newest Checkpoint of `parent` that verifies and is part of the run, or None where there has never been one.
+    """Returns the newest Checkpoint of `parent` that verifies and is part of the run, or None where
+    there has never been one.
 
-    `fences` (`attempts.fences` of the model folder) tell what is not part of it: that is left out with a warning. Falls
-    back over damaged folders with a warning that names each, the reason and the steps lost. With `repair` (the
-    caller holds the lock of the model folder, `attempt` is its number) they are set aside, so that their step can be
-    written again. A live trainer may prune at the same time: a folder that vanishes is not damage, we look again.
+    `fences` (`attempts.fences` of the model folder) tell what is not part of it: that is left out
+    with a warning. Falls back over damaged folders with a warning that names each, the reason and
+    the steps lost. With `repair` (the caller holds the lock of the model folder, `attempt` is its
+    number) they are set aside, so that their step can be written again. A live trainer may prune at
+    the same time: a folder that vanishes is not damage, we look again.
 
-    Raises DataError where there are checkpoints and none is valid, StorageError where they cannot be read.
+    Raises DataError where there are checkpoints and none is valid, StorageError where they cannot
+    be read.
     """
     parent = pathlib.Path(parent)
     damaged = {}
@@ -170,17 +206,29 @@ def newest_valid(parent, *, fences, repair, attempt=None):
         _refuse_to_start_over(parent, damaged)
         return None
     for step, reason in damaged.items():
-        where = f"renamed to {_set_aside(folder_of(parent, step), 'damaged', attempt).name}" if repair else "left in place"
-        log.warning("checkpoint %s is damaged (%s): falling back to step %d, %d steps are lost; the folder is %s",
-                    folder_of(parent, step), reason, checkpoint.step, step - checkpoint.step, where)
+        where = (
+            f"renamed to {_set_aside(folder_of(parent, step), 'damaged', attempt).name}"
+            if repair
+            else "left in place"
+        )
+        log.warning(
+            "checkpoint %s is damaged (%s): falling back to step %d, %d steps are lost; the folder "
+            "is %s",
+            folder_of(parent, step),
+            reason,
+            checkpoint.step,
+            step - checkpoint.step,
+            where,
+        )
     return checkpoint
 
 
 def load(path):
-    """Reads and verifies the one checkpoint in the folder `path`: sizes, sha256, payload and digest of the state.
+    """Reads and verifies the one checkpoint in the folder `path`: sizes, sha256, payload and digest
+    of the state.
 
-    Raises DataError with the reason where it is damaged or written by a newer version, StorageError where it cannot
-    be read.
+    Raises DataError with the reason where it is damaged or written by a newer version, StorageError
+    where it cannot be read.
     """
     path = pathlib.Path(path)
     return _retrying("read", path, lambda: _load(path))
@@ -196,7 +244,8 @@ def _name(step):
 
 
 def _entries(parent):
-    # scandir: what an entry is comes with the listing, so that one pruned right after it still counts as seen.
+    # scandir: what an entry is comes with the listing, so that one pruned right after it still
+    # counts as seen.
     try:
         with os.scandir(parent) as entries:
             return list(entries)
@@ -208,8 +257,10 @@ def _checked(tensors):
     arrays = {name: np.asarray(value) for name, value in tensors.items()}
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES:
-            raise TypeError(f"tensor {name!r} is {array.dtype}; a checkpoint holds {', '.join(DTYPES)}; "
-                            f"convert it without loss before saving and back after restoring")
+            raise TypeError(
+                f"tensor {name!r} is {array.dtype}; a checkpoint holds {', '.join(DTYPES)}; "
+                f"convert it without loss before saving and back after restoring"
+            )
     return arrays
 
 
@@ -217,21 +268,30 @@ def _refuse_non_finite(step, tensors):
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             count = array.size - np.count_nonzero(np.isfinite(array))
-            raise DivergedError(f"tensor {name!r} has {count} NaN or Inf at step {step}; such a state is never saved, "
-                                f"the checkpoints before are whole; lower --learning_rate or --clip_norm")
+            raise DivergedError(
+                f"tensor {name!r} has {count} NaN or Inf at step {step}; such a state is never "
+                "saved, "
+                f"the checkpoints before are whole; lower --learning_rate or --clip_norm"
+            )
 
 
 def _retrying(verb, path, action):
-    """Returns `action()`; where storage fails it is tried again after growing pauses, then StorageError."""
+    """Returns `action()`; where storage fails it is tried again after growing pauses, then
+    StorageError.
+    """
     for pause in (*RETRY_PAUSES, None):
         try:
             return action()
         except (OSError, tf.errors.OpError) as problem:
-            reason = re.sub(r"\{\{.*?\}\} ", "", str(problem))  # TensorFlow puts the name of a graph node before it
+            # TensorFlow puts the name of a graph node before it
+            reason = re.sub(r"\{\{.*?\}\} ", "", str(problem))
             if pause is None:
-                raise StorageError(f"{path} could not be {verb} in {len(RETRY_PAUSES) + 1} tries: {reason}; the "
-                                   f"storage must work for the run to go on; check free space, permissions and the "
-                                   f"mount, then run the same command again") from problem
+                raise StorageError(
+                    f"{path} could not be {verb} in {len(RETRY_PAUSES) + 1} tries: {reason}; the "
+                    "storage must work for the run to go on; check free space, permissions and "
+                    "the "
+                    f"mount, then run the same command again"
+                ) from problem
             log.warning("%s could not be %s (%s): next try in %g s", path, verb, reason, pause)
             time.sleep(pause)
 
@@ -240,13 +300,19 @@ def _retrying(verb, path, action):
 
 
 def _put(folder, manifest, tensors, held):
-    found = _present(folder, manifest["state_digest"], held) or _write(folder, manifest, tensors, held)
-    held.check()  # Once more: who was frozen before the rename and taken over must not believe that the state is saved.
+    found = _present(folder, manifest["state_digest"], held) or _write(
+        folder, manifest, tensors, held
+    )
+    # Once more: who was frozen before the rename and taken over must not believe that the state is
+    # saved.
+    held.check()
     return found
 
 
 def _present(folder, digest, held):
-    """Returns the manifest of `folder` if it is valid and holds the state; sets it aside if it is damaged or superseded."""
+    """Returns the manifest of `folder` if it is valid and holds the state; sets it aside if it is
+    damaged or superseded.
+    """
     if not folder.exists():
         return None
     try:
@@ -257,14 +323,22 @@ def _present(folder, digest, held):
         return None
     if fence := _superseding(manifest, held.fences):
         aside = _set_aside(folder, "superseded", held.number)
-        log.warning("%s; it is renamed to %s and written again", _not_part(folder, manifest, fence), aside.name)
+        log.warning(
+            "%s; it is renamed to %s and written again",
+            _not_part(folder, manifest, fence),
+            aside.name,
+        )
         return None
     if manifest["state_digest"] != digest:
         held.check()
         raise FolderInUseError(
-            f"{folder} is a valid checkpoint of attempt {manifest['attempt']} with state {manifest['state_digest']}, "
-            f"this run (attempt {held.number}) came to {digest}; a valid checkpoint is never overwritten; either two runs "
-            f"write to this folder (stop one), or the step does not repeat bit for bit (delete the folder)")
+            f"{folder} is a valid checkpoint of attempt {manifest['attempt']} with state "
+            f"{manifest['state_digest']}, "
+            f"this run (attempt {held.number}) came to {digest}; a valid checkpoint is never "
+            "overwritten; either two runs "
+            "write to this folder (stop one), or the step does not repeat bit for bit (delete the "
+            "folder)"
+        )
     return manifest
 
 
@@ -292,8 +366,12 @@ def _write(folder, manifest, tensors, held):
 def _save_bundle(prefix, tensors):
     names = sorted(tensors)
     with tf.device("CPU:0"):
-        tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names),
-                          tensors=[tf.constant(tensors[name]) for name in names])
+        tf.raw_ops.SaveV2(
+            prefix=str(prefix),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tf.constant(tensors[name]) for name in names],
+        )
 
 
 def _describe(path):
@@ -317,14 +395,21 @@ def _fsync(path):
 
 
 def _set_aside(folder, why, attempt):
-    """Renames a damaged or superseded folder and returns its new path; of two from one attempt the first is kept."""
+    """Renames a damaged or superseded folder and returns its new path; of two from one attempt the
+    first is kept.
+    """
     aside = folder.with_name(f"{folder.name}.{why}-{attempt}")
-    _retrying("set aside", folder, lambda: shutil.rmtree(folder) if aside.exists() else folder.rename(aside))
+    _retrying(
+        "set aside",
+        folder,
+        lambda: shutil.rmtree(folder) if aside.exists() else folder.rename(aside),
+    )
     return aside
 
 
 def _prune(parent, keep, newest, held):
-    """Removes all but the newest `keep` (0: all stay) of the checkpoints up to step `newest`, which is valid.
+    """Removes all but the newest `keep` (0: all stay) of the checkpoints up to step `newest`, which
+    is valid.
 
     Those that are not part of the run go first: they must not take the place of one that is.
     """
@@ -347,7 +432,8 @@ def discard(folder, attempt):
 
 
 def _remove_temporary(parent, attempt):
-    # Not of later attempts: where there is one, this process just does not know yet that it was taken over.
+    # Not of later attempts: where there is one, this process just does not know yet that it was
+    # taken over.
     for entry in _entries(parent):
         if (match := _TEMPORARY.fullmatch(entry.name)) and int(match[1]) <= attempt:
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -357,9 +443,13 @@ def _remove_temporary(parent, attempt):
 
 
 def _first_valid(parent, fences, damaged):
-    """Returns the newest valid checkpoint or None; fills `damaged` with step -> reason of those above it."""
+    """Returns the newest valid checkpoint or None; fills `damaged` with step -> reason of those
+    above it.
+    """
     foreign = set()
-    while steps := [step for step in list_steps(parent) if step not in foreign and step not in damaged]:
+    while steps := [
+        step for step in list_steps(parent) if step not in foreign and step not in damaged
+    ]:
         folder = folder_of(parent, steps[-1])
         try:
             checkpoint = load(folder)
@@ -387,16 +477,27 @@ def _is_superseded(folder, fences):
 
 
 def _not_part(folder, manifest, fence):
-    return (f"checkpoint {folder} is not part of this run: attempt {manifest['attempt']} committed it, and attempt {fence.attempt} "
-            f"went on from step {fence.step} without it")
+    return (
+        f"checkpoint {folder} is not part of this run: attempt {manifest['attempt']} committed it, "
+        f"and attempt {fence.attempt} "
+        f"went on from step {fence.step} without it"
+    )
 
 
 def _refuse_to_start_over(parent, damaged):
     reasons = [f"{_name(step)}: {reason}" for step, reason in damaged.items()]
-    reasons += [f"{entry.name}: set aside before" for entry in _entries(parent) if _DAMAGED.fullmatch(entry.name)]
+    reasons += [
+        f"{entry.name}: set aside before"
+        for entry in _entries(parent)
+        if _DAMAGED.fullmatch(entry.name)
+    ]
     if reasons:
-        raise DataError(f"no checkpoint in {parent} is valid ({'; '.join(reasons)}); a run that has checkpoints never "
-                        f"starts over by itself; restore one of them from a copy, or delete {parent} to start anew")
+        raise DataError(
+            f"no checkpoint in {parent} is valid ({'; '.join(reasons)}); a run that has "
+            "checkpoints never "
+            f"starts over by itself; restore one of them from a copy, or delete {parent} to start "
+            "anew"
+        )
 
 
 def _load(path):
@@ -409,7 +510,10 @@ def _load(path):
     except TypeError as problem:
         raise _Damaged(path, str(problem)) from problem
     if digest != manifest["state_digest"]:
-        raise _Damaged(path, f"its tensors have the digest {digest}, the manifest says {manifest['state_digest']}")
+        raise _Damaged(
+            path,
+            f"its tensors have the digest {digest}, the manifest says {manifest['state_digest']}",
+        )
     return Checkpoint(manifest["step"], path, manifest, tensors)
 
 
@@ -418,13 +522,24 @@ def _read_manifest(path):
     try:
         manifest = json.loads(text)
         if manifest["format"] > FORMAT:
-            raise DataError(f"{path} has format {manifest['format']}; this version reads up to format {FORMAT}; "
-                            f"use the version of the program that wrote it, or a newer one")
-        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+            raise DataError(
+                f"{path} has format {manifest['format']}; this version reads up to format "
+                f"{FORMAT}; "
+                f"use the version of the program that wrote it, or a newer one"
+            )
+        files = {
+            name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
+        }
         step, attempt, digest = manifest["step"], manifest["attempt"], manifest["state_digest"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise _Damaged(path, f"{MANIFEST} is not a manifest ({type(problem).__name__}: {problem})") from problem
-    if f"{PAYLOAD}.index" not in files or any("/" in name for name in files) or not isinstance(digest, str):
+        raise _Damaged(
+            path, f"{MANIFEST} is not a manifest ({type(problem).__name__}: {problem})"
+        ) from problem
+    if (
+        f"{PAYLOAD}.index" not in files
+        or any("/" in name for name in files)
+        or not isinstance(digest, str)
+    ):
         raise _Damaged(path, f"{MANIFEST} does not describe a payload")
     if not isinstance(attempt, int):
         raise _Damaged(path, f"{MANIFEST} is of attempt {attempt!r}")
@@ -451,6 +566,11 @@ def _on_missing(path, name, read):
 def _read_bundle(path):
     try:
         reader = tf.train.load_checkpoint(str(path / PAYLOAD))
-        return {name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()}
-    except Exception as problem:  # TensorFlow raises five unrelated types for a bundle that it cannot read
-        raise _Damaged(path, f"TensorFlow cannot read its payload ({type(problem).__name__}: {problem})") from problem
+        return {
+            name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()
+        }
+    # TensorFlow raises five unrelated types for a bundle that it cannot read
+    except Exception as problem:
+        raise _Damaged(
+            path, f"TensorFlow cannot read its payload ({type(problem).__name__}: {problem})"
+        ) from problem

@@ -1,7 +1,9 @@
-"""Exact figures of a model over a split: every row once, whatever the batch size and the number of replicas."""
+"""Exact figures of a model over a split: every row once, whatever the batch size and the number of
+replicas.
+"""
 
 import json
-from typing import Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -16,12 +18,17 @@ from trainer.tasks import Figures
 ROWS = 256  # Rows per batch. It changes no figure, only speed and memory.
 
 
-def figures(step: EvaluationStep, weights: Mapping[str, tf.Tensor], batches: EvaluationBatches,
-            abandon: Callable[[], bool] = lambda: False, view: Callable | None = None) -> Figures | None:
+def figures(
+    step: EvaluationStep,
+    weights: Mapping[str, tf.Tensor],
+    batches: EvaluationBatches,
+    abandon: Callable[[], bool] = lambda: False,
+    view: Callable | None = None,
+) -> Figures | None:
     """Figures of `weights` over all of `batches`; None where `abandon()` turned true in between.
 
-    `view(examples, labels, losses, probabilities)` is shown every batch: int64 [rows], int32 [rows], float [rows] and
-    float [rows, classes].
+    `view(examples, labels, losses, probabilities)` is shown every batch: int64 [rows], int32
+    [rows], float [rows] and float [rows, classes].
     """
     total = None
     for batch, examples, real in batches:
@@ -39,8 +46,11 @@ def command(settings: configuration.Evaluate) -> int:
     """`trainer evaluate`: prints the figures of a trained model."""
     model = restored.open_model(settings)
     if settings.split not in model.dataset.splits:
-        raise UsageError(f"--split={settings.split}: the dataset {model.dataset.folder} has {', '.join(model.dataset.splits)}. "
-                         "Name one of them, or prepare the dataset with that split.")
+        raise UsageError(
+            f"--split={settings.split}: the dataset {model.dataset.folder} has "
+            f"{', '.join(model.dataset.splits)}. "
+            "Name one of them, or prepare the dataset with that split."
+        )
     split = model.dataset.splits[settings.split]
     found = figures(model.step, model.weights, EvaluationBatches(split, model.config.input, ROWS))
     report = as_report(settings.split, model.checkpoint_step, found, model.dataset.labels)
@@ -51,11 +61,19 @@ def command(settings: configuration.Evaluate) -> int:
 def as_report(split: str, step: int, found: Figures, labels) -> dict:
     """The object that `--format=json` prints."""
     return {
-        "split": split, "step": step, "examples": found.examples, "loss": found.loss, "accuracy": found.accuracy,
+        "split": split,
+        "step": step,
+        "examples": found.examples,
+        "loss": found.loss,
+        "accuracy": found.accuracy,
         "macro_f1": found.macro_f1,
         "classes": {
-            label: {"precision": float(found.precision[i]), "recall": float(found.recall[i]), "f1": float(found.f1[i]),
-                    "examples": int(found.confusion[i].sum())}
+            label: {
+                "precision": float(found.precision[i]),
+                "recall": float(found.recall[i]),
+                "f1": float(found.f1[i]),
+                "examples": int(found.confusion[i].sum()),
+            }
             for i, label in enumerate(labels)
         },
     }
@@ -63,10 +81,16 @@ def as_report(split: str, step: int, found: Figures, labels) -> dict:
 
 def as_text(report: dict) -> str:
     """`name value` lines, then a table with a line per class."""
-    lines = [f"{name} {number(value) if isinstance(value, float) else value}"
-             for name, value in report.items() if name != "classes"]
+    lines = [
+        f"{name} {number(value) if isinstance(value, float) else value}"
+        for name, value in report.items()
+        if name != "classes"
+    ]
     width = max(map(len, ["class", *report["classes"]]))
     lines.append(f"{'class':{width}}  precision  recall  f1      examples")
     for label, row in report["classes"].items():
-        lines.append(f"{label:{width}}  {row['precision']:<9.4f}  {row['recall']:.4f}  {row['f1']:.4f}  {row['examples']}")
+        lines.append(
+            f"{label:{width}}  {row['precision']:<9.4f}  {row['recall']:.4f}  {row['f1']:.4f}  "
+            f"{row['examples']}"
+        )
     return "\n".join(lines)

@@ -1,15 +1,18 @@
-"""Command lines to values: absl flags made from the fields of configuration dataclasses, with our exit codes.
+"""Command lines to values: absl flags made from the fields of configuration dataclasses, with our
+exit codes.
 
-absl's own door exits 1 for `--help`, an unknown flag, a bad value and a missing flagfile alike; here `--help` answers on
-stdout and everything that is wrong raises UsageError. A flagfile may serve several commands: flags in it that belong to
-another command are skipped, while on the command line itself they are a mistake.
+absl's own door exits 1 for `--help`, an unknown flag, a bad value and a missing flagfile alike;
+here `--help` answers on stdout and everything that is wrong raises UsageError. A flagfile may serve
+several commands: flags in it that belong to another command are skipped, while on the command line
+itself they are a mistake.
 """
 
 import dataclasses
 import difflib
 import math
 import pathlib
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags as absl_flags
 
@@ -21,7 +24,9 @@ NAMED_RUNS = pathlib.Path(__file__).parent / "configs"
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """What a command line says: {flag: value} of every flag of the command, and the words that are no flags."""
+    """What a command line says: {flag: value} of every flag of the command, and the words that are
+    no flags.
+    """
 
     values: dict[str, Any]
     words: tuple[str, ...]
@@ -40,15 +45,22 @@ class _Parser(absl_flags.ArgumentParser):
         try:
             return _from_text(self.field.type, argument)
         except ValueError:
-            raise UsageError(f"--{self.field.name}={argument}: must be {_WORDS[self.field.type]}. "
-                             f"Default: {as_text(self.field.default) or 'none'}.") from None
+            raise UsageError(
+                f"--{self.field.name}={argument}: must be {_WORDS[self.field.type]}. "
+                f"Default: {as_text(self.field.default) or 'none'}."
+            ) from None
 
     def flag_type(self):
         return _WORDS[self.field.type]
 
 
-_WORDS = {int: "a whole number", float: "a finite number", str: "text", tuple[int, ...]: "whole numbers separated by commas",
-          tuple[str, ...]: "text"}
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    tuple[int, ...]: "whole numbers separated by commas",
+    tuple[str, ...]: "text",
+}
 
 
 def _from_text(kind, text: str):
@@ -69,12 +81,22 @@ def _finite(value: float) -> float:
 
 def _define(field: dataclasses.Field, into: absl_flags.FlagValues) -> None:
     if field.type is bool:
-        absl_flags.DEFINE_boolean(field.name, field.default, field.metadata["help"], flag_values=into)
+        absl_flags.DEFINE_boolean(
+            field.name, field.default, field.metadata["help"], flag_values=into
+        )
     elif field.type == tuple[str, ...]:  # Given once for each of its values.
-        absl_flags.DEFINE_multi(_Parser(field), absl_flags.ArgumentSerializer(), field.name, field.default, field.metadata["help"],
-                                flag_values=into)
+        absl_flags.DEFINE_multi(
+            _Parser(field),
+            absl_flags.ArgumentSerializer(),
+            field.name,
+            field.default,
+            field.metadata["help"],
+            flag_values=into,
+        )
     else:
-        absl_flags.DEFINE(_Parser(field), field.name, field.default, field.metadata["help"], flag_values=into)
+        absl_flags.DEFINE(
+            _Parser(field), field.name, field.default, field.metadata["help"], flag_values=into
+        )
 
 
 def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[type]]) -> Parsed:
@@ -89,8 +111,12 @@ def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[typ
       UsageError: unknown flag, value of the wrong type, missing flagfile.
     """
     own = _fields(tables[command])
-    foreign = {name: (other, field) for other, sections in tables.items() for name, field in _fields(sections).items()
-               if name not in own}
+    foreign = {
+        name: (other, field)
+        for other, sections in tables.items()
+        for name, field in _fields(sections).items()
+        if name not in own
+    }
     found = absl_flags.FlagValues()
     found.set_gnu_getopt(True)
     for field in [*own.values(), *(field for _, field in foreign.values())]:
@@ -106,13 +132,24 @@ def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[typ
     except absl_flags.UnrecognizedFlagError as problem:
         near = difflib.get_close_matches(problem.flagname, own, n=1)
         hint = f" Did you mean --{near[0]}?" if near else ""
-        raise UsageError(f"--{problem.flagname}: no such flag of `{command}`.{hint} `{command} --help` lists them all.") from None
-    except absl_flags.IllegalFlagValueError as problem:  # A switch: `_Parser` says itself what is wrong with other values.
+        raise UsageError(
+            f"--{problem.flagname}: no such flag of `{command}`.{hint} `{command} --help` lists "
+            "them all."
+        ) from None
+    # A switch: `_Parser` says itself what is wrong with other values.
+    except absl_flags.IllegalFlagValueError as problem:
         seen = str(problem).removeprefix("flag ").partition(": ")[0]
-        raise UsageError(f"{seen}: must be true or false. `{command} --help` lists the flags and what they take.") from None
+        raise UsageError(
+            f"{seen}: must be true or false. `{command} --help` lists the flags and what they take."
+        ) from None
     except (absl_flags.Error, ValueError) as problem:
-        raise UsageError(f"{problem}. `{command} --help` lists the flags and what they take.") from None
-    values = {name: tuple(found[name].value) if field.type == tuple[str, ...] else found[name].value for name, field in own.items()}
+        raise UsageError(
+            f"{problem}. `{command} --help` lists the flags and what they take."
+        ) from None
+    values = {
+        name: tuple(found[name].value) if field.type == tuple[str, ...] else found[name].value
+        for name, field in own.items()
+    }
     for name, field in own.items():
         check(field, values[name])
     return Parsed(values, tuple(words))
@@ -138,7 +175,9 @@ def _joined_flagfile(arguments: Sequence[str]) -> list[str]:
 
 
 def _with_named_run(argument: str) -> str:
-    """`--flagfile=words.flags` finds the run of that name that comes with the package, unless such a file lies here."""
+    """`--flagfile=words.flags` finds the run of that name that comes with the package, unless such
+    a file lies here.
+    """
     name, equals, value = argument.partition("=")
     if name.lstrip("-") != "flagfile" or not equals:
         return argument
@@ -146,7 +185,10 @@ def _with_named_run(argument: str) -> str:
         if value and path.is_file():
             return f"--flagfile={path}"
     named = ", ".join(sorted(path.name for path in NAMED_RUNS.glob("*.flags")))
-    raise UsageError(f"--flagfile={value}: no such file. Name a file that exists, or one of the named runs: {named}.")
+    raise UsageError(
+        f"--flagfile={value}: no such file. Name a file that exists, or one of the named runs: "
+        f"{named}."
+    )
 
 
 def _refuse_foreign(command: str, arguments: Sequence[str], foreign) -> None:
@@ -154,11 +196,16 @@ def _refuse_foreign(command: str, arguments: Sequence[str], foreign) -> None:
         if argument.startswith("-"):
             for known in (_name(argument), _name(argument).removeprefix("no")):
                 if known in foreign:
-                    raise UsageError(f"--{known}: no flag of `{command}`, but of `{foreign[known][0]}`. Leave it out.")
+                    raise UsageError(
+                        f"--{known}: no flag of `{command}`, but of `{foreign[known][0]}`. Leave "
+                        "it out."
+                    )
 
 
 def help_text(usage: str, sections: Sequence[type]) -> str:
-    """What `--help` prints: the usage, then each flag with its default, its rule and its meaning."""
+    """What `--help` prints: the usage, then each flag with its default, its rule and its
+    meaning.
+    """
     lines = [usage, ""]
     for section in sections:
         lines.append(f"{section.__doc__.splitlines()[0]}")
@@ -171,6 +218,9 @@ def help_text(usage: str, sections: Sequence[type]) -> str:
             lines.append(f"  {shown}")
             lines.append(f"      {field.metadata['help']}" + (f" ({rule.text})" if rule else ""))
         lines.append("")
-    lines += ["--flagfile=FILE reads flags from a file, one per line; `#` starts a comment. Named runs that come with the package:",
-              "  " + "  ".join(sorted(path.name for path in NAMED_RUNS.glob("*.flags")))]
+    lines += [
+        "--flagfile=FILE reads flags from a file, one per line; `#` starts a comment. Named runs "
+        "that come with the package:",
+        "  " + "  ".join(sorted(path.name for path in NAMED_RUNS.glob("*.flags"))),
+    ]
     return "\n".join(lines)

@@ -1,25 +1,30 @@
 """Whether a run's steps are so small that many of them should run inside one program.
 
-A step that takes about a millisecond is bound by what lies around it: calls of programs, copies of weights, threads that
-wait for each other. One program of many steps on one thread has none of that, but only one thread.
+A step that takes about a millisecond is bound by what lies around it: calls of programs, copies of
+weights, threads that wait for each other. One program of many steps on one thread has none of that,
+but only one thread.
 """
 
 import dataclasses
 
 from trainer import config as configuration
 
-# Most multiplications of a step's forward pass; about where two shards side by side catch up with one program.
+# Most multiplications of a step's forward pass; about where two shards side by side catch up with
+# one program.
 SMALL = 16_000_000
 
 
 def settled(config: configuration.Config, workers: int = 1) -> configuration.Run:
-    """`config.run` on `workers` workers with `fuse` decided; where it is on, one thread and shard unless others were asked for.
+    """`config.run` on `workers` workers with `fuse` decided; where it is on, one thread and shard
+    unless others were asked for.
 
     It changes bits, and so is decided once for a run, by its configuration alone.
     """
     run = config.run
     if run.strategy == "tpu":  # Its cores are replicas; within one there is nothing to share out.
-        return dataclasses.replace(run, fuse="off" if run.fuse == "auto" else run.fuse, shards=run.shards or 1)
+        return dataclasses.replace(
+            run, fuse="off" if run.fuse == "auto" else run.fuse, shards=run.shards or 1
+        )
     fuse = run.fuse if run.fuse != "auto" else "on" if workers == 1 and pays(config) else "off"
     if fuse == "off":
         return dataclasses.replace(run, fuse=fuse)
@@ -27,22 +32,28 @@ def settled(config: configuration.Config, workers: int = 1) -> configuration.Run
 
 
 def pays(config: configuration.Config) -> bool:
-    """Whether fused steps are the faster ones: on one device, compiled by XLA, in one part, small, and of one length.
+    """Whether fused steps are the faster ones: on one device, compiled by XLA, in one part, small,
+    and of one length.
 
     Steps of several lengths are programs of their own, and the order of batches mixes them.
     """
     run = config.run
-    one_thread = run.threads <= 1 and run.shards <= 1  # Where more were asked for, they are to be used.
+    # Where more were asked for, they are to be used.
+    one_thread = run.threads <= 1 and run.shards <= 1
     one_device = run.devices <= 1 and run.strategy in ("auto", "one_device")
     one_length = config.input.padding == "pre"
     one_part = run.jit != "off" and config.optimizer.accumulate == 1
-    return one_thread and one_device and one_length and one_part and multiplications(config) <= SMALL
+    return (
+        one_thread and one_device and one_length and one_part and multiplications(config) <= SMALL
+    )
 
 
 def multiplications(config: configuration.Config) -> int:
-    """Multiplications of the recurrent layers in the forward pass of a step at full length: rows x length x weights.
+    """Multiplications of the recurrent layers in the forward pass of a step at full length: rows x
+    length x weights.
 
-    A one-hot embedding, as wide as a vocabulary that the configuration does not know, counts like --embedding_size.
+    A one-hot embedding, as wide as a vocabulary that the configuration does not know, counts like
+    --embedding_size.
     """
     model = config.model
     gates = {"simple_rnn": 1, "gru": 3, "lstm": 4}[model.cell]

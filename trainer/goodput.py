@@ -1,22 +1,28 @@
-"""Where the time of a run went, and why it failed: the journal of all its attempts, added up by pure functions.
+"""Where the time of a run went, and why it failed: the journal of all its attempts, added up by
+pure functions.
 
-The arithmetic walks along the wall clock once. Each line about work claims the seconds before it for one bucket; what no
-line claims goes where the lines around it point. So the buckets add up to the wall time, and what the journal cannot
-explain has a bucket of its own, `not_on_record`.
+The arithmetic walks along the wall clock once. Each line about work claims the seconds before it
+for one bucket; what no line claims goes where the lines around it point. So the buckets add up to
+the wall time, and what the journal cannot explain has a bucket of its own, `not_on_record`.
 
-- A killed attempt writes no last line: it ends with the last line that speaks of it. Its steps since its last line about
-  steps (5 s of them, or one longer loop) were told to nobody and look like a part of the restart gap, unless a supervisor
-  wrote when it lost the worker.
-- Steps beyond the checkpoint that a later attempt went on from are lost steps, with the time they waited for input.
-- A save runs in the background: only what it held up counts, copying the state and waiting for the save before it.
-- The first step of an attempt also compiles the update, which takes a thousand times as long: where it has a line of its own
+- A killed attempt writes no last line: it ends with the last line that speaks of it. Its steps
+since its last line about
+  steps (5 s of them, or one longer loop) were told to nobody and look like a part of the restart
+  gap, unless a supervisor wrote when it lost the worker.
+- Steps beyond the checkpoint that a later attempt went on from are lost steps, with the time they
+waited for input.
+- A save runs in the background: only what it held up counts, copying the state and waiting for the
+save before it.
+- The first step of an attempt also compiles the update, which takes a thousand times as long: where
+it has a line of its own
   (always, unless --steps_per_loop is set), that line counts as compile.
 """
 
 import dataclasses
 import datetime
 import math
-from typing import Any, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from trainer.exit_codes import BY_NAME
 
@@ -35,18 +41,39 @@ BUCKETS = {
 }
 # Lines that claim the seconds before them. Any other line tells something and claims nothing.
 CLAIMS = {
-    "launch": "start", "devices": "start", "open_dataset": "start", "build": "start", "initialise": "start", "start": "start",
-    "open_summaries": "start", "rendezvous": "rendezvous", "meet": "rendezvous", "restore": "restore", "compile": "compile",
-    "loop": "step", "evaluate": "evaluate", "evaluate_broken_off": "evaluate", "hand_over": "save", "finish": "save", "stop": "save",
+    "launch": "start",
+    "devices": "start",
+    "open_dataset": "start",
+    "build": "start",
+    "initialise": "start",
+    "start": "start",
+    "open_summaries": "start",
+    "rendezvous": "rendezvous",
+    "meet": "rendezvous",
+    "restore": "restore",
+    "compile": "compile",
+    "loop": "step",
+    "evaluate": "evaluate",
+    "evaluate_broken_off": "evaluate",
+    "hand_over": "save",
+    "finish": "save",
+    "stop": "save",
 }
-GOOD_ENDS = {BY_NAME["done"]: "done", BY_NAME["interrupted"]: "stopped", BY_NAME["terminated"]: "stopped"}
-CONSEQUENCES = (BY_NAME["peer_lost"], BY_NAME["restart_limit"])  # They tell of a failure elsewhere or before.
+GOOD_ENDS = {
+    BY_NAME["done"]: "done",
+    BY_NAME["interrupted"]: "stopped",
+    BY_NAME["terminated"]: "stopped",
+}
+# They tell of a failure elsewhere or before.
+CONSEQUENCES = (BY_NAME["peer_lost"], BY_NAME["restart_limit"])
 RUNNING_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """What a failure began with. `code`: an exit code, negative for a signal; None where nothing but silence told of it."""
+    """What a failure began with. `code`: an exit code, negative for a signal; None where nothing
+    but silence told of it.
+    """
 
     worker: int
     code: int | None
@@ -56,8 +83,8 @@ class Cause:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """`end`: done | stopped | left (to form a new gang) | failed | killed | running. `restored`, `reached`, `saved`: steps, None
-    where it did not come to that.
+    """`end`: done | stopped | left (to form a new gang) | failed | killed | running. `restored`,
+    `reached`, `saved`: steps, None where it did not come to that.
     """
 
     number: int
@@ -73,7 +100,9 @@ class Attempt:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """`goodput`: seconds of steps that count / wall time. `end`, `code`, `cause`: those of the run as it stands."""
+    """`goodput`: seconds of steps that count / wall time. `end`, `code`, `cause`: those of the run
+    as it stands.
+    """
 
     wall_seconds: float
     goodput: float
@@ -88,11 +117,13 @@ class Report:
 
 
 def summarize(events: Iterable[Mapping[str, Any]], now: float) -> Report | None:
-    """The report of the events of a journal, in the order of its lines; None where none of them can be used.
+    """The report of the events of a journal, in the order of its lines; None where none of them can
+    be used.
 
     Args:
-      events: as `journal.read` returns them. What is no event (no time, no attempt, values of other types) is left out.
-      now: seconds since the epoch. A run without an end on record counts as running while its last line is younger than
+      events: as `journal.read` returns them. What is no event (no time, no attempt, values of other
+        types) is left out. now: seconds since the epoch. A run without an end on record counts as
+        running while its last line is younger than
         RUNNING_SECONDS; then its wall time ends with the last line about work.
     """
     lines = [line for line in map(_line, events) if line]
@@ -106,21 +137,41 @@ def summarize(events: Iterable[Mapping[str, Any]], now: float) -> Report | None:
     wall = sum(buckets.values())
     last = groups[-1]
     return Report(
-        wall_seconds=wall, goodput=buckets["step"] / wall if wall else 0.0, buckets=buckets,
+        wall_seconds=wall,
+        goodput=buckets["step"] / wall if wall else 0.0,
+        buckets=buckets,
         step=max(last.reached or 0, saved) if last.is_running else saved,
         total=next((group.total for group in reversed(groups) if group.total is not None), None),
-        end=last.end, code=last.code, silent_seconds=silent, cause=_first_cause(groups),
+        end=last.end,
+        code=last.code,
+        silent_seconds=silent,
+        cause=_first_cause(groups),
         attempts=tuple(
-            Attempt(group.number, _as_time(began), ended - began, group.restored, group.reached, group.saved, group.end, group.code,
-                    group.cause) for group, (began, ended) in zip(groups, spans) if group.number))
+            Attempt(
+                group.number,
+                _as_time(began),
+                ended - began,
+                group.restored,
+                group.reached,
+                group.saved,
+                group.end,
+                group.code,
+                group.cause,
+            )
+            for group, (began, ended) in zip(groups, spans)
+            if group.number
+        ),
+    )
 
 
-# --- Lines ------------------------------------------------------------------------------------------------------------
+# --- Lines ----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """`time`: its moment, seconds since the epoch. `seconds`: how much before it the line claims."""
+    """`time`: its moment, seconds since the epoch. `seconds`: how much before it the line
+    claims.
+    """
 
     time: float
     attempt: int
@@ -137,28 +188,47 @@ class _Line:
 def _line(event: Mapping[str, Any]) -> _Line | None:
     try:
         moment = datetime.datetime.fromisoformat(event["time"])
-        time = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+        time = (
+            moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
+        ).timestamp()
         attempt, worker, name = event["attempt"], event.get("worker", 0), event["event"]
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    if not isinstance(name, str) or not all(isinstance(number, int) and number >= 0 for number in (attempt, worker)):
+    if not isinstance(name, str) or not all(
+        isinstance(number, int) and number >= 0 for number in (attempt, worker)
+    ):
         return None
-    return _Line(time, attempt, worker, name, _seconds(event.get("seconds")) if name in CLAIMS else 0.0, event)
+    return _Line(
+        time,
+        attempt,
+        worker,
+        name,
+        _seconds(event.get("seconds")) if name in CLAIMS else 0.0,
+        event,
+    )
 
 
 def _seconds(value) -> float:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) and value > 0 else 0.0
+    return (
+        float(value)
+        if isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+        else 0.0
+    )
 
 
 def _as_time(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat(
+        timespec="seconds"
+    )
 
 
-# --- Attempts ---------------------------------------------------------------------------------------------------------
+# --- Attempts -------------------------------------------------------------------------------------
 
 
 class _Group:
-    """The lines of one attempt, supervisors' included; number 0: of workers that met, or tried to, and never began an attempt."""
+    """The lines of one attempt, supervisors' included; number 0: of workers that met, or tried to,
+    and never began an attempt.
+    """
 
     def __init__(self, number: int, lines: Sequence[_Line]):
         self.number = number
@@ -178,7 +248,10 @@ class _Group:
     @property
     def code(self) -> int | None:
         """The exit code of the whole gang where that is told, else of the attempt."""
-        return next((line.integer("code") for line in (self.last("gang_end"), self.last("stop")) if line), None)
+        return next(
+            (line.integer("code") for line in (self.last("gang_end"), self.last("stop")) if line),
+            None,
+        )
 
     @property
     def is_over(self) -> bool:
@@ -218,27 +291,44 @@ class _Group:
     @property
     def causes(self) -> list[Cause]:
         """All that is told of failures, in order."""
-        return [Cause(line.worker if line.integer("index") is None else line.integer("index"), line.integer("code"),
-                      str(line.fields.get("reason", "")), _texts(line.fields.get("last_lines")))
-                for line in self.lines
-                if line.event == "lost" or line.event in ("stop", "gang_end") and line.integer("code") not in GOOD_ENDS
-                and not line.fields.get("meets_again")]
+        return [
+            Cause(
+                line.worker if line.integer("index") is None else line.integer("index"),
+                line.integer("code"),
+                str(line.fields.get("reason", "")),
+                _texts(line.fields.get("last_lines")),
+            )
+            for line in self.lines
+            if line.event == "lost"
+            or line.event in ("stop", "gang_end")
+            and line.integer("code") not in GOOD_ENDS
+            and not line.fields.get("meets_again")
+        ]
 
     @property
     def cause(self) -> Cause | None:
         """What it failed of; None where it did not fail."""
         if self.end == "killed" and not self.causes:
-            return Cause(self.lines[-1].worker, None, "no end on record: the process was killed, or its machine was lost")
+            return Cause(
+                self.lines[-1].worker,
+                None,
+                "no end on record: the process was killed, or its machine was lost",
+            )
         return _first(self.causes) if self.end in ("killed", "failed") else None
 
 
 def _texts(lines) -> tuple[str, ...]:
-    return tuple(map(str, lines)) if isinstance(lines, (list, tuple)) else tuple(str(lines or "").splitlines())
+    return (
+        tuple(map(str, lines))
+        if isinstance(lines, (list, tuple))
+        else tuple(str(lines or "").splitlines())
+    )
 
 
 def _grouped(lines: Sequence[_Line]) -> list[_Group]:
-    """One group per attempt, in order. What a gang's supervisors wrote (attempt 0) since it met belongs to the attempt that
-    follows, else to the one before it. What an attempt writes after a newer one began no longer counts.
+    """One group per attempt, in order. What a gang's supervisors wrote (attempt 0) since it met
+    belongs to the attempt that follows, else to the one before it. What an attempt writes after a
+    newer one began no longer counts.
     """
     groups, waiting = [], []
     for line in lines:
@@ -249,7 +339,9 @@ def _grouped(lines: Sequence[_Line]) -> list[_Group]:
         elif line.attempt == newest and newest:
             groups[-1].lines.append(line)
         elif line.attempt == 0:
-            (waiting if waiting or line.event == "rendezvous" or not groups else groups[-1].lines).append(line)
+            (
+                waiting if waiting or line.event == "rendezvous" or not groups else groups[-1].lines
+            ).append(line)
     return groups + ([_Group(0, waiting)] if waiting else [])
 
 
@@ -259,18 +351,22 @@ def _first(causes: Sequence[Cause]) -> Cause | None:
 
 
 def _first_cause(groups: Sequence[_Group]) -> Cause | None:
-    """Why the run failed; where it gave up after too many restarts, what first disturbed it after its last save."""
+    """Why the run failed; where it gave up after too many restarts, what first disturbed it after
+    its last save.
+    """
     if groups[-1].code != BY_NAME["restart_limit"]:
         return groups[-1].cause
     since = max((place for place, group in enumerate(groups) if group.saved is not None), default=0)
     return _first([group.cause for group in groups[since:] if group.cause])
 
 
-# --- Time -------------------------------------------------------------------------------------------------------------
+# --- Time -----------------------------------------------------------------------------------------
 
 
 def _kept(groups: Sequence[_Group]) -> tuple[list[float], int]:
-    """For each group the last of its steps that counts, and the newest step that the run could go on from."""
+    """For each group the last of its steps that counts, and the newest step that the run could go
+    on from.
+    """
     saved = 0
     for group in groups:
         saved = max(saved if group.restored is None else group.restored, group.saved or 0)
@@ -282,7 +378,9 @@ def _kept(groups: Sequence[_Group]) -> tuple[list[float], int]:
     return limits, saved
 
 
-def _walk(groups: Sequence[_Group], limits: Sequence[float]) -> tuple[dict[str, float], list[tuple[float, float]]]:
+def _walk(
+    groups: Sequence[_Group], limits: Sequence[float]
+) -> tuple[dict[str, float], list[tuple[float, float]]]:
     """{bucket: seconds}, and for each group the moments at which it began and ended."""
     buckets = dict.fromkeys(BUCKETS, 0.0)
     spans = []
@@ -292,7 +390,8 @@ def _walk(groups: Sequence[_Group], limits: Sequence[float]) -> tuple[dict[str, 
         for line in group.lines:
             if line.event not in CLAIMS:
                 continue
-            begin = max(clock, line.time - line.seconds)  # An attempt that waits for the lock runs beside the one that holds it.
+            # An attempt that waits for the lock runs beside the one that holds it.
+            begin = max(clock, line.time - line.seconds)
             buckets[_gap(previous, line.event)] += begin - clock
             clock = max(begin, line.time)
             began = begin if began is None else began
@@ -301,14 +400,18 @@ def _walk(groups: Sequence[_Group], limits: Sequence[float]) -> tuple[dict[str, 
                 buckets[bucket] += seconds
         if not group.is_running and not group.last("stop"):
             tail = max(0.0, group.lines[-1].time - clock)
-            buckets["lost_steps" if group.last("start") else "start" if group.number else "restart_gap"] += tail
+            buckets[
+                "lost_steps" if group.last("start") else "start" if group.number else "restart_gap"
+            ] += tail
             clock += tail
         spans.append((clock if began is None else began, clock))
     return buckets, spans
 
 
 def _gap(previous: str, event: str) -> str:
-    """The bucket of time before `event` that no line claims; `previous`: the last line of the same attempt that claimed some."""
+    """The bucket of time before `event` that no line claims; `previous`: the last line of the same
+    attempt that claimed some.
+    """
     if event == "rendezvous" or not previous:
         return "restart_gap"
     return "start" if previous == "rendezvous" else "not_on_record"
@@ -324,5 +427,11 @@ def _claimed(line: _Line, seconds: float, group: _Group, limit: float) -> list[t
         return [("compile", seconds)]
     steps, last = line.integer("steps") or 1, line.integer("step") or 0
     kept = min(max((limit - last + steps) / steps, 0.0), 1.0)
-    waited = min(_seconds(line.fields.get("input_seconds")) / line.seconds, 1.0) if line.seconds else 0.0
-    return [("lost_steps", seconds * (1 - kept)), ("input_wait", seconds * kept * waited), ("step", seconds * kept * (1 - waited))]
+    waited = (
+        min(_seconds(line.fields.get("input_seconds")) / line.seconds, 1.0) if line.seconds else 0.0
+    )
+    return [
+        ("lost_steps", seconds * (1 - kept)),
+        ("input_wait", seconds * kept * waited),
+        ("step", seconds * kept * (1 - waited)),
+    ]

@@ -1,8 +1,9 @@
-"""The journal of a model folder: one JSON object per line for everything that took time or changed the run.
+"""The journal of a model folder: one JSON object per line for everything that took time or changed
+the run.
 
-Every attempt appends to the same file, so that `trainer report` can add up where the time of all attempts went. The
-journal observes training and never stops it: a line that cannot be written is reported once and lost, a line that
-cannot be read is skipped.
+Every attempt appends to the same file, so that `trainer report` can add up where the time of all
+attempts went. The journal observes training and never stops it: a line that cannot be written is
+reported once and lost, a line that cannot be read is skipped.
 """
 
 import datetime
@@ -20,13 +21,14 @@ log = logging.getLogger(__name__)
 class Journal:
     """Appends events to `path`; any number of processes and threads may append at the same time.
 
-    A line goes out in one `write` on a descriptor opened for appending, so that lines never interleave. Where an
-    earlier attempt was killed inside a line, the first line of this one begins on a new line.
+    A line goes out in one `write` on a descriptor opened for appending, so that lines never
+    interleave. Where an earlier attempt was killed inside a line, the first line of this one begins
+    on a new line.
     """
 
     def __init__(self, path, attempt, worker=0, began=None):
-        """`path`: the journal's file. `attempt`, `worker`: integers written into every line. `began`: where the first lap
-        begins, a moment of time.monotonic(); default: now.
+        """`path`: the journal's file. `attempt`, `worker`: integers written into every line.
+        `began`: where the first lap begins, a moment of time.monotonic(); default: now.
         """
         self._path = pathlib.Path(path)
         self._identity = {"attempt": attempt, "worker": worker}
@@ -37,10 +39,12 @@ class Journal:
         self._lap_began = time.monotonic() if began is None else began
 
     def write(self, event, seconds=None, **fields):
-        """Appends `{"time", "attempt", "worker", "event", "seconds"?, **fields}`; `seconds` is left out where None.
+        """Appends `{"time", "attempt", "worker", "event", "seconds"?, **fields}`; `seconds` is left
+        out where None.
 
-        NumPy scalars become numbers. JSON has no NaN and no infinity: they become the strings "NaN", "Infinity" and
-        "-Infinity", which `float()` reads back. Anything else that JSON does not know becomes its `str`.
+        NumPy scalars become numbers. JSON has no NaN and no infinity: they become the strings
+        "NaN", "Infinity" and "-Infinity", which `float()` reads back. Anything else that JSON does
+        not know becomes its `str`.
         """
         entry = {"time": _now(), **self._identity, "event": event}
         if seconds is not None:
@@ -51,11 +55,16 @@ class Journal:
                 self._append(line.encode("utf-8", "backslashreplace"))
             except OSError as problem:
                 if not self._failed:
-                    log.error("journal %s cannot be written (%s): training goes on without it", self._path, problem)
+                    log.error(
+                        "journal %s cannot be written (%s): training goes on without it",
+                        self._path,
+                        problem,
+                    )
                 self._failed = True
 
     def lap(self, event, **fields):
-        """Writes `event` with the seconds since the lap before it, all of which it took: no moment goes to two laps or to none.
+        """Writes `event` with the seconds since the lap before it, all of which it took: no moment
+        goes to two laps or to none.
 
         For the one thread that does an attempt's work.
         """
@@ -72,7 +81,9 @@ class Journal:
 
     def _append(self, line):
         if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(
+                self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
+            )
             self._inside_a_line = _ends_inside_a_line(self._descriptor)
         if self._inside_a_line:
             line = b"\n" + line
@@ -80,7 +91,8 @@ class Journal:
 
 
 def read(path):
-    """Returns the events of a journal as a list of dicts, in the order of the file; [] where there is no file.
+    """Returns the events of a journal as a list of dicts, in the order of the file; [] where there
+    is no file.
 
     Lines that are no JSON object (cut off by a kill, damaged on disk) are left out.
     """
@@ -104,7 +116,8 @@ def _now():
 
 
 def _ends_inside_a_line(descriptor):
-    # Where another process is writing this very moment the answer may be wrong: that costs an empty line.
+    # Where another process is writing this very moment the answer may be wrong: that costs an empty
+    # line.
     size = os.fstat(descriptor).st_size
     return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 

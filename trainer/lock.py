@@ -1,12 +1,14 @@
 """One run at a time in a model folder, and a new attempt number for each.
 
-On one host the lock is the kernel's (flock on the attempt's file): it belongs to the open file of a living process and
-is free the instant that its holder dies, however it dies. Between hosts a flock may say nothing, or outlive a holder
-that is cut off: there a holder counts as alive as long as its record changes, which it does every few seconds.
+On one host the lock is the kernel's (flock on the attempt's file): it belongs to the open file of a
+living process and is free the instant that its holder dies, however it dies. Between hosts a flock
+may say nothing, or outlive a holder that is cut off: there a holder counts as alive as long as its
+record changes, which it does every few seconds.
 
-Nobody can be sure that a silent holder is dead. It is therefore not asked to give anything back: who takes over makes
-the next attempt's file, and whatever the old holder still does is checked against that (`Held.check`) and, where it was
-frozen after the check, left out by every reader (`attempts.Fence`).
+Nobody can be sure that a silent holder is dead. It is therefore not asked to give anything back:
+who takes over makes the next attempt's file, and whatever the old holder still does is checked
+against that (`Held.check`) and, where it was frozen after the check, left out by every reader
+(`attempts.Fence`).
 """
 
 import contextlib
@@ -27,14 +29,16 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 BEAT_SECONDS = 5
-SILENCE_SECONDS = 30  # After which a holder on another host is given up: several beats, each of which storage may delay.
+# After which a holder on another host is given up: several beats, each of which storage may delay.
+SILENCE_SECONDS = 30
 
 _held = set()
 
 
 def _let_go_in_child():
-    # flock belongs to the open file, which a forked child shares: without this a child that outlives its parent
-    # would keep the folder locked. Processes started by exec lose the descriptor anyway (O_CLOEXEC).
+    # flock belongs to the open file, which a forked child shares: without this a child that
+    # outlives its parent would keep the folder locked. Processes started by exec lose the
+    # descriptor anyway (O_CLOEXEC).
     while _held:
         os.close(_held.pop())
 
@@ -46,11 +50,11 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 def hold(model_dir, *, wait_seconds=30, abandon=lambda: False):
     """Holds `model_dir` for the block and yields the attempt, a `Held`.
 
-    The folder is made if it is not there. While another process holds it we wait up to `wait_seconds`, and longer only
-    to learn whether a holder on another host, last heard of meanwhile, falls silent for SILENCE_SECONDS. Where
-    `abandon()` turns true in between, nothing is held and None is yielded.
-    Raises FolderInUseError naming the holder after that, UsageError where `model_dir` cannot be a folder, and
-    StorageError where the file system refuses the lock.
+    The folder is made if it is not there. While another process holds it we wait up to
+    `wait_seconds`, and longer only to learn whether a holder on another host, last heard of
+    meanwhile, falls silent for SILENCE_SECONDS. Where `abandon()` turns true in between, nothing is
+    held and None is yielded. Raises FolderInUseError naming the holder after that, UsageError where
+    `model_dir` cannot be a folder, and StorageError where the file system refuses the lock.
     """
     model_dir = pathlib.Path(model_dir)
     with _opening(model_dir):
@@ -72,7 +76,8 @@ def hold(model_dir, *, wait_seconds=30, abandon=lambda: False):
 class Held:
     """A model folder in the hands of one attempt.
 
-    number: of this attempt, an int from 1. fences: where earlier attempts began, and after `began` this one.
+    number: of this attempt, an int from 1. fences: where earlier attempts began, and after `began`
+    this one.
     """
 
     def __init__(self, model_dir, number, descriptor):
@@ -81,13 +86,21 @@ class Held:
         self._descriptor = descriptor
         self._turn = threading.Lock()
         self._over = threading.Event()
-        self._record = {"attempt": number, **_here(), "pid": os.getpid(), "started": _now("seconds"), "beat": ""}
+        self._record = {
+            "attempt": number,
+            **_here(),
+            "pid": os.getpid(),
+            "started": _now("seconds"),
+            "beat": "",
+        }
         self._beat()
         _sync_folder(attempts.folder(model_dir))  # Only then is the new name durable.
         self.fences = attempts.fences(model_dir)
 
     def is_mine(self):
-        """Whether this is still the newest attempt in the folder. Raises OSError where that cannot be read."""
+        """Whether this is still the newest attempt in the folder. Raises OSError where that cannot
+        be read.
+        """
         known = attempts.numbers(self._model_dir)
         if not known or known[-1] != self.number:
             return False
@@ -95,41 +108,60 @@ class Held:
             there = os.stat(attempts.path_of(self._model_dir, self.number))
         except FileNotFoundError:
             return False
-        return os.path.samestat(there, os.fstat(self._descriptor))  # Else the folder was removed and made anew.
+        # Else the folder was removed and made anew.
+        return os.path.samestat(there, os.fstat(self._descriptor))
 
     def check(self):
-        """Raises TakenOverError where this is not the newest attempt any more, OSError where that cannot be read."""
+        """Raises TakenOverError where this is not the newest attempt any more, OSError where that
+        cannot be read.
+        """
         if not self.is_mine():
             raise TakenOverError(
-                f"attempt {self.number} no longer holds {self._model_dir}: {_taker(self._model_dir, self.number)}; only the newest "
-                f"attempt counts, so this one stops here; the run goes on there, or from its newest checkpoint")
+                f"attempt {self.number} no longer holds {self._model_dir}: "
+                f"{_taker(self._model_dir, self.number)}; only the newest "
+                "attempt counts, so this one stops here; the run goes on there, or from its "
+                "newest checkpoint"
+            )
 
     def began(self, step):
-        """Records that this attempt goes on from `step`: when this returns, no reader takes what earlier ones commit beyond.
+        """Records that this attempt goes on from `step`: when this returns, no reader takes what
+        earlier ones commit beyond.
 
         To be called once, before the first commit. Raises as `check`.
         """
         with self._turn:
             self._write({**self._record, "began": int(step), "fences": self.fences})
-        # After writing, so that of two attempts one sees the other: a successor has read this fence, or we see its file.
+        # After writing, so that of two attempts one sees the other: a successor has read this
+        # fence, or we see its file.
         self.check()
         self.fences = attempts.outermost([*self.fences, attempts.Fence(self.number, int(step))])
 
     def _beat_until_over(self):
-        # TensorFlow holds the GIL while it waits for peers, before the first step: then there is no beat, and a run on
-        # another host may take over. Nothing is lost by that: what has not begun has committed nothing.
+        # TensorFlow holds the GIL while it waits for peers, before the first step: then there is no
+        # beat, and a run on another host may take over. Nothing is lost by that: what has not begun
+        # has committed nothing.
         failed = False
         while not self._over.wait(BEAT_SECONDS):
             try:
                 if not self.is_mine():
-                    log.error("attempt %d stops at its next save: %s", self.number, _taker(self._model_dir, self.number))
+                    log.error(
+                        "attempt %d stops at its next save: %s",
+                        self.number,
+                        _taker(self._model_dir, self.number),
+                    )
                     return
                 self._beat()
                 failed = False
             except OSError as problem:
                 if not failed:
-                    log.warning("the heartbeat in %s could not be written (%s): after %g s of this a run on another host may take "
-                                "over", attempts.folder(self._model_dir), problem, SILENCE_SECONDS)
+                    log.warning(
+                        "the heartbeat in %s could not be written (%s): after %g s of this a run "
+                        "on another host may take "
+                        "over",
+                        attempts.folder(self._model_dir),
+                        problem,
+                        SILENCE_SECONDS,
+                    )
                 failed = True
 
     def _beat(self):
@@ -143,13 +175,21 @@ class Held:
             try:
                 self._write({**self._record, "ended": _now("seconds")})
             except OSError as problem:
-                log.warning("the lock in %s could not be marked as free (%s): on another host the next run waits %g s",
-                            attempts.folder(self._model_dir), problem, SILENCE_SECONDS)
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # unlike close, frees it even where somebody else has the file open
+                log.warning(
+                    "the lock in %s could not be marked as free (%s): on another host the next run "
+                    "waits %g s",
+                    attempts.folder(self._model_dir),
+                    problem,
+                    SILENCE_SECONDS,
+                )
+            # unlike close, frees it even where somebody else has the file open
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
 
     def _write(self, record):
-        """Writes the record as one line of JSON. A beat changes no length: a reader never meets half of one."""
+        """Writes the record as one line of JSON. A beat changes no length: a reader never meets
+        half of one.
+        """
         line = (json.dumps(record) + "\n").encode()
         os.pwrite(self._descriptor, line, 0)
         os.ftruncate(self._descriptor, len(line))
@@ -158,7 +198,9 @@ class Held:
 
 
 class Guest:
-    """What a worker that is not the chief has of the model folder: it reads there and holds nothing that could be taken."""
+    """What a worker that is not the chief has of the model folder: it reads there and holds nothing
+    that could be taken.
+    """
 
     number = 0
 
@@ -173,10 +215,12 @@ class Guest:
 
 
 def verdict(record, here, locked, silent_seconds):
-    """Returns whether the newest attempt's folder may be taken: "free", "held", or "listen" (held unless it falls silent).
+    """Returns whether the newest attempt's folder may be taken: "free", "held", or "listen" (held
+    unless it falls silent).
 
-    record: of that attempt, {} where it is damaged or not yet written. here: {"host", "boot"} of this process. locked:
-    whether somebody's flock is on its file. silent_seconds: for how long its file has not changed.
+    record: of that attempt, {} where it is damaged or not yet written. here: {"host", "boot"} of
+    this process. locked: whether somebody's flock is on its file. silent_seconds: for how long its
+    file has not changed.
     """
     if "ended" in record:
         return "free"
@@ -189,7 +233,8 @@ def _acquire(model_dir, wait_seconds, abandon):
     """Returns a Held, or None where abandoned."""
     deadline, announced, heard, heard_at = None, False, None, None
     while True:
-        # A pause of this very process must not count as silence of the holder: the time from after a look to before one.
+        # A pause of this very process must not count as silence of the holder: the time from after
+        # a look to before one.
         looked_at = time.monotonic()
         newest = _newest(model_dir)
         content = attempts.content(model_dir, newest)
@@ -197,20 +242,29 @@ def _acquire(model_dir, wait_seconds, abandon):
             heard, heard_at = (newest, content), time.monotonic()
             deadline = deadline or heard_at + wait_seconds
         record = attempts.parse(content)
-        answer = verdict(record, _here(), _is_locked(model_dir, newest), looked_at - heard_at) if newest else "free"
+        answer = (
+            verdict(record, _here(), _is_locked(model_dir, newest), looked_at - heard_at)
+            if newest
+            else "free"
+        )
         if answer == "free":
             if held := _claim(model_dir, newest):
                 return held
             continue  # somebody else was first
         if abandon():
             return None
-        # A holder that was heard of since the deadline is alive; to learn that of one on another host we wait for a beat.
+        # A holder that was heard of since the deadline is alive; to learn that of one on another
+        # host we wait for a beat.
         if looked_at >= deadline and (answer == "held" or heard_at >= deadline):
             raise FolderInUseError(
-                f"{model_dir} is in use by {_name(record)}, still after {wait_seconds:g} s; one run at a time may "
-                f"write to a model folder; stop that process, or choose another --model_dir")
+                f"{model_dir} is in use by {_name(record)}, still after {wait_seconds:g} s; one "
+                "run at a time may "
+                f"write to a model folder; stop that process, or choose another --model_dir"
+            )
         if not announced:
-            log.warning("%s is in use by %s: waiting up to %g s", model_dir, _name(record), wait_seconds)
+            log.warning(
+                "%s is in use by %s: waiting up to %g s", model_dir, _name(record), wait_seconds
+            )
             announced = True
         time.sleep(POLL_SECONDS)
 
@@ -218,7 +272,8 @@ def _acquire(model_dir, wait_seconds, abandon):
 def _claim(model_dir, newest):
     """Becomes the attempt that follows `newest`; returns None where another process was first."""
     number = 1 + max(newest, attempts.last_in_journal(model_dir))
-    if _newest(model_dir) != newest:  # After reading the journal, where a still newer attempt might have written.
+    # After reading the journal, where a still newer attempt might have written.
+    if _newest(model_dir) != newest:
         return None
     path = attempts.path_of(model_dir, number)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +282,8 @@ def _claim(model_dir, newest):
     except (FileExistsError, FileNotFoundError):  # The latter where somebody removes the folder.
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # Before the record is there: who reads it may believe the flock.
+        # Before the record is there: who reads it may believe the flock.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         held = Held(model_dir, number, descriptor)
         if held.is_mine():
             _held.add(descriptor)
@@ -242,7 +298,9 @@ def _claim(model_dir, newest):
 
 
 def _is_locked(model_dir, number):
-    """Whether somebody's flock on the attempt's file reaches us. Asked with a shared one, which those who ask can all have."""
+    """Whether somebody's flock on the attempt's file reaches us. Asked with a shared one, which
+    those who ask can all have.
+    """
     try:
         descriptor = os.open(attempts.path_of(model_dir, number), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -261,11 +319,19 @@ def _opening(model_dir):
     try:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as problem:
-        raise UsageError(f"--model_dir={model_dir} cannot be used ({problem}); it must be a folder, or a name that is still free; "
-                         f"choose another --model_dir; a file named lock is of an earlier version of this program: delete it") from problem
+        raise UsageError(
+            f"--model_dir={model_dir} cannot be used ({problem}); it must be a folder, or a name "
+            "that is still free; "
+            "choose another --model_dir; a file named lock is of an earlier version of this "
+            "program: delete it"
+        ) from problem
     except OSError as problem:
-        raise StorageError(f"{attempts.folder(model_dir)} cannot be locked: {problem}; the model folder must be writable, on a file "
-                           f"system that supports flock; check permissions and free space, or choose another --model_dir") from problem
+        raise StorageError(
+            f"{attempts.folder(model_dir)} cannot be locked: {problem}; the model folder must be "
+            "writable, on a file "
+            "system that supports flock; check permissions and free space, or choose another "
+            "--model_dir"
+        ) from problem
 
 
 def _newest(model_dir):
@@ -273,7 +339,9 @@ def _newest(model_dir):
 
 
 def _here():
-    """What tells this host from others: two kernels with one name (a pod that moved) do not see each other's flocks."""
+    """What tells this host from others: two kernels with one name (a pod that moved) do not see
+    each other's flocks.
+    """
     return {"host": socket.gethostname(), "boot": _boot()}
 
 

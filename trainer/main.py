@@ -1,7 +1,7 @@
 """The door: which command, with which flags, and what the process exits with.
 
-Only this file and `flags` look at the command line. TensorFlow is imported inside the commands, after every flag has been
-checked, so that `--help` and a mistake answer at once.
+Only this file and `flags` look at the command line. TensorFlow is imported inside the commands,
+after every flag has been checked, so that `--help` and a mistake answer at once.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from trainer import config as configuration
 from trainer import flags, stopping
@@ -23,7 +23,9 @@ from trainer.gang import channel
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """`sections`: the dataclasses whose fields are its flags. `run(parsed)` returns the exit code."""
+    """`sections`: the dataclasses whose fields are its flags. `run(parsed)` returns the exit
+    code.
+    """
 
     summary: str
     usage: str
@@ -36,6 +38,7 @@ def _prepare(parsed: flags.Parsed) -> int:
     _require(settings, "data_dir")
     stopping.unwind_on_sigterm()
     from trainer.data import prepare
+
     prepare.prepare(settings)
     return BY_NAME["done"]
 
@@ -45,16 +48,21 @@ def _train(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
     channel.end_with_supervisor(os.environ)
-    faulthandler.register(signal.SIGUSR1, sys.__stderr__)  # With it a supervisor, or a person, makes a process that hangs say where.
+    # With it a supervisor, or a person, makes a process that hangs say where.
+    faulthandler.register(signal.SIGUSR1, sys.__stderr__)
     parent = channel.Channel.from_environment(os.environ)
     parent.beat("import")
     stop = stopping.StopRequest.on_signals(parent)
     from trainer.gang import supervisor
+
     if supervisor.wanted(config, os.environ, os.getpid()):
         return supervisor.run(config, os.environ, stop)
     from trainer.data import store
-    store.read_description(pathlib.Path(config.folders.data_dir))  # The commonest mistake, found before TensorFlow is imported.
+
+    # The commonest mistake, found before TensorFlow is imported.
+    store.read_description(pathlib.Path(config.folders.data_dir))
     from trainer import train
+
     return train.train(config, stop, parent, began)
 
 
@@ -62,15 +70,20 @@ def _evaluate(parsed: flags.Parsed) -> int:
     settings = configuration.Evaluate(**parsed.values)
     _require_run(settings)
     from trainer import evaluate
+
     return evaluate.command(settings)
 
 
 def _predict(parsed: flags.Parsed) -> int:
     settings = configuration.Predict(**parsed.values)
     if parsed.words and settings.input:
-        raise UsageError(f"--input={settings.input}: texts come from the file or from the arguments, not both. Leave one out.")
+        raise UsageError(
+            f"--input={settings.input}: texts come from the file or from the arguments, not both. "
+            "Leave one out."
+        )
     _require_run(settings)
     from trainer import predict
+
     return predict.command(settings, parsed.words)
 
 
@@ -80,6 +93,7 @@ def _export(parsed: flags.Parsed) -> int:
     _require_run(settings)
     stopping.unwind_on_sigterm()
     from trainer import export
+
     return export.command(settings)
 
 
@@ -87,6 +101,7 @@ def _chaos(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
     from trainer import chaos
+
     return chaos.run(config, configuration.Chaos(parsed.values["kills"], parsed.values["workers"]))
 
 
@@ -94,13 +109,17 @@ def _report(parsed: flags.Parsed) -> int:
     settings = configuration.Report(**parsed.values)
     _require(settings, "model_dir")
     from trainer import report
+
     return report.command(settings)
 
 
 def _doctor(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
-    settings = configuration.Doctor(*(parsed.values[field.name] for field in dataclasses.fields(configuration.Doctor)))
+    settings = configuration.Doctor(
+        *(parsed.values[field.name] for field in dataclasses.fields(configuration.Doctor))
+    )
     from trainer.doctor import command
+
     return command.command(config, settings)
 
 
@@ -108,37 +127,81 @@ def _submit(parsed: flags.Parsed) -> int:
     settings = configuration.Submit(**parsed.values)
     if settings.stop or settings.status:
         if parsed.words:
-            raise UsageError(f"{parsed.words[0]}: --stop and --status take nothing after the flags. Leave it out.")
+            raise UsageError(
+                f"{parsed.words[0]}: --stop and --status take nothing after the flags. Leave it "
+                "out."
+            )
         from trainer.launch import submit
+
         return submit.stop(settings) if settings.stop else submit.status(settings)
     if not parsed.words or parsed.words[0] != "train":
-        raise UsageError(f"{' '.join(parsed.words) or 'nothing'}: after `--` comes what the job runs, `train` and its flags: "
-                         "submit --name=imdb --image=... -- train --data_dir=... --model_dir=...")
+        raise UsageError(
+            f"{' '.join(parsed.words) or 'nothing'}: after `--` comes what the job runs, `train` "
+            "and its flags: "
+            "submit --name=imdb --image=... -- train --data_dir=... --model_dir=..."
+        )
     config = configuration.from_flat(_parse("train", parsed.words[1:]).values)
     _require(config.folders, "data_dir", "model_dir")
     from trainer.launch import submit
+
     return submit.start(settings, config)
 
 
 COMMANDS = {
-    "prepare": Command("turn raw files into a dataset folder", "prepare --source=... --data_dir=DIR [flags]",
-                       (configuration.Prepare,), _prepare),
-    "train": Command("train, or continue training, the model in a folder", "train --data_dir=DIR --model_dir=DIR [flags]",
-                     tuple(configuration.TRAIN_SECTIONS.values()), _train),
-    "evaluate": Command("exact figures of a model over a split", "evaluate --model_dir=DIR [flags]",
-                        (configuration.Evaluate,), _evaluate),
-    "predict": Command("labels and probabilities of texts", "predict --model_dir=DIR [flags] [TEXT ...]",
-                       (configuration.Predict,), _predict),
-    "export": Command("a SavedModel and a Keras file that load without this program",
-                      "export --model_dir=DIR --export_dir=DIR [flags]", (configuration.Export,), _export),
-    "chaos": Command("prove that kills change nothing: a job with and without them", "chaos --kills=3 [flags of train]",
-                     (configuration.Chaos, *configuration.TRAIN_SECTIONS.values()), _chaos),
-    "report": Command("where the time of a run went, and why it failed", "report --model_dir=DIR [flags]",
-                      (configuration.Report,), _report),
-    "doctor": Command("check what a run needs, here and on a cluster, before it costs anything", "doctor [flags of train]",
-                      (configuration.Doctor, *configuration.TRAIN_SECTIONS.values()), _doctor),
-    "submit": Command("a job on a cluster: its manifest, or the job itself",
-                      "submit --name=NAME --image=IMAGE [flags] -- train [flags of train]", (configuration.Submit,), _submit),
+    "prepare": Command(
+        "turn raw files into a dataset folder",
+        "prepare --source=... --data_dir=DIR [flags]",
+        (configuration.Prepare,),
+        _prepare,
+    ),
+    "train": Command(
+        "train, or continue training, the model in a folder",
+        "train --data_dir=DIR --model_dir=DIR [flags]",
+        tuple(configuration.TRAIN_SECTIONS.values()),
+        _train,
+    ),
+    "evaluate": Command(
+        "exact figures of a model over a split",
+        "evaluate --model_dir=DIR [flags]",
+        (configuration.Evaluate,),
+        _evaluate,
+    ),
+    "predict": Command(
+        "labels and probabilities of texts",
+        "predict --model_dir=DIR [flags] [TEXT ...]",
+        (configuration.Predict,),
+        _predict,
+    ),
+    "export": Command(
+        "a SavedModel and a Keras file that load without this program",
+        "export --model_dir=DIR --export_dir=DIR [flags]",
+        (configuration.Export,),
+        _export,
+    ),
+    "chaos": Command(
+        "prove that kills change nothing: a job with and without them",
+        "chaos --kills=3 [flags of train]",
+        (configuration.Chaos, *configuration.TRAIN_SECTIONS.values()),
+        _chaos,
+    ),
+    "report": Command(
+        "where the time of a run went, and why it failed",
+        "report --model_dir=DIR [flags]",
+        (configuration.Report,),
+        _report,
+    ),
+    "doctor": Command(
+        "check what a run needs, here and on a cluster, before it costs anything",
+        "doctor [flags of train]",
+        (configuration.Doctor, *configuration.TRAIN_SECTIONS.values()),
+        _doctor,
+    ),
+    "submit": Command(
+        "a job on a cluster: its manifest, or the job itself",
+        "submit --name=NAME --image=IMAGE [flags] -- train [flags of train]",
+        (configuration.Submit,),
+        _submit,
+    ),
 }
 TAKES_WORDS = {"predict", "submit"}
 
@@ -146,7 +209,8 @@ TAKES_WORDS = {"predict", "submit"}
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line `arguments` (without the program's name) and returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # oneDNN greets on stderr and serves no operation that XLA compiles: with and without it a run has the same bits.
+    # oneDNN greets on stderr and serves no operation that XLA compiles: with and without it a run
+    # has the same bits.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _log_to_stderr()
     try:
@@ -158,7 +222,8 @@ def main(arguments: Sequence[str]) -> int:
         print("interrupted", file=sys.stderr)
         return BY_NAME["interrupted"]
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is left to say, and Python must not try at exit either.
+        # The reader of our output went away (`| head`): nothing is left to say, and Python must not
+        # try at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BY_NAME["done"]
 
@@ -171,14 +236,23 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"{name}: no such command. Commands: {', '.join(COMMANDS)}.")
     command = COMMANDS[name]
-    if any(word in ("--help", "-h", "-help") for word in rest[:rest.index("--") if "--" in rest else None]):
-        print(flags.help_text(f"python -m trainer {command.usage}\n\n{command.summary}", command.sections))
+    if any(
+        word in ("--help", "-h", "-help")
+        for word in rest[: rest.index("--") if "--" in rest else None]
+    ):
+        print(
+            flags.help_text(
+                f"python -m trainer {command.usage}\n\n{command.summary}", command.sections
+            )
+        )
         return BY_NAME["done"]
     return command.run(_parse(name, rest))
 
 
 def _parse(name: str, arguments: Sequence[str]) -> flags.Parsed:
-    parsed = flags.parse(name, arguments, {name: command.sections for name, command in COMMANDS.items()})
+    parsed = flags.parse(
+        name, arguments, {name: command.sections for name, command in COMMANDS.items()}
+    )
     if parsed.words and name not in TAKES_WORDS:
         raise UsageError(f"{parsed.words[0]}: `{name}` takes flags only, in the form --name=value.")
     return parsed
@@ -187,7 +261,11 @@ def _parse(name: str, arguments: Sequence[str]) -> flags.Parsed:
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "python -m trainer COMMAND [flags]\n\n" + "\n".join(lines) + "\n\n`COMMAND --help` lists its flags."
+    return (
+        "python -m trainer COMMAND [flags]\n\n"
+        + "\n".join(lines)
+        + "\n\n`COMMAND --help` lists its flags."
+    )
 
 
 def _require(settings, *names: str) -> None:
@@ -203,7 +281,9 @@ def _require_run(settings) -> None:
 
 
 class _CurrentStderr(logging.StreamHandler):
-    """Writes to whatever sys.stderr is at the moment, so that lines appear above a progress bar that has taken it over."""
+    """Writes to whatever sys.stderr is at the moment, so that lines appear above a progress bar
+    that has taken it over.
+    """
 
     def __init__(self):
         logging.Handler.__init__(self)
@@ -225,7 +305,8 @@ def _log_to_stderr() -> None:
 
 def console() -> None:
     """Entry point of the installed program."""
-    # A label or text that the terminal's encoding lacks is printed escaped, and does not end the command.
+    # A label or text that the terminal's encoding lacks is printed escaped, and does not end the
+    # command.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
@@ -234,7 +315,8 @@ def console() -> None:
         code = BY_NAME["bug"]
     if "TF_CONFIG" not in os.environ:
         sys.exit(code)
-    # TensorFlow would wait for the other workers before it lets the process end, for twenty seconds where one is gone already.
+    # TensorFlow would wait for the other workers before it lets the process end, for twenty seconds
+    # where one is gone already.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,6 +1,8 @@
-"""From the summed gradient to an update: learning rate by step, clipping by global norm, the algorithms."""
+"""From the summed gradient to an update: learning rate by step, clipping by global norm, the
+algorithms.
+"""
 
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -9,18 +11,21 @@ from trainer import config as configuration
 
 EXPONENTIAL_END = 0.01  # The exponential schedule ends at this share of the learning rate.
 
-# The gradient of a row's loss by its scores is at most 1: times this it fits float16, whose largest number is 65504.
+# The gradient of a row's loss by its scores is at most 1: times this it fits float16, whose largest
+# number is 65504.
 LARGEST_LOSS_SCALE = 2.0**15
 SMALLEST_LOSS_SCALE = 1.0
 STEPS_PER_DOUBLING = 2_000
 
 
-def learning_rate(settings: configuration.Optimizer, step, total_steps: int, dtype=tf.float32) -> tf.Tensor:
+def learning_rate(
+    settings: configuration.Optimizer, step, total_steps: int, dtype=tf.float32
+) -> tf.Tensor:
     """The learning rate of a step (from 0).
 
-    Rises linearly over the warm-up, step w of it using (w + 1) / warmup_steps; then constant, or a half cosine that
-    reaches 0 after the last step (Loshchilov and Hutter, SGDR, 2017, equation 5 without restarts), or an exponential
-    that reaches a hundredth of it.
+    Rises linearly over the warm-up, step w of it using (w + 1) / warmup_steps; then constant, or a
+    half cosine that reaches 0 after the last step (Loshchilov and Hutter, SGDR, 2017, equation 5
+    without restarts), or an exponential that reaches a hundredth of it.
     """
     step = tf.cast(step, dtype)
     warm = settings.warmup_steps
@@ -36,53 +41,82 @@ def learning_rate(settings: configuration.Optimizer, step, total_steps: int, dty
 class Optimizer:
     """The algorithm of `settings`, with the variables that it keeps of each weight.
 
-    Every update is elementwise and computed by one pure function of arrays of any shape: XLA on CPU makes vector code
-    along the last axis only, so that the caller's flat arrays of an embedding [10000, 16] are five times as fast.
+    Every update is elementwise and computed by one pure function of arrays of any shape: XLA on CPU
+    makes vector code along the last axis only, so that the caller's flat arrays of an embedding
+    [10000, 16] are five times as fast.
     """
 
-    def __init__(self, settings: configuration.Optimizer, weights: Mapping[str, keras.Variable], total_steps: int):
+    def __init__(
+        self,
+        settings: configuration.Optimizer,
+        weights: Mapping[str, keras.Variable],
+        total_steps: int,
+    ):
         """weights: {logical name: variable}; total_steps: where the schedule ends."""
         self._settings = settings
         self._total_steps = total_steps
         self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False, name="iteration")
-        self._slots = {f"{name}/{slot}": tf.Variable(tf.zeros_like(weight.value), trainable=False, name=slot)
-                       for name, weight in weights.items() for slot in slots(settings)}
+        self._slots = {
+            f"{name}/{slot}": tf.Variable(tf.zeros_like(weight.value), trainable=False, name=slot)
+            for name, weight in weights.items()
+            for slot in slots(settings)
+        }
 
     def named(self) -> dict[str, tf.Variable]:
-        """{logical name: variable} of everything that the next update depends on: 'iteration', 'rnn_0/kernel/m', ..."""
+        """{logical name: variable} of everything that the next update depends on: 'iteration',
+        'rnn_0/kernel/m', ...
+        """
         return {"iteration": self.iteration, **self._slots}
 
-    def updated(self, values: Mapping[str, tf.Tensor], gradients: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def updated(
+        self, values: Mapping[str, tf.Tensor], gradients: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
         """`values` after one update.
 
         Args:
-          values: {'model/<weight>', 'optimizer/<weight>/<slot>', 'optimizer/iteration': tensor} and others, which stay.
-          gradients: {weight: tensor} of the shapes that the weights have in `values`.
+          values: {'model/<weight>', 'optimizer/<weight>/<slot>', 'optimizer/iteration': tensor} and
+            others, which stay. gradients: {weight: tensor} of the shapes that the weights have in
+            `values`.
         """
         iteration = values["optimizer/iteration"]
         after = {**values, "optimizer/iteration": iteration + 1}
         for name, gradient in gradients.items():
             kept = {slot: values[f"optimizer/{name}/{slot}"] for slot in slots(self._settings)}
             rate = learning_rate(self._settings, iteration, self._total_steps, gradient.dtype)
-            weight, kept = update(self._settings, rate, iteration, values[f"model/{name}"], kept, gradient)
-            after |= {f"model/{name}": weight, **{f"optimizer/{name}/{slot}": value for slot, value in kept.items()}}
+            weight, kept = update(
+                self._settings, rate, iteration, values[f"model/{name}"], kept, gradient
+            )
+            after |= {
+                f"model/{name}": weight,
+                **{f"optimizer/{name}/{slot}": value for slot, value in kept.items()},
+            }
         return after
 
 
 def slots(settings: configuration.Optimizer) -> tuple[str, ...]:
     """Names of the arrays that an update keeps of each weight, all zero before the first."""
-    of_algorithm = ("m", "v") if settings.optimizer != "sgd" else ("m",) if settings.momentum else ()
+    of_algorithm = (
+        ("m", "v") if settings.optimizer != "sgd" else ("m",) if settings.momentum else ()
+    )
     return of_algorithm + (("average",) if settings.ema else ())
 
 
-def update(settings: configuration.Optimizer, rate: tf.Tensor, iteration: tf.Tensor, weight: tf.Tensor,
-           kept: Mapping[str, tf.Tensor], gradient: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """(weight, kept) after an update at learning rate `rate`, `iteration` (from 0) updates having been made before.
+def update(
+    settings: configuration.Optimizer,
+    rate: tf.Tensor,
+    iteration: tf.Tensor,
+    weight: tf.Tensor,
+    kept: Mapping[str, tf.Tensor],
+    gradient: tf.Tensor,
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """(weight, kept) after an update at learning rate `rate`, `iteration` (from 0) updates having
+    been made before.
 
-    adam: Kingma and Ba 2015, algorithm 1 in the order of operations at the end of section 2, beta 0.9 and 0.999, epsilon
-    1e-7, as in Keras. adamw: Loshchilov and Hutter 2019, algorithm 2, the decay multiplied by the learning rate. sgd:
-    Sutskever et al. 2013, equations 1 and 2. The average: Kingma and Ba, section 7.2, begun with the first weights in the
-    place of a correction of its bias.
+    adam: Kingma and Ba 2015, algorithm 1 in the order of operations at the end of section 2, beta
+    0.9 and 0.999, epsilon 1e-7, as in Keras. adamw: Loshchilov and Hutter 2019, algorithm 2, the
+    decay multiplied by the learning rate. sgd: Sutskever et al. 2013, equations 1 and 2. The
+    average: Kingma and Ba, section 7.2, begun with the first weights in the place of a correction
+    of its bias.
     """
     after = {}
     if settings.optimizer == "sgd":
@@ -108,9 +142,11 @@ def update(settings: configuration.Optimizer, rate: tf.Tensor, iteration: tf.Ten
 
 
 def clip(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[tf.Tensor]:
-    """Gradients scaled so that their global norm, given as `norm`, is at most `limit`; 0 means as they are.
+    """Gradients scaled so that their global norm, given as `norm`, is at most `limit`; 0 means as
+    they are.
 
-    Pascanu, Mikolov, Bengio: On the difficulty of training recurrent neural networks, 2013, algorithm 1.
+    Pascanu, Mikolov, Bengio: On the difficulty of training recurrent neural networks, 2013,
+    algorithm 1.
     """
     if not limit:
         return list(gradients)
@@ -120,18 +156,22 @@ def clip(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[
 
 
 def next_loss_scale(scale: tf.Tensor, fits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-    """The factor by which float16 multiplies the loss of the next step, so that small gradients do not vanish.
+    """The factor by which float16 multiplies the loss of the next step, so that small gradients do
+    not vanish.
 
-    Half of this step's where its gradient overflowed, the double every 2,000 steps, within the bounds above:
-    Micikevicius et al., Mixed Precision Training, 2018, section 3.2, with the step as clock and no count to keep.
+    Half of this step's where its gradient overflowed, the double every 2,000 steps, within the
+    bounds above: Micikevicius et al., Mixed Precision Training, 2018, section 3.2, with the step as
+    clock and no count to keep.
 
     Args:
-      scale: scalar, this step's; a power of two, so that it changes no digit of a gradient that fits.
-      fits: bool scalar, whether this step's gradient is finite.
-      step: int64 scalar, updates done after this step.
+      scale: scalar, this step's; a power of two, so that it changes no digit of a gradient that
+        fits. fits: bool scalar, whether this step's gradient is finite. step: int64 scalar, updates
+        done after this step.
     """
     doubled = tf.where(step % STEPS_PER_DOUBLING == 0, 2 * scale, scale)
-    return tf.clip_by_value(tf.where(fits, doubled, scale / 2), SMALLEST_LOSS_SCALE, LARGEST_LOSS_SCALE)
+    return tf.clip_by_value(
+        tf.where(fits, doubled, scale / 2), SMALLEST_LOSS_SCALE, LARGEST_LOSS_SCALE
+    )
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:

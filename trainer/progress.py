@@ -1,17 +1,21 @@
-"""How a run is going: when the next event is due, how fast steps are, and one line or one bar that says so."""
+"""How a run is going: when the next event is due, how fast steps are, and one line or one bar that
+says so.
+"""
 
 import logging
 import math
 import sys
 import time
-from typing import Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 log = logging.getLogger(__name__)
 
-LOOP_SECONDS = 0.5       # A stop is answered after the loop in progress, and a person sees the bar move.
-LONGEST_LOOP = 1.0       # Seconds: several workers agree at least this often whether somebody was asked to stop.
+# A stop is answered after the loop in progress, and a person sees the bar move.
+LOOP_SECONDS = 0.5
+# Seconds: several workers agree at least this often whether somebody was asked to stop.
+LONGEST_LOOP = 1.0
 LARGEST_LOOP = 10_000
-SECONDS_PER_LINE = 5.0   # Plain log lines come no faster, however small --log_steps is.
+SECONDS_PER_LINE = 5.0  # Plain log lines come no faster, however small --log_steps is.
 
 
 def next_event(step: int, every: Iterable[int], at: Iterable[int]) -> int:
@@ -28,7 +32,8 @@ def next_event(step: int, every: Iterable[int], at: Iterable[int]) -> int:
 
 
 class LoopSize:
-    """How many steps the next call of the compiled loop should run: a fixed number, or about LOOP_SECONDS' worth.
+    """How many steps the next call of the compiled loop should run: a fixed number, or about
+    LOOP_SECONDS' worth.
 
     seconds: the most that a loop of the fixed number may take once its speed is known.
     """
@@ -43,7 +48,9 @@ class LoopSize:
         return self._steps
 
     def ran(self, steps: int, seconds: float) -> None:
-        """Learns from a loop of `steps` steps; grows at most fourfold, since first steps are slow."""
+        """Learns from a loop of `steps` steps; grows at most fourfold, since first steps are
+        slow.
+        """
         if steps and seconds > 0 and math.isfinite(self._seconds):
             fitting = int(self._seconds * steps / seconds)
             self._steps = max(1, min(fitting, 4 * self._steps, self._fixed or LARGEST_LOOP))
@@ -57,13 +64,17 @@ def as_clock(seconds: float) -> str:
 
 
 def line(step: int, total: int, epoch: int, figures: Mapping[str, float], eta: float) -> str:
-    """'step 200/1000 epoch 1 loss 0.6931 accuracy 0.5000 ... eta 1:05', at least four significant digits each."""
+    """'step 200/1000 epoch 1 loss 0.6931 accuracy 0.5000 ... eta 1:05', at least four significant
+    digits each.
+    """
     shown = " ".join(f"{name} {number(value)}" for name, value in figures.items())
     return f"step {step}/{total} epoch {epoch} {shown} eta {as_clock(eta)}"
 
 
 def number(value: float) -> str:
-    """At least four significant digits, none that only look exact: 0.50071 -> '0.5007', 12345.6 -> '12346', 1e-3 -> '0.001000'."""
+    """At least four significant digits, none that only look exact: 0.50071 -> '0.5007', 12345.6 ->
+    '12346', 1e-3 -> '0.001000'.
+    """
     if value != value or abs(value) >= 1000 or value == 0:
         return f"{value:.0f}" if value else "0.000"
     # 999.96 rounds to '1000.', which ends like a sentence.
@@ -71,7 +82,9 @@ def number(value: float) -> str:
 
 
 class Progress:
-    """Shows a run: a bar where stderr is a terminal, else a plain line now and then. Use it as a context manager."""
+    """Shows a run: a bar where stderr is a terminal, else a plain line now and then. Use it as a
+    context manager.
+    """
 
     def __init__(self, step: int, total: int, clock=time.monotonic):
         self._clock = clock
@@ -80,7 +93,11 @@ class Progress:
         self._began = clock()
         self._last_line = -SECONDS_PER_LINE
         self._bar = _bar(total) if sys.stderr.isatty() else None
-        self._task = self._bar.add_task("train", total=total, completed=step, figures="") if self._bar else None
+        self._task = (
+            self._bar.add_task("train", total=total, completed=step, figures="")
+            if self._bar
+            else None
+        )
 
     def __enter__(self) -> "Progress":
         if self._bar:
@@ -96,7 +113,9 @@ class Progress:
         elapsed = self._clock() - self._began
         eta = elapsed / max(1, step - self._first) * (self._total - step)
         if self._bar:
-            shown = "  ".join(f"{name} {number(value)}" for name, value in figures.items() if name in _ON_THE_BAR)
+            shown = "  ".join(
+                f"{name} {number(value)}" for name, value in figures.items() if name in _ON_THE_BAR
+            )
             self._bar.update(self._task, completed=step, figures=shown)
         elif self._clock() - self._last_line >= SECONDS_PER_LINE or step == self._total:
             self._last_line = self._clock()
@@ -109,9 +128,15 @@ _ON_THE_BAR = ("loss", "accuracy", "examples_per_second")
 def _bar(total: int):
     # Imported here: a run without a terminal needs none of it.
     from rich import console, progress
+
     return progress.Progress(
-        progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[figures]}"), progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[figures]}"),
+        progress.TimeRemainingColumn(),
         console=console.Console(file=sys.stderr),
-        # What goes to stdout is the result of the command: it may be taken over only where it is seen beside the bar.
-        redirect_stdout=sys.stdout.isatty())
+        # What goes to stdout is the result of the command: it may be taken over only where it is
+        # seen beside the bar.
+        redirect_stdout=sys.stdout.isatty(),
+    )

@@ -1,7 +1,9 @@
-"""Which evaluation was the best so far, and whether it is time to stop: decided from the history of evaluations alone.
+"""Which evaluation was the best so far, and whether it is time to stop: decided from the history of
+evaluations alone.
 
-The history is a file of its own, written before the checkpoint of the same step. Up to a restored step it is therefore
-what an undisturbed run would have, and what lies beyond (from an attempt that was killed) is forgotten.
+The history is a file of its own, written before the checkpoint of the same step. Up to a restored
+step it is therefore what an undisturbed run would have, and what lies beyond (from an attempt that
+was killed) is forgotten.
 """
 
 import dataclasses
@@ -9,7 +11,7 @@ import json
 import math
 import os
 import pathlib
-from typing import Sequence
+from collections.abc import Sequence
 
 from trainer.exit_codes import DataError
 
@@ -26,7 +28,10 @@ class Evaluation:
 
 
 def best(history: Sequence[Evaluation], metric: str) -> Evaluation | None:
-    """The evaluation with the best `metric`, None of none; of equal ones the earliest. NaN is worse than any number."""
+    """The evaluation with the best `metric`, None of none; of equal ones the earliest. NaN is worse
+    than any number.
+    """
+
     def worth(evaluation: Evaluation) -> float:
         value = evaluation.figures[metric]
         return -math.inf if math.isnan(value) else -value if metric in LOWER_IS_BETTER else value
@@ -35,7 +40,9 @@ def best(history: Sequence[Evaluation], metric: str) -> Evaluation | None:
 
 
 def patience_is_over(history: Sequence[Evaluation], metric: str, patience: int) -> bool:
-    """Whether the last `patience` evaluations brought nothing better than what was there before; 0 is never."""
+    """Whether the last `patience` evaluations brought nothing better than what was there before; 0
+    is never.
+    """
     if not patience or not history:
         return False
     steps = [evaluation.step for evaluation in history]
@@ -43,12 +50,16 @@ def patience_is_over(history: Sequence[Evaluation], metric: str, patience: int) 
 
 
 class History:
-    """The evaluations of a run in MODEL_DIR/evaluations.jsonl, one JSON object per line, in order of their steps."""
+    """The evaluations of a run in MODEL_DIR/evaluations.jsonl, one JSON object per line, in order
+    of their steps.
+    """
 
     def __init__(self, path: pathlib.Path, restored_step: int, writes: bool = True):
-        """Reads what `path` holds up to `restored_step`. Raises DataError where a line cannot be read.
+        """Reads what `path` holds up to `restored_step`. Raises DataError where a line cannot be
+        read.
 
-        writes: False in a worker that is not the chief, whose history is the chief's as far as it has come.
+        writes: False in a worker that is not the chief, whose history is the chief's as far as it
+        has come.
         """
         self._path = path
         self._writes = writes
@@ -61,7 +72,9 @@ class History:
             return
         temporary = self._path.with_suffix(".tmp")
         with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.evaluations)
+            file.writelines(
+                json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.evaluations
+            )
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path)
@@ -78,6 +91,9 @@ def _read(path: pathlib.Path) -> list[Evaluation]:
         try:
             entries.append(Evaluation(**json.loads(line)))
         except (ValueError, TypeError) as problem:
-            raise DataError(f"{path}:{number} cannot be read ({problem}): it must be the JSON that train wrote. Delete the file "
-                            "where no early stopping or best checkpoint depends on it, else restore it.") from None
+            raise DataError(
+                f"{path}:{number} cannot be read ({problem}): it must be the JSON that train "
+                "wrote. Delete the file "
+                "where no early stopping or best checkpoint depends on it, else restore it."
+            ) from None
     return entries

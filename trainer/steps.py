@@ -1,11 +1,12 @@
 """n compiled train steps and one compiled evaluation step, under any strategy.
 
-A step: the gradient of each shard (a fixed slice of a replica's rows) as a sum over its rows, packed into one vector
-together with the sums of loss, correct predictions and examples; vectors added up over shards, then over replicas; then
-one update: divide by the number of examples, clip, optimizer, sums of the epoch. Gradients and update are XLA programs
-of their own; the shards of a replica run side by side. Where steps are so small that calling programs takes longer than
-they do, many whole steps run inside one program (`--fuse`). Under float16 the loss is scaled, and a step whose gradient
-overflows all the same makes no update.
+A step: the gradient of each shard (a fixed slice of a replica's rows) as a sum over its rows,
+packed into one vector together with the sums of loss, correct predictions and examples; vectors
+added up over shards, then over replicas; then one update: divide by the number of examples, clip,
+optimizer, sums of the epoch. Gradients and update are XLA programs of their own; the shards of a
+replica run side by side. Where steps are so small that calling programs takes longer than they do,
+many whole steps run inside one program (`--fuse`). Under float16 the loss is scaled, and a step
+whose gradient overflows all the same makes no update.
 """
 
 import time
@@ -24,16 +25,17 @@ from trainer.state import State
 from trainer.strategy import Placement
 
 EMBEDDING = "embedding/embeddings"  # The first of a network's weights, where it is trained.
-SUMS = 3    # loss, correct, examples: the tail of a packed vector
+SUMS = 3  # loss, correct, examples: the tail of a packed vector
 LOSS_SCALE = "optimizer/loss_scale"
-STACK = 32  # Batches that a program of many steps takes at once: a call costs as much as a small step.
+# Batches that a program of many steps takes at once: a call costs as much as a small step.
+STACK = 32
 
 
 class StepFigures(NamedTuple):
     """Figures of n steps, each float64 [n].
 
-    gradient_norm: before clipping; 0 where the step made no update because its gradient overflowed float16.
-    input_seconds: how long the step waited for its batch.
+    gradient_norm: before clipping; 0 where the step made no update because its gradient overflowed
+    float16. input_seconds: how long the step waited for its batch.
     """
 
     loss_sum: np.ndarray
@@ -61,8 +63,14 @@ class TrainSteps:
     exchange: what a step sends to other workers.
     """
 
-    def __init__(self, network: Network, state: State, placement: Placement, config: configuration.Config,
-                 class_weights: tuple[float, ...] = ()):
+    def __init__(
+        self,
+        network: Network,
+        state: State,
+        placement: Placement,
+        config: configuration.Config,
+        class_weights: tuple[float, ...] = (),
+    ):
         self._network = network
         self._state = state
         self._placement = placement
@@ -75,20 +83,44 @@ class TrainSteps:
         self._names = list(network.weights)
         sizes = [weight.value.shape.num_elements() for weight in network.weights.values()]
         self._sizes = [tf.TensorShape([size]) for size in sizes] + [tf.TensorShape([])] * SUMS
-        weights = [tf.TensorSpec(weight.value.shape, weight.value.dtype) for weight in network.weights.values()]
+        weights = [
+            tf.TensorSpec(weight.value.shape, weight.value.dtype)
+            for weight in network.weights.values()
+        ]
         self._gradient = _function(
-            self._shard_gradient, jit_compile=jit,
-            input_signature=[weights, tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float32), pipeline.SIGNATURE])
+            self._shard_gradient,
+            jit_compile=jit,
+            input_signature=[
+                weights,
+                tf.TensorSpec([], tf.int64),
+                tf.TensorSpec([], tf.float32),
+                pipeline.SIGNATURE,
+            ],
+        )
         self._update = _function(self._apply, jit_compile=jit)
         self._clock = _clock if placement.device_type == "GPU" else tf.timestamp
         self._loop = _function(self._run)
         self._warm = _function(self._gradient_of_replicas, reduce_retracing=True)
-        self.fused = on_tpu or (config.run.fuse == "on" and jit and placement.device_type == "CPU" and
-                                 placement.replicas == placement.workers == 1)
+        self.fused = on_tpu or (
+            config.run.fuse == "on"
+            and jit
+            and placement.device_type == "CPU"
+            and placement.replicas == placement.workers == 1
+        )
         rows, number = [STACK, config.input.batch_size], tf.TensorSpec([], tf.int32)
-        stack = Batch(*(tf.TensorSpec(rows + spec.shape[1:].as_list(), spec.dtype) for spec in pipeline.SIGNATURE))
-        # One trace for all lengths, or the order in which they come would decide what is compiled. A TPU wants them in the trace.
-        self._program = _function(self._run_stack, jit_compile=jit, input_signature=None if on_tpu else [stack, number, number])
+        stack = Batch(
+            *(
+                tf.TensorSpec(rows + spec.shape[1:].as_list(), spec.dtype)
+                for spec in pipeline.SIGNATURE
+            )
+        )
+        # One trace for all lengths, or the order in which they come would decide what is compiled.
+        # A TPU wants them in the trace.
+        self._program = _function(
+            self._run_stack,
+            jit_compile=jit,
+            input_signature=None if on_tpu else [stack, number, number],
+        )
 
     def source(self, batches: pipeline.TrainingBatches, first_step: int):
         """The batches from `first_step` on, in the form in which `run` takes them."""
@@ -97,35 +129,54 @@ class TrainSteps:
         return iter(batches.dataset(first_step, self._placement.rows(batches.batch_size)))
 
     def run(self, source, steps: int) -> StepFigures:
-        """Runs at most `steps` steps on batches from `source`: fewer where one is not finite, which is then the last."""
-        table = self._run_fused(source, steps) if self.fused else self._loop(source, tf.constant(steps, tf.int32)).numpy()
+        """Runs at most `steps` steps on batches from `source`: fewer where one is not finite, which
+        is then the last.
+        """
+        table = (
+            self._run_fused(source, steps)
+            if self.fused
+            else self._loop(source, tf.constant(steps, tf.int32)).numpy()
+        )
         return StepFigures(*table.T)
 
     def warm_up(self, length: int, rows: int) -> None:
-        """Compiles what depends on the shape of batches, of `rows` rows padded to `length`, and changes nothing."""
+        """Compiles what depends on the shape of batches, of `rows` rows padded to `length`, and
+        changes nothing.
+        """
         if self.fused:
             blank = _blank(length, rows)
-            self._program(Batch(*(tf.repeat(values[None], STACK, axis=0) for values in blank)), tf.constant(0), tf.constant(0))
+            self._program(
+                Batch(*(tf.repeat(values[None], STACK, axis=0) for values in blank)),
+                tf.constant(0),
+                tf.constant(0),
+            )
             return
         weights = [tf.zeros_like(weight.value) for weight in self._network.weights.values()]
         self._warm(weights, _blank(length, rows))
 
     def _gradient_of_replicas(self, weights, batch):
         step, scale = tf.zeros([], tf.int64), tf.ones([])
-        return self._placement.strategy.run(self._replica_gradient, args=(weights, step, scale, batch))
+        return self._placement.strategy.run(
+            self._replica_gradient, args=(weights, step, scale, batch)
+        )
 
-    # --- one step, from the inside out --------------------------------------------------------------------------------
+    # --- one step, from the inside out ------------------------------------------------------------
 
     def _shard_gradient(self, weights, step, scale, batch: Batch):
         """Gradient of the summed loss of a shard's rows, times `scale`, and its sums.
 
-        Returns (packed vector, ()), or (packed vector without the embedding, (rows [tokens, width], ids [tokens])).
+        Returns (packed vector, ()), or (packed vector without the embedding, (rows [tokens, width],
+        ids [tokens])).
         """
         named = dict(zip(self._names, weights))
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            logits = self._network.logits(named, batch.tokens, batch.lengths, Noise(batch.rows, step))
-            sums = tasks.training_sums(logits, batch.labels, self._settings.label_smoothing, self._class_weights)
+            logits = self._network.logits(
+                named, batch.tokens, batch.lengths, Noise(batch.rows, step)
+            )
+            sums = tasks.training_sums(
+                logits, batch.labels, self._settings.label_smoothing, self._class_weights
+            )
             scaled = sums[0] * tf.cast(scale, sums[0].dtype)
         gradients = tape.gradient(scaled, weights)
         slices = ()
@@ -135,13 +186,18 @@ class TrainSteps:
         return pack([tf.convert_to_tensor(gradient) for gradient in gradients] + list(sums)), slices
 
     def _replica_gradient(self, weights, step, scale, batch: Batch):
-        """As `_shard_gradient`, of this replica's rows: its shards side by side, its parts one after the other."""
+        """As `_shard_gradient`, of this replica's rows: its shards side by side, its parts one
+        after the other.
+        """
         rows = _part(batch, self._placement.local_replica(), self._placement.replicas)
         parts = self._settings.accumulate
         if parts == 1:
             return self._sharded(weights, step, scale, rows)
+
         def add(part, total):
-            return part + 1, total + self._sharded(weights, step, scale, _part(rows, part, parts))[0]
+            return part + 1, total + self._sharded(weights, step, scale, _part(rows, part, parts))[
+                0
+            ]
 
         total, _ = self._sharded(weights, step, scale, _part(rows, 0, parts))
         return tf.while_loop(lambda part, _: part < parts, add, (tf.constant(1), total))[1], ()
@@ -152,23 +208,32 @@ class TrainSteps:
         return _add(vectors), tuple(tf.concat(column, axis=0) for column in zip(*slices))
 
     def _over_workers(self, packed, slices):
-        """The packed vector of the whole batch, from what each replica of each worker has computed."""
+        """The packed vector of the whole batch, from what each replica of each worker has
+        computed.
+        """
         vector = self._placement.total(packed)
         if not slices:
             return vector
         rows, ids = map(self._placement.gathered, slices)
-        embedding = tf.math.unsorted_segment_sum(rows, ids, self._network.weights[EMBEDDING].value.shape[0])
+        embedding = tf.math.unsorted_segment_sum(
+            rows, ids, self._network.weights[EMBEDDING].value.shape[0]
+        )
         return tf.concat([tf.reshape(embedding, [-1]), vector], axis=0)
 
     def _exchange(self, config: configuration.Config) -> wire.Exchange:
         embedding = self._network.weights.get(EMBEDDING)
-        if embedding is None or config.optimizer.accumulate > 1:  # Parts of a batch are added up before they are sent.
+        # Parts of a batch are added up before they are sent.
+        if embedding is None or config.optimizer.accumulate > 1:
             return wire.exchange(self._network.parameters, 0, 0, 0, self._placement.workers)
         tokens = -(-config.input.batch_size // self._placement.workers) * config.input.max_length
-        return wire.exchange(self._network.parameters, *embedding.value.shape, tokens, self._placement.workers)
+        return wire.exchange(
+            self._network.parameters, *embedding.value.shape, tokens, self._placement.workers
+        )
 
     def _next(self, values, packed):
-        """(the state's values after a step, its figures): the update by the packed sums of a whole batch."""
+        """(the state's values after a step, its figures): the update by the packed sums of a whole
+        batch.
+        """
         *gradients, loss_sum, correct, count = unpack(packed, self._sizes)
         factor = 1 / (count * tf.cast(self._scale(values), count.dtype))
         gradients = [gradient * factor for gradient in gradients]
@@ -181,13 +246,20 @@ class TrainSteps:
         for name, value in zip(("loss_sum", "correct", "count"), (loss_sum, correct, count)):
             total = values[f"epoch/{name}"]
             after[f"epoch/{name}"] = total + tf.cast(value, total.dtype)
-        return after, tf.stack([tf.cast(value, tf.float64) for value in (loss_sum, correct, count, norm)])
+        return after, tf.stack(
+            [tf.cast(value, tf.float64) for value in (loss_sum, correct, count, norm)]
+        )
 
     def _if_it_fits(self, before, after, norm):
-        """The values without the update if the gradient overflowed, and the norm; 0 where a smaller scale may help."""
+        """The values without the update if the gradient overflowed, and the norm; 0 where a smaller
+        scale may help.
+        """
         scale, fits = before[LOSS_SCALE], tf.math.is_finite(norm)
         kept = {name: tf.where(fits, value, before[name]) for name, value in after.items()}
-        kept |= {"step": after["step"], LOSS_SCALE: optimizers.next_loss_scale(scale, fits, after["step"])}
+        kept |= {
+            "step": after["step"],
+            LOSS_SCALE: optimizers.next_loss_scale(scale, fits, after["step"]),
+        }
         return kept, tf.where(fits | (scale <= optimizers.SMALLEST_LOSS_SCALE), norm, 0)
 
     def _scale(self, values):
@@ -195,7 +267,10 @@ class TrainSteps:
 
     def _weights(self, values):
         """The weights in their shapes, in the order of their gradients."""
-        return [tf.reshape(values[f"model/{name}"], weight.value.shape) for name, weight in self._network.weights.items()]
+        return [
+            tf.reshape(values[f"model/{name}"], weight.value.shape)
+            for name, weight in self._network.weights.items()
+        ]
 
     def _apply(self, packed):
         """Updates the state by the packed sums of a whole batch; returns the step's figures."""
@@ -209,49 +284,74 @@ class TrainSteps:
             batch = next(iterator)
             with tf.control_dependencies([batch.tokens]):
                 waited = self._clock() - asked
-            weights = [tf.convert_to_tensor(weight.value) for weight in self._network.weights.values()]
+            weights = [
+                tf.convert_to_tensor(weight.value) for weight in self._network.weights.values()
+            ]
             step = tf.convert_to_tensor(self._state.step)
-            scale = tf.ones([]) if self._state.loss_scale is None else tf.convert_to_tensor(self._state.loss_scale)
-            gradient = self._placement.strategy.run(self._replica_gradient, args=(weights, step, scale, batch))
+            scale = (
+                tf.ones([])
+                if self._state.loss_scale is None
+                else tf.convert_to_tensor(self._state.loss_scale)
+            )
+            gradient = self._placement.strategy.run(
+                self._replica_gradient, args=(weights, step, scale, batch)
+            )
             row = self._update(self._over_workers(*gradient))
             figures = figures.write(done, tf.concat([row, [waited]], axis=0))
             return done + 1, tf.reduce_all(tf.math.is_finite(row)), figures
 
         figures = tf.TensorArray(tf.float64, steps, dynamic_size=False, element_shape=[5])
-        done, _, figures = tf.while_loop(lambda done, finite, _: tf.logical_and(done < steps, finite), one,
-                                         (tf.constant(0), tf.constant(True), figures))
+        done, _, figures = tf.while_loop(
+            lambda done, finite, _: tf.logical_and(done < steps, finite),
+            one,
+            (tf.constant(0), tf.constant(True), figures),
+        )
         return figures.stack()[:done]
 
-    # --- many steps in one program ------------------------------------------------------------------------------------
+    # --- many steps in one program ----------------------------------------------------------------
 
     def _run_stack(self, stack: Batch, first, end):
-        """Runs steps on batches [first, end) of a stack. Returns (figures [stack, 4], steps done)."""
+        """Runs steps on batches [first, end) of a stack. Returns (figures [stack, 4], steps
+        done).
+        """
         strategy = self._placement.strategy
         outcome = strategy.run(self._replica_steps, args=(self._state.values(), stack, first, end))
-        values, figures, done = tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], outcome)
+        values, figures, done = tf.nest.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0], outcome
+        )
         self._state.assign(values)
         return figures, done
 
     def _replica_steps(self, values, stack: Batch, first, end):
         """The same steps on every replica, each with its own part of each batch.
 
-        First and end are numbers that the program is given, not part of it: whichever way steps are cut into calls, each
-        of them is the same machine code on the same numbers.
+        First and end are numbers that the program is given, not part of it: whichever way steps are
+        cut into calls, each of them is the same machine code on the same numbers.
         """
+
         def one(at, _, values, figures):
             batch = Batch(*(entries[at] for entries in stack))
-            packed, _ = self._replica_gradient(self._weights(values), values["step"], self._scale(values), batch)
+            packed, _ = self._replica_gradient(
+                self._weights(values), values["step"], self._scale(values), batch
+            )
             values, row = self._next(values, self._over_replicas(packed))
             figures = tf.tensor_scatter_nd_update(figures, [[at]], row[None])
             return at + 1, tf.reduce_all(tf.math.is_finite(row)), values, figures
 
         figures = tf.zeros([tf.shape(stack.rows)[0], 4], tf.float64)
-        at, _, values, figures = tf.while_loop(lambda at, finite, *_: tf.logical_and(at < end, finite), one,
-                                               (first, tf.constant(True), values, figures))
+        at, _, values, figures = tf.while_loop(
+            lambda at, finite, *_: tf.logical_and(at < end, finite),
+            one,
+            (first, tf.constant(True), values, figures),
+        )
         return values, figures, at - first
 
     def _over_replicas(self, packed):
-        return packed if self._placement.replicas == 1 else tf.distribute.get_replica_context().all_reduce("SUM", packed)
+        return (
+            packed
+            if self._placement.replicas == 1
+            else tf.distribute.get_replica_context().all_reduce("SUM", packed)
+        )
 
     def _run_fused(self, stacks: "Stacks", steps: int) -> np.ndarray:
         parts, left = [np.zeros([0, 5])], steps
@@ -259,10 +359,13 @@ class TrainSteps:
             asked = time.monotonic()
             stack, first, end = stacks.take(left)
             waited = time.monotonic() - asked
-            figures, done = (tensor.numpy() for tensor in self._program(stack, tf.constant(first), tf.constant(end)))
+            figures, done = (
+                tensor.numpy()
+                for tensor in self._program(stack, tf.constant(first), tf.constant(end))
+            )
             waits = np.zeros([done, 1])
             waits[0] = waited
-            parts.append(np.concatenate([figures[first:first + done], waits], axis=1))
+            parts.append(np.concatenate([figures[first : first + done], waits], axis=1))
             left -= done
             if not np.isfinite(parts[-1]).all():
                 break
@@ -278,7 +381,9 @@ class Stacks:
         self._next = self._end = 0
 
     def take(self, most: int) -> tuple[Batch, int, int]:
-        """(stack, first, end): the next at most `most` steps, which are batches [first, end) of `stack`."""
+        """(stack, first, end): the next at most `most` steps, which are batches [first, end) of
+        `stack`.
+        """
         if self._next == self._end:
             self._stack, count = next(self._stacks)
             self._next, self._end = 0, int(count)
@@ -287,34 +392,49 @@ class Stacks:
 
 
 class EvaluationStep:
-    """What a network makes of each row of a batch, computed with given weights, over the replicas of a placement."""
+    """What a network makes of each row of a batch, computed with given weights, over the replicas
+    of a placement.
+    """
 
     def __init__(self, network: Network, placement: Placement):
         self._network = network
         self._placement = placement
         on_tpu = placement.device_type == "TPU"
-        self._outcomes = _function(self._outcomes_of, jit_compile=compiles(network) and not on_tpu, reduce_retracing=not on_tpu)
+        self._outcomes = _function(
+            self._outcomes_of,
+            jit_compile=compiles(network) and not on_tpu,
+            reduce_retracing=not on_tpu,
+        )
         self._replicas = _function(self._outcomes_of_replicas, reduce_retracing=not on_tpu)
 
     def outcomes(self, weights, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """(losses [batch], probabilities [batch, classes]), in the order of the rows; each worker computes its own rows."""
+        """(losses [batch], probabilities [batch, classes]), in the order of the rows; each worker
+        computes its own rows.
+        """
         first, end = self._placement.rows(len(batch.rows))
         own = Batch(*(values[first:end] for values in batch))
-        per_replica = zip(*map(self._placement.strategy.experimental_local_results, self._replicas(weights, own)))
+        per_replica = zip(
+            *map(self._placement.strategy.experimental_local_results, self._replicas(weights, own))
+        )
         losses, probabilities = map(np.concatenate, zip(*per_replica))
-        # Zero where the row is another worker's: the sum is what its own worker computed, bit for bit.
+        # Zero where the row is another worker's: the sum is what its own worker computed, bit for
+        # bit.
         outcomes = np.zeros((len(batch.rows), 1 + probabilities.shape[1]), probabilities.dtype)
         outcomes[first:end, 0], outcomes[first:end, 1:] = losses, probabilities
         outcomes = self._placement.sum_over_workers(outcomes)
         return outcomes[:, 0], outcomes[:, 1:]
 
     def warm_up(self, weights, length: int, rows: int) -> None:
-        """Compiles the step for batches of `rows` rows padded to `length`, and forgets the result."""
+        """Compiles the step for batches of `rows` rows padded to `length`, and forgets the
+        result.
+        """
         self.outcomes(weights, _blank(length, rows))
 
     def _outcomes_of_replicas(self, weights, batch: Batch):
         def replica(weights, batch):
-            return self._outcomes(weights, _part(batch, self._placement.local_replica(), self._placement.replicas))
+            return self._outcomes(
+                weights, _part(batch, self._placement.local_replica(), self._placement.replicas)
+            )
 
         return self._placement.strategy.run(replica, args=(weights, batch))
 
@@ -324,7 +444,9 @@ class EvaluationStep:
 
 
 def _function(python_function, **options):
-    """A tf.function whose loops are written as such: to rewrite sources, AutoGraph takes longer than all else at a start."""
+    """A tf.function whose loops are written as such: to rewrite sources, AutoGraph takes longer
+    than all else at a start.
+    """
     return tf.function(python_function, autograph=False, **options)
 
 
@@ -335,17 +457,29 @@ def compiles(network: Network) -> bool:
 
 def _blank(length: int, rows: int) -> Batch:
     """A batch of padding, for its shape."""
-    return Batch(tf.range(rows), tf.zeros([rows, length], tf.int32), tf.ones([rows], tf.int32), tf.zeros([rows], tf.int32))
+    return Batch(
+        tf.range(rows),
+        tf.zeros([rows, length], tf.int32),
+        tf.ones([rows], tf.int32),
+        tf.zeros([rows], tf.int32),
+    )
 
 
 def _slice(values, part, parts: int):
-    """Rows [n * part / parts, n * (part + 1) / parts) of n: the same bounds as `strategy.bounds`."""
+    """Rows [n * part / parts, n * (part + 1) / parts) of n: the same bounds as
+    `strategy.bounds`.
+    """
     if values.shape[0] is not None and values.shape[0] % parts == 0:
-        # A size that does not hang on `part`: inside a program of XLA the number of a replica is not known.
+        # A size that does not hang on `part`: inside a program of XLA the number of a replica is
+        # not known.
         size = values.shape[0] // parts
-        return tf.slice(values, [part * size] + [0] * (values.shape.rank - 1), [size] + [-1] * (values.shape.rank - 1))
+        return tf.slice(
+            values,
+            [part * size] + [0] * (values.shape.rank - 1),
+            [size] + [-1] * (values.shape.rank - 1),
+        )
     rows = tf.shape(values)[0]
-    return values[rows * part // parts:rows * (part + 1) // parts]
+    return values[rows * part // parts : rows * (part + 1) // parts]
 
 
 def _part(batch: Batch, part, parts: int) -> Batch:
@@ -353,7 +487,9 @@ def _part(batch: Batch, part, parts: int) -> Batch:
 
 
 def _clock() -> tf.Tensor:
-    """tf.timestamp for where TensorFlow forbids it: it is no deterministic operation, though nothing computes with it."""
+    """tf.timestamp for where TensorFlow forbids it: it is no deterministic operation, though
+    nothing computes with it.
+    """
     return tf.ensure_shape(tf.numpy_function(time.time, [], tf.float64), [])
 
 

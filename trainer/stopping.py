@@ -1,27 +1,35 @@
-"""A request to stop, made by a signal at any time and answered by the program at the next place where that is safe.
+"""A request to stop, made by a signal at any time and answered by the program at the next place
+where that is safe.
 
-The handlers are installed before TensorFlow is imported: until then SIGTERM would kill the process at once.
+The handlers are installed before TensorFlow is imported: until then SIGTERM would kill the process
+at once.
 """
 
 import logging
 import signal
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 from trainer.exit_codes import BY_NAME
 from trainer.gang.channel import Channel
 
 log = logging.getLogger(__name__)
 
-# SIGHUP stands for the wish of a supervisor that the workers leave, with a checkpoint, to meet again in another number.
+# SIGHUP stands for the wish of a supervisor that the workers leave, with a checkpoint, to meet
+# again in another number.
 MEET_AGAIN = signal.SIGHUP
-_EXIT_CODES = {signal.SIGINT: BY_NAME["interrupted"], signal.SIGTERM: BY_NAME["terminated"], MEET_AGAIN: BY_NAME["peer_lost"]}
+_EXIT_CODES = {
+    signal.SIGINT: BY_NAME["interrupted"],
+    signal.SIGTERM: BY_NAME["terminated"],
+    MEET_AGAIN: BY_NAME["peer_lost"],
+}
 
 
 class StopRequest:
-    """`asked` turns true with the first SIGINT or SIGTERM; a second SIGINT raises KeyboardInterrupt.
+    """`asked` turns true with the first SIGINT or SIGTERM; a second SIGINT raises
+    KeyboardInterrupt.
 
-    Several workers must stop at one step, so the loop goes by `agreed`, which turns true with the first `agree` that
-    shows that some worker was asked.
+    Several workers must stop at one step, so the loop goes by `agreed`, which turns true with the
+    first `agree` that shows that some worker was asked.
     """
 
     def __init__(self, channel: Channel | None = None):
@@ -33,23 +41,33 @@ class StopRequest:
 
     @classmethod
     def on_signals(cls, channel: Channel | None = None) -> "StopRequest":
-        """A request that SIGINT and SIGTERM of this process make, or the supervisor at the other end of `channel`."""
+        """A request that SIGINT and SIGTERM of this process make, or the supervisor at the other
+        end of `channel`.
+        """
         stop = cls(channel)
         stop.listen()
         return stop
 
     def listen(self) -> None:
-        """Takes the signals; once more after anything that may have taken them away, as a strategy of several workers does."""
+        """Takes the signals; once more after anything that may have taken them away, as a strategy
+        of several workers does.
+        """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     @property
     def asked(self) -> bool:
-        if self.signal in (None, MEET_AGAIN) and self._channel and (request := self._channel.asked()):
+        if (
+            self.signal in (None, MEET_AGAIN)
+            and self._channel
+            and (request := self._channel.asked())
+        ):
             asked = MEET_AGAIN if request["ask"] == "reform" else signal.Signals(request["signal"])
             if asked != self.signal:
-                log.info("asked to %s: stopping after the current loop, with a checkpoint",
-                         "meet the other workers again" if asked == MEET_AGAIN else "stop")
+                log.info(
+                    "asked to %s: stopping after the current loop, with a checkpoint",
+                    "meet the other workers again" if asked == MEET_AGAIN else "stop",
+                )
             self.signal = asked
         return self.signal is not None
 
@@ -71,16 +89,23 @@ class StopRequest:
 
     def _on_signal(self, number, frame):
         if self._interrupted and number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)  # A third one ends the process, whatever it is at.
+            # A third one ends the process, whatever it is at.
+            signal.signal(number, signal.SIG_DFL)
             raise KeyboardInterrupt
         self._interrupted |= number == signal.SIGINT
         self.signal = self.signal or signal.Signals(number)
-        log.info("%s: stopping after the current loop, with a checkpoint%s", signal.Signals(number).name,
-                 "; once more to stop without one" if number == signal.SIGINT else "")
+        log.info(
+            "%s: stopping after the current loop, with a checkpoint%s",
+            signal.Signals(number).name,
+            "; once more to stop without one" if number == signal.SIGINT else "",
+        )
 
 
 def unwind_on_sigterm() -> None:
-    """Makes SIGTERM end this process as an exception does, so that what was half written is removed: for short commands."""
+    """Makes SIGTERM end this process as an exception does, so that what was half written is
+    removed: for short commands.
+    """
+
     def on_signal(number, frame):
         raise SystemExit(_EXIT_CODES[number])
 

@@ -1,11 +1,13 @@
 """TensorBoard event files of a run, equal to those of a run that was never stopped.
 
-One event file per attempt, named so that files sort by attempt and not by a clock. What a killed attempt wrote after
-the step that is restored never happened: an attempt begins by taking those events out of the older files, and its own
-file begins with a SessionLog START that tells the same to readers that have them in memory already. (The START alone
-would leave orphaned points in TensorBoard's default loader, and texts and PR curves twice in `EventAccumulator`.)
+One event file per attempt, named so that files sort by attempt and not by a clock. What a killed
+attempt wrote after the step that is restored never happened: an attempt begins by taking those
+events out of the older files, and its own file begins with a SessionLog START that tells the same
+to readers that have them in memory already. (The START alone would leave orphaned points in
+TensorBoard's default loader, and texts and PR curves twice in `EventAccumulator`.)
 
-For the points up to a checkpoint to be there after any kill, call `flush` before that checkpoint is saved.
+For the points up to a checkpoint to be there after any kill, call `flush` before that checkpoint is
+saved.
 """
 
 import contextlib
@@ -33,12 +35,14 @@ PROJECTOR_ROWS = 10_000
 class Summaries:
     """Writes the events of one attempt into `folder` (for example MODEL_DIR/tensorboard/train).
 
-    A value is visible to a running TensorBoard when the call returns. A (step, tag) of the restored step that is
-    there already is not written twice. Every method raises StorageError where the folder cannot be written.
+    A value is visible to a running TensorBoard when the call returns. A (step, tag) of the restored
+    step that is there already is not written twice. Every method raises StorageError where the
+    folder cannot be written.
     """
 
     def __init__(self, folder, attempt, restored_step):
-        """`attempt`: its number; `restored_step`: step of the checkpoint that was restored, 0 where there was none.
+        """`attempt`: its number; `restored_step`: step of the checkpoint that was restored, 0 where
+        there was none.
 
         Events beyond `restored_step` are removed from the folder, all of them where it is 0.
         """
@@ -55,7 +59,10 @@ class Summaries:
 
     def write(self, step, scalars):
         """Writes `scalars` (tag -> number) at the global step `step`."""
-        values = (summary_pb2.Summary.Value(tag=tag, simple_value=float(number)) for tag, number in scalars.items())
+        values = (
+            summary_pb2.Summary.Value(tag=tag, simple_value=float(number))
+            for tag, number in scalars.items()
+        )
         self._add(step, values)
 
     def text(self, tag, markdown, step):
@@ -68,38 +75,52 @@ class Summaries:
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, format="png")
         image = summary_pb2.Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=encoded.getvalue())
+            height=height, width=width, colorspace=3, encoded_image_string=encoded.getvalue()
+        )
         self._add(step, [summary_pb2.Summary.Value(tag=tag, image=image)])
 
     def pr_curve(self, tag, labels, scores, step):
         """Writes precision and recall at 201 thresholds from 0 to 1, under the tag `TAG/pr_curves`.
 
-        `labels`: bool [examples], true where the example is of the class; `scores`: float [examples] in [0, 1].
+        `labels`: bool [examples], true where the example is of the class; `scores`: float
+        [examples] in [0, 1].
         """
-        curve = summary_v1.pr_curve_pb(tag, np.asarray(labels, bool), np.asarray(scores, np.float64))
+        curve = summary_v1.pr_curve_pb(
+            tag, np.asarray(labels, bool), np.asarray(scores, np.float64)
+        )
         self._add(step, summary_pb2.Summary.FromString(curve.SerializeToString()).value)
 
     def hparams(self, configuration):
-        """Writes the configuration (name -> bool, number or text) as the row of this run in the HParams dashboard.
+        """Writes the configuration (name -> bool, number or text) as the row of this run in the
+        HParams dashboard.
 
-        TensorBoard takes the metrics of the row from the event files in this folder and below it, and of several
-        rows in one folder the first: write it into the folder above train/ and eval/, opened with `restored_step=0`.
+        TensorBoard takes the metrics of the row from the event files in this folder and below it,
+        and of several rows in one folder the first: write it into the folder above train/ and
+        eval/, opened with `restored_step=0`.
         """
         self._add(0, hparams_plugin.hparams_pb(configuration).value)
 
     def projector(self, weights, labels):
         """Writes vectors for the projector dashboard, in place of those from before.
 
-        `weights`: float [rows, size]; `labels`: a text per row. The browser gets the first 10,000 rows, which are
-        the most frequent ones of a vocabulary.
+        `weights`: float [rows, size]; `labels`: a text per row. The browser gets the first 10,000
+        rows, which are the most frequent ones of a vocabulary.
         """
-        # TSV and not binary, although it is longer: TensorBoard tries text first and fails on some binary files.
-        vectors = ("\t".join(map("{:.6g}".format, row)) for row in np.asarray(weights)[:PROJECTOR_ROWS].tolist())
+        # TSV and not binary, although it is longer: TensorBoard tries text first and fails on some
+        # binary files.
+        vectors = (
+            "\t".join(map("{:.6g}".format, row))
+            for row in np.asarray(weights)[:PROJECTOR_ROWS].tolist()
+        )
         config = projector_plugin.ProjectorConfig()
-        config.embeddings.add(tensor_name="embedding", tensor_path="vectors.tsv", metadata_path="labels.tsv")
+        config.embeddings.add(
+            tensor_name="embedding", tensor_path="vectors.tsv", metadata_path="labels.tsv"
+        )
         with self._storing():
             _replace(self._path.with_name("vectors.tsv"), _lines(vectors))
-            _replace(self._path.with_name("labels.tsv"), _lines(map(_visible, labels[:PROJECTOR_ROWS])))
+            _replace(
+                self._path.with_name("labels.tsv"), _lines(map(_visible, labels[:PROJECTOR_ROWS]))
+            )
             projector_plugin.visualize_embeddings(str(self._path.parent), config)
 
     def flush(self):
@@ -129,12 +150,17 @@ class Summaries:
         try:
             yield
         except (OSError, tf.errors.OpError) as problem:
-            raise StorageError(f"{self._path} cannot be written: {problem}; the model folder must stay writable; check "
-                               f"free space and permissions, then run the same command again") from problem
+            raise StorageError(
+                f"{self._path} cannot be written: {problem}; the model folder must stay writable; "
+                "check "
+                f"free space and permissions, then run the same command again"
+            ) from problem
 
 
 class Nowhere:
-    """Takes what `Summaries` takes and keeps nothing: for the workers of a gang that are not the chief."""
+    """Takes what `Summaries` takes and keeps nothing: for the workers of a gang that are not the
+    chief.
+    """
 
     def _nothing(self, *_):
         pass
@@ -147,7 +173,9 @@ def _lines(texts):
 
 
 def _visible(label):
-    """Returns `label`, or its `repr` where nothing would be seen or where it would break the line."""
+    """Returns `label`, or its `repr` where nothing would be seen or where it would break the
+    line.
+    """
     return label if label.isprintable() and label.strip() else repr(label)
 
 
@@ -155,14 +183,19 @@ def _visible(label):
 
 
 def _forget(folder, first):
-    """Takes the values of step `first` and later out of the event files; files without any others are removed.
+    """Takes the values of step `first` and later out of the event files; files without any others
+    are removed.
 
     Returns what there is of the step before, as {(step, tag)}.
     """
     there = set()
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records = list(_records(path.read_bytes()))
-        kept = [(record, event) for record, event in records if event.step < first or not event.summary.value]
+        kept = [
+            (record, event)
+            for record, event in records
+            if event.step < first or not event.summary.value
+        ]
         values = [(event.step, value.tag) for _, event in kept for value in event.summary.value]
         if not values:
             path.unlink()
@@ -173,18 +206,19 @@ def _forget(folder, first):
 
 
 def _records(data):
-    """Yields (framed record, its event) up to the end or the first damaged record, where every reader stops.
+    """Yields (framed record, its event) up to the end or the first damaged record, where every
+    reader stops.
 
-    A record is its length (8 bytes, little-endian), a checksum of that (4), the event, and a checksum of the event
-    (4): https://www.tensorflow.org/tutorials/load_data/tfrecord.
+    A record is its length (8 bytes, little-endian), a checksum of that (4), the event, and a
+    checksum of the event (4): https://www.tensorflow.org/tutorials/load_data/tfrecord.
     """
     position = 0
     while position + 12 <= len(data):
-        end = position + 16 + int.from_bytes(data[position:position + 8], "little")
+        end = position + 16 + int.from_bytes(data[position : position + 8], "little")
         if end > len(data):
             return
         try:
-            event = event_pb2.Event.FromString(data[position + 12:end - 4])
+            event = event_pb2.Event.FromString(data[position + 12 : end - 4])
         except DecodeError:
             return
         yield data[position:end], event

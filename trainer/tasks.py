@@ -1,10 +1,12 @@
-"""What a network's outputs are worth: losses per example, and figures as sums that are divided once at the end.
+"""What a network's outputs are worth: losses per example, and figures as sums that are divided once
+at the end.
 
-Sums and counts add up to the same figures over any split of the rows into batches, shards, replicas and workers.
+Sums and counts add up to the same figures over any split of the rows into batches, shards, replicas
+and workers.
 """
 
 import dataclasses
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +15,8 @@ import tensorflow as tf
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
     """Cross-entropy of each example against its label, in nats.
 
-    With smoothing e, the target is (1 - e) at the label plus e / classes everywhere: Szegedy et al., Rethinking the
-    Inception Architecture, 2016, section 7.
+    With smoothing e, the target is (1 - e) at the label plus e / classes everywhere: Szegedy et
+    al., Rethinking the Inception Architecture, 2016, section 7.
 
     Args:
       logits: float [batch, classes].
@@ -30,10 +32,16 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) 
     return -(1 - smoothing) * chosen - smoothing * tf.reduce_mean(log_p, axis=-1)
 
 
-def training_sums(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0, class_weights: Sequence[float] = ()):
+def training_sums(
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
+):
     """(sum of the losses, correct predictions, examples), each a scalar of the type of `logits`.
 
-    `class_weights`, one per class, multiply the losses but not the counts, as Keras' class_weight does.
+    `class_weights`, one per class, multiply the losses but not the counts, as Keras' class_weight
+    does.
     """
     losses = cross_entropy(logits, labels, smoothing)
     if class_weights:
@@ -43,7 +51,8 @@ def training_sums(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0, 
 
 
 def balanced_weights(label_counts: np.ndarray) -> list[float]:
-    """examples / (classes * examples of the class), the 'balanced' rule of scikit-learn: mean 1 over the examples.
+    """examples / (classes * examples of the class), the 'balanced' rule of scikit-learn: mean 1
+    over the examples.
 
     A class without examples does not count as one; its weight, 0, is never used.
     """
@@ -53,7 +62,9 @@ def balanced_weights(label_counts: np.ndarray) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """The figures of a split. `confusion`: int64 [classes, classes], true class in rows, predicted in columns."""
+    """The figures of a split. `confusion`: int64 [classes, classes], true class in rows, predicted
+    in columns.
+    """
 
     loss_sum: float
     confusion: np.ndarray
@@ -94,7 +105,9 @@ class Figures:
     @property
     def f1(self) -> np.ndarray:
         """float64 [classes]: 2 true positives / (predicted + examples), 0 where both are 0."""
-        return _ratio(2 * np.diag(self.confusion), self.confusion.sum(axis=0) + self.confusion.sum(axis=1))
+        return _ratio(
+            2 * np.diag(self.confusion), self.confusion.sum(axis=0) + self.confusion.sum(axis=1)
+        )
 
     @property
     def macro_f1(self) -> float:

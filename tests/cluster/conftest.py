@@ -5,14 +5,18 @@ from tests.cluster import kit
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster():
-    """The cluster is up and has the image of this very tree; a cluster that was up before stays up."""
+    """The cluster is up and has the image of this very tree; a cluster that was up before stays
+    up.
+    """
     if kit.why_not():
         pytest.skip(kit.why_not())
     was_up = kit.is_up()
     try:
         if not was_up:
             kit.kit("up")
-        kit.kit("build", kit.IMAGE.partition("/")[2], ".", "-f", "k8s/Dockerfile", "--target", "cpu")
+        kit.kit(
+            "build", kit.IMAGE.partition("/")[2], ".", "-f", "k8s/Dockerfile", "--target", "cpu"
+        )
         yield
     finally:
         if not was_up:
@@ -35,4 +39,5 @@ def undisturbed(tmp_path_factory):
         if workers not in known:
             known[workers] = kit.local_digest(workers, folder)
         return known[workers]
+
     return of

@@ -30,8 +30,18 @@ def delete(job):
 
 def evict(job):
     path = f"/api/v1/namespaces/{job.namespace.name}/pods/{_name(job)}/eviction"
-    kit.kubectl("create", f"--raw={path}", "--filename=-", stdin=json.dumps({
-        "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": _name(job), "namespace": job.namespace.name}}))
+    kit.kubectl(
+        "create",
+        f"--raw={path}",
+        "--filename=-",
+        stdin=json.dumps(
+            {
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": {"name": _name(job), "namespace": job.namespace.name},
+            }
+        ),
+    )
 
 
 def kill(job):
@@ -59,7 +69,14 @@ def partition(job):
 def drain(job):
     node = _node(job)
     try:
-        kit.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s")
+        kit.kubectl(
+            "drain",
+            node,
+            "--ignore-daemonsets",
+            "--delete-emptydir-data",
+            "--force",
+            "--timeout=120s",
+        )
     finally:
         kit.kubectl("uncordon", node)
 
@@ -71,13 +88,30 @@ def stop_and_submit_again(job):
     job.apply()
 
 
-@pytest.mark.parametrize("fault, workers", [
-    (delete, 1), (kill, 1), (stop_and_submit_again, 1),
-    (delete, 2), (evict, 2), (kill, 2), (freeze, 2), (power_cut, 2), (partition, 2), (drain, 2), (stop_and_submit_again, 2),
-], ids=lambda value: getattr(value, "__name__", value))
-def test_a_disturbed_job_ends_with_the_digest_of_an_undisturbed_one(namespace, undisturbed, fault, workers, record_property):
+@pytest.mark.parametrize(
+    "fault, workers",
+    [
+        (delete, 1),
+        (kill, 1),
+        (stop_and_submit_again, 1),
+        (delete, 2),
+        (evict, 2),
+        (kill, 2),
+        (freeze, 2),
+        (power_cut, 2),
+        (partition, 2),
+        (drain, 2),
+        (stop_and_submit_again, 2),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_disturbed_job_ends_with_the_digest_of_an_undisturbed_one(
+    namespace, undisturbed, fault, workers, record_property
+):
     expected = undisturbed(workers)
-    job = kit.Job(namespace, f"{fault.__name__.replace('_', '-')}-{workers}", (f"--workers={workers}",))
+    job = kit.Job(
+        namespace, f"{fault.__name__.replace('_', '-')}-{workers}", (f"--workers={workers}",)
+    )
     submitted = time.time()
     job.apply()
     kit.eventually("a checkpoint of the first attempt", lambda: job.saved() >= 150)
@@ -87,13 +121,23 @@ def test_a_disturbed_job_ends_with_the_digest_of_an_undisturbed_one(namespace, u
     code, lines = job.follow()
     assert code == 0, lines[-20:]
     assert kit.digest(lines) == expected
-    assert max(event["attempt"] for event in job.events()) > 1, "the job came to its end before the fault"
+    assert max(event["attempt"] for event in job.events()) > 1, (
+        "the job came to its end before the fault"
+    )
     record_property("fault_to_first_new_steps", _first_loop(job, disturbed, attempt=2) - disturbed)
 
 
 def _first_loop(job, since: float, attempt: int = 1) -> float:
-    """When the first steps after `since` were done, in seconds since the epoch; their line may come after that of a checkpoint."""
+    """When the first steps after `since` were done, in seconds since the epoch; their line may come
+    after that of a checkpoint.
+    """
+
     def times():
-        return [moment for event in job.events("loop") if event["attempt"] >= attempt
-                and (moment := datetime.datetime.fromisoformat(event["time"]).timestamp()) > since]
+        return [
+            moment
+            for event in job.events("loop")
+            if event["attempt"] >= attempt
+            and (moment := datetime.datetime.fromisoformat(event["time"]).timestamp()) > since
+        ]
+
     return min(kit.eventually("the first steps", times))

@@ -1,4 +1,6 @@
-"""The cluster of the tests: a real Kubernetes on this machine, if the kit for it lies beside the project."""
+"""The cluster of the tests: a real Kubernetes on this machine, if the kit for it lies beside the
+project.
+"""
 
 import contextlib
 import dataclasses
@@ -20,9 +22,19 @@ KUBECONFIG = "/var/lib/kit/kubeconfig"
 IMAGE = "localhost:5000/rnn-trainer:test"
 CLAIM = "rnn-trainer"
 INDEX = "batch.kubernetes.io/job-completion-index"
-# Longer than any fault takes to show, on 2 cores that also run the cluster. One thread and one shard: both decide bits.
-TRAINING = ["--flagfile=words.flags", "--units=256", "--steps=2000", "--save_steps=50", "--log_steps=200", "--steps_per_loop=20",
-            "--eval_steps=-1", "--threads=1", "--shards=1"]
+# Longer than any fault takes to show, on 2 cores that also run the cluster. One thread and one
+# shard: both decide bits.
+TRAINING = [
+    "--flagfile=words.flags",
+    "--units=256",
+    "--steps=2000",
+    "--save_steps=50",
+    "--log_steps=200",
+    "--steps_per_loop=20",
+    "--eval_steps=-1",
+    "--threads=1",
+    "--shards=1",
+]
 SECONDS = 600  # The longest that anything here may take.
 
 
@@ -38,14 +50,23 @@ def kit(*arguments: str) -> None:
 
 
 def kubectl(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
-    done = subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=SECONDS,
-                          env={**os.environ, "KUBECONFIG": KUBECONFIG})
+    done = subprocess.run(
+        ["kubectl", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env={**os.environ, "KUBECONFIG": KUBECONFIG},
+    )
     assert done.returncode == 0 or not check, f"kubectl {' '.join(arguments)}: {done.stderr}"
     return done.stdout
 
 
 def is_up() -> bool:
-    return pathlib.Path(KUBECONFIG).exists() and kubectl("get", "--raw=/readyz", "--request-timeout=5s", check=False) == "ok"
+    return (
+        pathlib.Path(KUBECONFIG).exists()
+        and kubectl("get", "--raw=/readyz", "--request-timeout=5s", check=False) == "ok"
+    )
 
 
 def eventually(what: str, holds, seconds: float = 180):
@@ -72,21 +93,35 @@ class Namespace:
         kubectl("create", "namespace", made.name)
         kubectl("label", "namespace", made.name, f"pod-security.kubernetes.io/enforce={level}")
         kubectl("apply", f"--namespace={made.name}", f"--filename={ROOT / 'k8s/claim.yaml'}")
-        kubectl("apply", f"--namespace={made.name}", "--filename=-", stdin=json.dumps({
-            "apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "LocalQueue", "metadata": {"name": "team"},
-            "spec": {"clusterQueue": "kit"}}))
+        kubectl(
+            "apply",
+            f"--namespace={made.name}",
+            "--filename=-",
+            stdin=json.dumps(
+                {
+                    "apiVersion": "kueue.x-k8s.io/v1beta1",
+                    "kind": "LocalQueue",
+                    "metadata": {"name": "team"},
+                    "spec": {"clusterQueue": "kit"},
+                }
+            ),
+        )
         return made
 
     def delete(self) -> None:
         kubectl("delete", "namespace", self.name, "--wait=false")
 
     def get(self, kind: str, *arguments: str) -> dict:
-        return json.loads(kubectl("get", kind, f"--namespace={self.name}", "--output=json", *arguments))
+        return json.loads(
+            kubectl("get", kind, f"--namespace={self.name}", "--output=json", *arguments)
+        )
 
     @functools.cached_property
     def folder(self) -> pathlib.Path:
         volume = eventually("the volume", lambda: self.get("pvc", CLAIM)["spec"].get("volumeName"))
-        return pathlib.Path(json.loads(kubectl("get", "pv", volume, "--output=json"))["spec"]["hostPath"]["path"])
+        return pathlib.Path(
+            json.loads(kubectl("get", "pv", volume, "--output=json"))["spec"]["hostPath"]["path"]
+        )
 
 
 @dataclasses.dataclass
@@ -101,48 +136,106 @@ class Job:
 
     def submit(self, *flags: str) -> list[str]:
         """The command line of `trainer submit` for this job."""
-        return [sys.executable, "-m", "trainer", "submit", f"--namespace={self.namespace.name}", f"--name={self.name}",
-                f"--image={IMAGE}", "--cpu=300m", "--memory=1500Mi", "--shm=64Mi", f"--volume=pvc:{CLAIM}:/data", *self.shape, *flags,
-                "--", "train", *self.training, f"--data_dir={self.data_dir}", f"--model_dir=/data/{self.name}"]
+        return [
+            sys.executable,
+            "-m",
+            "trainer",
+            "submit",
+            f"--namespace={self.namespace.name}",
+            f"--name={self.name}",
+            f"--image={IMAGE}",
+            "--cpu=300m",
+            "--memory=1500Mi",
+            "--shm=64Mi",
+            f"--volume=pvc:{CLAIM}:/data",
+            *self.shape,
+            *flags,
+            "--",
+            "train",
+            *self.training,
+            f"--data_dir={self.data_dir}",
+            f"--model_dir=/data/{self.name}",
+        ]
 
     def apply(self) -> None:
         run(self.submit("--apply"))
 
     def follow(self) -> tuple[int, list[str]]:
         """How `submit --follow` ends, and its lines."""
-        done = subprocess.run(self.submit("--follow"), capture_output=True, text=True, timeout=SECONDS, cwd=ROOT,
-                              env={**os.environ, "KUBECONFIG": KUBECONFIG})
+        done = subprocess.run(
+            self.submit("--follow"),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            cwd=ROOT,
+            env={**os.environ, "KUBECONFIG": KUBECONFIG},
+        )
         sys.stderr.write(done.stderr)
         return done.returncode, done.stdout.splitlines()
 
     def command(self, flag: str) -> str:
-        return run([sys.executable, "-m", "trainer", "submit", f"--namespace={self.namespace.name}", f"--{flag}={self.name}"])
+        return run(
+            [
+                sys.executable,
+                "-m",
+                "trainer",
+                "submit",
+                f"--namespace={self.namespace.name}",
+                f"--{flag}={self.name}",
+            ]
+        )
 
     @property
     def model_dir(self) -> pathlib.Path:
         return self.namespace.folder / self.name
 
     def events(self, name: str = "") -> list[dict]:
-        return [event for event in journal.read(self.model_dir / "journal.jsonl") if name in ("", event["event"])]
+        return [
+            event
+            for event in journal.read(self.model_dir / "journal.jsonl")
+            if name in ("", event["event"])
+        ]
 
     def saved(self) -> int:
         return max((event["step"] for event in self.events("save")), default=0)
 
     def pods(self) -> list[dict]:
-        selector = f"--selector=app.kubernetes.io/instance={self.name},app.kubernetes.io/component=trainer"
+        selector = (
+            f"--selector=app.kubernetes.io/instance={self.name},app.kubernetes.io/component=trainer"
+        )
         return self.namespace.get("pods", selector)["items"]
 
     def pod(self, worker: int) -> dict:
         """The pod of a worker that runs."""
+
         def running():
-            running = [pod for pod in self.pods() if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]]
-            return next((pod for pod in running if pod["metadata"]["labels"].get(INDEX, "0") == str(worker)), None)
+            running = [
+                pod
+                for pod in self.pods()
+                if pod["status"]["phase"] == "Running"
+                and "deletionTimestamp" not in pod["metadata"]
+            ]
+            return next(
+                (
+                    pod
+                    for pod in running
+                    if pod["metadata"]["labels"].get(INDEX, "0") == str(worker)
+                ),
+                None,
+            )
+
         return eventually(f"worker {worker} of {self.name}", running)
 
 
 def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=ROOT,
-                          env={**os.environ, "KUBECONFIG": KUBECONFIG})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        cwd=ROOT,
+        env={**os.environ, "KUBECONFIG": KUBECONFIG},
+    )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -158,16 +251,43 @@ def local_digest(workers: int, folder: pathlib.Path) -> str:
     """The digest of the same training on this machine, where nothing disturbs it."""
     data = folder / "words"
     if not data.exists():
-        run([sys.executable, "-m", "trainer", "prepare", "--flagfile=words.flags", f"--data_dir={data}"])
+        run(
+            [
+                sys.executable,
+                "-m",
+                "trainer",
+                "prepare",
+                "--flagfile=words.flags",
+                f"--data_dir={data}",
+            ]
+        )
     flags = [*TRAINING, f"--data_dir={data}", f"--model_dir={folder / str(workers)}"]
     if workers == 1:
         return digest(run([sys.executable, "-m", "trainer", "train", *flags]).splitlines())
     hosts = ",".join(f"127.0.0.1:{port}" for port in range(29400, 29400 + workers))
-    gang = [sys.executable, "-m", "trainer", "train", *flags, f"--num_workers={workers}", f"--hosts={hosts}"]
-    processes = [subprocess.Popen([*gang, f"--worker_index={index}"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-                 for index in range(workers)]
+    gang = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "train",
+        *flags,
+        f"--num_workers={workers}",
+        f"--hosts={hosts}",
+    ]
+    processes = [
+        subprocess.Popen(
+            [*gang, f"--worker_index={index}"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        for index in range(workers)
+    ]
     try:
-        return digest([line for process in processes for line in process.communicate(timeout=SECONDS)[0].splitlines()])
+        return digest(
+            [
+                line
+                for process in processes
+                for line in process.communicate(timeout=SECONDS)[0].splitlines()
+            ]
+        )
     finally:
         for process in processes:
             process.kill()

@@ -1,5 +1,5 @@
-"""Every shape that submit renders, on a real cluster: for CPU they train to their end, the others are scheduled and refuse to
-train on CPU."""
+"""Every shape that submit renders, on a real cluster: for CPU they train to their end, the others
+are scheduled and refuse to train on CPU."""
 
 import json
 
@@ -10,15 +10,20 @@ from tests.cluster import kit
 pytestmark = pytest.mark.cluster
 
 
-@pytest.mark.parametrize("name, shape, workers", [
-    ("one", (), 1),
-    ("two", ("--workers=2",), 2),
-    ("three", ("--workers=3",), 3),
-    ("jobset", ("--workers=2", "--jobset"), 2),
-    ("queued", ("--queue=team",), 1),
-    ("queued-jobset", ("--workers=2", "--queue=team", "--jobset"), 2),
-])
-def test_a_job_trains_to_the_digest_of_a_run_on_this_machine(namespace, undisturbed, name, shape, workers):
+@pytest.mark.parametrize(
+    "name, shape, workers",
+    [
+        ("one", (), 1),
+        ("two", ("--workers=2",), 2),
+        ("three", ("--workers=3",), 3),
+        ("jobset", ("--workers=2", "--jobset"), 2),
+        ("queued", ("--queue=team",), 1),
+        ("queued-jobset", ("--workers=2", "--queue=team", "--jobset"), 2),
+    ],
+)
+def test_a_job_trains_to_the_digest_of_a_run_on_this_machine(
+    namespace, undisturbed, name, shape, workers
+):
     job = kit.Job(namespace, name, shape)
     job.apply()
     code, lines = job.follow()
@@ -38,20 +43,42 @@ def test_a_bad_configuration_fails_the_job_at_once_and_its_follower_says_why(nam
     assert len(job.pods()) == 1
 
 
-@pytest.mark.parametrize("name, level, shape, pretended, told", [
-    ("gpu", "restricted", ("--gpus=1", "--node_selector=cloud.google.com/gke-accelerator=nvidia-l4"),
-     ("--have", "nvidia.com/gpu=1", "--label", "cloud.google.com/gke-accelerator=nvidia-l4"),
-     "--accelerator=gpu, but tensorflow-cpu"),
-    ("tpu", "privileged", ("--tpu=v5e-8",),
-     ("--have", "google.com/tpu=8", "--label", "cloud.google.com/gke-tpu-accelerator=tpu-v5-lite-podslice", "--label",
-      "cloud.google.com/gke-tpu-topology=2x4"), "--accelerator=tpu, but tensorflow-cpu"),
-])
-def test_a_pod_whose_accelerator_is_not_there_refuses_to_train_on_cpu(name, level, shape, pretended, told):
+@pytest.mark.parametrize(
+    "name, level, shape, pretended, told",
+    [
+        (
+            "gpu",
+            "restricted",
+            ("--gpus=1", "--node_selector=cloud.google.com/gke-accelerator=nvidia-l4"),
+            ("--have", "nvidia.com/gpu=1", "--label", "cloud.google.com/gke-accelerator=nvidia-l4"),
+            "--accelerator=gpu, but tensorflow-cpu",
+        ),
+        (
+            "tpu",
+            "privileged",
+            ("--tpu=v5e-8",),
+            (
+                "--have",
+                "google.com/tpu=8",
+                "--label",
+                "cloud.google.com/gke-tpu-accelerator=tpu-v5-lite-podslice",
+                "--label",
+                "cloud.google.com/gke-tpu-topology=2x4",
+            ),
+            "--accelerator=tpu, but tensorflow-cpu",
+        ),
+    ],
+)
+def test_a_pod_whose_accelerator_is_not_there_refuses_to_train_on_cpu(
+    name, level, shape, pretended, told
+):
     kit.kit("pretend", "node-1", *pretended)
     namespace = kit.Namespace.make(level)
     try:
         job = kit.Job(namespace, name, shape, training=("--flagfile=words.flags", "--units=64"))
-        if name == "tpu":  # The cluster takes the manifest as it is; but the root of its nodes has no SYS_RESOURCE to give.
+        # The cluster takes the manifest as it is; but the root of its nodes has no SYS_RESOURCE to
+        # give.
+        if name == "tpu":
             send = ("apply", f"--namespace={namespace.name}", "--server-side", "--filename=-")
             manifest = kit.run(job.submit())
             kit.kubectl(*send, "--dry-run=server", stdin=manifest)
@@ -70,7 +97,7 @@ def test_a_tpu_job_is_refused_where_its_pods_would_never_start(namespace):
         kit.Job(namespace, "tpu", ("--tpu=v5e-8",), training=()).apply()
 
 
-# --- Who may connect ------------------------------------------------------------------------------------------------------------
+# --- Who may connect ------------------------------------------------------------------------------
 
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5)"
 LISTEN = "import socket, time; server = socket.create_server(('', 40000)); time.sleep(600)"
@@ -79,32 +106,91 @@ LISTEN = "import socket, time; server = socket.create_server(('', 40000)); time.
 def connects(namespace, labels: dict, host: str, port: int) -> bool:
     """Whether a pod with these labels can connect."""
     name = f"probe-{len(namespace.get('pods')['items'])}"
-    kubectl = lambda *arguments, **options: kit.kubectl(f"--namespace={namespace.name}", *arguments, **options)
-    kubectl("apply", "--filename=-", stdin=json.dumps({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": {
-            "restartPolicy": "Never", "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [{"name": "probe", "image": kit.IMAGE, "command": ["python", "-c", CONNECT, host, str(port)],
-                            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}]}}))
-    phase = kit.eventually(name, lambda: next((phase for phase in [namespace.get("pod", name)["status"]["phase"]]
-                                               if phase in ("Succeeded", "Failed")), None))
+    kubectl = lambda *arguments, **options: kit.kubectl(
+        f"--namespace={namespace.name}", *arguments, **options
+    )
+    kubectl(
+        "apply",
+        "--filename=-",
+        stdin=json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "labels": labels},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "securityContext": {
+                        "runAsNonRoot": True,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "containers": [
+                        {
+                            "name": "probe",
+                            "image": kit.IMAGE,
+                            "command": ["python", "-c", CONNECT, host, str(port)],
+                            "securityContext": {
+                                "allowPrivilegeEscalation": False,
+                                "capabilities": {"drop": ["ALL"]},
+                            },
+                        }
+                    ],
+                },
+            }
+        ),
+    )
+    phase = kit.eventually(
+        name,
+        lambda: next(
+            (
+                phase
+                for phase in [namespace.get("pod", name)["status"]["phase"]]
+                if phase in ("Succeeded", "Failed")
+            ),
+            None,
+        ),
+    )
     kubectl("delete", "pod", name)
     return phase == "Succeeded"
 
 
 def test_workers_answer_their_own_job_and_tensorboard_answers_the_namespace(namespace):
-    job = kit.Job(namespace, "policy", ("--tensorboard",), training=(*kit.TRAINING, "--steps=1000000"))
+    job = kit.Job(
+        namespace, "policy", ("--tensorboard",), training=(*kit.TRAINING, "--steps=1000000")
+    )
     job.apply()
     try:
         pod = job.pod(0)
         name, address = pod["metadata"]["name"], pod["status"]["podIP"]
-        kit.kubectl("exec", f"--namespace={namespace.name}", name, "--", "sh", "-c", f'python -c "{LISTEN}" >/dev/null 2>&1 &')
+        kit.kubectl(
+            "exec",
+            f"--namespace={namespace.name}",
+            name,
+            "--",
+            "sh",
+            "-c",
+            f'python -c "{LISTEN}" >/dev/null 2>&1 &',
+        )
         own = pod["metadata"]["labels"]
-        mine = {key: own[key] for key in ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")}
+        mine = {
+            key: own[key]
+            for key in (
+                "app.kubernetes.io/name",
+                "app.kubernetes.io/instance",
+                "app.kubernetes.io/component",
+            )
+        }
         assert connects(namespace, mine, address, 40000)
         assert not connects(namespace, {}, address, 40000)
-        assert not connects(namespace, {**mine, "app.kubernetes.io/instance": "other"}, address, 40000)
-        kit.kubectl("wait", f"--namespace={namespace.name}", "deployment/policy-tensorboard", "--for=condition=Available",
-                    "--timeout=180s")
+        assert not connects(
+            namespace, {**mine, "app.kubernetes.io/instance": "other"}, address, 40000
+        )
+        kit.kubectl(
+            "wait",
+            f"--namespace={namespace.name}",
+            "deployment/policy-tensorboard",
+            "--for=condition=Available",
+            "--timeout=180s",
+        )
         assert connects(namespace, {}, "policy-tensorboard", 6006)
         other = kit.Namespace.make("restricted")
         try:
@@ -113,4 +199,6 @@ def test_workers_answer_their_own_job_and_tensorboard_answers_the_namespace(name
             other.delete()
     finally:
         job.command("stop")
-    assert not namespace.get("jobs,services,deployments,networkpolicies", "--selector=app.kubernetes.io/instance=policy")["items"]
+    assert not namespace.get(
+        "jobs,services,deployments,networkpolicies", "--selector=app.kubernetes.io/instance=policy"
+    )["items"]

@@ -1,4 +1,6 @@
-"""The order against a twin in plain Python integers, a frozen table, and what every order must satisfy."""
+"""The order against a twin in plain Python integers, a frozen table, and what every order must
+satisfy.
+"""
 
 import itertools
 
@@ -11,7 +13,8 @@ TWO_64 = 2**64
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-# --- The twin: the same function written again, one position at a time, in integers without a size --------------------
+# --- The twin: the same function written again, one position at a time, in integers without a size ---
+
 
 def twin_mix(value):
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % TWO_64
@@ -45,15 +48,24 @@ def twin_example(position, size, seed):
 
 
 def test_mix_is_the_published_finalizer():
-    """SplitMix64 of Vigna (prng.di.unimi.it) prints these for the seed 1234567: state += GOLDEN, then the finalizer."""
+    """SplitMix64 of Vigna (prng.di.unimi.it) prints these for the seed 1234567: state += GOLDEN,
+    then the finalizer.
+    """
     published = [
-        6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     states = np.array([(1234567 + (i + 1) * GOLDEN) % TWO_64 for i in range(5)], np.uint64)
     assert order.mix(states).tolist() == published
     assert [twin_mix(int(state)) for state in states] == published
 
 
-@pytest.mark.parametrize("parts", [(0,), (0, 0), (1, 2), (2, 1), (7, 2**40, 3), (2**63, 5), (2**64 - 1, 2**64 - 1)])
+@pytest.mark.parametrize(
+    "parts", [(0,), (0, 0), (1, 2), (2, 1), (7, 2**40, 3), (2**63, 5), (2**64 - 1, 2**64 - 1)]
+)
 def test_a_key_is_the_twins(parts):
     assert int(order.key(*parts)) == twin_key(*parts)
 
@@ -62,11 +74,13 @@ def test_a_key_is_the_twins(parts):
 @pytest.mark.parametrize("seed", [0, 1, 2**32 + 7])
 def test_the_order_is_the_twins(size, seed):
     positions = np.concatenate([np.arange(40), np.arange(40) + 3 * size, [size - 1, size, 2**45]])
-    assert order.examples_at(positions, size, seed).tolist() == [twin_example(int(p), size, seed) for p in positions]
+    assert order.examples_at(positions, size, seed).tolist() == [
+        twin_example(int(p), size, seed) for p in positions
+    ]
 
 
-# A run of a week must be able to go on under a newer version, so these rows never change. They were written down from
-# the twin above (`twin_example`), which shares no line with the module.
+# A run of a week must be able to go on under a newer version, so these rows never change. They were
+# written down from the twin above (`twin_example`), which shares no line with the module.
 FROZEN = [
     # (size, seed, first position, the examples from there on)
     (1, 0, 0, [0, 0, 0]),
@@ -77,16 +91,24 @@ FROZEN = [
     (25_000, 0, 0, [19237, 18709, 19829, 22124, 24757, 20386]),
     (25_000, 0, 24_998, [8553, 9644, 7774, 18007, 23621, 15882]),
     (25_000, 42, 250_000, [20210, 3184, 5758, 21232, 5689, 21461]),
-    (3_000_000_000, 7, 5_999_999_998, [2696143336, 466041662, 802373419, 2634418169, 1438227017, 515704760]),
+    (
+        3_000_000_000,
+        7,
+        5_999_999_998,
+        [2696143336, 466041662, 802373419, 2634418169, 1438227017, 515704760],
+    ),
 ]
 
 
 @pytest.mark.parametrize("size, seed, first, examples", FROZEN)
 def test_the_order_never_changes(size, seed, first, examples):
-    assert order.examples_at(np.arange(first, first + len(examples)), size, seed).tolist() == examples
+    assert (
+        order.examples_at(np.arange(first, first + len(examples)), size, seed).tolist() == examples
+    )
 
 
-# --- What every order satisfies ---------------------------------------------------------------------------------------
+# --- What every order satisfies -------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("size", [*range(1, 20), 63, 64, 65, 255, 257, 1023, 1025, 4097])
 @pytest.mark.parametrize("seed", [0, 3])
@@ -96,9 +118,14 @@ def test_an_epoch_holds_each_example_once(size, seed):
         assert sorted(examples) == list(range(size))
 
 
-@pytest.mark.parametrize("size, batch", [(10, 1), (10, 3), (10, 10), (10, 25), (7, 32), (1, 4), (97, 32), (128, 32)])
+@pytest.mark.parametrize(
+    "size, batch", [(10, 1), (10, 3), (10, 10), (10, 25), (7, 32), (1, 4), (97, 32), (128, 32)]
+)
 def test_epochs_are_joined_without_a_dropped_tail(size, batch):
-    steps = [order.examples_at(np.arange(step * batch, (step + 1) * batch), size, 5) for step in range(3 * size)]
+    steps = [
+        order.examples_at(np.arange(step * batch, (step + 1) * batch), size, 5)
+        for step in range(3 * size)
+    ]
     epochs = np.concatenate(steps).reshape(-1, size)[:3]
     assert [sorted(epoch) for epoch in epochs] == [list(range(size))] * 3
 
@@ -106,13 +133,21 @@ def test_epochs_are_joined_without_a_dropped_tail(size, batch):
 def test_any_positions_can_be_asked_for_in_any_order():
     size, positions = 50, np.arange(400)
     whole = order.examples_at(positions, size, 9)
-    for chosen in (positions[::-1], positions[3::7], np.array([399, 0, 399]), np.array([], np.int64)):
+    for chosen in (
+        positions[::-1],
+        positions[3::7],
+        np.array([399, 0, 399]),
+        np.array([], np.int64),
+    ):
         np.testing.assert_array_equal(order.examples_at(chosen, size, 9), whole[chosen])
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = {tuple(order.examples_at(np.arange(epoch * 30, (epoch + 1) * 30), 30, seed))
-              for seed in range(20) for epoch in range(20)}
+    orders = {
+        tuple(order.examples_at(np.arange(epoch * 30, (epoch + 1) * 30), 30, seed))
+        for seed in range(20)
+        for epoch in range(20)
+    }
     assert len(orders) == 400
 
 
@@ -124,7 +159,9 @@ def test_keys_of_different_parts_differ():
 
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 17, 40])
 def test_every_example_is_as_likely_at_every_place(size):
-    """A chi-squared of n - 1 degrees of freedom lies within six standard deviations, sqrt(2 (n - 1)), of its mean."""
+    """A chi-squared of n - 1 degrees of freedom lies within six standard deviations, sqrt(2 (n -
+    1)), of its mean.
+    """
     epochs = 200 * size
     table = order.examples_at(np.arange(epochs * size), size, 1).reshape(epochs, size)
     for place in {0, size // 2, size - 1}:
@@ -141,28 +178,38 @@ def test_every_order_of_four_examples_occurs_about_equally_often():
 
 
 def test_neighbours_are_torn_apart():
-    """Of 10,000 in random order about two have their neighbour next to them, and places say nothing of examples."""
+    """Of 10,000 in random order about two have their neighbour next to them, and places say nothing
+    of examples.
+    """
     examples = order.examples_at(np.arange(10_000), 10_000, 0)
     assert (np.abs(np.diff(examples)) == 1).sum() < 15
     assert abs(np.corrcoef(np.arange(10_000), examples)[0, 1]) < 6 / np.sqrt(10_000)
 
 
-# --- Steps and epochs -------------------------------------------------------------------------------------------------
+# --- Steps and epochs -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("epoch, size, batch, step", [
-    (1, 25_000, 32, 782),   # 781.25: the step that completes it
-    (10, 25_000, 32, 7813),  # not 10 * 782: nothing is dropped
-    (1, 64, 32, 2),
-    (2, 64, 32, 4),
-    (1, 3, 8, 1),
-    (3, 3, 8, 2),           # one step ends two epochs
-])
+
+@pytest.mark.parametrize(
+    "epoch, size, batch, step",
+    [
+        (1, 25_000, 32, 782),  # 781.25: the step that completes it
+        (10, 25_000, 32, 7813),  # not 10 * 782: nothing is dropped
+        (1, 64, 32, 2),
+        (2, 64, 32, 4),
+        (1, 3, 8, 1),
+        (3, 3, 8, 2),  # one step ends two epochs
+    ],
+)
 def test_an_epoch_ends_with_the_step_that_completes_it(epoch, size, batch, step):
     assert order.epoch_end(epoch, size, batch) == step
 
 
-@pytest.mark.parametrize("size, batch", [(10, 1), (10, 3), (10, 10), (10, 25), (7, 32), (97, 32), (128, 32)])
+@pytest.mark.parametrize(
+    "size, batch", [(10, 1), (10, 3), (10, 10), (10, 25), (7, 32), (97, 32), (128, 32)]
+)
 def test_a_step_belongs_to_the_first_epoch_that_has_not_ended_before_it(size, batch):
     for step in range(1, 100):
-        first = next(epoch for epoch in itertools.count(1) if order.epoch_end(epoch, size, batch) >= step)
+        first = next(
+            epoch for epoch in itertools.count(1) if order.epoch_end(epoch, size, batch) >= step
+        )
         assert order.epoch_of(step, size, batch) == first

@@ -7,7 +7,11 @@ import pytest
 from trainer.data import raw_files
 from trainer.exit_codes import DataError, UsageError
 
-PACKED = {"": lambda content: content, ".gz": gzip.compress, ".xz": lambda content: lzma.compress(content, preset=0)}
+PACKED = {
+    "": lambda content: content,
+    ".gz": gzip.compress,
+    ".xz": lambda content: lzma.compress(content, preset=0),
+}
 LIMIT = 1000
 
 
@@ -22,22 +26,28 @@ def write(path, content):
 
 
 @pytest.mark.parametrize("suffix", PACKED)
-@pytest.mark.parametrize("content, lines", [
-    (b"a\nb\n", [b"a", b"b"]),
-    (b"a\nb", [b"a", b"b"]),  # The last line end may be missing.
-    (b"a\r\nb\r\n", [b"a", b"b"]),
-    (b"a\r\nb\r", [b"a", b"b"]),
-    (b"\xef\xbb\xbfa\nb\n", [b"a", b"b"]),
-    (b"\xef\xbb\xbf", []),
-    (b"a\n\nb\n", [b"a", b"", b"b"]),
-    (b"a\xef\xbb\xbfb\rc\n", [b"a\xef\xbb\xbfb\rc"]),  # Only the first three bytes are a BOM, only CR LF a line end.
-    (b"", []),
-    (b"a", [b"a"]),
-])
+@pytest.mark.parametrize(
+    "content, lines",
+    [
+        (b"a\nb\n", [b"a", b"b"]),
+        (b"a\nb", [b"a", b"b"]),  # The last line end may be missing.
+        (b"a\r\nb\r\n", [b"a", b"b"]),
+        (b"a\r\nb\r", [b"a", b"b"]),
+        (b"\xef\xbb\xbfa\nb\n", [b"a", b"b"]),
+        (b"\xef\xbb\xbf", []),
+        (b"a\n\nb\n", [b"a", b"", b"b"]),
+        # Only the first three bytes are a BOM, only CR LF a line end.
+        (b"a\xef\xbb\xbfb\rc\n", [b"a\xef\xbb\xbfb\rc"]),
+        (b"", []),
+        (b"a", [b"a"]),
+    ],
+)
 def test_lines_come_without_bom_and_ends(tmp_path, suffix, content, lines):
     path = write(tmp_path / f"f{suffix}", PACKED[suffix](content))
     assert [line for _, line in read_lines(path) if line] == [line for line in lines if line]
-    assert [number for number, line in read_lines(path) if line] == [i for i, line in enumerate(lines, 1) if line]
+    assert [number for number, line in read_lines(path) if line] == [
+        i for i, line in enumerate(lines, 1) if line
+    ]
 
 
 @pytest.mark.parametrize("suffix", PACKED)
@@ -72,7 +82,9 @@ ROWS = b"\n".join(hashlib.sha256(b"%d" % i).hexdigest().encode() for i in range(
 def test_a_truncated_file_is_named_with_the_line_reached(tmp_path, suffix, left):
     packed = PACKED[suffix](ROWS)
     path = write(tmp_path / f"f{suffix}", packed[: int(left * len(packed))])
-    with pytest.raises(DataError, match=rf"{path}:\d+: .*cut short|{path}:\d+: cannot be .*decompressed") as caught:
+    with pytest.raises(
+        DataError, match=rf"{path}:\d+: .*cut short|{path}:\d+: cannot be .*decompressed"
+    ) as caught:
         read_lines(path)
     reached = int(str(caught.value).removeprefix(f"{path}:").split(":")[0])
     assert 0.3 * left * 5_000 < reached <= 5_000
@@ -92,7 +104,9 @@ def test_flipped_bits_in_compressed_data_are_found(tmp_path, suffix, position):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz"])
-def test_a_decompression_bomb_is_refused_while_small_files_and_trusted_ones_are_read(tmp_path, monkeypatch, suffix):
+def test_a_decompression_bomb_is_refused_while_small_files_and_trusted_ones_are_read(
+    tmp_path, monkeypatch, suffix
+):
     monkeypatch.setattr(raw_files, "FREE_EXPANSION", 1_000_000)
     line = b"y" * 999 + b"\n"
     small = write(tmp_path / f"small{suffix}", PACKED[suffix](line * 900))
@@ -132,7 +146,12 @@ def test_globs_are_sorted_and_each_file_comes_once(tmp_path):
         write(tmp_path / name, b"")
     names = ["c.csv", "*.csv*", "[x].csv"]
     found = raw_files.expand(", ".join(f"{tmp_path}/{name}" for name in names), "raw_data")
-    assert [path.removeprefix(f"{tmp_path}/") for path in found] == ["c.csv", "[x].csv", "a.csv", "b.csv"]
+    assert [path.removeprefix(f"{tmp_path}/") for path in found] == [
+        "c.csv",
+        "[x].csv",
+        "a.csv",
+        "b.csv",
+    ]
 
 
 @pytest.mark.parametrize("pattern, hint", [("*.csv", "no such file"), ("", "--source=folder")])

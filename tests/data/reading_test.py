@@ -18,7 +18,9 @@ def test_results_come_in_order_although_calls_run_side_by_side():
 
 def test_only_a_few_items_are_taken_ahead():
     taken = []
-    results = reading.ahead(lambda item: item, map(lambda item: taken.append(item) or item, range(100)), threads=2)
+    results = reading.ahead(
+        lambda item: item, map(lambda item: taken.append(item) or item, range(100)), threads=2
+    )
     assert next(results) == 0 and len(taken) < 10
 
 
@@ -43,4 +45,6 @@ def test_a_log_file_gets_plain_lines_now_and_then(monkeypatch, caplog):
             now[0] += 1
             progress.advance(2_000_000)
             progress.add_rows(100)
-    assert caplog.messages == [f"read {10 * i}.0 of 40.0 MB, {500 * i} rows, 2.0 MB/s" for i in range(1, 5)]
+    assert caplog.messages == [
+        f"read {10 * i}.0 of 40.0 MB, {500 * i} rows, 2.0 MB/s" for i in range(1, 5)
+    ]

@@ -13,7 +13,12 @@ def test_batches_are_bounded_in_bytes_and_rows(monkeypatch):
     monkeypatch.setattr(rows, "BATCH_ROWS", 3)
     texts = [b"", b"a", b"b", b"c" * 30, b"d" * 6, b"e" * 6, b"f"]
     made = list(rows.batches((row(i, text) for i, text in enumerate(texts)), "test"))
-    assert [list(batch.texts) for batch in made] == [[b"", b"a", b"b"], [b"c" * 30], [b"d" * 6, b"e" * 6], [b"f"]]
+    assert [list(batch.texts) for batch in made] == [
+        [b"", b"a", b"b"],
+        [b"c" * 30],
+        [b"d" * 6, b"e" * 6],
+        [b"f"],
+    ]
     assert all(batch.split == "test" and batch.splits is None for batch in made)
     assert rows.at(made[1].places[0]) == "f.csv:3"
 
@@ -23,14 +28,20 @@ def test_a_batch_without_a_given_split_carries_the_column():
     assert batch.split is None and batch.splits == ("dev", "test")
 
 
-@pytest.mark.parametrize("texts, mended, count", [
-    ([b"fine", "é\ufffd".encode()], ["fine", "é\ufffd"], 0),  # A replacement that was there is not counted.
-    ([b"fine", b"\xff"], ["fine", "\ufffd"], 1),
-    ([b"\xf0\x9f\x98x\x80", b"\xed\xa0\x80"], ["\ufffdx\ufffd", "\ufffd\ufffd\ufffd"], 5),
-])
+@pytest.mark.parametrize(
+    "texts, mended, count",
+    [
+        # A replacement that was there is not counted.
+        ([b"fine", "é\ufffd".encode()], ["fine", "é\ufffd"], 0),
+        ([b"fine", b"\xff"], ["fine", "\ufffd"], 1),
+        ([b"\xf0\x9f\x98x\x80", b"\xed\xa0\x80"], ["\ufffdx\ufffd", "\ufffd\ufffd\ufffd"], 5),
+    ],
+)
 def test_each_ill_formed_sequence_is_replaced_and_counted(texts, mended, count):
     (batch,) = rows.batches([row(i, text) for i, text in enumerate(texts)], "train")
-    assert rows.clean(batch, "replace") == count and [text.decode() for text in batch.texts] == mended
+    assert (
+        rows.clean(batch, "replace") == count and [text.decode() for text in batch.texts] == mended
+    )
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"a\0b"])

@@ -37,7 +37,9 @@ def test_another_fraction_or_validation_split_keeps_the_test_rows():
 
 
 def test_the_seed_decides_the_split():
-    one, same, other = (assign(texts(500), test=0.3, seed=seed).splits.tolist() for seed in (1, 1, 2))
+    one, same, other = (
+        assign(texts(500), test=0.3, seed=seed).splits.tolist() for seed in (1, 1, 2)
+    )
     assert one == same != other
 
 
@@ -72,9 +74,14 @@ def test_a_carved_validation_split_leaves_a_given_test_split_whole():
     assert sum(found.overlaps.values()) == 10
 
 
-@pytest.mark.parametrize("count, validation, test, flag", [
-    (3, 0.0, 0.000001, "test_fraction"), (3, 0.000001, 0.0, "validation_fraction"),
-    (2, 0.0, 0.999999, "leave nothing to train on")])
+@pytest.mark.parametrize(
+    "count, validation, test, flag",
+    [
+        (3, 0.0, 0.000001, "test_fraction"),
+        (3, 0.000001, 0.0, "validation_fraction"),
+        (2, 0.0, 0.999999, "leave nothing to train on"),
+    ],
+)
 def test_a_fraction_that_leaves_a_split_empty_is_a_mistake_of_usage(count, validation, test, flag):
     with pytest.raises(UsageError, match=flag):
         assign(texts(count), validation=validation, test=test)

@@ -30,7 +30,9 @@ def fill(folder, sequences, vocabulary):
             split.write(np.array(row))
         files |= split.close()
         described[name] = split.described(["no", "yes"])
-    files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", list(map(store.escape, vocabulary)))
+    files["vocabulary.txt"] = store.write_lines(
+        folder / "vocabulary.txt", list(map(store.escape, vocabulary))
+    )
     files["labels.txt"] = store.write_lines(folder / "labels.txt", ["no", "yes"])
     return {"tokenizer": {"name": "words", "version": 1}, "splits": described, "files": files}
 
@@ -42,9 +44,17 @@ def test_what_is_written_is_read(tmp_path):
     assert dataset.labels == ("no", "yes") and dataset.vocabulary[4:] == ("a", "b")
     assert dataset.tokenizer == {"name": "words", "version": 1}
     assert len(train) == 3 and list(dataset.splits) == ["train", "test"]
-    for name, values in (("tokens", [1, 4, 5, 1, 1, 4]), ("offsets", [0, 3, 4, 6]), ("labels", [0, 1, 0])):
+    for name, values in (
+        ("tokens", [1, 4, 5, 1, 1, 4]),
+        ("offsets", [0, 3, 4, 6]),
+        ("labels", [0, 1, 0]),
+    ):
         array = getattr(train, name)
-        assert array.tolist() == values and array.dtype == store.ARRAYS[name] and not array.flags.writeable
+        assert (
+            array.tolist() == values
+            and array.dtype == store.ARRAYS[name]
+            and not array.flags.writeable
+        )
 
 
 def test_files_are_plain_numpy_arrays(tmp_path):
@@ -55,8 +65,14 @@ def test_files_are_plain_numpy_arrays(tmp_path):
 
 def test_the_description_counts_what_is_there(tmp_path):
     split = write(tmp_path / "d").description["splits"]["train"]
-    assert split == {"examples": 3, "tokens": 6, "labels": {"no": 2, "yes": 1}, "lengths": {"1": 1, "2": 1, "4": 1},
-                     "longest": 3, "empty_texts": 1}
+    assert split == {
+        "examples": 3,
+        "tokens": 6,
+        "labels": {"no": 2, "yes": 1},
+        "lengths": {"1": 1, "2": 1, "4": 1},
+        "longest": 3,
+        "empty_texts": 1,
+    }
 
 
 def test_the_digest_names_the_content(tmp_path):
@@ -65,8 +81,10 @@ def test_the_digest_names_the_content(tmp_path):
     assert one.digest == same.digest != other.digest
 
 
-@pytest.mark.parametrize("entry", [
-    "a", " ", "\\", "\\n", "\n", "\r\n", "\x85", "\u2028", "\\x0a", "\t", "é", "\U0001f600", ""])
+@pytest.mark.parametrize(
+    "entry",
+    ["a", " ", "\\", "\\n", "\n", "\r\n", "\x85", "\u2028", "\\x0a", "\t", "é", "\U0001f600", ""],
+)
 def test_every_vocabulary_entry_survives_the_file(tmp_path, entry):
     assert write(tmp_path / "d", vocabulary=(*RESERVED, entry, "b")).vocabulary[4] == entry
     assert len((tmp_path / "d/vocabulary.txt").read_text().splitlines()) == 6
@@ -83,8 +101,10 @@ def cut(path):
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut, os.unlink])
-@pytest.mark.parametrize("name", [
-    "vocabulary.txt", "labels.txt", "train/tokens.npy", "train/offsets.npy", "test/labels.npy"])
+@pytest.mark.parametrize(
+    "name",
+    ["vocabulary.txt", "labels.txt", "train/tokens.npy", "train/offsets.npy", "test/labels.npy"],
+)
 def test_damage_names_the_file_and_the_remedy(tmp_path, damage, name):
     write(tmp_path / "d")
     damage(tmp_path / "d" / name)
@@ -108,12 +128,15 @@ def test_a_newer_format_is_named_before_anything_is_read(tmp_path):
         store.open_dataset(tmp_path / "d")
 
 
-@pytest.mark.parametrize("sequences, what", [
-    ({"train": ([[1, 6], [1]], [0, 1])}, r"tokens.npy: an id lies outside 0..5"),
-    ({"train": ([[1, -1], [1]], [0, 1])}, r"tokens.npy: an id lies outside 0..5"),
-    ({"train": ([[1], [1]], [0, 2])}, r"labels.npy: an id lies outside 0..1"),
-    ({"train": ([[1], []], [0, 1])}, "offsets do not rise"),
-])
+@pytest.mark.parametrize(
+    "sequences, what",
+    [
+        ({"train": ([[1, 6], [1]], [0, 1])}, r"tokens.npy: an id lies outside 0..5"),
+        ({"train": ([[1, -1], [1]], [0, 1])}, r"tokens.npy: an id lies outside 0..5"),
+        ({"train": ([[1], [1]], [0, 2])}, r"labels.npy: an id lies outside 0..1"),
+        ({"train": ([[1], []], [0, 1])}, "offsets do not rise"),
+    ],
+)
 def test_ids_out_of_range_are_found_although_the_hashes_hold(tmp_path, sequences, what):
     with store.new_folder(tmp_path / "d") as folder:
         described = fill(folder, {"train": ([[1], [1]], [0, 1])}, "012345")
@@ -126,7 +149,11 @@ def test_ids_out_of_range_are_found_although_the_hashes_hold(tmp_path, sequences
 
 def overwritten(folder, split):
     rows, labels = split
-    arrays = {"tokens": np.concatenate(rows), "offsets": np.cumsum([0, *map(len, rows)]), "labels": np.array(labels)}
+    arrays = {
+        "tokens": np.concatenate(rows),
+        "offsets": np.cumsum([0, *map(len, rows)]),
+        "labels": np.array(labels),
+    }
     files = {}
     for name, values in arrays.items():
         writer = store.ArrayWriter(folder / f"train/{name}.npy", store.ARRAYS[name], len(values))
@@ -193,8 +220,13 @@ with store.new_folder(sys.argv[1]) as folder:
 
 def test_leftovers_of_a_killed_writer_are_removed_and_work_of_a_live_one_is_not(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    writer = subprocess.Popen([sys.executable, "-c", KILLED_WRITER, str(tmp_path / "d")], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True, env=environment)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WRITER, str(tmp_path / "d")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     folder = pathlib.Path(writer.stdout.readline().strip())
     long_ago = time.time() - 3600
     os.utime(folder, (long_ago, long_ago))

@@ -35,34 +35,60 @@ def test_words_are_lower_case_runs_of_letters_marks_digits_and_apostrophes(raw, 
 
 
 def test_words_agree_with_the_character_classes_of_unicode():
-    # RE2 and Python may know different versions of Unicode: only what was assigned long ago is compared.
-    characters = [chr(code) for code in range(0x20, 0x2000) if unicodedata.category(chr(code)) != "Cn"]
+    # RE2 and Python may know different versions of Unicode: only what was assigned long ago is
+    # compared.
+    characters = [
+        chr(code) for code in range(0x20, 0x2000) if unicodedata.category(chr(code)) != "Cn"
+    ]
     lowered = [word.decode() for word in text.lower(tf.constant(characters)).numpy()]
     found = [bool(words) for words in text.split_words(tf.constant(characters)).to_list()]
-    expected = [any(unicodedata.category(c)[0] in "LMN" or c == "'" for c in lower) for lower in lowered]
+    expected = [
+        any(unicodedata.category(c)[0] in "LMN" or c == "'" for c in lower) for lower in lowered
+    ]
     assert found == expected
 
 
 def test_lower_case_is_that_of_python():
     # U+03A3 depends on its place in a word, which is tried above.
-    characters = [chr(code) for code in range(1, 0x2000) if unicodedata.category(chr(code)) != "Cn" and code != 0x3A3]
-    assert [c.decode() for c in text.lower(tf.constant(characters)).numpy()] == [c.lower() for c in characters]
+    characters = [
+        chr(code)
+        for code in range(1, 0x2000)
+        if unicodedata.category(chr(code)) != "Cn" and code != 0x3A3
+    ]
+    assert [c.decode() for c in text.lower(tf.constant(characters)).numpy()] == [
+        c.lower() for c in characters
+    ]
 
 
 def test_lower_case_does_not_depend_on_the_locale():
     # ICU reads the locale once per process, so each gets a process of its own.
     sample = "I İ ISTANBUL Ì Í Ĩ Į J Į́ I\u0307"
-    program = ("import sys, tensorflow as tf; from trainer.data import text; "
-               "sys.stdout.buffer.write(text.lower(tf.constant(sys.argv[1])).numpy())")
+    program = (
+        "import sys, tensorflow as tf; from trainer.data import text; "
+        "sys.stdout.buffer.write(text.lower(tf.constant(sys.argv[1])).numpy())"
+    )
     common = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     lowered = [
-        subprocess.Popen([sys.executable, "-c", program, sample], stdout=subprocess.PIPE, env={**common, "LC_ALL": name})
-        for name in ("tr_TR.UTF-8", "lt_LT.UTF-8")]
+        subprocess.Popen(
+            [sys.executable, "-c", program, sample],
+            stdout=subprocess.PIPE,
+            env={**common, "LC_ALL": name},
+        )
+        for name in ("tr_TR.UTF-8", "lt_LT.UTF-8")
+    ]
     assert [process.communicate()[0].decode() for process in lowered] == [sample.lower()] * 2
 
 
-BAD_UTF8 = [b"a\x80b", b"\xff\xfe", b"\xe2\x82", b"\xf0\x9f\x98x", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80",
-            b"ok \xc3\xa9"]
+BAD_UTF8 = [
+    b"a\x80b",
+    b"\xff\xfe",
+    b"\xe2\x82",
+    b"\xf0\x9f\x98x",
+    b"\xed\xa0\x80",
+    b"\xc0\x80",
+    b"\xf4\x90\x80\x80",
+    b"ok \xc3\xa9",
+]
 
 
 @pytest.mark.parametrize("raw", BAD_UTF8)
@@ -88,7 +114,10 @@ def test_characters_are_code_points_with_their_case():
 
 def test_bytes_need_no_encoding():
     assert tokenizer("bytes").encode(tf.constant([b"\x00\xffa", b"", b"\xc3\xa9"])).to_list() == [
-        [1, 4, 259, 101], [1], [1, 199, 173]]
+        [1, 4, 259, 101],
+        [1],
+        [1, 199, 173],
+    ]
 
 
 @pytest.mark.parametrize("name, entries", [("words", ["a"]), ("characters", ["a"]), ("bytes", [])])
@@ -96,7 +125,9 @@ def test_no_texts_give_no_rows(name, entries):
     assert tokenizer(name, entries).encode(tf.constant([], tf.string)).to_list() == []
 
 
-@pytest.mark.parametrize("name, entries", [("words", ["ab", "c"]), ("characters", ["a", "é"]), ("bytes", [])])
+@pytest.mark.parametrize(
+    "name, entries", [("words", ["ab", "c"]), ("characters", ["a", "é"]), ("bytes", [])]
+)
 def test_a_saved_model_encodes_as_the_tokenizer_that_went_into_it(tmp_path, name, entries):
     class Exported(tf.Module):
         def __init__(self):

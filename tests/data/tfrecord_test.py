@@ -12,9 +12,17 @@ RECORDS = [b"", b"a", b"some bytes", b"x" * 250, b"y" * 252, b"z" * 253, bytes(r
 
 
 # RFC 3720, appendix B.4, and the check value of the catalogue of parametrised CRCs.
-@pytest.mark.parametrize("message, crc", [
-    (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E),
-    (bytes(range(31, -1, -1)), 0x113FDB5C), (b"123456789", 0xE3069283), (b"", 0)])
+@pytest.mark.parametrize(
+    "message, crc",
+    [
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (bytes(range(31, -1, -1)), 0x113FDB5C),
+        (b"123456789", 0xE3069283),
+        (b"", 0),
+    ],
+)
 def test_crc32c_gives_the_published_values(message, crc):
     assert tfrecord.crc32c([b"other", message, b"a" * 1000])[1] == crc
 
@@ -54,9 +62,16 @@ def test_records_that_tensorflow_wrote_are_read(tmp_path):
     assert read(packed) == list(enumerate(RECORDS, 1))
 
 
-@pytest.mark.parametrize("after, record, where", [
-    (1, 4, "inside the header of record 4"), (11, 4, "inside the header of record 4"), (12, 4, "inside record 4"),
-    (100, 4, "inside record 4"), (265, 4, "inside record 4")])
+@pytest.mark.parametrize(
+    "after, record, where",
+    [
+        (1, 4, "inside the header of record 4"),
+        (11, 4, "inside the header of record 4"),
+        (12, 4, "inside record 4"),
+        (100, 4, "inside record 4"),
+        (265, 4, "inside record 4"),
+    ],
+)
 def test_a_file_that_ends_inside_a_record_is_named(tmp_path, after, record, where):
     path, begins = write(tmp_path / "f")
     path.write_bytes(path.read_bytes()[: begins[record - 1] + after])
@@ -71,31 +86,39 @@ def test_a_cut_between_records_is_found_by_a_sha256_file_alone(tmp_path):
     with pytest.raises(DataError, match=f"{path}: its sha256 is"):
         read(path)
     (tmp_path / "f.sha256").unlink()
-    assert read(path) == list(enumerate(RECORDS[:3], 1))  # A valid shorter file, as the format goes.
+    # A valid shorter file, as the format goes.
+    assert read(path) == list(enumerate(RECORDS[:3], 1))
 
 
 def test_a_cut_between_records_is_found_in_a_compressed_file(tmp_path):
     path, begins = write(tmp_path / "f")
-    half = gzip.compress(path.read_bytes()[: begins[3]])[:-8]  # Without the end marker, as a cut leaves it.
+    # Without the end marker, as a cut leaves it.
+    half = gzip.compress(path.read_bytes()[: begins[3]])[:-8]
     (tmp_path / "f.gz").write_bytes(half)
     with pytest.raises(DataError, match="cut short"):
         read(tmp_path / "f.gz")
 
 
-@pytest.mark.parametrize("offset, part", [
-    (0, "header"), (9, "header"), (12, "data"), (200, "data"), (262, "data"), (265, "data")])
+@pytest.mark.parametrize(
+    "offset, part",
+    [(0, "header"), (9, "header"), (12, "data"), (200, "data"), (262, "data"), (265, "data")],
+)
 def test_a_flipped_bit_is_found_by_a_checksum(tmp_path, offset, part):
     path, begins = write(tmp_path / "f")
     content = bytearray(path.read_bytes())
     content[begins[3] + offset] ^= 4
     path.write_bytes(content)
-    with pytest.raises(DataError, match=f"{path}:4: the checksum of the {part} of record 4 is wrong"):
+    with pytest.raises(
+        DataError, match=f"{path}:4: the checksum of the {part} of record 4 is wrong"
+    ):
         read(path)
 
 
 def test_a_length_beyond_all_reason_is_a_damaged_header_or_a_long_record(tmp_path):
     path, begins = write(tmp_path / "f")
-    with pytest.raises(DataError, match=":7: record 7 has 4352 bytes, more than --max_line_bytes=4000"):
+    with pytest.raises(
+        DataError, match=":7: record 7 has 4352 bytes, more than --max_line_bytes=4000"
+    ):
         read(path, 4000)
     content = bytearray(path.read_bytes())
     content[begins[3] + 7] = 0x7F

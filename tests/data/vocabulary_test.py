@@ -15,14 +15,23 @@ def units_of(units, batches):
 def test_words_get_numbers_as_they_come():
     words = vocabulary.Words()
     numbers, lengths = units_of(words, [["b a b", ""], ["a c"], ["c d a"]])
-    assert numbers.tolist() == [0, 1, 2, 1, 0, 0, 2, 3, 0, 3, 4, 2] and lengths.tolist() == [4, 1, 3, 4]
+    assert numbers.tolist() == [0, 1, 2, 1, 0, 0, 2, 3, 0, 3, 4, 2] and lengths.tolist() == [
+        4,
+        1,
+        3,
+        4,
+    ]
     assert words.size == 5
 
 
 def test_batches_looked_up_before_their_words_were_known_agree():
     words = vocabulary.Words()
     begun = [words.begin([line]) for line in ("b a", "a c b", "c a")]
-    assert [words.finish(batch)[0].tolist() for batch in begun] == [[0, 1, 2], [0, 2, 3, 1], [0, 3, 2]]
+    assert [words.finish(batch)[0].tolist() for batch in begun] == [
+        [0, 1, 2],
+        [0, 2, 3, 1],
+        [0, 3, 2],
+    ]
 
 
 def test_words_are_ranked_by_count_then_by_code_point():
@@ -61,11 +70,19 @@ def test_characters_are_ranked_and_bytes_are_fixed():
     assert ids[numbers].tolist() == [1, 4, 5, 4, 1, 6, 2, 4]
     numbers, _ = units_of(vocabulary.Bytes(), [["bé"]])
     entries, ids = vocabulary.Bytes().vocabulary(np.zeros(256, np.int64), limit=1)
-    assert len(entries) == 256 and entries[0x62] == "0x62" and ids[numbers].tolist() == [1, 0x66, 0xC7, 0xAD]
+    assert (
+        len(entries) == 256
+        and entries[0x62] == "0x62"
+        and ids[numbers].tolist() == [1, 0x66, 0xC7, 0xAD]
+    )
 
 
 def test_given_ids_keep_the_head_of_their_vocabulary():
     given = vocabulary.Given(["the", "and", "a"])
     numbers, lengths = units_of(given, [[np.array([4, 6, 5]), np.array([], np.int32)]])
     entries, ids = given.vocabulary(np.zeros(given.size), limit=2)
-    assert entries == ["the", "and"] and ids[numbers].tolist() == [1, 4, 2, 5, 1] and lengths.tolist() == [4, 1]
+    assert (
+        entries == ["the", "and"]
+        and ids[numbers].tolist() == [1, 4, 2, 5, 1]
+        and lengths.tolist() == [4, 1]
+    )

@@ -13,11 +13,15 @@ from trainer.doctor.cluster import Cluster
 from trainer.doctor.facts import Data, Facts, Folder, Sight
 
 HEALTHY = Facts(
-    (3, 11), {"tensorflow-cpu": "2.21.0", "keras": "3.15.1", "tensorboard": "2.21.0"}, {},
+    (3, 11),
+    {"tensorflow-cpu": "2.21.0", "keras": "3.15.1", "tensorboard": "2.21.0"},
+    {},
     sight=Sight({"CPU": 1, "GPU": 0, "TPU": 0}, "tensorflow", ("ours", "compiled by XLA")),
     data=Data(examples=1000, vocabulary_size=100, classes=2),
     model_folder=Folder(pathlib.Path("/m"), pathlib.Path("/m"), {}, free=10**10),
-    cluster=Cluster("kit", "team", pod_security="restricted", queues=("gpus",), quotas={"pods": ("3", "10")}),
+    cluster=Cluster(
+        "kit", "team", pod_security="restricted", queues=("gpus",), quotas={"pods": ("3", "10")}
+    ),
 )
 GPUS = Sight({"CPU": 1, "GPU": 2, "TPU": 0}, "tensorflow", ("keras", "cuDNN has a kernel"))
 ASKED = {"GPU": Evidence("NVIDIA_VISIBLE_DEVICES=GPU-1", True)}
@@ -26,7 +30,10 @@ PRESENT = {"GPU": Evidence("/dev/nvidia0", False)}
 
 def packages(**changed) -> dict:
     """Those of HEALTHY with some changed; None: not installed."""
-    names = {**HEALTHY.packages, **{name.replace("_", "-"): number for name, number in changed.items()}}
+    names = {
+        **HEALTHY.packages,
+        **{name.replace("_", "-"): number for name, number in changed.items()},
+    }
     return {"packages": {name: number for name, number in names.items() if number}}
 
 
@@ -44,107 +51,270 @@ JUDGEMENTS = [
     ("python", {}, {"python": (3, 13)}, OK, ["3.13"]),
     ("python", {}, {"python": (3, 9)}, ERROR, ["3.9", "3.10 or newer"]),
     ("python", {}, {"python": (3, 14)}, WARNING, ["3.14", "not tested"]),
-
     ("tensorflow", {}, {}, OK, ["tensorflow-cpu 2.21.0"]),
     ("tensorflow", {}, packages(tensorflow_cpu="2.20.0"), OK, ["2.20.0"]),
-    ("tensorflow", {}, packages(tensorflow_cpu="2.19.1"), ERROR, ["2.19.1", "2.20 or newer", "tensorflow-cpu>=2.20"]),
+    (
+        "tensorflow",
+        {},
+        packages(tensorflow_cpu="2.19.1"),
+        ERROR,
+        ["2.19.1", "2.20 or newer", "tensorflow-cpu>=2.20"],
+    ),
     ("tensorflow", {}, packages(tensorflow_cpu="2.22.0rc1"), OK, ["2.22.0rc1"]),
-    ("tensorflow", {}, {**packages(tensorflow_cpu=None), "sight": "no module"}, ERROR, ["not installed", "[cpu]"]),
-    ("tensorflow", {}, packages(tensorflow_cpu=None), WARNING, ["can be imported", "not known here"]),
-    ("tensorflow", {}, packages(tensorflow="2.21.0"), ERROR,
-     ["tensorflow 2.21.0 and tensorflow-cpu 2.21.0", "overwrites", "uninstall -y tensorflow tensorflow-cpu"]),
-    ("tensorflow", {"accelerator": "gpu"}, {}, ERROR,
-     ["--accelerator=gpu", "tensorflow-cpu 2.21.0 is built without one", "rnn-trainer[gpu]"]),
-    ("tensorflow", {"accelerator": "gpu"}, packages(tensorflow_cpu=None, tensorflow="2.21.0"), OK, ["tensorflow 2.21.0"]),
-    ("tensorflow", {"accelerator": "tpu", "strategy": "tpu"}, packages(tensorflow_cpu=None, tensorflow="2.21.0"), ERROR,
-     ["--accelerator=tpu", "rnn-trainer[tpu]"]),
-    ("tensorflow", {"accelerator": "tpu", "strategy": "tpu"}, packages(tensorflow_cpu=None, tensorflow_tpu="2.20.0"), OK, ["tensorflow-tpu 2.20.0"]),
-
+    (
+        "tensorflow",
+        {},
+        {**packages(tensorflow_cpu=None), "sight": "no module"},
+        ERROR,
+        ["not installed", "[cpu]"],
+    ),
+    (
+        "tensorflow",
+        {},
+        packages(tensorflow_cpu=None),
+        WARNING,
+        ["can be imported", "not known here"],
+    ),
+    (
+        "tensorflow",
+        {},
+        packages(tensorflow="2.21.0"),
+        ERROR,
+        [
+            "tensorflow 2.21.0 and tensorflow-cpu 2.21.0",
+            "overwrites",
+            "uninstall -y tensorflow tensorflow-cpu",
+        ],
+    ),
+    (
+        "tensorflow",
+        {"accelerator": "gpu"},
+        {},
+        ERROR,
+        ["--accelerator=gpu", "tensorflow-cpu 2.21.0 is built without one", "rnn-trainer[gpu]"],
+    ),
+    (
+        "tensorflow",
+        {"accelerator": "gpu"},
+        packages(tensorflow_cpu=None, tensorflow="2.21.0"),
+        OK,
+        ["tensorflow 2.21.0"],
+    ),
+    (
+        "tensorflow",
+        {"accelerator": "tpu", "strategy": "tpu"},
+        packages(tensorflow_cpu=None, tensorflow="2.21.0"),
+        ERROR,
+        ["--accelerator=tpu", "rnn-trainer[tpu]"],
+    ),
+    (
+        "tensorflow",
+        {"accelerator": "tpu", "strategy": "tpu"},
+        packages(tensorflow_cpu=None, tensorflow_tpu="2.20.0"),
+        OK,
+        ["tensorflow-tpu 2.20.0"],
+    ),
     ("keras", {}, {}, OK, ["3.15.1"]),
     ("keras", {}, packages(keras=None), ERROR, ["not installed"]),
     ("keras", {}, packages(keras="2.15.0"), ERROR, ["2.15.0", "Keras 3"]),
     ("keras", {}, packages(keras="4.0.0"), ERROR, ["4.0.0", "Keras 3"]),
     ("keras", {}, {"sight": Sight({"CPU": 1}, "jax")}, ERROR, ["backend jax", "KERAS_BACKEND"]),
-
     ("tensorboard", {}, {}, OK, ["2.21.0"]),
     ("tensorboard", {}, packages(tensorboard=None), ERROR, ["not installed", "tensorboard>=2.20"]),
     ("tensorboard", {}, packages(tensorboard="2.19.0"), ERROR, ["2.19.0", "2.20 or newer"]),
-
     ("accelerator", {}, {}, OK, ["1 CPU visible", "uses the CPU"]),
     ("accelerator", {}, {"sight": GPUS}, OK, ["1 CPU, 2 GPU visible", "uses the GPU"]),
     ("accelerator", {"accelerator": "gpu"}, {}, ERROR, ["--accelerator=gpu", "sees 1 CPU"]),
-    ("accelerator", {"accelerator": "tpu", "strategy": "tpu"}, {"sight": GPUS}, ERROR, ["--accelerator=tpu", "2 GPU"]),
+    (
+        "accelerator",
+        {"accelerator": "tpu", "strategy": "tpu"},
+        {"sight": GPUS},
+        ERROR,
+        ["--accelerator=tpu", "2 GPU"],
+    ),
     ("accelerator", {"devices": 3}, {"sight": GPUS}, ERROR, ["--devices=3", "sees 2 GPU"]),
-    ("accelerator", {"devices": 3}, {}, OK, ["1 CPU"]),    # logical devices
-    ("accelerator", {}, {"sight": "importing TensorFlow ended with code -4"}, ERROR, ["code -4", "import tensorflow"]),
-
+    ("accelerator", {"devices": 3}, {}, OK, ["1 CPU"]),  # logical devices
+    (
+        "accelerator",
+        {},
+        {"sight": "importing TensorFlow ended with code -4"},
+        ERROR,
+        ["code -4", "import tensorflow"],
+    ),
     ("given", {}, {}, OK, ["none"]),
-    ("given", {}, {"given": ASKED}, ERROR, ["a GPU (NVIDIA_VISIBLE_DEVICES=GPU-1)", "sees 1 CPU", "--accelerator=cpu"]),
+    (
+        "given",
+        {},
+        {"given": ASKED},
+        ERROR,
+        ["a GPU (NVIDIA_VISIBLE_DEVICES=GPU-1)", "sees 1 CPU", "--accelerator=cpu"],
+    ),
     ("given", {}, {"given": PRESENT}, WARNING, ["a GPU (/dev/nvidia0)", "sees 1 CPU"]),
     ("given", {}, {"given": ASKED, "sight": GPUS}, OK, ["GPU"]),
-    ("given", {"accelerator": "cpu"}, {"given": ASKED}, OK, ["GPU"]),    # said on the command line
-    ("given", {}, {"given": {"TPU": Evidence("TPU_TOPOLOGY=2x4", True)}}, ERROR, ["a TPU (TPU_TOPOLOGY=2x4)", "google.com/tpu"]),
+    ("given", {"accelerator": "cpu"}, {"given": ASKED}, OK, ["GPU"]),  # said on the command line
+    (
+        "given",
+        {},
+        {"given": {"TPU": Evidence("TPU_TOPOLOGY=2x4", True)}},
+        ERROR,
+        ["a TPU (TPU_TOPOLOGY=2x4)", "google.com/tpu"],
+    ),
     ("given", {}, {"given": ASKED, "sight": "no TensorFlow"}, SKIPPED, ["not known"]),
-
     ("kernel", {"units": (8, 8)}, {}, OK, ["rnn_0, rnn_1", "ours of lstm: compiled by XLA"]),
     ("kernel", {}, {"sight": "no TensorFlow"}, SKIPPED, ["not known"]),
-
     ("batch", {}, {}, OK, ["32 rows", "1 worker(s) of 1 replica(s): 32 each"]),
-    ("batch", {"batch_size": 12}, {}, OK, ["12 each"]),    # one replica alone: nothing is dealt out
-    ("batch", {"batch_size": 64}, {"workers": 2, "sight": GPUS}, OK, ["2 worker(s) of 2 replica(s): 16 each"]),
-    ("batch", {"batch_size": 64, "accumulate": 2}, {"workers": 2}, OK, ["32 rows at a time", "16 each"]),
-    ("batch", {"batch_size": 60}, {"workers": 2, "sight": GPUS}, WARNING, ["15 each is mostly overhead", "--batch_size to 64"]),
+    ("batch", {"batch_size": 12}, {}, OK, ["12 each"]),  # one replica alone: nothing is dealt out
+    (
+        "batch",
+        {"batch_size": 64},
+        {"workers": 2, "sight": GPUS},
+        OK,
+        ["2 worker(s) of 2 replica(s): 16 each"],
+    ),
+    (
+        "batch",
+        {"batch_size": 64, "accumulate": 2},
+        {"workers": 2},
+        OK,
+        ["32 rows at a time", "16 each"],
+    ),
+    (
+        "batch",
+        {"batch_size": 60},
+        {"workers": 2, "sight": GPUS},
+        WARNING,
+        ["15 each is mostly overhead", "--batch_size to 64"],
+    ),
     ("batch", {"batch_size": 50}, {"workers": 3}, WARNING, ["some get 17 rows", "a multiple of 3"]),
-    ("batch", {"batch_size": 3}, {"workers": 4}, ERROR, ["3 rows", "4 worker(s)", "Raise --batch_size"]),
+    (
+        "batch",
+        {"batch_size": 3},
+        {"workers": 4},
+        ERROR,
+        ["3 rows", "4 worker(s)", "Raise --batch_size"],
+    ),
     ("batch", {"batch_size": 8, "shards": 4}, {"workers": 3}, ERROR, ["--shards=4"]),
     ("batch", {"strategy": "one_device"}, {"sight": GPUS}, OK, ["1 replica(s)"]),
     ("batch", {"accelerator": "cpu"}, {"sight": GPUS}, OK, ["1 replica(s)"]),
-
     ("data", {"data_dir": "D"}, {}, OK, ["D is whole", "1000 training examples"]),
-    ("data", {"data_dir": "D"}, {"data": "D/labels.txt: cannot be read"}, ERROR, ["D/labels.txt: cannot be read"]),
+    (
+        "data",
+        {"data_dir": "D"},
+        {"data": "D/labels.txt: cannot be read"},
+        ERROR,
+        ["D/labels.txt: cannot be read"],
+    ),
     ("data", {"data_dir": "D"}, {"data": Data(0, 9, 2)}, ERROR, ["no training split"]),
     ("data", {}, {"data": Facts.data}, SKIPPED, ["--data_dir is not given"]),
-
     ("model_folder", {}, {}, OK, ["/m can be written, synced, locked"]),
-    ("model_folder", {}, folder(**{"lock": "Not supported"}), ERROR, ["/m: cannot lock it: Not supported", "flock"]),
-    ("model_folder", {}, folder(**{"write to": "Read-only", "sync": "Bad"}), ERROR,
-     ["write to it: Read-only; cannot sync it: Bad"]),
-    ("model_folder", {}, {"model_folder": Folder(pathlib.Path("/m/run"), pathlib.Path("/m"), {})}, OK,
-     ["/m/run (to be made in /m)"]),
-    ("model_folder", {}, {"model_folder": Facts.model_folder}, SKIPPED, ["--model_dir is not given"]),
-
+    (
+        "model_folder",
+        {},
+        folder(**{"lock": "Not supported"}),
+        ERROR,
+        ["/m: cannot lock it: Not supported", "flock"],
+    ),
+    (
+        "model_folder",
+        {},
+        folder(**{"write to": "Read-only", "sync": "Bad"}),
+        ERROR,
+        ["write to it: Read-only; cannot sync it: Bad"],
+    ),
+    (
+        "model_folder",
+        {},
+        {"model_folder": Folder(pathlib.Path("/m/run"), pathlib.Path("/m"), {})},
+        OK,
+        ["/m/run (to be made in /m)"],
+    ),
+    (
+        "model_folder",
+        {},
+        {"model_folder": Facts.model_folder},
+        SKIPPED,
+        ["--model_dir is not given"],
+    ),
     ("cluster", {}, {}, OK, ["context kit, namespace team"]),
-    ("cluster", {}, cluster(problem="connection refused"), ERROR, ["connection refused", "kubectl cluster-info"]),
-    ("cluster", {}, {"cluster": "kubectl is not on the PATH"}, SKIPPED, ["kubectl is not on the PATH"]),
+    (
+        "cluster",
+        {},
+        cluster(problem="connection refused"),
+        ERROR,
+        ["connection refused", "kubectl cluster-info"],
+    ),
+    (
+        "cluster",
+        {},
+        {"cluster": "kubectl is not on the PATH"},
+        SKIPPED,
+        ["kubectl is not on the PATH"],
+    ),
 ]
 CLUSTER_JUDGEMENTS = [
     ("permissions", {}, {}, OK, ["team"]),
-    ("permissions", {}, cluster(denied=("create jobs.batch", "get pods/log")), ERROR,
-     ["may not create jobs.batch, get pods/log in team", "Role"]),
+    (
+        "permissions",
+        {},
+        cluster(denied=("create jobs.batch", "get pods/log")),
+        ERROR,
+        ["may not create jobs.batch, get pods/log in team", "Role"],
+    ),
     ("pod_security", {}, {}, OK, ["team enforces restricted"]),
     ("pod_security", {}, cluster(pod_security=""), OK, ["no level"]),
     ("pod_security", {}, cluster(pod_security=None), WARNING, ["cannot be read", "dry run"]),
     ("pod_security", {"accelerator": "tpu", "strategy": "tpu"}, {}, ERROR, ["restricted", "TPU"]),
-    ("pod_security", {"accelerator": "tpu", "strategy": "tpu"}, cluster(pod_security="privileged"), OK, ["privileged"]),
+    (
+        "pod_security",
+        {"accelerator": "tpu", "strategy": "tpu"},
+        cluster(pod_security="privileged"),
+        OK,
+        ["privileged"],
+    ),
     ("queue", {}, {}, OK, ["none asked for", "gpus"]),
     ("queue", {"queue": "gpus"}, {}, OK, ["gpus"]),
     ("queue", {"queue": "cpus"}, {}, ERROR, ["--queue=cpus", "queues of team: gpus"]),
-    ("queue", {"queue": "cpus"}, cluster(queues=None), ERROR, ["--queue=cpus", "Kueue is not installed"]),
+    (
+        "queue",
+        {"queue": "cpus"},
+        cluster(queues=None),
+        ERROR,
+        ["--queue=cpus", "Kueue is not installed"],
+    ),
     ("queue", {}, cluster(queues=None), OK, ["Kueue is not installed"]),
     ("quota", {}, {}, OK, ["pods 3 of 10"]),
     ("quota", {}, {"workers": 7}, OK, ["pods 3 of 10"]),
-    ("quota", {}, {"workers": 8}, ERROR, ["pods in team: 3 of 10 used", "needs 8", "fewer workers"]),
+    (
+        "quota",
+        {},
+        {"workers": 8},
+        ERROR,
+        ["pods in team: 3 of 10 used", "needs 8", "fewer workers"],
+    ),
     ("quota", {}, cluster(quotas={"pods": ("1k", "2k")}), OK, ["1k of 2k"]),
     ("quota", {}, cluster(quotas={}), OK, ["none in team"]),
-    ("quota", {"accelerator": "gpu", "devices": 2}, {"workers": 2, **cluster(quotas={"requests.nvidia.com/gpu": ("0", "3")})},
-     ERROR, ["requests.nvidia.com/gpu", "needs 4"]),
-    ("quota", {"devices": 2}, {"workers": 2, **cluster(quotas={"requests.nvidia.com/gpu": ("0", "3")})}, OK, ["gpu 0 of 3"]),
+    (
+        "quota",
+        {"accelerator": "gpu", "devices": 2},
+        {"workers": 2, **cluster(quotas={"requests.nvidia.com/gpu": ("0", "3")})},
+        ERROR,
+        ["requests.nvidia.com/gpu", "needs 4"],
+    ),
+    (
+        "quota",
+        {"devices": 2},
+        {"workers": 2, **cluster(quotas={"requests.nvidia.com/gpu": ("0", "3")})},
+        OK,
+        ["gpu 0 of 3"],
+    ),
 ]
 
 
 def configured(flags: dict) -> tuple[configuration.Config, configuration.Doctor]:
     own = {field.name for field in dataclasses.fields(configuration.Doctor)}
-    return configuration.from_flat(flags), configuration.Doctor(**{name: value for name, value in flags.items() if name in own})
+    return configuration.from_flat(flags), configuration.Doctor(
+        **{name: value for name, value in flags.items() if name in own}
+    )
 
 
 def name_of(row) -> str:
@@ -162,34 +332,49 @@ def test_what_a_check_says(row):
     assert all(part in str(finding) for part in parts), finding
 
 
-@pytest.mark.parametrize("rows, judges", [
-    (JUDGEMENTS, [check.judge for check in checks.CHECKS if check.judge is not checks.check_space]),
-    (CLUSTER_JUDGEMENTS, checks.CLUSTER_CHECKS),
-])
+@pytest.mark.parametrize(
+    "rows, judges",
+    [
+        (
+            JUDGEMENTS,
+            [check.judge for check in checks.CHECKS if check.judge is not checks.check_space],
+        ),
+        (CLUSTER_JUDGEMENTS, checks.CLUSTER_CHECKS),
+    ],
+)
 def test_every_check_has_judgements_here(rows, judges):
     assert {f"check_{row[0]}" for row in rows} == {judge.__name__ for judge in judges}
 
 
-# --- free space ---------------------------------------------------------------------------------------------------------
+# --- free space -----------------------------------------------------------------------------------
 
-# 100 words x 10, LSTM of 20 units, 2 classes: 1000 + 4 * 20 * 31 + 42 = 3522 values; with two moments of Adam, 4 bytes each.
+# 100 words x 10, LSTM of 20 units, 2 classes: 1000 + 4 * 20 * 31 + 42 = 3522 values; with two
+# moments of Adam, 4 bytes each.
 SIZE = 42_264
 OTHERS = 100_000_000
-SMALL = {"embedding_size": 10, "units": (20,), "batch_size": 10, "save_steps": 10, "epochs": 1}    # 100 steps: 10 saves
+# 100 steps: 10 saves
+SMALL = {"embedding_size": 10, "units": (20,), "batch_size": 10, "save_steps": 10, "epochs": 1}
 
 
-@pytest.mark.parametrize("flags, there, copies", [
-    ({"keep": 3}, 0, 5),                        # kept, best, being written
-    ({"keep": 3, "eval_steps": -1}, 0, 4),      # nothing is ever the best
-    ({"keep": 3}, 3, 2),                        # a resume: three are there
-    ({"keep": 3}, 9, 1),
-    ({"keep": 0}, 0, 12),                       # all of them
-    ({"keep": 50}, 0, 12),                      # no more than are made
-    ({"keep": 0, "steps": 25}, 0, 5),
-])
+@pytest.mark.parametrize(
+    "flags, there, copies",
+    [
+        ({"keep": 3}, 0, 5),  # kept, best, being written
+        ({"keep": 3, "eval_steps": -1}, 0, 4),  # nothing is ever the best
+        ({"keep": 3}, 3, 2),  # a resume: three are there
+        ({"keep": 3}, 9, 1),
+        ({"keep": 0}, 0, 12),  # all of them
+        ({"keep": 50}, 0, 12),  # no more than are made
+        ({"keep": 0, "steps": 25}, 0, 5),
+    ],
+)
 def test_the_disk_must_hold_every_checkpoint_that_will_lie_there_at_once(flags, there, copies):
     config, _ = configured({**SMALL, **flags})
-    for free, level in ((copies * SIZE, OK), (copies * SIZE - 1, WARNING if copies > 1 else ERROR), (SIZE - 1, ERROR)):
+    for free, level in (
+        (copies * SIZE, OK),
+        (copies * SIZE - 1, WARNING if copies > 1 else ERROR),
+        (SIZE - 1, ERROR),
+    ):
         facts = dataclasses.replace(HEALTHY, checkpoints=there, **folder(free=OTHERS + free))
         finding = checks.check_space(config, facts)
         assert finding.level == level
@@ -198,15 +383,20 @@ def test_the_disk_must_hold_every_checkpoint_that_will_lie_there_at_once(flags, 
 
 @pytest.mark.parametrize("missing", [{"data": "none"}, {"model_folder": "none"}])
 def test_without_dataset_or_folder_nothing_is_said_of_space(missing):
-    assert checks.check_space(configured({})[0], dataclasses.replace(HEALTHY, **missing)).level == SKIPPED
+    assert (
+        checks.check_space(configured({})[0], dataclasses.replace(HEALTHY, **missing)).level
+        == SKIPPED
+    )
 
 
-# --- the whole ----------------------------------------------------------------------------------------------------------
+# --- the whole ------------------------------------------------------------------------------------
 
 
 def test_a_healthy_machine_has_no_error_and_one_line_for_each_check():
     found = checks.findings(*configured({"data_dir": "D", "model_dir": "/m"}), HEALTHY)
-    assert [finding.level for finding in found] == [OK] * (len(checks.CHECKS) + len(checks.CLUSTER_CHECKS))
+    assert [finding.level for finding in found] == [OK] * (
+        len(checks.CHECKS) + len(checks.CLUSTER_CHECKS)
+    )
     assert all("\n" not in str(finding) for finding in found)
 
 
@@ -217,11 +407,21 @@ def test_a_cluster_that_does_not_answer_is_asked_nothing_more(there):
 
 
 def test_a_line_has_level_subject_text_and_remedy():
-    assert str(Finding(WARNING, "batch", "too small.", "Raise it.")) == "warning batch: too small. Raise it."
+    assert (
+        str(Finding(WARNING, "batch", "too small.", "Raise it."))
+        == "warning batch: too small. Raise it."
+    )
     assert str(Finding(OK, "Python", "3.11")) == "ok      Python: 3.11"
 
 
-@pytest.mark.parametrize("text, numbers", [
-    ("2.21.0", (2, 21, 0)), ("2.21.0rc1", (2, 21, 0)), ("3.15", (3, 15)), ("2.20.0+nv24.1", (2, 20, 0))])
+@pytest.mark.parametrize(
+    "text, numbers",
+    [
+        ("2.21.0", (2, 21, 0)),
+        ("2.21.0rc1", (2, 21, 0)),
+        ("3.15", (3, 15)),
+        ("2.20.0+nv24.1", (2, 20, 0)),
+    ],
+)
 def test_versions_compare_by_their_numbers(text, numbers):
     assert checks.version(text) == numbers

@@ -15,12 +15,18 @@ CPU = {"CPU": 1, "GPU": 0, "TPU": 0}
 @pytest.fixture
 def config(tmp_path):
     datasets.write(tmp_path / "data", datasets.random_splits(), vocabulary_size=30, classes=3)
-    return configuration.from_flat({"data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "model")})
+    return configuration.from_flat(
+        {"data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "model")}
+    )
 
 
 def doctor(config, *flags, **environ):
     folders = (f"--data_dir={config.folders.data_dir}", f"--model_dir={config.folders.model_dir}")
-    return commands.finish(commands.start("doctor", *folders, *flags, environment={"KUBECONFIG": "/dev/null", **environ}))
+    return commands.finish(
+        commands.start(
+            "doctor", *folders, *flags, environment={"KUBECONFIG": "/dev/null", **environ}
+        )
+    )
 
 
 def test_a_machine_that_can_train_has_no_error_and_nothing_is_left_behind(config, tmp_path):
@@ -28,8 +34,20 @@ def test_a_machine_that_can_train_has_no_error_and_nothing_is_left_behind(config
     assert answer.code == 0, answer.out + answer.err
     assert answer.lines[-1] == "0 error(s), 0 warning(s)"
     subjects = [line[8:].partition(":")[0] for line in answer.lines[:-1]]
-    assert subjects == ["Python", "TensorFlow", "Keras", "TensorBoard", "accelerator", "devices given", "kernel of rnn_0", "batch",
-                        "data", "model folder", "free space", "cluster"]
+    assert subjects == [
+        "Python",
+        "TensorFlow",
+        "Keras",
+        "TensorBoard",
+        "accelerator",
+        "devices given",
+        "kernel of rnn_0",
+        "batch",
+        "data",
+        "model folder",
+        "free space",
+        "cluster",
+    ]
     assert {line[:8].strip() for line in answer.lines[:-1]} <= {"ok", "skipped"}
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -44,12 +62,18 @@ def test_errors_exit_2_and_every_one_is_told(config, tmp_path):
         assert any(told in line for line in errors)
 
 
-# --- the start of a training --------------------------------------------------------------------------------------------
+# --- the start of a training ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def quiet(monkeypatch):
-    for name in ("NVIDIA_VISIBLE_DEVICES", "TPU_ACCELERATOR_TYPE", "TPU_TOPOLOGY", "TPU_WORKER_HOSTNAMES", "CUDA_VISIBLE_DEVICES"):
+    for name in (
+        "NVIDIA_VISIBLE_DEVICES",
+        "TPU_ACCELERATOR_TYPE",
+        "TPU_TOPOLOGY",
+        "TPU_WORKER_HOSTNAMES",
+        "CUDA_VISIBLE_DEVICES",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(command.accelerator, "device_files", lambda: [])
 
@@ -66,13 +90,20 @@ def test_a_device_that_merely_is_there_is_a_warning(config, quiet, monkeypatch):
 
 def test_a_device_that_the_pod_was_given_and_cannot_use_ends_the_start(config, quiet, monkeypatch):
     monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "GPU-1")
-    with pytest.raises(UsageError, match="NVIDIA_VISIBLE_DEVICES=GPU-1.*sees 1 CPU.*--accelerator=cpu"):
+    with pytest.raises(
+        UsageError, match="NVIDIA_VISIBLE_DEVICES=GPU-1.*sees 1 CPU.*--accelerator=cpu"
+    ):
         command.at_start(config, CPU)
     assert command.at_start(configuration.replace(config, accelerator="cpu"), CPU) == []
 
 
 def test_two_tensorflows_end_the_start(config, quiet, monkeypatch):
-    found = {"tensorflow": "2.21.0", "tensorflow-cpu": "2.21.0", "keras": "3.15.1", "tensorboard": "2.21.0"}
+    found = {
+        "tensorflow": "2.21.0",
+        "tensorflow-cpu": "2.21.0",
+        "keras": "3.15.1",
+        "tensorboard": "2.21.0",
+    }
     monkeypatch.setattr(facts, "packages", lambda: found)
     with pytest.raises(UsageError, match="tensorflow 2.21.0 and tensorflow-cpu 2.21.0"):
         command.at_start(config, CPU)

@@ -41,7 +41,10 @@ def test_a_beat_cut_in_two_is_put_together():
         assert [beat["step"] for beat in first + second] == [1, 2] and rest == b""
 
 
-@pytest.mark.parametrize("line", [b"garbage", b"[]", b'{"step": 1}', b'{"phase": "train", "step": "x"}', b"\xff\xfe", b""])
+@pytest.mark.parametrize(
+    "line",
+    [b"garbage", b"[]", b'{"step": 1}', b'{"phase": "train", "step": "x"}', b"\xff\xfe", b""],
+)
 def test_what_is_no_beat_is_left_out(line):
     assert channel.beats(line + b'\n{"phase": "end"}\n') == ([{"phase": "end", "step": 0}], b"")
 
@@ -107,5 +110,9 @@ def test_what_the_child_starts_does_not_inherit_the_channel(ends):
 
 def test_a_child_whose_supervisor_has_died_before_it_could_be_tied_to_it_ends_itself():
     program = "import os; from trainer.gang import channel; channel.end_with_supervisor(os.environ); print('still here')"
-    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, channel.SUPERVISOR: "1234567"}, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, channel.SUPERVISOR: "1234567"},
+        capture_output=True,
+    )
     assert done.returncode == -signal.SIGKILL and done.stdout == b""

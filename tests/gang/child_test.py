@@ -34,7 +34,9 @@ def program(body: str) -> list[str]:
 
 def alive(pid: int) -> bool:
     try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return (
+            pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        )
     except FileNotFoundError:
         return False
 
@@ -47,7 +49,10 @@ def until(condition) -> None:
 
 
 def supervised(body, act=lambda process: None, look=False):
-    """Runs a child; `act(process)` at its first beat. Returns (code, reason, last lines, steps of its beats)."""
+    """Runs a child; `act(process)` at its first beat. Returns (code, reason, last lines, steps of
+    its beats).
+    """
+
     async def run():
         ended, steps = asyncio.get_running_loop().create_future(), []
 
@@ -56,7 +61,9 @@ def supervised(body, act=lambda process: None, look=False):
             if len(steps) == 1:
                 act(process)
 
-        process = child.Child(program(body), os.environ, 0.0, on_beat, lambda *how: ended.set_result(how))
+        process = child.Child(
+            program(body), os.environ, 0.0, on_beat, lambda *how: ended.set_result(how)
+        )
         while look and not ended.done():
             process.look()
             await asyncio.sleep(0.02)
@@ -71,7 +78,10 @@ def test_a_child_ends_with_its_code_and_all_its_beats_are_heard():
 
 
 def test_stderr_passes_through_and_its_last_lines_are_kept(capfdbinary):
-    code, _, lines, _ = supervised("for i in range(100): print('line', i, file=sys.stderr)\nsys.stderr.write('no end')\nprint('x' * 9999)")
+    code, _, lines, _ = supervised(
+        "for i in range(100): print('line', i, file=sys.stderr)\nsys.stderr.write('no "
+        "end')\nprint('x' * 9999)"
+    )
     assert lines == (*(f"line {i}" for i in range(81, 100)), "no end")
     captured = capfdbinary.readouterr()
     assert captured.err.startswith(b"line 0\n") and captured.err.endswith(b"line 99\nno end")
@@ -84,15 +94,19 @@ def test_an_endless_line_is_kept_in_part_only(capfdbinary):
 
 
 def test_a_request_reaches_the_child():
-    code, *_ = supervised("while not wire.asked(): time.sleep(0.01)\nsys.exit(wire.asked()['signal'])",
-                          lambda process: process.ask({"ask": "stop", "signal": 15}))
+    code, *_ = supervised(
+        "while not wire.asked(): time.sleep(0.01)\nsys.exit(wire.asked()['signal'])",
+        lambda process: process.ask({"ask": "stop", "signal": 15}),
+    )
     assert code == 15
 
 
 def test_a_request_to_a_child_that_has_gone_is_no_error():
     async def run():
         ended = asyncio.get_running_loop().create_future()
-        process = child.Child(program("pass"), os.environ, 0.0, lambda watch: None, lambda *how: ended.set_result(how))
+        process = child.Child(
+            program("pass"), os.environ, 0.0, lambda watch: None, lambda *how: ended.set_result(how)
+        )
         until(lambda: not alive(process.pid))
         process.ask({"ask": "reform"})
         process.kill()
@@ -104,11 +118,16 @@ def test_a_request_to_a_child_that_has_gone_is_no_error():
 def test_a_kill_ends_all_that_the_child_started(tmp_path):
     body = f"""
 inner = subprocess.Popen(["sleep", "1000"], stderr=subprocess.DEVNULL)
-open({str(tmp_path / 'pid')!r}, "w").write(str(inner.pid))
+open({str(tmp_path / "pid")!r}, "w").write(str(inner.pid))
 wire.beat("train", 2)
 time.sleep(1000)"""
-    code, reason, *_ = supervised(body, lambda process: (until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()),
-                                                         process.kill()))
+    code, reason, *_ = supervised(
+        body,
+        lambda process: (
+            until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()),
+            process.kill(),
+        ),
+    )
     assert (code, reason) == (-9, "")
     until(lambda: not alive(int((tmp_path / "pid").read_text())))
 
@@ -116,13 +135,15 @@ time.sleep(1000)"""
 def test_what_a_child_leaves_behind_ends_with_it(tmp_path):
     supervised(f"""
 inner = subprocess.Popen(["sleep", "1000"], stderr=subprocess.DEVNULL)
-open({str(tmp_path / 'pid')!r}, "w").write(str(inner.pid))""")
+open({str(tmp_path / "pid")!r}, "w").write(str(inner.pid))""")
     until(lambda: not alive(int((tmp_path / "pid").read_text())))
 
 
 def test_a_hung_child_shows_its_stacks_before_it_is_killed(monkeypatch):
     monkeypatch.setattr(watchdog, "HANG_SECONDS", 0.2)
-    code, reason, lines, _ = supervised("def hanging_here():\n    time.sleep(1000)\nhanging_here()", look=True)
+    code, reason, lines, _ = supervised(
+        "def hanging_here():\n    time.sleep(1000)\nhanging_here()", look=True
+    )
     assert code == -9 and reason.startswith("hung: silent for")
     assert any("in hanging_here" in line for line in lines)
 
@@ -139,32 +160,52 @@ def test_a_kill_tells_that_the_child_was_frozen():
         until(lambda: watchdog.is_stopped(pathlib.Path(f"/proc/{process.pid}/stat").read_text()))
         process.kill()
 
-    assert supervised("os.kill(os.getpid(), signal.SIGSTOP)", act)[:2] == (-9, "frozen (stopped by a signal)")
+    assert supervised("os.kill(os.getpid(), signal.SIGSTOP)", act)[:2] == (
+        -9,
+        "frozen (stopped by a signal)",
+    )
 
 
 def test_a_program_that_is_not_there_raises():
     async def run():
         with pytest.raises(FileNotFoundError):
-            child.Child(["/no/such/program"], os.environ, 0.0, lambda watch: None, lambda *how: None)
+            child.Child(
+                ["/no/such/program"], os.environ, 0.0, lambda watch: None, lambda *how: None
+            )
 
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("body", [
-    "import time; time.sleep(1000)",
-    "import signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, {15, 2, 10}); time.sleep(1000)",
-    "while True: pass",  # as a library that holds the interpreter
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import time; time.sleep(1000)",
+        "import signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, {15, 2, 10}); "
+        "time.sleep(1000)",
+        "while True: pass",  # as a library that holds the interpreter
+    ],
+)
 def test_a_child_dies_with_its_supervisor(body, tmp_path):
-    (tmp_path / "child.py").write_text(PROGRAM.format(body=f"print(os.getpid(), flush=True)\n{body}"))
-    supervisor = subprocess.Popen([sys.executable, "-c", f"""
+    (tmp_path / "child.py").write_text(
+        PROGRAM.format(body=f"print(os.getpid(), flush=True)\n{body}")
+    )
+    supervisor = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"""
 import asyncio, os, sys
 from trainer.gang import child
 async def run():
-    child.Child([sys.executable, {str(tmp_path / 'child.py')!r}], {{**os.environ, "PYTHONPATH": {str(ROOT)!r}}}, 0.0, lambda watch: None, print)
+    child.Child([sys.executable, {str(tmp_path / "child.py")!r}], {{**os.environ, "PYTHONPATH": {str(ROOT)!r}}}, 0.0, lambda watch: None, print)
     await asyncio.sleep(1000)
 asyncio.run(run())
-"""], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+""",
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     pid = int(supervisor.stdout.readline())
     assert alive(pid)
     supervisor.kill()
@@ -198,14 +239,27 @@ print("ok")
 
 
 def test_process_1_waits_for_orphans_and_leaves_its_own_child_alone():
-    if os.getuid() or not shutil.which("unshare") or subprocess.run(["unshare", "-pf", "--mount-proc", "true"], capture_output=True).returncode:
+    if (
+        os.getuid()
+        or not shutil.which("unshare")
+        or subprocess.run(
+            ["unshare", "-pf", "--mount-proc", "true"], capture_output=True
+        ).returncode
+    ):
         pytest.skip("needs root and unshare(1) with the right to make a PID namespace")
-    done = subprocess.run(["unshare", "-pf", "--mount-proc", sys.executable, "-c", ORPHANS], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["unshare", "-pf", "--mount-proc", sys.executable, "-c", ORPHANS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout == "ok\n", done.stderr
 
 
 def test_temporary_files_of_a_killed_process_are_removed():
     code, _, lines, _ = supervised(
-        "import tempfile; print(tempfile.mkdtemp(), file=sys.stderr, flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+        "import tempfile; print(tempfile.mkdtemp(), file=sys.stderr, flush=True); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
     assert code == -signal.SIGKILL and lines
     assert not pathlib.Path(lines[-1]).parent.exists()

@@ -9,7 +9,11 @@ from trainer.journal import Journal
 def write(folder, step, text=None, attempt=1):
     place = folder / "checkpoints" / f"step-{step:08d}"
     place.mkdir(parents=True)
-    (place / "MANIFEST.json").write_text(json.dumps({"step": step, "attempt": attempt, "state_digest": f"d{step}"}) if text is None else text)
+    (place / "MANIFEST.json").write_text(
+        json.dumps({"step": step, "attempt": attempt, "state_digest": f"d{step}"})
+        if text is None
+        else text
+    )
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):
@@ -54,12 +58,15 @@ def test_the_last_line_of_a_stopped_run():
     assert commits.stopped_line(commits.Commit(12, "ab")) == "stopped step=12 state_digest=ab"
 
 
-@pytest.mark.parametrize("start, stop, line", [
-    ({"total": 100}, {"code": 0}, "done step=100 state_digest=d100"),
-    ({"total": 100}, {"code": 143}, ""),
-    ({"total": 200}, {"code": 0}, ""),          # that run was to be longer
-    ({"total": 100}, None, ""),                 # killed, or still at work
-])
+@pytest.mark.parametrize(
+    "start, stop, line",
+    [
+        ({"total": 100}, {"code": 0}, "done step=100 state_digest=d100"),
+        ({"total": 100}, {"code": 143}, ""),
+        ({"total": 200}, {"code": 0}, ""),  # that run was to be longer
+        ({"total": 100}, None, ""),  # killed, or still at work
+    ],
+)
 def test_the_last_line_of_a_run_that_has_come_to_its_end(tmp_path, start, stop, line):
     write(tmp_path, 100, attempt=2)
     Journal(tmp_path / "journal.jsonl", attempt=1).write("stop", code=0)

@@ -1,11 +1,14 @@
-"""Supervisors with a training process that needs no TensorFlow and takes milliseconds: for the tests of the supervisor.
+"""Supervisors with a training process that needs no TensorFlow and takes milliseconds: for the
+tests of the supervisor.
 
-`python -m tests.gang.fake_gang supervise SILENCE FLAGS` supervises as `python -m trainer train FLAGS` does, but starts
-`python -m tests.gang.fake_gang child FLAGS` for the training and calls a peer lost after SILENCE seconds.
+`python -m tests.gang.fake_gang supervise SILENCE FLAGS` supervises as `python -m trainer train
+FLAGS` does, but starts `python -m tests.gang.fake_gang child FLAGS` for the training and calls a
+peer lost after SILENCE seconds.
 
-The child "trains" by counting: --steps steps of 20 ms each; rank 0 commits a "checkpoint" every --save_steps. FAKE_PLAN in its
-environment says what it does besides: {"WORKER.GENERATION": {MOMENT: WHAT}}, where * is any generation; MOMENT is a phase,
-"step S", "stop" or "reform", WHAT is "sleep", "exit CODE" or a signal that it sends itself.
+The child "trains" by counting: --steps steps of 20 ms each; rank 0 commits a "checkpoint" every
+--save_steps. FAKE_PLAN in its environment says what it does besides: {"WORKER.GENERATION": {MOMENT:
+WHAT}}, where * is any generation; MOMENT is a phase, "step S", "stop" or "reform", WHAT is "sleep",
+"exit CODE" or a signal that it sends itself.
 """
 
 import asyncio
@@ -18,8 +21,8 @@ import sys
 import time
 
 from trainer import config, flags
-from trainer.gang import channel, commits, member, supervisor
 from trainer.exit_codes import TrainerError
+from trainer.gang import channel, commits, member, supervisor
 from trainer.stopping import StopRequest
 
 STEP_SECONDS = 0.02
@@ -38,9 +41,14 @@ def _command(settings: config.Config, start: member.Start) -> list[str]:
 def _supervise(silence: str, arguments) -> int:
     stop = StopRequest.on_signals()
     from trainer.main import _log_to_stderr
+
     _log_to_stderr()
     try:
-        return asyncio.run(supervisor.Supervisor(_config(arguments), os.environ, _command, float(silence)).run(stop))
+        return asyncio.run(
+            supervisor.Supervisor(_config(arguments), os.environ, _command, float(silence)).run(
+                stop
+            )
+        )
     except TrainerError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return problem.code
@@ -56,7 +64,10 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 def _commit(folder: pathlib.Path, step: int) -> str:
     digest = f"{step:064x}"
-    _write(folder / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json", json.dumps({"step": step, "attempt": 1, "state_digest": digest}))
+    _write(
+        folder / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json",
+        json.dumps({"step": step, "attempt": 1, "state_digest": digest}),
+    )
     return digest
 
 
@@ -83,8 +94,17 @@ def _child(generation: str, arguments) -> int:
     rank = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
     plans = json.loads(os.environ.get("FAKE_PLAN", "{}"))
     plan = plans.get(f"{worker}.{generation}", plans.get(f"{worker}.*", {}))
-    _write(folder / "started" / f"{worker}.{generation}", json.dumps(
-        {"pid": os.getpid(), "time": time.time(), "arguments": arguments, "tf_config": os.environ.get("TF_CONFIG")}))
+    _write(
+        folder / "started" / f"{worker}.{generation}",
+        json.dumps(
+            {
+                "pid": os.getpid(),
+                "time": time.time(),
+                "arguments": arguments,
+                "tf_config": os.environ.get("TF_CONFIG"),
+            }
+        ),
+    )
     for phase in ("import", "meet", "restore", "compile"):
         wire.beat(phase)
         _at(plan, phase)

@@ -8,23 +8,36 @@ def of(dataset="abc", workers=2, **flags):
     return identity.of(configuration.from_flat(flags), workers, dataset)
 
 
-@pytest.mark.parametrize("flags", [
-    {"worker_index": 1}, {"data_dir": "/other"}, {"model_dir": "/other"}, {"hosts": "a:1,b:1"}, {"grace_seconds": 9.0}, {"supervise": "on"},
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"worker_index": 1},
+        {"data_dir": "/other"},
+        {"model_dir": "/other"},
+        {"hosts": "a:1,b:1"},
+        {"grace_seconds": 9.0},
+        {"supervise": "on"},
+    ],
+)
 def test_where_things_lie_is_a_workers_own_business(flags):
     assert identity.differences(0, of(), 1, of(**flags)) == ""
 
 
-@pytest.mark.parametrize("flags, told", [
-    ({"units": (8, 8)}, "--units: 64 on worker 0, 8,8 on worker 3"),
-    ({"learning_rate": 0.5}, "--learning_rate: 0.001 on worker 0, 0.5 on worker 3"),
-    ({"threads": 3}, "--threads: 0 on worker 0, 3 on worker 3"),
-    ({"epochs": 5}, "--epochs: 1 on worker 0, 5 on worker 3"),             # These decide no bit, but how many collectives
-    ({"save_steps": 7}, "--save_steps: 500 on worker 0, 7 on worker 3"),   # there are in which order.
-    ({"steps_per_loop": 7}, "--steps_per_loop: 0 on worker 0, 7 on worker 3"),
-    ({"dataset": "def"}, "dataset digest: abc on worker 0, def on worker 3"),
-    ({"workers": 3}, "number of workers: 2 on worker 0, 3 on worker 3"),
-])
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ({"units": (8, 8)}, "--units: 64 on worker 0, 8,8 on worker 3"),
+        ({"learning_rate": 0.5}, "--learning_rate: 0.001 on worker 0, 0.5 on worker 3"),
+        ({"threads": 3}, "--threads: 0 on worker 0, 3 on worker 3"),
+        # These decide no bit, but how many collectives
+        ({"epochs": 5}, "--epochs: 1 on worker 0, 5 on worker 3"),
+        # there are in which order.
+        ({"save_steps": 7}, "--save_steps: 500 on worker 0, 7 on worker 3"),
+        ({"steps_per_loop": 7}, "--steps_per_loop: 0 on worker 0, 7 on worker 3"),
+        ({"dataset": "def"}, "dataset digest: abc on worker 0, def on worker 3"),
+        ({"workers": 3}, "number of workers: 2 on worker 0, 3 on worker 3"),
+    ],
+)
 def test_what_decides_the_work_must_be_equal_and_the_difference_is_told(flags, told):
     difference = identity.differences(0, of(), 3, of(**flags))
     assert difference.splitlines()[:2] == ["worker 3 is not the same as worker 0:", f"  {told}"]
@@ -34,7 +47,9 @@ def test_what_decides_the_work_must_be_equal_and_the_difference_is_told(flags, t
 @pytest.mark.parametrize("what", ["code digest", "tensorflow", "keras"])
 def test_code_and_packages_must_be_equal(what):
     other = {**of(), what: "another"}
-    assert f"{what}: {of()[what]} on worker 0, another on worker 1" in identity.differences(0, of(), 1, other)
+    assert f"{what}: {of()[what]} on worker 0, another on worker 1" in identity.differences(
+        0, of(), 1, other
+    )
 
 
 def test_what_only_one_of_two_versions_knows_is_a_difference():

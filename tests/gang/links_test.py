@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
+from trainer.exit_codes import UsageError
 from trainer.gang import links
 from trainer.gang.cluster import Cluster
-from trainer.exit_codes import UsageError
 
 SECONDS = 30
 
@@ -47,24 +47,34 @@ class Worker:
 
     async def until(self, name, *what):
         """Waits until that was heard; `what` may leave out the end."""
+
         async def poll():
-            while not any(heard[:1 + len(what)] == (name, *what) for heard in self.recorder.heard):
+            while not any(heard[: 1 + len(what)] == (name, *what) for heard in self.recorder.heard):
                 await asyncio.sleep(0.005)
+
         await asyncio.wait_for(poll(), SECONDS)
-        return next(heard for heard in self.recorder.heard if heard[:1 + len(what)] == (name, *what))
+        return next(
+            heard for heard in self.recorder.heard if heard[: 1 + len(what)] == (name, *what)
+        )
 
 
 def together(test):
     """Runs the coroutine function `test`; what goes wrong in any callback or task fails it."""
+
     def run(*arguments, **named):
         async def guarded():
             problems = []
-            asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+            asyncio.get_running_loop().set_exception_handler(
+                lambda loop, context: problems.append(context)
+            )
             await test(*arguments, **named)
             assert not problems
+
         asyncio.run(guarded())
+
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     import inspect
+
     run.__signature__ = inspect.signature(test)
     return run
 
@@ -92,7 +102,11 @@ async def test_each_pair_has_one_link_and_messages_arrive_in_order():
     for worker in workers:
         for other in {0, 1, 2} - {worker.hello.index}:
             await worker.until("received", other, {"kind": "x", "number": 99})
-            assert [heard[2]["number"] for heard in worker.recorder.heard if heard[:2] == ("received", other)] == list(range(100))
+            assert [
+                heard[2]["number"]
+                for heard in worker.recorder.heard
+                if heard[:2] == ("received", other)
+            ] == list(range(100))
             assert worker.recorder.count("link_up", other) == 1
     await closed(*workers)
 
@@ -141,11 +155,22 @@ async def test_silence_ends_a_link(monkeypatch):
     await closed(one, other)
 
 
-@pytest.mark.parametrize("said", [
-    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 50 + b"\n", b"{}\n", b"[1, 2]\n", b"null\n", b"\n",
-    b"x" * (links.LONGEST_LINE + 10), b'{"kind": "hello", "program": "other", "protocol": 1}\n',
-    b'{"kind": "hello", "program": "rnn-trainer", "protocol": 1, "index": "x"}\n', b'{"kind": "hello"', b"",
-])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 50 + b"\n",
+        b"{}\n",
+        b"[1, 2]\n",
+        b"null\n",
+        b"\n",
+        b"x" * (links.LONGEST_LINE + 10),
+        b'{"kind": "hello", "program": "other", "protocol": 1}\n',
+        b'{"kind": "hello", "program": "rnn-trainer", "protocol": 1, "index": "x"}\n',
+        b'{"kind": "hello"',
+        b"",
+    ],
+)
 @together
 async def test_a_foreign_program_on_the_port_does_no_harm(said):
     addresses = free_addresses(2)
@@ -166,17 +191,23 @@ async def test_a_foreign_program_on_the_port_does_no_harm(said):
 async def test_a_caller_that_says_nothing_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(links, "HELLO_SECONDS", 0.1)
     addresses = free_addresses(2)
-    one, = await opened(Worker(0, addresses))
+    (one,) = await opened(Worker(0, addresses))
     reader, writer = await asyncio.open_connection(*addresses[0].split(":"))
     assert await asyncio.wait_for(reader.read(), SECONDS) == b""
     writer.close()
     await closed(one)
 
 
-@pytest.mark.parametrize("answer, told", [
-    (b"HTTP/1.1 400 Bad Request\r\n\r\n", "answered by something that says b'HTTP/1.1 400 Bad Request"),
-    (b"", "the connection was closed without a word"),
-])
+@pytest.mark.parametrize(
+    "answer, told",
+    [
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            "answered by something that says b'HTTP/1.1 400 Bad Request",
+        ),
+        (b"", "the connection was closed without a word"),
+    ],
+)
 @together
 async def test_a_foreign_program_at_a_workers_address_is_described(answer, told):
     addresses = free_addresses(2)
@@ -197,8 +228,13 @@ async def test_a_foreign_program_at_a_workers_address_is_described(answer, told)
 @together
 async def test_a_worker_of_another_job_is_told_so():
     addresses = free_addresses(2)
-    one, other = await opened(Worker(0, addresses, "--model_dir=a"), Worker(1, addresses, "--model_dir=b"))
-    assert "belongs to another job: --model_dir=a there, --model_dir=b here" in (await other.until("refused", 0))[2]
+    one, other = await opened(
+        Worker(0, addresses, "--model_dir=a"), Worker(1, addresses, "--model_dir=b")
+    )
+    assert (
+        "belongs to another job: --model_dir=a there, --model_dir=b here"
+        in (await other.until("refused", 0))[2]
+    )
     assert one.recorder.heard == []
     await closed(one, other)
 
@@ -206,7 +242,9 @@ async def test_a_worker_of_another_job_is_told_so():
 @together
 async def test_a_worker_that_differs_is_told_what():
     addresses = free_addresses(2)
-    one, other = await opened(Worker(0, addresses, different="--units: 1 here, 2 there"), Worker(1, addresses))
+    one, other = await opened(
+        Worker(0, addresses, different="--units: 1 here, 2 there"), Worker(1, addresses)
+    )
     assert (await other.until("refused", 0))[2] == "--units: 1 here, 2 there"
     assert one.recorder.heard == []
     await closed(one, other)
@@ -215,7 +253,15 @@ async def test_a_worker_that_differs_is_told_what():
 @together
 async def test_another_version_of_the_protocol_is_refused():
     addresses = free_addresses(2)
-    hello = {"kind": "hello", "program": "rnn-trainer", "protocol": 99, "index": 0, "instance": "i", "job": "job", "identity": {}}
+    hello = {
+        "kind": "hello",
+        "program": "rnn-trainer",
+        "protocol": 99,
+        "index": 0,
+        "instance": "i",
+        "job": "job",
+        "identity": {},
+    }
 
     async def serve(reader, writer):
         writer.write(json.dumps(hello).encode() + b"\n")
@@ -240,7 +286,9 @@ async def test_a_second_worker_of_an_index_is_refused_and_the_first_keeps_its_pl
     second.links._spawn(second.links._dial(0))  # Its own port is on another host.
     assert "a worker with index 1 is there already" in (await second.until("unreachable", 0))[2]
     await second.until("refused", 0)
-    assert one.recorder.count("link_up", 1) == 1 and not any(heard[0] == "link_down" for heard in one.recorder.heard)
+    assert one.recorder.count("link_up", 1) == 1 and not any(
+        heard[0] == "link_down" for heard in one.recorder.heard
+    )
     await closed(one, first, second)
 
 
@@ -280,7 +328,7 @@ async def test_a_worker_that_calls_again_replaces_its_old_link():
 @together
 async def test_an_index_that_nobody_has_is_refused(index):
     addresses = free_addresses(2)
-    one, = await opened(Worker(0, addresses))
+    (one,) = await opened(Worker(0, addresses))
     reader, writer = await asyncio.open_connection(*addresses[0].split(":"))
     hello = {**one.links._hello(), "index": index}
     writer.write(json.dumps(hello).encode() + b"\n")
@@ -293,8 +341,12 @@ async def test_an_index_that_nobody_has_is_refused(index):
 async def test_a_port_that_stays_taken_is_a_usage_error(monkeypatch):
     monkeypatch.setattr(links, "BIND_SECONDS", 0.2)
     addresses = free_addresses(2)
-    one, = await opened(Worker(0, addresses))
-    with pytest.raises(UsageError, match="port .* of worker 0 cannot be used: .*. Is a worker with this index running here already"):
+    (one,) = await opened(Worker(0, addresses))
+    with pytest.raises(
+        UsageError,
+        match="port .* of worker 0 cannot be used: .*. Is a worker with this index running here "
+        "already",
+    ):
         await Worker(0, addresses).links.open()
     await closed(one)
 
@@ -304,7 +356,7 @@ async def test_a_port_that_becomes_free_is_waited_for():
     addresses = free_addresses(2)
     holder = socket.create_server(("127.0.0.1", int(addresses[0].split(":")[1])))
     asyncio.get_running_loop().call_later(0.4, holder.close)
-    one, = await opened(Worker(0, addresses))
+    (one,) = await opened(Worker(0, addresses))
     await closed(one)
 
 
@@ -317,7 +369,9 @@ async def test_a_name_that_does_not_exist_is_described_and_does_not_hold_up_the_
 
 @together
 async def test_a_name_server_that_does_not_answer_does_not_hold_up_the_end(monkeypatch):
-    monkeypatch.setattr(links.socket, "getaddrinfo", lambda *what, **named: __import__("time").sleep(1000))
+    monkeypatch.setattr(
+        links.socket, "getaddrinfo", lambda *what, **named: __import__("time").sleep(1000)
+    )
     [other] = await opened(Worker(1, ("somewhere:1", free_addresses(1)[0])))
     await asyncio.sleep(0.1)
     await asyncio.wait_for(closed(other), 5)

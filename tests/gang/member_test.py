@@ -1,7 +1,9 @@
-"""The gang in a world of its own: members, links, training processes and a clock, all simulated, so that every run repeats.
+"""The gang in a world of its own: members, links, training processes and a clock, all simulated, so
+that every run repeats.
 
-A simulated training process reaches its loop a second after its start, and gets on only while the processes of all members
-of its generation are alive, as with collectives. All that were asked to stop agree and leave a second later.
+A simulated training process reaches its loop a second after its start, and gets on only while the
+processes of all members of its generation are alive, as with collectives. All that were asked to
+stop agree and leave a second later.
 """
 
 import dataclasses
@@ -11,8 +13,8 @@ import random
 
 import pytest
 
-from trainer.gang import commits, member
 from trainer.exit_codes import UsageError
+from trainer.gang import commits, member
 
 START, STEP, LEAVE = 1.0, 1.0, 1.0
 DELAY = 0.01
@@ -33,15 +35,39 @@ class Worker:
     """A supervisor; `code` is what it exited with."""
 
     def __init__(self, index, member):
-        self.index, self.member, self.process, self.code, self.exit = index, member, None, None, None
+        self.index, self.member, self.process, self.code, self.exit = (
+            index,
+            member,
+            None,
+            None,
+            None,
+        )
         self.frozen = False
 
 
 class Simulation:
-    """`workers` of them, which train `steps` steps; a checkpoint is committed every `save_steps`."""
+    """`workers` of them, which train `steps` steps; a checkpoint is committed every
+    `save_steps`.
+    """
 
-    def __init__(self, workers=3, steps=10, save_steps=2, seed=0, settle=lambda workers: (2, 1), plan=None, **rules):
-        self.rules = {"minimum": 0, "rendezvous_seconds": 300.0, "rejoin_seconds": 60.0, "grace_seconds": 30.0, "max_restarts": 10, **rules}
+    def __init__(
+        self,
+        workers=3,
+        steps=10,
+        save_steps=2,
+        seed=0,
+        settle=lambda workers: (2, 1),
+        plan=None,
+        **rules,
+    ):
+        self.rules = {
+            "minimum": 0,
+            "rendezvous_seconds": 300.0,
+            "rejoin_seconds": 60.0,
+            "grace_seconds": 30.0,
+            "max_restarts": 10,
+            **rules,
+        }
         self.steps, self.save_steps, self.settle, self.plan = steps, save_steps, settle, plan or {}
         self.addresses = tuple(f"w{index}:1" for index in range(workers))
         self.now, self.queue, self.order = 0.0, [], itertools.count()
@@ -54,15 +80,21 @@ class Simulation:
         self.notes, self.said, self.generations, self.codes, self.lines = [], [], {}, {}, {}
         self.ports = itertools.count(1)
 
-    # --- the world ----------------------------------------------------------------------------------------------------------
+    # --- the world --------------------------------------------------------------------------------
 
     def at(self, delay, do, *values):
         heapq.heappush(self.queue, (self.now + delay, next(self.order), do, values))
 
     def come(self, index):
         """Worker `index` is started."""
-        world = member.World(self.settle, lambda: commits.Commit(self.committed, f"{self.committed:x}") if self.committed else None,
-                             lambda: f"w{index}:{next(self.ports)}", lambda: self.finished)
+        world = member.World(
+            self.settle,
+            lambda: (
+                commits.Commit(self.committed, f"{self.committed:x}") if self.committed else None
+            ),
+            lambda: f"w{index}:{next(self.ports)}",
+            lambda: self.finished,
+        )
         rules = member.Rules(index, self.addresses, **self.rules)
         worker = self.workers[index] = Worker(index, member.Member(rules, world, self.now))
         self.codes.pop(index, None)
@@ -74,7 +106,11 @@ class Simulation:
         self.at(1.0, self.tick, worker)
 
     def connect(self, pair):
-        if pair not in self.cut and pair not in self.links and all(index in self.workers for index in pair):
+        if (
+            pair not in self.cut
+            and pair not in self.links
+            and all(index in self.workers for index in pair)
+        ):
             self.links.add(pair)
             for index, other in (sorted(pair), sorted(pair, reverse=True)):
                 self.workers[index].member.link_up(other, self.now)
@@ -105,23 +141,43 @@ class Simulation:
             if isinstance(action, member.Send):
                 other = self.workers.get(action.to)
                 if other and frozenset((worker.index, action.to)) in self.links:
-                    self.at(DELAY, self.deliver, other, frozenset((worker.index, action.to)), worker.index, action.message)
+                    self.at(
+                        DELAY,
+                        self.deliver,
+                        other,
+                        frozenset((worker.index, action.to)),
+                        worker.index,
+                        action.message,
+                    )
             elif isinstance(action, member.Start):
                 assert worker.process is None, "one training process at a time"
-                agreed = self.generations.setdefault(action.members, action)  # Addresses are never used twice.
-                assert (agreed.generation, agreed.threads, agreed.shards) == (action.generation, action.threads, action.shards)
-                worker.process = Process(action, plan=self.plan.get((worker.index, action.generation), ""))
+                # Addresses are never used twice.
+                agreed = self.generations.setdefault(action.members, action)
+                assert (agreed.generation, agreed.threads, agreed.shards) == (
+                    action.generation,
+                    action.threads,
+                    action.shards,
+                )
+                worker.process = Process(
+                    action, plan=self.plan.get((worker.index, action.generation), "")
+                )
                 self.at(START, self.reach_loop, worker, worker.process)
             elif isinstance(action, member.Kill):
                 self.end_process(worker, worker.process, -9)
             elif isinstance(action, member.Ask):
-                self.ask(worker, worker.process, action.request["ask"], action.request.get("signal"))
+                self.ask(
+                    worker, worker.process, action.request["ask"], action.request.get("signal")
+                )
             elif isinstance(action, member.Note):
                 self.notes.append((action.event, action.fields))
             elif isinstance(action, member.Say):
                 self.said.append(action.text)
             elif isinstance(action, member.Exit):
-                self.codes[worker.index], self.lines[worker.index], worker.exit = action.code, action.line, action
+                self.codes[worker.index], self.lines[worker.index], worker.exit = (
+                    action.code,
+                    action.line,
+                    action,
+                )
                 self.at(DELAY * 2, self.go, worker)
 
     def go(self, worker):
@@ -133,13 +189,19 @@ class Simulation:
             for pair in [pair for pair in self.links if worker.index in pair]:
                 self.disconnect(pair)
 
-    # --- training processes -------------------------------------------------------------------------------------------------
+    # --- training processes -----------------------------------------------------------------------
 
     def team(self, process):
-        return [worker for worker in self.workers.values() if worker.process and worker.process.start.members == process.start.members]
+        return [
+            worker
+            for worker in self.workers.values()
+            if worker.process and worker.process.start.members == process.start.members
+        ]
 
     def complete(self, process):
-        return len(self.team(process)) == len(process.start.members) and all(worker.process.trains for worker in self.team(process))
+        return len(self.team(process)) == len(process.start.members) and all(
+            worker.process.trains for worker in self.team(process)
+        )
 
     def reach_loop(self, worker, process):
         if process.alive:
@@ -151,7 +213,9 @@ class Simulation:
                 self.at(STEP, self.advance, process)
 
     def advance(self, process):
-        if not (process.alive and self.complete(process)) or any(worker.process.asked for worker in self.team(process)):
+        if not (process.alive and self.complete(process)) or any(
+            worker.process.asked for worker in self.team(process)
+        ):
             return
         self.step += 1
         if self.step % self.save_steps == 0:
@@ -174,7 +238,13 @@ class Simulation:
         if process.alive and self.complete(process):
             self.committed = self.step
             for worker in self.team(process):
-                self.at(self.chance.uniform(0, 0.5), self.end_process, worker, worker.process, 75 if request == "reform" else 128 + number)
+                self.at(
+                    self.chance.uniform(0, 0.5),
+                    self.end_process,
+                    worker,
+                    worker.process,
+                    75 if request == "reform" else 128 + number,
+                )
 
     def end_process(self, worker, process, code):
         if process and process.alive:
@@ -187,17 +257,21 @@ class Simulation:
             if code != 0 and process.start.members == list(self.generations)[-1]:
                 self.step = self.committed  # The next generation begins at the newest checkpoint.
             if self.workers.get(worker.index) is worker:
-                worker.member.child_ended(code, "", ("last words",) if code not in (0, -9) else (), self.now)
+                worker.member.child_ended(
+                    code, "", ("last words",) if code not in (0, -9) else (), self.now
+                )
                 self.act(worker)
 
-    # --- what happens to it -------------------------------------------------------------------------------------------------
+    # --- what happens to it -----------------------------------------------------------------------
 
     def kill_process(self, index, code=-9):
         if index in self.workers:
             self.end_process(self.workers[index], self.workers[index].process, code)
 
     def kill_worker(self, index, back_after=None):
-        """SIGKILL to a supervisor; its training process dies with it. `back_after`: seconds until it is started again."""
+        """SIGKILL to a supervisor; its training process dies with it. `back_after`: seconds until
+        it is started again.
+        """
         if index in self.workers:
             self.go(self.workers[index])
             self.codes[index] = -9
@@ -205,7 +279,8 @@ class Simulation:
             self.at(back_after, self.come_again, index)
 
     def come_again(self, index):
-        if index not in self.workers and all(code == -9 for code in self.codes.values()):  # Else the job has ended.
+        # Else the job has ended.
+        if index not in self.workers and all(code == -9 for code in self.codes.values()):
             self.come(index)
 
     def cut_link(self, one, other, seconds):
@@ -225,7 +300,11 @@ class Simulation:
 
     def run(self, until=5000.0):
         coming = (self.come, self.come_again)
-        while self.queue and self.queue[0][0] < until and (self.workers or any(do in coming for _, _, do, _ in self.queue)):
+        while (
+            self.queue
+            and self.queue[0][0] < until
+            and (self.workers or any(do in coming for _, _, do, _ in self.queue))
+        ):
             self.now, _, do, values = heapq.heappop(self.queue)
             do(*values)
         return self
@@ -279,7 +358,11 @@ def test_a_worker_that_comes_back_to_a_finished_run_whose_others_have_left_ends_
     simulation.finished = "done step=10 state_digest=ab"
     simulation.at(0.0, simulation.come, 0)
     simulation.run()
-    assert simulation.codes == {0: 0} and simulation.lines == {0: simulation.finished} and not simulation.generations
+    assert (
+        simulation.codes == {0: 0}
+        and simulation.lines == {0: simulation.finished}
+        and not simulation.generations
+    )
 
 
 @pytest.mark.parametrize("minimum, code, members", [(0, 75, []), (3, 75, []), (2, 0, [2])])
@@ -300,7 +383,10 @@ def test_a_killed_training_process_costs_a_restart_within_a_moment(index, moment
     assert simulation.codes == {0: 0, 1: 0, 2: 0} and simulation.members == [3, 3]
     [lost], [restart] = simulation.events("lost"), simulation.events("restart")
     assert (lost["index"], lost["code"]) == (index, -9)
-    assert restart == {"generation": 2, "reason": f"worker {index}: its training was ended by signal 9"}
+    assert restart == {
+        "generation": 2,
+        "reason": f"worker {index}: its training was ended by signal 9",
+    }
     assert simulation.events("rendezvous")[1]["seconds"] < 0.1
 
 
@@ -360,7 +446,10 @@ def test_any_other_end_ends_the_job_for_all_with_its_code_and_cause(code, index)
     assert simulation.codes == {0: code, 1: code, 2: code} and simulation.members == [3]
     [end] = simulation.events("gang_end")
     assert (end["code"], end["index"]) == (code, index)
-    assert f"worker {index}: training ended with exit code {code}; its last lines:\n  | last words" in end["reason"]
+    assert (
+        f"worker {index}: training ended with exit code {code}; its last lines:\n  | last words"
+        in end["reason"]
+    )
     assert simulation.now < 5.0
 
 
@@ -370,11 +459,17 @@ def test_a_stop_of_one_worker_stops_all_at_one_step_with_a_checkpoint(index, num
     simulation = started()
     simulation.at(5.5, simulation.signal, index, number)
     simulation.run()
-    assert simulation.codes == {0: code, 1: code, 2: code} and simulation.committed == simulation.step > 0
+    assert (
+        simulation.codes == {0: code, 1: code, 2: code}
+        and simulation.committed == simulation.step > 0
+    )
     assert set(simulation.lines.values()) == {""}  # The training processes have said it.
 
 
-@pytest.mark.parametrize("moment, line", [(0.5, "stopped step=0 state_digest=none"), (-1.0, "stopped step=0 state_digest=none")])
+@pytest.mark.parametrize(
+    "moment, line",
+    [(0.5, "stopped step=0 state_digest=none"), (-1.0, "stopped step=0 state_digest=none")],
+)
 @pytest.mark.parametrize("index", [0, 2])
 def test_a_stop_before_training_ends_at_once(index, moment, line):
     simulation = started(2 if moment < 0 else 3)  # moment < 0: two of three have come, and wait.
@@ -393,7 +488,9 @@ def test_a_stop_while_starting_again_names_the_newest_checkpoint():
     simulation.at(6.5, simulation.kill_process, 1)
     simulation.at(6.9, simulation.signal, 2)
     simulation.run()
-    assert set(simulation.lines.values()) == {"stopped step=4 state_digest=4"} and set(simulation.codes.values()) == {143}
+    assert set(simulation.lines.values()) == {"stopped step=4 state_digest=4"} and set(
+        simulation.codes.values()
+    ) == {143}
 
 
 def test_a_second_ctrl_c_ends_all_at_once():
@@ -406,7 +503,9 @@ def test_a_second_ctrl_c_ends_all_at_once():
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_stop_that_does_not_succeed_is_cut_off_within_the_grace_period_and_says_what_is_lost(index):
+def test_a_stop_that_does_not_succeed_is_cut_off_within_the_grace_period_and_says_what_is_lost(
+    index,
+):
     simulation = started(2, steps=1000)
     simulation.agree = lambda *_: None
     simulation.at(5.5, simulation.signal, index)
@@ -422,15 +521,22 @@ def test_a_loss_while_stopping_does_not_start_the_gang_again(killed):
     simulation.at(5.5, simulation.signal, 1)
     simulation.at(5.7, simulation.kill_worker, killed)
     simulation.run()
-    assert [simulation.codes[index] for index in {0, 1, 2} - {killed}] == [75, 75] and simulation.members == [3]
+    assert [simulation.codes[index] for index in {0, 1, 2} - {killed}] == [
+        75,
+        75,
+    ] and simulation.members == [3]
 
 
 def test_a_gang_that_never_saves_gives_up_with_its_own_code():
-    simulation = started(2, max_restarts=3, plan={(1, generation): "-11" for generation in range(1, 100)})
+    simulation = started(
+        2, max_restarts=3, plan={(1, generation): "-11" for generation in range(1, 100)}
+    )
     simulation.run()
     assert simulation.codes == {0: 76, 1: 76} and len(simulation.generations) == 4
-    assert "4 restarts without a new checkpoint after step 0, the last one because worker 1: its training was ended by signal 11" \
-        in simulation.events("gang_end")[0]["reason"]
+    assert (
+        "4 restarts without a new checkpoint after step 0, the last one because worker 1: its "
+        "training was ended by signal 11" in simulation.events("gang_end")[0]["reason"]
+    )
 
 
 def test_restarts_are_counted_over_workers_that_come_and_go():
@@ -481,15 +587,24 @@ def test_a_loss_that_becomes_plain_only_afterwards_is_on_record():
     simulation.act(simulation.workers[2])
     simulation.run()
     assert [lost["reason"] for lost in simulation.events("lost")] == [
-        "its training lost the others (exit code 75)", "frozen (stopped by a signal)"]
+        "its training lost the others (exit code 75)",
+        "frozen (stopped by a signal)",
+    ]
 
 
 @pytest.mark.parametrize("seed", range(150))
 def test_a_gang_comes_to_its_end_whatever_happens_to_it(seed):
     chance = random.Random(seed)
     workers = chance.choice([1, 2, 3, 5])
-    simulation = started(workers, seed=seed, steps=60, minimum=chance.choice([0, 1, workers]), max_restarts=100,
-                         rendezvous_seconds=1e6, rejoin_seconds=1e6 if seed % 2 else 150.0)
+    simulation = started(
+        workers,
+        seed=seed,
+        steps=60,
+        minimum=chance.choice([0, 1, workers]),
+        max_restarts=100,
+        rendezvous_seconds=1e6,
+        rejoin_seconds=1e6 if seed % 2 else 150.0,
+    )
     for _ in range(chance.randrange(1, 12)):
         moment, index = chance.uniform(0, 90), chance.randrange(workers)
         what = chance.choice(["process", "worker", "lost", "cut"])
@@ -501,7 +616,12 @@ def test_a_gang_comes_to_its_end_whatever_happens_to_it(seed):
             simulation.at(moment, simulation.kill_process, index, 75)
         elif workers > 1:
             # A cut may swallow the leader's last word; then nobody can know whether it was spoken.
-            simulation.at(moment / 3, simulation.cut_link, *chance.sample(range(workers), 2), chance.uniform(0.001, 20))
+            simulation.at(
+                moment / 3,
+                simulation.cut_link,
+                *chance.sample(range(workers), 2),
+                chance.uniform(0.001, 20),
+            )
     simulation.run(until=100_000.0)
     assert not simulation.workers, f"still there at {simulation.now}"
     codes = {code for code in simulation.codes.values() if code != -9}
@@ -514,10 +634,20 @@ def test_a_stop_ends_all_in_time_whatever_else_happens(seed):
     workers = chance.choice([1, 2, 3])
     simulation = started(workers, seed=seed, steps=10_000, max_restarts=100)
     for _ in range(chance.randrange(0, 3)):
-        simulation.at(chance.uniform(0, 30), simulation.kill_process, chance.randrange(workers), chance.choice([-9, 75]))
+        simulation.at(
+            chance.uniform(0, 30),
+            simulation.kill_process,
+            chance.randrange(workers),
+            chance.choice([-9, 75]),
+        )
     moment = chance.uniform(0, 32)
     for _ in range(chance.randrange(1, 3)):
-        simulation.at(moment + chance.uniform(0, 1), simulation.signal, chance.randrange(workers), chance.choice([2, 15]))
+        simulation.at(
+            moment + chance.uniform(0, 1),
+            simulation.signal,
+            chance.randrange(workers),
+            chance.choice([2, 15]),
+        )
     simulation.run(until=200.0)
     assert not simulation.workers and set(simulation.codes.values()) <= {143, 130, 75}
     assert simulation.now <= moment + 1 + 30.0

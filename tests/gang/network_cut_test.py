@@ -1,6 +1,8 @@
-"""A network that is cut between workers: each worker in a network namespace of its own, with a router between them.
+"""A network that is cut between workers: each worker in a network namespace of its own, with a
+router between them.
 
-Needs root and iproute2 with the right to make namespaces. The training process is that of `fake_gang`.
+Needs root and iproute2 with the right to make namespaces. The training process is that of
+`fake_gang`.
 """
 
 import os
@@ -30,7 +32,9 @@ def cannot() -> str:
 
 
 class Network:
-    """Three namespaces: worker 0 at 10.93.0.2, worker 1 at 10.93.1.2, and a router between them that can be made to forget."""
+    """Three namespaces: worker 0 at 10.93.0.2, worker 1 at 10.93.1.2, and a router between them
+    that can be made to forget.
+    """
 
     def __init__(self):
         self.workers = [f"rnn-{os.getpid()}-worker{index}" for index in range(2)]
@@ -40,7 +44,20 @@ class Network:
         for name in (*self.workers, self.router):
             ip("netns", "add", name)
         for index, name in enumerate(self.workers):
-            ip("link", "add", "wire", "netns", name, "type", "veth", "peer", "name", f"down{index}", "netns", self.router)
+            ip(
+                "link",
+                "add",
+                "wire",
+                "netns",
+                name,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                f"down{index}",
+                "netns",
+                self.router,
+            )
             ip("-n", self.router, "address", "add", f"10.93.{index}.1/24", "dev", f"down{index}")
             ip("-n", self.router, "link", "set", f"down{index}", "up")
             ip("-n", name, "address", "add", f"10.93.{index}.2/24", "dev", "wire")
@@ -56,7 +73,14 @@ class Network:
         self._forward(True)
 
     def _forward(self, on: bool) -> None:
-        ip("netns", "exec", self.router, "sh", "-c", f"echo {int(on)} > /proc/sys/net/ipv4/ip_forward")
+        ip(
+            "netns",
+            "exec",
+            self.router,
+            "sh",
+            "-c",
+            f"echo {int(on)} > /proc/sys/net/ipv4/ip_forward",
+        )
 
     def close(self) -> None:
         for name in (*self.workers, self.router):
@@ -79,7 +103,14 @@ def network():
 @pytest.fixture
 def job(network, tmp_path):
     """Two workers in their namespaces, at work."""
-    made = Job(tmp_path, 2, hosts="10.93.0.2:2222,10.93.1.2:2222", steps=1_000_000, save_steps=10, rejoin_seconds=120)
+    made = Job(
+        tmp_path,
+        2,
+        hosts="10.93.0.2:2222,10.93.1.2:2222",
+        steps=1_000_000,
+        save_steps=10,
+        rejoin_seconds=120,
+    )
     for index, name in enumerate(network.workers):
         made.prefix = ["ip", "netns", "exec", name]
         made.start(index)
@@ -110,4 +141,6 @@ def test_a_cut_of_a_minute_costs_a_restart(network, job):
     assert [event["members"] for event in job.events("rendezvous")] == [[0, 1], [0, 1]]
     # Each side leads what is left of the gang, and misses the other.
     assert {(event["worker"], event["index"], event["reason"]) for event in job.events("lost")} == {
-        (0, 1, "silent for 10 s"), (1, 0, "silent for 10 s")}
+        (0, 1, "silent for 10 s"),
+        (1, 0, "silent for 10 s"),
+    }

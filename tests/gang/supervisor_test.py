@@ -1,4 +1,6 @@
-"""Gangs of real supervisors on this machine, with a training process that needs no TensorFlow (`fake_gang`)."""
+"""Gangs of real supervisors on this machine, with a training process that needs no TensorFlow
+(`fake_gang`).
+"""
 
 import json
 import os
@@ -15,23 +17,39 @@ import pytest
 from tests.gang.links_test import free_addresses
 from trainer import config as configuration
 from trainer import journal
-from trainer.gang import member, supervisor
 from trainer.exit_codes import UsageError
+from trainer.gang import member, supervisor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 90
 
 
 class Job:
-    """A gang of supervisors. `plan`: {"WORKER.GENERATION": {moment: what}} of `fake_gang`; flags are those of train."""
+    """A gang of supervisors. `plan`: {"WORKER.GENERATION": {moment: what}} of `fake_gang`; flags
+    are those of train.
+    """
 
     def __init__(self, folder, workers, plan=None, prefix=(), silence=10.0, **flags):
         self.folder, self.model = folder, folder / "model"
         (folder / "data").mkdir(exist_ok=True)
-        (folder / "data" / "dataset.json").write_text(json.dumps(
-            {"format": 1, "tokenizer": {}, "splits": {"train": {"examples": 30}}, "files": {}}))
-        hosts = {"num_workers": workers, "hosts": ",".join(free_addresses(workers))} if workers > 1 else {"supervise": "on"}
-        self.flags = {"data_dir": folder / "data", "model_dir": self.model, "steps": 30, "save_steps": 5, **hosts, **flags}
+        (folder / "data" / "dataset.json").write_text(
+            json.dumps(
+                {"format": 1, "tokenizer": {}, "splits": {"train": {"examples": 30}}, "files": {}}
+            )
+        )
+        hosts = (
+            {"num_workers": workers, "hosts": ",".join(free_addresses(workers))}
+            if workers > 1
+            else {"supervise": "on"}
+        )
+        self.flags = {
+            "data_dir": folder / "data",
+            "model_dir": self.model,
+            "steps": 30,
+            "save_steps": 5,
+            **hosts,
+            **flags,
+        }
         self.environment = {**os.environ, "FAKE_PLAN": json.dumps(plan or {})}
         self.silence, self.prefix = silence, prefix
         self.processes: dict[int, subprocess.Popen] = {}
@@ -40,12 +58,32 @@ class Job:
     def start(self, *indices, **flags):
         for index in indices:
             told = {**self.flags, "worker_index": index, **flags}
-            command = [*self.prefix, sys.executable, "-m", "tests.gang.fake_gang", "supervise", str(self.silence),
-                       *(f"--{name}={value}" for name, value in told.items())]
+            command = [
+                *self.prefix,
+                sys.executable,
+                "-m",
+                "tests.gang.fake_gang",
+                "supervise",
+                str(self.silence),
+                *(f"--{name}={value}" for name, value in told.items()),
+            ]
             number = len(self.starts)
-            with open(self.folder / f"{index}.{number}.out", "wb") as out, open(self.folder / f"{index}.{number}.err", "wb") as err:
-                process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-            process.out, process.err = self.folder / f"{index}.{number}.out", self.folder / f"{index}.{number}.err"
+            with (
+                open(self.folder / f"{index}.{number}.out", "wb") as out,
+                open(self.folder / f"{index}.{number}.err", "wb") as err,
+            ):
+                process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                )
+            process.out, process.err = (
+                self.folder / f"{index}.{number}.out",
+                self.folder / f"{index}.{number}.err",
+            )
             self.processes[index] = process
             self.starts.append(process)
         return self
@@ -78,7 +116,9 @@ class Job:
         return json.loads(path.read_text())["pid"]
 
     def until_step(self, step):
-        self.until(lambda: (self.model / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json").exists())
+        self.until(
+            lambda: (self.model / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json").exists()
+        )
 
     def started(self, index, generation) -> dict:
         return json.loads((self.model / "started" / f"{index}.{generation}").read_text())
@@ -87,20 +127,30 @@ class Job:
         return ([""] + self.processes[index].out.read_text().splitlines())[-1]
 
     def log(self) -> str:
-        return "\n".join(f"== {process.err.name}\n{process.err.read_text()}" for process in self.starts)
+        return "\n".join(
+            f"== {process.err.name}\n{process.err.read_text()}" for process in self.starts
+        )
 
     def events(self, name):
-        return [event for event in journal.read(self.model / "journal.jsonl") if event["event"] == name]
+        return [
+            event for event in journal.read(self.model / "journal.jsonl") if event["event"] == name
+        ]
 
     def children(self) -> list[int]:
         """Training processes of this job that are still there."""
-        started = [json.loads(path.read_text())["pid"] for path in (self.model / "started").glob("?.*") if path.suffix != ".tmp"]
+        started = [
+            json.loads(path.read_text())["pid"]
+            for path in (self.model / "started").glob("?.*")
+            if path.suffix != ".tmp"
+        ]
         return [pid for pid in started if alive(pid)]
 
 
 def alive(pid: int) -> bool:
     try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return (
+            pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -123,7 +173,7 @@ def job(tmp_path):
 DONE = f"done step=30 state_digest={30:064x}"
 
 
-# --- an undisturbed job -------------------------------------------------------------------------------------------------------
+# --- an undisturbed job ---------------------------------------------------------------------------
 
 
 def test_a_gang_trains_to_its_end(job):
@@ -131,14 +181,26 @@ def test_a_gang_trains_to_its_end(job):
     assert three.end() == {0: 0, 1: 0, 2: 0}
     assert [three.last_line(index) for index in range(3)] == [DONE] * 3
     clusters = [json.loads(three.started(index, 1)["tf_config"]) for index in range(3)]
-    assert [found["task"] for found in clusters] == [{"type": "worker", "index": rank} for rank in range(3)]
+    assert [found["task"] for found in clusters] == [
+        {"type": "worker", "index": rank} for rank in range(3)
+    ]
     addresses = clusters[0]["cluster"]["worker"]
-    assert all(found["cluster"] == {"worker": addresses} for found in clusters) and len(set(addresses)) == 3
+    assert (
+        all(found["cluster"] == {"worker": addresses} for found in clusters)
+        and len(set(addresses)) == 3
+    )
     assert not set(addresses) & set(three.flags["hosts"].split(","))
     arguments = three.started(0, 1)["arguments"]
-    assert {"--supervise=off", "--steps=30"} < set(arguments) and not any("worker" in word or "hosts" in word for word in arguments)
+    assert {"--supervise=off", "--steps=30"} < set(arguments) and not any(
+        "worker" in word or "hosts" in word for word in arguments
+    )
     [met], [end] = three.events("rendezvous"), three.events("gang_end")
-    assert (met["generation"], met["members"], met["worker"], met["attempt"]) == (1, [0, 1, 2], 0, 0) and end["code"] == 0
+    assert (met["generation"], met["members"], met["worker"], met["attempt"]) == (
+        1,
+        [0, 1, 2],
+        0,
+        0,
+    ) and end["code"] == 0
 
 
 def test_a_worker_alone_can_be_supervised(job):
@@ -149,8 +211,13 @@ def test_a_worker_alone_can_be_supervised(job):
 
 def test_threads_and_shards_of_all_are_those_of_the_leader_and_at_a_resume_those_of_the_run(job):
     two = job(2, threads=0)
-    written = {**configuration.to_flat(configuration.Config(*(section() for section in configuration.TRAIN_SECTIONS.values()))),
-               "threads": 7, "shards": 3}
+    written = {
+        **configuration.to_flat(
+            configuration.Config(*(section() for section in configuration.TRAIN_SECTIONS.values()))
+        ),
+        "threads": 7,
+        "shards": 3,
+    }
     place = two.model / "checkpoints" / "step-00000005"
     place.mkdir(parents=True)
     (place / "MANIFEST.json").write_text(json.dumps({"step": 5, "state_digest": f"{5:064x}"}))
@@ -161,7 +228,7 @@ def test_threads_and_shards_of_all_are_those_of_the_leader_and_at_a_resume_those
         assert {"--threads=7", "--shards=3"} < set(two.started(index, 1)["arguments"])
 
 
-# --- losses -------------------------------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -174,7 +241,8 @@ def test_a_killed_training_process_is_started_again_with_all_others(job, index):
     [lost], [restart] = two.events("lost"), two.events("restart")
     assert (lost["index"], lost["code"]) == (index, -9) and restart["generation"] == 2
     assert not set(json.loads(two.started(0, 1)["tf_config"])["cluster"]["worker"]) & set(
-        json.loads(two.started(0, 2)["tf_config"])["cluster"]["worker"])
+        json.loads(two.started(0, 2)["tf_config"])["cluster"]["worker"]
+    )
 
 
 @pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), 2])
@@ -191,7 +259,9 @@ def test_a_killed_worker_is_waited_for_and_its_training_dies_with_it(job, index)
 
 
 def test_a_hung_training_process_is_ended_and_shows_its_stacks(job):
-    two = job(2, plan={"1.1": {"step 7": "sleep"}, "0.1": {"step 7": "sleep"}}, hang_seconds=1).start(0, 1)
+    two = job(
+        2, plan={"1.1": {"step 7": "sleep"}, "0.1": {"step 7": "sleep"}}, hang_seconds=1
+    ).start(0, 1)
     assert two.end() == {0: 0, 1: 0}, two.log()
     assert "in _at" in two.log() and "hung: silent for" in two.events("lost")[0]["reason"]
 
@@ -200,7 +270,9 @@ def test_a_hung_training_process_is_ended_and_shows_its_stacks(job):
 def test_a_frozen_training_process_is_named(job):
     two = job(2, plan={"1.1": {"step 7": "SIGSTOP"}, "0.1": {"step 7": "sleep"}}).start(0, 1)
     assert two.end() == {0: 0, 1: 0}, two.log()
-    assert [(event["index"], event["reason"][:6]) for event in two.events("lost")] == [(1, "frozen")]
+    assert [(event["index"], event["reason"][:6]) for event in two.events("lost")] == [
+        (1, "frozen")
+    ]
 
 
 def test_a_frozen_supervisor_is_lost_and_comes_back_when_it_goes_on(job):
@@ -223,45 +295,65 @@ def test_a_gang_goes_on_without_a_lost_worker_and_takes_it_in_when_it_comes(job)
     three.until(lambda: len(three.events("rendezvous")) == 3)
     three.processes[2].terminate()
     assert three.end() == {0: 143, 1: 143, 2: 143}, three.log()
-    assert [event["members"] for event in three.events("rendezvous")] == [[0, 1, 2], [1, 2], [0, 1, 2]]
+    assert [event["members"] for event in three.events("rendezvous")] == [
+        [0, 1, 2],
+        [1, 2],
+        [0, 1, 2],
+    ]
     assert three.events("restart")[-1]["reason"] == "worker 0 came"
 
 
 def test_restarts_without_a_new_checkpoint_come_to_an_end(job):
-    two = job(2, plan={"1.*": {"compile": "SIGSEGV"}, "0.*": {"compile": "sleep"}}, max_restarts=2).start(0, 1)
+    two = job(
+        2, plan={"1.*": {"compile": "SIGSEGV"}, "0.*": {"compile": "sleep"}}, max_restarts=2
+    ).start(0, 1)
     assert two.end() == {0: 76, 1: 76}
     assert {path.name for path in (two.model / "started").glob("1.?")} == {"1.1", "1.2", "1.3"}
     assert "3 restarts without a new checkpoint" in two.log() and "ended by signal 11" in two.log()
 
 
-# --- who may take part --------------------------------------------------------------------------------------------------------
+# --- who may take part ----------------------------------------------------------------------------
 
 
 def test_a_worker_that_never_comes_is_named_with_what_was_tried(job):
     three = job(3, rendezvous_seconds=1.5).start(1, 2)
     assert three.end() == {1: 75, 2: 75}
     for process in three.starts:
-        assert f"worker 0 ({three.flags['hosts'].split(',')[0]}, connection refused)" in process.err.read_text()
+        assert (
+            f"worker 0 ({three.flags['hosts'].split(',')[0]}, connection refused)"
+            in process.err.read_text()
+        )
     assert not (three.model / "started").exists()
 
 
 def test_an_error_that_nobody_expected_ends_the_supervisor_and_is_shown(job):
-    """A description without its splits is none that `prepare` wrote; it is looked at when the wait is over."""
+    """A description without its splits is none that `prepare` wrote; it is looked at when the wait
+    is over.
+    """
     two = job(2, rendezvous_seconds=0.5)
-    (two.folder / "data" / "dataset.json").write_text('{"format": 1, "tokenizer": {}, "splits": {}, "files": {}}')
+    (two.folder / "data" / "dataset.json").write_text(
+        '{"format": 1, "tokenizer": {}, "splits": {}, "files": {}}'
+    )
     assert two.start(0).end() == {0: 1}
     assert "KeyError: 'train'" in two.starts[0].err.read_text()
 
 
-@pytest.mark.parametrize("different, told", [
-    ({"units": "8,8"}, "--units: 64 on worker 0, 8,8 on worker 1"),
-    ({"data_dir": "other"}, "dataset digest: "),
-])
-def test_a_worker_that_differs_ends_the_job_before_anything_is_written(job, tmp_path, different, told):
+@pytest.mark.parametrize(
+    "different, told",
+    [
+        ({"units": "8,8"}, "--units: 64 on worker 0, 8,8 on worker 1"),
+        ({"data_dir": "other"}, "dataset digest: "),
+    ],
+)
+def test_a_worker_that_differs_ends_the_job_before_anything_is_written(
+    job, tmp_path, different, told
+):
     if "data_dir" in different:
         different = {"data_dir": tmp_path / "other"}
         different["data_dir"].mkdir()
-        (different["data_dir"] / "dataset.json").write_text('{"format": 1, "tokenizer": {}, "splits": {}, "files": {}}')
+        (different["data_dir"] / "dataset.json").write_text(
+            '{"format": 1, "tokenizer": {}, "splits": {}, "files": {}}'
+        )
     three = job(3).start(0).start(1, **different)
     assert three.end() == {0: 2, 1: 2}
     assert all(told in process.err.read_text() for process in three.starts), three.log()
@@ -279,7 +371,9 @@ def test_a_worker_that_differs_cannot_disturb_a_gang_at_work(job):
 def test_a_run_with_another_configuration_is_refused_before_a_training_process_starts(job):
     two = job(2)
     (two.model / "checkpoints" / "step-00000005").mkdir(parents=True)
-    (two.model / "config.json").write_text(configuration.to_json(configuration.from_flat({"units": (8,), "threads": 1, "shards": 1})))
+    (two.model / "config.json").write_text(
+        configuration.to_json(configuration.from_flat({"units": (8,), "threads": 1, "shards": 1}))
+    )
     two.start(0, 1)
     assert two.end() == {0: 2, 1: 2}
     assert all("--units: was 8, now 64" in process.err.read_text() for process in two.starts)
@@ -291,10 +385,13 @@ def test_a_failure_of_one_ends_all_with_its_code_and_its_last_lines(job, code):
     two = job(2, plan={"1.1": {"train": f"exit {code}"}, "0.1": {"train": "sleep"}}).start(0, 1)
     assert two.end() == {0: code, 1: code}
     for process in two.starts:
-        assert f"worker 1: training ended with exit code {code}; its last lines:\n  | fake child: exit {code}" in process.err.read_text()
+        assert (
+            f"worker 1: training ended with exit code {code}; its last lines:\n  | fake child: "
+            f"exit {code}" in process.err.read_text()
+        )
 
 
-# --- stops --------------------------------------------------------------------------------------------------------------------
+# --- stops ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("index, number, code", [(0, signal.SIGINT, 130), (1, signal.SIGTERM, 143)])
@@ -308,7 +405,15 @@ def test_a_stop_of_one_stops_all_with_a_checkpoint(job, index, number, code):
     assert "stopping: " in two.log() and two.last_line(index).startswith("stopped step=")
 
 
-@pytest.mark.parametrize("phase", ["import", pytest.param("meet", marks=pytest.mark.slow), pytest.param("restore", marks=pytest.mark.slow), "compile"])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        "import",
+        pytest.param("meet", marks=pytest.mark.slow),
+        pytest.param("restore", marks=pytest.mark.slow),
+        "compile",
+    ],
+)
 def test_a_stop_before_training_ends_at_once_and_names_the_newest_checkpoint(job, phase):
     two = job(2, plan={"0.1": {phase: "sleep"}, "1.1": {phase: "sleep"}}).start(0, 1)
     two.until(lambda: two.log().count(f"fake child: sleep at {phase}") == 2)
@@ -350,11 +455,23 @@ def test_ctrl_c_in_a_terminal_reaches_the_supervisor_alone(job):
 
 
 def test_process_1_passes_on_signals(job):
-    if os.getuid() or not shutil.which("unshare") or subprocess.run(["unshare", "-pf", "--mount-proc", "true"], capture_output=True).returncode:
+    if (
+        os.getuid()
+        or not shutil.which("unshare")
+        or subprocess.run(
+            ["unshare", "-pf", "--mount-proc", "true"], capture_output=True
+        ).returncode
+    ):
         pytest.skip("needs root and unshare(1) with the right to make a PID namespace")
-    one = job(1, steps=10_000, supervise="auto", prefix=["unshare", "-pf", "--kill-child", "--mount-proc"]).start(0)
+    one = job(
+        1, steps=10_000, supervise="auto", prefix=["unshare", "-pf", "--kill-child", "--mount-proc"]
+    ).start(0)
     one.until_step(5)
-    [inner] = pathlib.Path(f"/proc/{one.processes[0].pid}/task/{one.processes[0].pid}/children").read_text().split()
+    [inner] = (
+        pathlib.Path(f"/proc/{one.processes[0].pid}/task/{one.processes[0].pid}/children")
+        .read_text()
+        .split()
+    )
     os.kill(int(inner), signal.SIGTERM)
     assert one.end() == {0: 143} and one.last_line(0).startswith("stopped step=")
     shutil.rmtree(one.model / "started")  # Its numbers belong to another namespace.
@@ -395,16 +512,24 @@ def test_whatever_is_killed_the_job_comes_to_its_end(job, seed):
     assert three.end() == {0: 0, 1: 0, 2: 0}, three.log()
 
 
-# --- parts --------------------------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 
 
 SEVERAL = {"num_workers": 2, "worker_index": 0, "hosts": "a:1,b:1"}
 
 
-@pytest.mark.parametrize("flags, pid, expected", [
-    ({}, 4711, False), ({}, 1, True), (SEVERAL, 4711, True), ({"supervise": "on"}, 4711, True), ({"supervise": "off"}, 1, False),
-    ({**SEVERAL, "supervise": "off"}, 1, False), ({"num_workers": 1}, 4711, False),
-])
+@pytest.mark.parametrize(
+    "flags, pid, expected",
+    [
+        ({}, 4711, False),
+        ({}, 1, True),
+        (SEVERAL, 4711, True),
+        ({"supervise": "on"}, 4711, True),
+        ({"supervise": "off"}, 1, False),
+        ({**SEVERAL, "supervise": "off"}, 1, False),
+        ({"num_workers": 1}, 4711, False),
+    ],
+)
 def test_who_is_supervised(flags, pid, expected):
     assert supervisor.wanted(configuration.from_flat(flags), {}, pid) is expected
 
@@ -415,18 +540,43 @@ def test_a_cluster_that_makes_no_sense_is_refused_before_anything_starts():
 
 
 def test_the_training_process_gets_the_same_flags_and_no_gang():
-    config = configuration.from_flat({**SEVERAL, "units": (8, 8), "bucket": False, "learning_rate": 0.5, "model_dir": "m", "min_workers": 1})
+    config = configuration.from_flat(
+        {
+            **SEVERAL,
+            "units": (8, 8),
+            "bucket": False,
+            "learning_rate": 0.5,
+            "model_dir": "m",
+            "min_workers": 1,
+        }
+    )
     start = member.Start(1, ("a:9", "b:9"), 1, 4, 2)
     command = supervisor.train_command(config, start)
     assert command[:4] == [sys.executable, "-m", "trainer", "train"]
-    assert sorted(command[4:]) == ["--bucket=False", "--learning_rate=0.5", "--model_dir=m", "--shards=2", "--supervise=off", "--threads=4",
-                                   "--units=8,8"]
+    assert sorted(command[4:]) == [
+        "--bucket=False",
+        "--learning_rate=0.5",
+        "--model_dir=m",
+        "--shards=2",
+        "--supervise=off",
+        "--threads=4",
+        "--units=8,8",
+    ]
 
 
-@pytest.mark.parametrize("members, expected", [
-    (("a:9", "b:9"), {"cluster": {"worker": ["a:9", "b:9"]}, "task": {"type": "worker", "index": 1}}), (("b:9",), None),
-])
+@pytest.mark.parametrize(
+    "members, expected",
+    [
+        (
+            ("a:9", "b:9"),
+            {"cluster": {"worker": ["a:9", "b:9"]}, "task": {"type": "worker", "index": 1}},
+        ),
+        (("b:9",), None),
+    ],
+)
 def test_the_training_process_learns_its_cluster_from_tf_config(members, expected):
-    environ = supervisor.child_environment({"TF_CONFIG": "old", "HOME": "h"}, 3, member.Start(1, members, len(members) - 1, 1, 1))
+    environ = supervisor.child_environment(
+        {"TF_CONFIG": "old", "HOME": "h"}, 3, member.Start(1, members, len(members) - 1, 1, 1)
+    )
     assert (environ["HOME"], environ["RNN_TRAINER_WORKER"]) == ("h", "3")
     assert (json.loads(environ["TF_CONFIG"]) if "TF_CONFIG" in environ else None) == expected

@@ -3,27 +3,52 @@ import pytest
 from trainer.gang import watchdog
 
 
-@pytest.mark.parametrize("phase, intervals, hang_seconds, expected", [
-    ("train", [], 0, 60), ("train", [0.5] * 9, 0, 60), ("train", [10.0] * 9, 0, 100), ("train", [1.0, 1.0, 500.0], 0, 60),
-    ("train", [10.0] * 9, 5, 5), ("evaluate", [10.0] * 9, 0, 100), ("evaluate", [], 7, 7),
-    ("import", [], 0, 600), ("meet", [], 5, 600), ("restore", [], 0, 600), ("compile", [1.0], 5, 600), ("save", [1.0], 5, 600),
-    ("compile", [], 900, 900),
-])
-def test_the_longest_silence_depends_on_the_phase_and_the_loops_so_far(phase, intervals, hang_seconds, expected):
+@pytest.mark.parametrize(
+    "phase, intervals, hang_seconds, expected",
+    [
+        ("train", [], 0, 60),
+        ("train", [0.5] * 9, 0, 60),
+        ("train", [10.0] * 9, 0, 100),
+        ("train", [1.0, 1.0, 500.0], 0, 60),
+        ("train", [10.0] * 9, 5, 5),
+        ("evaluate", [10.0] * 9, 0, 100),
+        ("evaluate", [], 7, 7),
+        ("import", [], 0, 600),
+        ("meet", [], 5, 600),
+        ("restore", [], 0, 600),
+        ("compile", [1.0], 5, 600),
+        ("save", [1.0], 5, 600),
+        ("compile", [], 900, 900),
+    ],
+)
+def test_the_longest_silence_depends_on_the_phase_and_the_loops_so_far(
+    phase, intervals, hang_seconds, expected
+):
     assert watchdog.limit(phase, intervals, hang_seconds) == expected
 
 
-@pytest.mark.parametrize("stat, stopped", [
-    ("12 (python) S 1 12 12", False), ("12 (python) T 1 12 12", True), ("12 (a) T (b) R 1 12 12", False), ("12 (a) R) T 1", True),
-    ("12 (python) t 1 12", False),  # a debugger at work
-    ("", False),
-])
+@pytest.mark.parametrize(
+    "stat, stopped",
+    [
+        ("12 (python) S 1 12 12", False),
+        ("12 (python) T 1 12 12", True),
+        ("12 (a) T (b) R 1 12 12", False),
+        ("12 (a) R) T 1", True),
+        ("12 (python) t 1 12", False),  # a debugger at work
+        ("", False),
+    ],
+)
 def test_a_stopped_process_is_told_from_its_stat(stat, stopped):
     assert watchdog.is_stopped(stat) is stopped
 
 
-@pytest.mark.parametrize("loops, saves, expected", [([], [], None), ([1.0], [], None), ([], [1.0], None), ([0.5, 2.0], [1.5, 1.0], 8.0)])
-def test_the_bound_of_a_stop_is_known_when_a_loop_and_a_save_have_been_timed(loops, saves, expected):
+@pytest.mark.parametrize(
+    "loops, saves, expected",
+    [([], [], None), ([1.0], [], None), ([], [1.0], None), ([0.5, 2.0], [1.5, 1.0], 8.0)],
+)
+def test_the_bound_of_a_stop_is_known_when_a_loop_and_a_save_have_been_timed(
+    loops, saves, expected
+):
     assert watchdog.stop_bound(loops, saves) == expected
 
 
@@ -40,7 +65,9 @@ def watched(*beats, hang_seconds=0.0):
 def test_a_start_may_take_ten_minutes():
     watch = watched((5, "import", 0))
     assert watch.look(RUNS, 604) == ""
-    assert watch.look(RUNS, 606) == "hung: silent for 601 s in phase import at step 0, at most 600 s"
+    assert (
+        watch.look(RUNS, 606) == "hung: silent for 601 s in phase import at step 0, at most 600 s"
+    )
 
 
 def test_training_may_be_silent_for_a_minute():
@@ -50,7 +77,14 @@ def test_training_may_be_silent_for_a_minute():
 
 
 def test_only_loops_of_training_count_for_the_usual_length():
-    watch = watched((0, "train", 0), (20, "train", 1), (40, "train", 2), (41, "save", 2), (900, "train", 2), (920, "train", 3))
+    watch = watched(
+        (0, "train", 0),
+        (20, "train", 1),
+        (40, "train", 2),
+        (41, "save", 2),
+        (900, "train", 2),
+        (920, "train", 3),
+    )
     assert list(watch.intervals) == [20, 20, 20]
     assert watch.look(RUNS, 920 + 199) == "" and watch.look(RUNS, 920 + 201) != ""
 
@@ -63,7 +97,10 @@ def test_a_frozen_process_is_found_after_ten_seconds_whatever_it_is_at():
 
 def test_a_process_that_goes_on_in_time_is_not_frozen():
     watch = watched((1, "train", 0))
-    assert [watch.look(*at) for at in ((STOPPED, 2), (STOPPED, 9), (RUNS, 10), (STOPPED, 11), (STOPPED, 20))] == [""] * 5
+    assert [
+        watch.look(*at)
+        for at in ((STOPPED, 2), (STOPPED, 9), (RUNS, 10), (STOPPED, 11), (STOPPED, 20))
+    ] == [""] * 5
 
 
 def test_the_time_in_which_the_watcher_slept_does_not_count():
@@ -73,9 +110,16 @@ def test_the_time_in_which_the_watcher_slept_does_not_count():
     assert watch.look(STOPPED, 1005) == "" and watch.look(RUNS, 1050) == ""
 
 
-@pytest.mark.parametrize("phases, trained", [
-    ((), False), (("import", "meet", "restore", "compile"), False), (("compile", "train"), True), (("train", "compile"), True),
-    (("evaluate",), True), (("end",), True),
-])
+@pytest.mark.parametrize(
+    "phases, trained",
+    [
+        ((), False),
+        (("import", "meet", "restore", "compile"), False),
+        (("compile", "train"), True),
+        (("train", "compile"), True),
+        (("evaluate",), True),
+        (("end",), True),
+    ],
+)
 def test_there_is_something_to_save_once_the_loop_was_reached(phases, trained):
     assert watched(*((1, phase, 0) for phase in phases)).trained is trained

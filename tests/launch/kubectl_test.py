@@ -1,4 +1,6 @@
-"""What submit does on a cluster, against a recorded kubectl on the PATH; tests/cluster does it on a real one."""
+"""What submit does on a cluster, against a recorded kubectl on the PATH; tests/cluster does it on a
+real one.
+"""
 
 import json
 import pathlib
@@ -8,7 +10,8 @@ import pytest
 from trainer import main
 from trainer.launch import kubectl
 
-# Answers `get` from files in $FAKE that are numbered by the turns of a follower, the last of which stays; records every call.
+# Answers `get` from files in $FAKE that are numbered by the turns of a follower, the last of which
+# stays; records every call.
 FAKE = """#!/bin/sh
 echo "$*" >>"$FAKE/calls"
 turn=$(cat "$FAKE/turn" 2>/dev/null || echo 1)
@@ -45,20 +48,63 @@ def calls(fake) -> list[str]:
 
 
 def job(*conditions, suspend=False) -> str:
-    return json.dumps({"kind": "Job", "metadata": {"name": "words", "namespace": "team", "creationTimestamp": "2026-01-02T03:04:05Z"},
-                       "spec": {"suspend": suspend}, "status": {"conditions": [
-                           {"type": name, "status": "True", "reason": reason, "message": "told"} for name, reason in conditions]}})
+    return json.dumps(
+        {
+            "kind": "Job",
+            "metadata": {
+                "name": "words",
+                "namespace": "team",
+                "creationTimestamp": "2026-01-02T03:04:05Z",
+            },
+            "spec": {"suspend": suspend},
+            "status": {
+                "conditions": [
+                    {"type": name, "status": "True", "reason": reason, "message": "told"}
+                    for name, reason in conditions
+                ]
+            },
+        }
+    )
 
 
 def pod(index, code=None, finished="", created="1", waiting=None, unscheduled=None) -> dict:
-    state = ({"terminated": {"exitCode": code, "finishedAt": finished, "reason": "Error"}} if code is not None
-             else {"waiting": {"reason": waiting, "message": "told"}} if waiting else {"running": {}})
-    phase = "Pending" if waiting or unscheduled else "Running" if code is None else "Failed" if code else "Succeeded"
-    conditions = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unscheduled}]
-    return {"metadata": {"name": f"words-{index}-{created}", "creationTimestamp": created,
-                         "labels": {"batch.kubernetes.io/job-completion-index": str(index)}},
-            "spec": {"nodeName": "node-1", "containers": [{"args": ["train", "--model_dir=/data/m"]}]},
-            "status": {"phase": phase, "conditions": conditions if unscheduled else [], "containerStatuses": [] if unscheduled else [{"state": state}]}}
+    state = (
+        {"terminated": {"exitCode": code, "finishedAt": finished, "reason": "Error"}}
+        if code is not None
+        else {"waiting": {"reason": waiting, "message": "told"}}
+        if waiting
+        else {"running": {}}
+    )
+    phase = (
+        "Pending"
+        if waiting or unscheduled
+        else "Running"
+        if code is None
+        else "Failed"
+        if code
+        else "Succeeded"
+    )
+    conditions = [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": unscheduled,
+        }
+    ]
+    return {
+        "metadata": {
+            "name": f"words-{index}-{created}",
+            "creationTimestamp": created,
+            "labels": {"batch.kubernetes.io/job-completion-index": str(index)},
+        },
+        "spec": {"nodeName": "node-1", "containers": [{"args": ["train", "--model_dir=/data/m"]}]},
+        "status": {
+            "phase": phase,
+            "conditions": conditions if unscheduled else [],
+            "containerStatuses": [] if unscheduled else [{"state": state}],
+        },
+    }
 
 
 def pods(*items) -> str:
@@ -70,18 +116,30 @@ def lay(fake, **files) -> None:
         (fake / name.replace("__", ".").replace("_", "-", name.count("log__"))).write_text(text)
 
 
-# --- apply ----------------------------------------------------------------------------------------------------------------------
+# --- apply ----------------------------------------------------------------------------------------
 
-def test_a_job_is_sent_after_a_dry_run_whose_warnings_count_and_told_how_to_live_with_it(fake, capsys):
+
+def test_a_job_is_sent_after_a_dry_run_whose_warnings_count_and_told_how_to_live_with_it(
+    fake, capsys
+):
     assert main.main([*SUBMIT, "--context=c", "--namespace=team", "--apply", *TRAIN]) == 0
     send = "--context=c --namespace=team apply --server-side --force-conflicts --field-manager=rnn-trainer --filename=-"
-    assert [call for call in calls(fake) if " apply " in call] == [f"{send} --dry-run=server --warnings-as-errors", send]
+    assert [call for call in calls(fake) if " apply " in call] == [
+        f"{send} --dry-run=server --warnings-as-errors",
+        send,
+    ]
     assert main.main([*SUBMIT, *TRAIN]) == 0
-    told, manifest = capsys.readouterr().out.split("\n# TensorFlow's server")[0], (fake / "sent").read_text()
+    told, manifest = (
+        capsys.readouterr().out.split("\n# TensorFlow's server")[0],
+        (fake / "sent").read_text(),
+    )
     assert "kind: Job" in manifest
-    for line in ("watch        python -m trainer submit --context=c --namespace=team --status=words",
-                 "TensorBoard  scripts/tensorboard.sh words:/data/m --context=c --namespace=team   (or submit with --tensorboard)",
-                 "stop         python -m trainer submit --context=c --namespace=team --stop=words"):
+    for line in (
+        "watch        python -m trainer submit --context=c --namespace=team --status=words",
+        "TensorBoard  scripts/tensorboard.sh words:/data/m --context=c --namespace=team   (or "
+        "submit with --tensorboard)",
+        "stop         python -m trainer submit --context=c --namespace=team --stop=words",
+    ):
         assert line in told
 
 
@@ -95,7 +153,9 @@ def test_what_the_cluster_refuses_is_not_sent(fake, capsys):
 def test_a_job_that_goes_on_is_not_touched_and_one_that_ended_makes_room(fake, capsys):
     (fake / "job.1").write_text(job())
     assert main.main([*SUBMIT, "--apply", *TRAIN]) == 2
-    assert "--name=words: a job of this name is there already and goes on" in capsys.readouterr().err
+    assert (
+        "--name=words: a job of this name is there already and goes on" in capsys.readouterr().err
+    )
     assert not any("apply" in call or "delete" in call for call in calls(fake))
     (fake / "job.1").write_text(job(("Failed", "BackoffLimitExceeded")))
     assert main.main([*SUBMIT, "--apply", *TRAIN]) == 0
@@ -108,28 +168,50 @@ def test_without_kubectl_the_answer_says_so(fake, monkeypatch, capsys):
     assert "kubectl: not on the PATH" in capsys.readouterr().err
 
 
-# --- follow ---------------------------------------------------------------------------------------------------------------------
+# --- follow ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("end, last_pods, code", [
-    (("Complete", "CompletionsReached"), [pod(0, 0), pod(1, 0)], 0),
-    (("Complete", "CompletionsReached"), [pod(0, 75, "t1"), pod(0, 0, created="2"), pod(1, 0)], 0),
-    (("Failed", "PodFailurePolicy"), [pod(0, 2, "t2"), pod(1, 75, "t1")], 2),          # The lost peer is no cause.
-    (("Failed", "PodFailurePolicy"), [pod(0, 143, "t1"), pod(1, 3, "t2"), pod(0, 4, "t3", created="2")], 3),
-    (("Failed", "BackoffLimitExceeded"), [pod(0, 137, "t2"), pod(1, 1, "t1")], 1),
-    (("Failed", "DeadlineExceeded"), [pod(0, 75, "t1")], 75),
-    (("Failed", "DeadlineExceeded"), [], 1),
-])
+
+@pytest.mark.parametrize(
+    "end, last_pods, code",
+    [
+        (("Complete", "CompletionsReached"), [pod(0, 0), pod(1, 0)], 0),
+        (
+            ("Complete", "CompletionsReached"),
+            [pod(0, 75, "t1"), pod(0, 0, created="2"), pod(1, 0)],
+            0,
+        ),
+        # The lost peer is no cause.
+        (("Failed", "PodFailurePolicy"), [pod(0, 2, "t2"), pod(1, 75, "t1")], 2),
+        (
+            ("Failed", "PodFailurePolicy"),
+            [pod(0, 143, "t1"), pod(1, 3, "t2"), pod(0, 4, "t3", created="2")],
+            3,
+        ),
+        (("Failed", "BackoffLimitExceeded"), [pod(0, 137, "t2"), pod(1, 1, "t1")], 1),
+        (("Failed", "DeadlineExceeded"), [pod(0, 75, "t1")], 75),
+        (("Failed", "DeadlineExceeded"), [], 1),
+    ],
+)
 def test_following_ends_with_what_the_job_means(fake, capsys, end, last_pods, code):
     lay(fake, job__1=job(), job__2=job(end), pods__1=pods(pod(0), pod(1)), pods__2=pods(*last_pods))
     for one in (pod(0), pod(1), *last_pods):
         (fake / f"log.{one['metadata']['name']}").write_text("epoch 1\nepoch 2\n")
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == code
-    assert {"[0] epoch 1", "[0] epoch 2", "[1] epoch 2"} <= set(capsys.readouterr().out.splitlines())
+    assert {"[0] epoch 1", "[0] epoch 2", "[1] epoch 2"} <= set(
+        capsys.readouterr().out.splitlines()
+    )
 
 
 def test_each_line_is_printed_once_and_pods_that_come_later_are_read_too(fake, capsys):
-    lay(fake, job__1=job(), job__4=job(("Complete", "")), pods__1=pods(pod(0)), pods__2=pods(pod(0, 75, "t1")),
-        pods__3=pods(pod(0, 75, "t1"), pod(0, created="2")), pods__4=pods(pod(0, 75, "t1"), pod(0, 0, created="2")))
+    lay(
+        fake,
+        job__1=job(),
+        job__4=job(("Complete", "")),
+        pods__1=pods(pod(0)),
+        pods__2=pods(pod(0, 75, "t1")),
+        pods__3=pods(pod(0, 75, "t1"), pod(0, created="2")),
+        pods__4=pods(pod(0, 75, "t1"), pod(0, 0, created="2")),
+    )
     (fake / "log.words-0-1").write_text("first\n")
     (fake / "log.words-0-2").write_text("second\n")
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == 0
@@ -146,20 +228,32 @@ def test_a_connection_that_breaks_loses_no_line_and_doubles_none(fake, capsys, m
 
 @pytest.mark.parametrize("patience, code", [(60.0, 0), (0.0, 2)])
 def test_an_api_server_may_be_away_for_a_while(fake, monkeypatch, patience, code):
-    lay(fake, job__1=job(), job__4=job(("Complete", "")), pods__1=pods(pod(0)), away__2="", away__3="")
+    lay(
+        fake,
+        job__1=job(),
+        job__4=job(("Complete", "")),
+        pods__1=pods(pod(0)),
+        away__2="",
+        away__3="",
+    )
     (fake / "log.words-0-1").write_text("")
     monkeypatch.setattr(kubectl, "PATIENCE_SECONDS", patience)
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == code
 
 
 def test_what_keeps_a_worker_from_running_is_told_once(fake, capsys):
-    waits = pods(pod(0, unscheduled="0/2 nodes have a GPU"), pod(1, waiting="ImagePullBackOff"),
-                 pod(2, waiting="ContainerCreating"))
+    waits = pods(
+        pod(0, unscheduled="0/2 nodes have a GPU"),
+        pod(1, waiting="ImagePullBackOff"),
+        pod(2, waiting="ContainerCreating"),
+    )
     lay(fake, job__1=job(), job__4=job(("Failed", "DeadlineExceeded")), pods__1=waits)
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if " waits: " in line]
-    assert [line.split(" ", 1)[1] for line in lines] == ["worker 0 waits: Unschedulable: 0/2 nodes have a GPU",
-                                                         "worker 1 waits: ImagePullBackOff: told"]
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        "worker 0 waits: Unschedulable: 0/2 nodes have a GPU",
+        "worker 1 waits: ImagePullBackOff: told",
+    ]
 
 
 def test_a_job_that_somebody_deletes_ends_its_follower(fake):
@@ -174,13 +268,15 @@ def test_ctrl_c_leaves_the_job_running(fake, monkeypatch, capsys):
 
     def interrupt(_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(kubectl.time, "sleep", interrupt)
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == 130
     assert "words goes on; --status=words tells how it is" in capsys.readouterr().err
     assert not any("delete" in call for call in calls(fake))
 
 
-# --- stop and status --------------------------------------------------------------------------------------------------------------
+# --- stop and status ------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("kind, name", [("job", "job.batch"), ("jobset", "jobset.jobset.x-k8s.io")])
 def test_stopping_waits_for_the_workers_and_keeps_the_volumes(fake, capsys, kind, name):
@@ -189,10 +285,16 @@ def test_stopping_waits_for_the_workers_and_keeps_the_volumes(fake, capsys, kind
     assert main.main(["submit", "--stop=words"]) == 0
     deleted = [call for call in calls(fake) if call.startswith("delete")]
     selector = "--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance=words"
-    assert deleted == [f"delete {name} words --cascade=foreground --wait=true", f"delete service {selector}",
-                       f"delete networkpolicy {selector}", f"delete deployment {selector}"]
-    assert capsys.readouterr().out.splitlines() == ["[0] stopped step=7 state_digest=ab",
-                                                    "words is stopped; its volumes stay, and the same submit continues it."]
+    assert deleted == [
+        f"delete {name} words --cascade=foreground --wait=true",
+        f"delete service {selector}",
+        f"delete networkpolicy {selector}",
+        f"delete deployment {selector}",
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        "[0] stopped step=7 state_digest=ab",
+        "words is stopped; its volumes stay, and the same submit continues it.",
+    ]
 
 
 @pytest.mark.parametrize("flag", ["--stop=words", "--status=words"])
@@ -203,8 +305,16 @@ def test_a_job_that_is_not_there_is_said_to_be_missing(fake, capsys, flag):
 
 
 def test_status_tells_in_ten_lines_how_the_job_is(fake, capsys):
-    many = [pod(index) for index in range(8)] + [pod(1, 137, "t1", created="0"), pod(9, unscheduled="no room")]
-    report = {"attempts": [{"number": 1}, {"number": 3}], "step": 40, "total": 100, "goodput": 0.9123}
+    many = [pod(index) for index in range(8)] + [
+        pod(1, 137, "t1", created="0"),
+        pod(9, unscheduled="no room"),
+    ]
+    report = {
+        "attempts": [{"number": 1}, {"number": 3}],
+        "step": 40,
+        "total": 100,
+        "goodput": 0.9123,
+    }
     lay(fake, job__1=job(), pods__1=pods(*many), report=json.dumps(report))
     assert main.main(["submit", "--status=words"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -213,36 +323,52 @@ def test_status_tells_in_ten_lines_how_the_job_is(fake, capsys):
         *(f"worker {index}   words-{index}-1 Running on node-1" for index in range(4)),
         "others     4 Running, 1 Pending",
         "ends       1; the last: worker 1 with exit code 137 at t1",
-        "attempt    3", "step       40 of 100", "goodput    0.9123"]
-    assert any(call.startswith("exec words-") and call.endswith("-- python -m trainer report --model_dir=/data/m --format=json")
-               for call in calls(fake))
+        "attempt    3",
+        "step       40 of 100",
+        "goodput    0.9123",
+    ]
+    assert any(
+        call.startswith("exec words-")
+        and call.endswith("-- python -m trainer report --model_dir=/data/m --format=json")
+        for call in calls(fake)
+    )
 
 
-@pytest.mark.parametrize("document, state", [
-    (job(suspend=True), "suspended: waits for its queue"),
-    (job(("Complete", "CompletionsReached")), "done CompletionsReached: told"),
-    (job(("Failed", "DeadlineExceeded")), "failed DeadlineExceeded: told")])
+@pytest.mark.parametrize(
+    "document, state",
+    [
+        (job(suspend=True), "suspended: waits for its queue"),
+        (job(("Complete", "CompletionsReached")), "done CompletionsReached: told"),
+        (job(("Failed", "DeadlineExceeded")), "failed DeadlineExceeded: told"),
+    ],
+)
 def test_status_of_a_job_that_does_not_run(fake, capsys, document, state):
     lay(fake, job__1=document, pods__1=pods(pod(0, 0)))
     (fake / "log.words-0-1").write_text("done step=9 state_digest=ab\n")
     assert main.main(["submit", "--status=words"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == f"state      {state}" and lines[-1] == "last line  done step=9 state_digest=ab"
+    assert (
+        lines[1] == f"state      {state}" and lines[-1] == "last line  done step=9 state_digest=ab"
+    )
 
 
-# --- The command line -------------------------------------------------------------------------------------------------------------
+# --- The command line -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("arguments, told", [
-    ([], "after `--` comes what the job runs, `train` and its flags"),
-    (["--", "evaluate"], "evaluate: after `--` comes what the job runs"),
-    (["--", "train", "--data_dir=/data/d"], "--model_dir is empty"),
-    (["--", "train", "--unit=3"], "--unit: no such flag of `train`. Did you mean --units?"),
-    (["--", "train", "--batch_size=0"], "--batch_size=0: must be at least 1"),
-    (["--", "train", "--workers=2"], "--workers: no flag of `train`, but of `submit`"),
-    (["--workers=0", *TRAIN], "--workers=0: must be at least 1"),
-    (["--target=moon", *TRAIN], "--target=moon: must be one of"),
-    (["--batch_size=3", *TRAIN], "--batch_size: no flag of `submit`, but of"),
-])
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ([], "after `--` comes what the job runs, `train` and its flags"),
+        (["--", "evaluate"], "evaluate: after `--` comes what the job runs"),
+        (["--", "train", "--data_dir=/data/d"], "--model_dir is empty"),
+        (["--", "train", "--unit=3"], "--unit: no such flag of `train`. Did you mean --units?"),
+        (["--", "train", "--batch_size=0"], "--batch_size=0: must be at least 1"),
+        (["--", "train", "--workers=2"], "--workers: no flag of `train`, but of `submit`"),
+        (["--workers=0", *TRAIN], "--workers=0: must be at least 1"),
+        (["--target=moon", *TRAIN], "--target=moon: must be one of"),
+        (["--batch_size=3", *TRAIN], "--batch_size: no flag of `submit`, but of"),
+    ],
+)
 def test_flags_on_either_side_are_checked_before_anything_else(capsys, arguments, told):
     assert main.main([*SUBMIT, *arguments]) == 2
     assert told in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""The manifests that submit prints: word for word those beside k8s/README.md, and what the API server would take."""
+"""The manifests that submit prints: word for word those beside k8s/README.md, and what the API
+server would take.
+"""
 
 import contextlib
 import io
@@ -18,10 +20,15 @@ from trainer.launch import kubernetes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "k8s/README.md").read_text(encoding="utf-8")
-COMMANDS = {file: shlex.split(command)
-            for command, file in re.findall(r"^python -m trainer (submit .*) > (k8s/\w+\.yaml)$", README, re.M)}
+COMMANDS = {
+    file: shlex.split(command)
+    for command, file in re.findall(
+        r"^python -m trainer (submit .*) > (k8s/\w+\.yaml)$", README, re.M
+    )
+}
 VERSION = "1.34"  # Of Kubernetes.
-# JobSet is a custom resource, whose schema no package publishes: its Job and pod templates are checked as Jobs and pods.
+# JobSet is a custom resource, whose schema no package publishes: its Job and pod templates are
+# checked as Jobs and pods.
 PUBLISHED = {"Service", "Job", "NetworkPolicy", "Deployment", "PersistentVolumeClaim"}
 
 
@@ -43,30 +50,54 @@ def of_kind(file: str, kind: str) -> dict:
 def workers_job(file: str) -> dict:
     """The specification of the Job that holds the workers."""
     jobsets = [document for document in documents(file) if document["kind"] == "JobSet"]
-    return jobsets[0]["spec"]["replicatedJobs"][0]["template"]["spec"] if jobsets else of_kind(file, "Job")["spec"]
+    return (
+        jobsets[0]["spec"]["replicatedJobs"][0]["template"]["spec"]
+        if jobsets
+        else of_kind(file, "Job")["spec"]
+    )
 
 
 def pod_templates(file: str) -> list[dict]:
     deployments = [document for document in documents(file) if document["kind"] == "Deployment"]
-    return [workers_job(file)["template"], *(deployment["spec"]["template"] for deployment in deployments)]
+    return [
+        workers_job(file)["template"],
+        *(deployment["spec"]["template"] for deployment in deployments),
+    ]
 
 
 def test_there_is_an_example_of_every_shape():
-    assert {f"k8s/{path.name}" for path in (ROOT / "k8s").glob("*.yaml")} == {*COMMANDS, "k8s/claim.yaml"}
+    assert {f"k8s/{path.name}" for path in (ROOT / "k8s").glob("*.yaml")} == {
+        *COMMANDS,
+        "k8s/claim.yaml",
+    }
     templates = {path.name for path in kubernetes.TEMPLATES.glob("*.yaml")}
-    assert templates == {"job.yaml", "indexed_job.yaml", "jobset.yaml", "tpu_job.yaml", "network_policy.yaml", "tensorboard.yaml"}
+    assert templates == {
+        "job.yaml",
+        "indexed_job.yaml",
+        "jobset.yaml",
+        "tpu_job.yaml",
+        "network_policy.yaml",
+        "tensorboard.yaml",
+    }
 
 
 @pytest.mark.parametrize("file", COMMANDS)
 def test_an_example_is_what_its_command_prints(file):
-    assert rendered(*COMMANDS[file]) == (ROOT / file).read_text(encoding="utf-8"), f"run the command for {file} in k8s/README.md"
+    assert rendered(*COMMANDS[file]) == (ROOT / file).read_text(encoding="utf-8"), (
+        f"run the command for {file} in k8s/README.md"
+    )
 
 
 @pytest.mark.parametrize("file", [*COMMANDS, "k8s/claim.yaml"])
 def test_every_object_fits_its_published_schema(file):
     for document in yaml.safe_load_all((ROOT / file).read_text(encoding="utf-8")):
         if document["kind"] == "JobSet":
-            document = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": workers_job(file)}
+            document = {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": {"name": "x"},
+                "spec": workers_job(file),
+            }
         assert document["kind"] in PUBLISHED
         kubernetes_validate.validate(document, VERSION, strict=True)
 
@@ -77,86 +108,156 @@ def test_printing_needs_no_tensorflow():
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-# --- What must hold in every shape ----------------------------------------------------------------------------------------------
+# --- What must hold in every shape ----------------------------------------------------------------
+
 
 @pytest.mark.parametrize("file", COMMANDS)
 def test_the_cluster_does_with_each_exit_code_what_the_table_says(file):
     rules = workers_job(file)["podFailurePolicy"]["rules"]
-    actions = {code: rule["action"] for rule in reversed(rules) for code in rule.get("onExitCodes", {}).get("values", [])}
+    actions = {
+        code: rule["action"]
+        for rule in reversed(rules)
+        for code in rule.get("onExitCodes", {}).get("values", [])
+    }
     wanted = {"fail the job": "FailJob", "retry, not counted": "Ignore"}
-    assert actions == {row.code: wanted[row.on_cluster] for row in TABLE if row.on_cluster in wanted}
-    assert {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]} in rules
-    assert workers_job(file)["template"]["spec"]["restartPolicy"] == "Never"  # Without it there may be no such policy.
+    assert actions == {
+        row.code: wanted[row.on_cluster] for row in TABLE if row.on_cluster in wanted
+    }
+    assert {
+        "action": "Ignore",
+        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+    } in rules
+    # Without it there may be no such policy.
+    assert workers_job(file)["template"]["spec"]["restartPolicy"] == "Never"
 
 
 @pytest.mark.parametrize("file", [file for file in COMMANDS if file != "k8s/tpu.yaml"])
 def test_pods_satisfy_the_restricted_standard(file):
-    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, and a read-only root besides."""
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, and a
+    read-only root besides.
+    """
     for template in pod_templates(file):
         pod = template["spec"]
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert pod["automountServiceAccountToken"] is False
-        assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] > 0
+        assert (
+            pod["securityContext"]["runAsNonRoot"] is True
+            and pod["securityContext"]["runAsUser"] > 0
+        )
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
-        assert kinds <= {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+        assert kinds <= {
+            "configMap",
+            "csi",
+            "downwardAPI",
+            "emptyDir",
+            "ephemeral",
+            "persistentVolumeClaim",
+            "projected",
+            "secret",
+        }
         for container in pod["containers"]:
-            assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
-                                                    "capabilities": {"drop": ["ALL"]}}
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
 
 
 def test_a_tpu_pod_asks_for_no_more_than_its_driver_needs():
     pod = workers_job("k8s/tpu.yaml")["template"]["spec"]
     [container] = pod["containers"]
-    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
-                                            "capabilities": {"drop": ["ALL"], "add": ["SYS_RESOURCE"]}}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["SYS_RESOURCE"]},
+    }
     assert container["command"][2] == 'ulimit -l 68719476736; exec python -m trainer "$@"'
-    assert pod["nodeSelector"] == {"cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
-                                   "cloud.google.com/gke-tpu-topology": "2x4"}
-    assert container["resources"]["limits"]["google.com/tpu"] == container["resources"]["requests"]["google.com/tpu"] == 8
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "2x4",
+    }
+    assert (
+        container["resources"]["limits"]["google.com/tpu"]
+        == container["resources"]["requests"]["google.com/tpu"]
+        == 8
+    )
 
 
 @pytest.mark.parametrize("file", COMMANDS)
 def test_only_the_job_s_own_pods_may_connect_to_its_workers(file):
-    [policy] = [document["spec"] for document in documents(file)
-                if document["kind"] == "NetworkPolicy" and document["metadata"]["name"] == "words"]
+    [policy] = [
+        document["spec"]
+        for document in documents(file)
+        if document["kind"] == "NetworkPolicy" and document["metadata"]["name"] == "words"
+    ]
     pods = workers_job(file)["template"]["metadata"]["labels"]
-    assert policy == {"podSelector": {"matchLabels": pods}, "policyTypes": ["Ingress"],
-                      "ingress": [{"from": [{"podSelector": {"matchLabels": pods}}]}]}
+    assert policy == {
+        "podSelector": {"matchLabels": pods},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": {"matchLabels": pods}}]}],
+    }
 
 
 def test_workers_find_each_other_by_names_that_the_cluster_makes():
-    [service] = [document for document in documents("k8s/indexed_job.yaml")
-                 if document["kind"] == "Service" and document["metadata"]["name"] == "words"]
+    [service] = [
+        document
+        for document in documents("k8s/indexed_job.yaml")
+        if document["kind"] == "Service" and document["metadata"]["name"] == "words"
+    ]
     job = workers_job("k8s/indexed_job.yaml")
-    assert service["spec"]["clusterIP"] == "None" and service["spec"]["publishNotReadyAddresses"] is True
+    assert (
+        service["spec"]["clusterIP"] == "None"
+        and service["spec"]["publishNotReadyAddresses"] is True
+    )
     assert service["spec"]["selector"] == job["template"]["metadata"]["labels"]
     assert job["template"]["spec"]["subdomain"] == service["metadata"]["name"] == "words"
     assert job["completionMode"] == "Indexed" and job["completions"] == job["parallelism"] == 2
     assert "--hosts=words-{index}.words:2222" in job["template"]["spec"]["containers"][0]["args"]
     jobset = of_kind("k8s/jobset.yaml", "JobSet")["spec"]
-    assert jobset["network"] == {"enableDNSHostnames": True, "subdomain": "words", "publishNotReadyAddresses": True}
+    assert jobset["network"] == {
+        "enableDNSHostnames": True,
+        "subdomain": "words",
+        "publishNotReadyAddresses": True,
+    }
     assert jobset["replicatedJobs"][0]["name"] == "worker"
     [container] = workers_job("k8s/jobset.yaml")["template"]["spec"]["containers"]
     assert "--hosts=words-worker-0-{index}.words:2222" in container["args"]
 
 
-@pytest.mark.parametrize("stat, alive", [("1 (python) S 0 1", True), ("1 (python) R 0 1", True), ("1 (python) T 0 1", False)])
+@pytest.mark.parametrize(
+    "stat, alive",
+    [("1 (python) S 0 1", True), ("1 (python) R 0 1", True), ("1 (python) T 0 1", False)],
+)
 def test_a_worker_whose_first_process_is_frozen_counts_as_dead(tmp_path, stat, alive):
     [container] = workers_job("k8s/indexed_job.yaml")["template"]["spec"]["containers"]
     *shell, program = container["livenessProbe"]["exec"]["command"]
     (tmp_path / "stat").write_text(stat + "\n")
-    assert (subprocess.run([*shell, program.replace("/proc/1/stat", str(tmp_path / "stat"))]).returncode == 0) == alive
+    assert (
+        subprocess.run([*shell, program.replace("/proc/1/stat", str(tmp_path / "stat"))]).returncode
+        == 0
+    ) == alive
 
 
 def test_a_jobset_starts_all_workers_anew_unless_that_is_hopeless():
     jobset = of_kind("k8s/jobset.yaml", "JobSet")["spec"]
-    assert jobset["failurePolicy"] == {"maxRestarts": 6, "restartStrategy": "BlockingRecreate", "rules": [
-        {"name": "hopeless", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy", "DeadlineExceeded"]}]}
+    assert jobset["failurePolicy"] == {
+        "maxRestarts": 6,
+        "restartStrategy": "BlockingRecreate",
+        "rules": [
+            {
+                "name": "hopeless",
+                "action": "FailJobSet",
+                "onJobFailureReasons": ["PodFailurePolicy", "DeadlineExceeded"],
+            }
+        ],
+    }
     assert workers_job("k8s/jobset.yaml")["backoffLimit"] == 0
 
 
-@pytest.mark.parametrize("file, queue", [("k8s/queued_gpu.yaml", "team"), ("k8s/indexed_job.yaml", None)])
+@pytest.mark.parametrize(
+    "file, queue", [("k8s/queued_gpu.yaml", "team"), ("k8s/indexed_job.yaml", None)]
+)
 def test_a_queued_job_waits_for_its_queue(file, queue):
     job = of_kind(file, "Job")
     assert job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name") == queue
@@ -165,17 +266,24 @@ def test_a_queued_job_waits_for_its_queue(file, queue):
 
 def test_shapes_differ_only_where_they_must():
     """The templates are whole files; what they share is written in each, and must stay the same."""
+
     def shared(file):
         pod = workers_job(file)["template"]["spec"]
         [container] = pod["containers"]
-        arguments = [one for one in container["args"] if not one.startswith(("--num_workers", "--hosts"))]
+        arguments = [
+            one for one in container["args"] if not one.startswith(("--num_workers", "--hosts"))
+        ]
         return {**pod, "subdomain": "", "containers": [{**container, "args": arguments}]}
+
     assert shared("k8s/job.yaml") == shared("k8s/indexed_job.yaml") == shared("k8s/jobset.yaml")
 
 
 def test_the_grace_period_is_the_one_that_the_trainer_plans_with():
     pod = workers_job("k8s/queued_gpu.yaml")["template"]["spec"]
-    assert "--grace_seconds=15.0" in pod["containers"][0]["args"] and pod["terminationGracePeriodSeconds"] == 15
+    assert (
+        "--grace_seconds=15.0" in pod["containers"][0]["args"]
+        and pod["terminationGracePeriodSeconds"] == 15
+    )
 
 
 def test_tensorboard_sees_the_model_folder_and_cannot_write_it():
@@ -185,35 +293,70 @@ def test_tensorboard_sees_the_model_folder_and_cannot_write_it():
     assert "--logdir=/data/words/tensorboard" in container["args"]
 
 
-@pytest.mark.parametrize("flag, expected", [
-    ("--toleration=a", {"key": "a", "operator": "Exists"}),
-    ("--toleration=a:NoExecute", {"key": "a", "operator": "Exists", "effect": "NoExecute"}),
-    ("--toleration=a/b=c:NoSchedule", {"key": "a/b", "operator": "Equal", "value": "c", "effect": "NoSchedule"}),
-])
+@pytest.mark.parametrize(
+    "flag, expected",
+    [
+        ("--toleration=a", {"key": "a", "operator": "Exists"}),
+        ("--toleration=a:NoExecute", {"key": "a", "operator": "Exists", "effect": "NoExecute"}),
+        (
+            "--toleration=a/b=c:NoSchedule",
+            {"key": "a/b", "operator": "Equal", "value": "c", "effect": "NoSchedule"},
+        ),
+    ],
+)
 def test_a_toleration_is_what_its_text_says(flag, expected):
     command = COMMANDS["k8s/job.yaml"]
-    [job] = [one for one in yaml.safe_load_all(rendered(command[0], flag, *command[1:])) if one["kind"] == "Job"]
+    [job] = [
+        one
+        for one in yaml.safe_load_all(rendered(command[0], flag, *command[1:]))
+        if one["kind"] == "Job"
+    ]
     assert job["spec"]["template"]["spec"]["tolerations"] == [expected]
 
 
-# --- Templates ------------------------------------------------------------------------------------------------------------------
+# --- Templates ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("value", [
-    "N", "on", "1e3", "0x1F", "a: b # c", 'say "so"', "back\\slash", "{index}", "", "ü", 7, True, [], {}])
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "N",
+        "on",
+        "1e3",
+        "0x1F",
+        "a: b # c",
+        'say "so"',
+        "back\\slash",
+        "{index}",
+        "",
+        "ü",
+        7,
+        True,
+        [],
+        {},
+    ],
+)
 def test_no_value_changes_its_meaning_in_yaml(value):
     assert yaml.safe_load(kubernetes.fill("a: ${hole}\n", {"hole": value})) == {"a": value}
-    assert yaml.safe_load(kubernetes.fill("a:\n- b: ${hole}\n", {"hole": [value] * 40})) == {"a": [{"b": [value] * 40}]}
+    assert yaml.safe_load(kubernetes.fill("a:\n- b: ${hole}\n", {"hole": [value] * 40})) == {
+        "a": [{"b": [value] * 40}]
+    }
 
 
 def test_long_values_are_broken_into_lines_below_their_key():
     arguments = [f"--flag_{index}=value" for index in range(9)]
-    text = kubernetes.fill("  args: ${args}                # Why.\n  - all: ${args}\n", {"args": arguments})
+    text = kubernetes.fill(
+        "  args: ${args}                # Why.\n  - all: ${args}\n", {"args": arguments}
+    )
     assert text.splitlines()[1:3] == ["  - all: [", '      "--flag_0=value",']
     assert text.endswith('      "--flag_8=value"]\n')
 
 
 def test_comments_stay_in_their_column():
-    filled = kubernetes.fill("  a: ${n}                     # Why.\n  bbbb: ${m}       # Because.", {"n": 123456, "m": True})
+    filled = kubernetes.fill(
+        "  a: ${n}                     # Why.\n  bbbb: ${m}       # Because.",
+        {"n": 123456, "m": True},
+    )
     assert [line.index("#") for line in filled.splitlines()] == [kubernetes.COMMENT_COLUMN + 2] * 2
 
 

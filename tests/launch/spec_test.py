@@ -14,7 +14,10 @@ TRAIN = {"data_dir": "/data/d", "model_dir": "/data/m", "batch_size": 64}
 
 
 def job(submit=(), train=()) -> JobSpec:
-    return JobSpec.of(configuration.Submit(**{**SUBMIT, **dict(submit)}), configuration.from_flat({**TRAIN, **dict(train)}))
+    return JobSpec.of(
+        configuration.Submit(**{**SUBMIT, **dict(submit)}),
+        configuration.from_flat({**TRAIN, **dict(train)}),
+    )
 
 
 def refusal(submit=(), train=()) -> str:
@@ -23,86 +26,159 @@ def refusal(submit=(), train=()) -> str:
     return str(problem.value)
 
 
-@pytest.mark.parametrize("submit, train, told", [
-    ({"name": ""}, {}, "--name=: is empty"),
-    ({"name": "Imdb"}, {}, "--name=Imdb: must be small letters"),
-    ({"name": "1st"}, {}, "beginning with a letter"),
-    ({"image": "rnn-trainer"}, {}, "--image=rnn-trainer: must name a tag or a digest"),
-    ({"image": "host:5000/rnn-trainer"}, {}, "must name a tag or a digest"),  # 5000 is a port.
-    ({"image": "r/t@sha256:abc"}, {}, "must name a tag or a digest"),
-    ({"cpu": "two"}, {}, "--cpu=two: must be a number of CPUs"),
-    ({"cpu": "0"}, {}, "--cpu=0"),
-    ({"cpu": "4Gi"}, {}, "--cpu=4Gi"),
-    ({"memory": "4GB"}, {}, "--memory=4GB: must be a size, for example 512Mi or 4Gi"),
-    ({"memory": "500m"}, {}, "--memory=500m"),
-    ({"shm": "lots"}, {}, "--shm=lots"),
-    ({"node_selector": ("gpu",)}, {}, "--node_selector=gpu: must be the KEY=VALUE"),
-    ({"toleration": ("a=b:Never",)}, {}, "--toleration=a=b:Never"),
-    ({"pull_secret": "my secret"}, {}, "--pull_secret=my secret: must be the name of an object"),
-    ({"volume": ("hostpath:/mnt:/data",)}, {}, "forbidden by the restricted Pod Security Standard"),
-    ({"volume": ("nfs:x:/data",)}, {}, "must begin with pvc, emptydir, gcsfuse or secret"),
-    ({"volume": ("pvc:claim",)}, {}, "must look like pvc:CLAIM:/data"),
-    ({"volume": ("pvc:claim:data",)}, {}, "with an absolute path at the end"),
-    ({"volume": ("pvc:Claim:/data",)}, {}, "must look like"),
-    ({"volume": ("emptydir:lots:/data",)}, {}, "must look like emptydir:10Gi:/scratch"),
-    ({"volume": ("pvc:claim:/tmp",)}, {}, "a path of its own; taken are /, /tmp, /dev/shm, /demo"),
-    ({"volume": ("pvc:claim:/",)}, {}, "a path of its own"),
-    ({"volume": ("pvc:a:/data", "pvc:b:/data/")}, {}, "taken are /, /tmp, /dev/shm, /demo, /data"),
-    # The run and the place.
-    ({}, {"data_dir": "d"}, "--data_dir=d: is a path in the pod, so it must be absolute. Volumes are mounted at: /data."),
-    ({}, {"data_dir": "/elsewhere/d"}, "--data_dir=/elsewhere/d: lies on no volume (mounted: /data)"),
-    ({}, {"data_dir": "/database/d"}, "lies on no volume"),
-    ({}, {"data_dir": "/data/../d"}, "must be absolute"),
-    ({}, {"model_dir": "/demo/m"}, "--model_dir=/demo/m: lies on no volume"),
-    ({"volume": ("secret:keys:/data",)}, {}, "lies on a secret"),
-    ({"volume": ("gcsfuse:bucket:/data",), "service_account": "reader"}, {}, "lies on a bucket"),
-    ({"volume": ("pvc:claim:/data", "gcsfuse:bucket:/bucket")}, {}, "--service_account=default: a bucket is read as"),
-    ({"volume": ("emptydir:1Gi:/data",), "workers": 2}, {}, "lies on an emptydir, of which every pod has its own"),
-    ({"volume": ("emptydir:1Gi:/data",), "tensorboard": True}, {}, "lies on an emptydir"),
-    ({"workers": 65}, {}, "--batch_size=64: is dealt out to 65 worker(s) with 1 replica(s) each"),
-    ({"workers": 8, "gpus": 4}, {"accumulate": 4}, "128 parts, and each needs a row"),
-    ({"gpus": 2}, {"devices": 4}, "--devices=4: each worker gets --gpus=2"),
-    ({"gpus": 2}, {"strategy": "one_device"}, "--gpus=2: --strategy=one_device uses one of them"),
-    ({"gpus": 2}, {"accelerator": "cpu"}, "--accelerator=cpu: the pods get --gpus=2"),
-    ({}, {"accelerator": "gpu"}, "--accelerator=gpu: the pods get --gpus=0 and --tpu=none"),
-    ({}, {"num_workers": 2}, "are what submit tells each worker"),
-    ({}, {"hosts": "a:1,b:1"}, "are what submit tells each worker"),
-    ({}, {"worker_index": 0}, "are what submit tells each worker"),
-    ({"workers": 2}, {"min_workers": 3}, "--min_workers=3: there are --workers=2"),
-    ({}, {"supervise": "off"}, "--supervise=off"),
-    ({"workers": 2}, {"devices": 2}, "--devices=2: each of several workers without GPUs is one replica"),
-    ({"tpu": "v5e-16"}, {}, "must be a slice of one host, v4-8, v5e-1, v5e-4, v5e-8, v5p-8, v6e-1, v6e-4, v6e-8. Larger ones span"),
-    ({"tpu": "v5e-8", "gpus": 1}, {}, "Leave out --gpus"),
-    ({"tpu": "v5e-8", "workers": 2}, {}, "is one pod with the chips of one host"),
-    ({"tpu": "v5e-8"}, {"devices": 4}, "Leave --devices=4"),
-    ({"tpu": "v5e-8"}, {"strategy": "mirrored"}, "--strategy=mirrored out of the flags of train"),
-    ({"tpu": "v5e-8"}, {"precision": "float16"}, "a TPU computes in float32 and bfloat16"),
-    ({"tpu": "v5e-8"}, {"batch_size": 7}, "7: is dealt out to 1 worker(s) with 8 replica(s)"),
-    ({"spot": True}, {"grace_seconds": 30.0}, "--grace_seconds=30: a GKE Spot node is gone 15 s after its notice"),
-])
+@pytest.mark.parametrize(
+    "submit, train, told",
+    [
+        ({"name": ""}, {}, "--name=: is empty"),
+        ({"name": "Imdb"}, {}, "--name=Imdb: must be small letters"),
+        ({"name": "1st"}, {}, "beginning with a letter"),
+        ({"image": "rnn-trainer"}, {}, "--image=rnn-trainer: must name a tag or a digest"),
+        ({"image": "host:5000/rnn-trainer"}, {}, "must name a tag or a digest"),  # 5000 is a port.
+        ({"image": "r/t@sha256:abc"}, {}, "must name a tag or a digest"),
+        ({"cpu": "two"}, {}, "--cpu=two: must be a number of CPUs"),
+        ({"cpu": "0"}, {}, "--cpu=0"),
+        ({"cpu": "4Gi"}, {}, "--cpu=4Gi"),
+        ({"memory": "4GB"}, {}, "--memory=4GB: must be a size, for example 512Mi or 4Gi"),
+        ({"memory": "500m"}, {}, "--memory=500m"),
+        ({"shm": "lots"}, {}, "--shm=lots"),
+        ({"node_selector": ("gpu",)}, {}, "--node_selector=gpu: must be the KEY=VALUE"),
+        ({"toleration": ("a=b:Never",)}, {}, "--toleration=a=b:Never"),
+        (
+            {"pull_secret": "my secret"},
+            {},
+            "--pull_secret=my secret: must be the name of an object",
+        ),
+        (
+            {"volume": ("hostpath:/mnt:/data",)},
+            {},
+            "forbidden by the restricted Pod Security Standard",
+        ),
+        ({"volume": ("nfs:x:/data",)}, {}, "must begin with pvc, emptydir, gcsfuse or secret"),
+        ({"volume": ("pvc:claim",)}, {}, "must look like pvc:CLAIM:/data"),
+        ({"volume": ("pvc:claim:data",)}, {}, "with an absolute path at the end"),
+        ({"volume": ("pvc:Claim:/data",)}, {}, "must look like"),
+        ({"volume": ("emptydir:lots:/data",)}, {}, "must look like emptydir:10Gi:/scratch"),
+        (
+            {"volume": ("pvc:claim:/tmp",)},
+            {},
+            "a path of its own; taken are /, /tmp, /dev/shm, /demo",
+        ),
+        ({"volume": ("pvc:claim:/",)}, {}, "a path of its own"),
+        (
+            {"volume": ("pvc:a:/data", "pvc:b:/data/")},
+            {},
+            "taken are /, /tmp, /dev/shm, /demo, /data",
+        ),
+        # The run and the place.
+        (
+            {},
+            {"data_dir": "d"},
+            "--data_dir=d: is a path in the pod, so it must be absolute. Volumes are mounted at: "
+            "/data.",
+        ),
+        (
+            {},
+            {"data_dir": "/elsewhere/d"},
+            "--data_dir=/elsewhere/d: lies on no volume (mounted: /data)",
+        ),
+        ({}, {"data_dir": "/database/d"}, "lies on no volume"),
+        ({}, {"data_dir": "/data/../d"}, "must be absolute"),
+        ({}, {"model_dir": "/demo/m"}, "--model_dir=/demo/m: lies on no volume"),
+        ({"volume": ("secret:keys:/data",)}, {}, "lies on a secret"),
+        (
+            {"volume": ("gcsfuse:bucket:/data",), "service_account": "reader"},
+            {},
+            "lies on a bucket",
+        ),
+        (
+            {"volume": ("pvc:claim:/data", "gcsfuse:bucket:/bucket")},
+            {},
+            "--service_account=default: a bucket is read as",
+        ),
+        (
+            {"volume": ("emptydir:1Gi:/data",), "workers": 2},
+            {},
+            "lies on an emptydir, of which every pod has its own",
+        ),
+        ({"volume": ("emptydir:1Gi:/data",), "tensorboard": True}, {}, "lies on an emptydir"),
+        (
+            {"workers": 65},
+            {},
+            "--batch_size=64: is dealt out to 65 worker(s) with 1 replica(s) each",
+        ),
+        ({"workers": 8, "gpus": 4}, {"accumulate": 4}, "128 parts, and each needs a row"),
+        ({"gpus": 2}, {"devices": 4}, "--devices=4: each worker gets --gpus=2"),
+        (
+            {"gpus": 2},
+            {"strategy": "one_device"},
+            "--gpus=2: --strategy=one_device uses one of them",
+        ),
+        ({"gpus": 2}, {"accelerator": "cpu"}, "--accelerator=cpu: the pods get --gpus=2"),
+        ({}, {"accelerator": "gpu"}, "--accelerator=gpu: the pods get --gpus=0 and --tpu=none"),
+        ({}, {"num_workers": 2}, "are what submit tells each worker"),
+        ({}, {"hosts": "a:1,b:1"}, "are what submit tells each worker"),
+        ({}, {"worker_index": 0}, "are what submit tells each worker"),
+        ({"workers": 2}, {"min_workers": 3}, "--min_workers=3: there are --workers=2"),
+        ({}, {"supervise": "off"}, "--supervise=off"),
+        (
+            {"workers": 2},
+            {"devices": 2},
+            "--devices=2: each of several workers without GPUs is one replica",
+        ),
+        (
+            {"tpu": "v5e-16"},
+            {},
+            "must be a slice of one host, v4-8, v5e-1, v5e-4, v5e-8, v5p-8, v6e-1, v6e-4, v6e-8. "
+            "Larger ones span",
+        ),
+        ({"tpu": "v5e-8", "gpus": 1}, {}, "Leave out --gpus"),
+        ({"tpu": "v5e-8", "workers": 2}, {}, "is one pod with the chips of one host"),
+        ({"tpu": "v5e-8"}, {"devices": 4}, "Leave --devices=4"),
+        (
+            {"tpu": "v5e-8"},
+            {"strategy": "mirrored"},
+            "--strategy=mirrored out of the flags of train",
+        ),
+        ({"tpu": "v5e-8"}, {"precision": "float16"}, "a TPU computes in float32 and bfloat16"),
+        ({"tpu": "v5e-8"}, {"batch_size": 7}, "7: is dealt out to 1 worker(s) with 8 replica(s)"),
+        (
+            {"spot": True},
+            {"grace_seconds": 30.0},
+            "--grace_seconds=30: a GKE Spot node is gone 15 s after its notice",
+        ),
+    ],
+)
 def test_a_job_that_cannot_work_is_refused_with_value_rule_and_remedy(submit, train, told):
     assert told in refusal(submit, train)
 
 
-@pytest.mark.parametrize("submit, train", [
-    ({}, {}),
-    ({"image": "host:5000/a/b@sha256:" + "0" * 64}, {}),
-    ({"image": "gcr.io/project/rnn-trainer:v1.2_3@sha256:" + "f" * 64}, {}),
-    ({"cpu": "0.5", "memory": "1.5Gi"}, {}),
-    ({"volume": ("emptydir:1Gi:/data",)}, {}),
-    ({"volume": ("pvc:claim:/data", "secret:keys:/keys")}, {"data_dir": "/demo/words"}),
-    ({"volume": ("pvc:claim:/data", "gcsfuse:bucket:/bucket"), "service_account": "reader"}, {"data_dir": "/bucket/d"}),
-    ({"workers": 64}, {}),
-    ({"workers": 4, "gpus": 2}, {"devices": 2, "accelerator": "gpu"}),
-    ({"spot": True}, {"grace_seconds": 15.0}),
-    *(({"tpu": tpu}, {}) for tpu in spec.TPUS),
-])
+@pytest.mark.parametrize(
+    "submit, train",
+    [
+        ({}, {}),
+        ({"image": "host:5000/a/b@sha256:" + "0" * 64}, {}),
+        ({"image": "gcr.io/project/rnn-trainer:v1.2_3@sha256:" + "f" * 64}, {}),
+        ({"cpu": "0.5", "memory": "1.5Gi"}, {}),
+        ({"volume": ("emptydir:1Gi:/data",)}, {}),
+        ({"volume": ("pvc:claim:/data", "secret:keys:/keys")}, {"data_dir": "/demo/words"}),
+        (
+            {"volume": ("pvc:claim:/data", "gcsfuse:bucket:/bucket"), "service_account": "reader"},
+            {"data_dir": "/bucket/d"},
+        ),
+        ({"workers": 64}, {}),
+        ({"workers": 4, "gpus": 2}, {"devices": 2, "accelerator": "gpu"}),
+        ({"spot": True}, {"grace_seconds": 15.0}),
+        *(({"tpu": tpu}, {}) for tpu in spec.TPUS),
+    ],
+)
 def test_jobs_that_can_work_are_taken(submit, train):
     job(submit, train)
 
 
-@pytest.mark.parametrize("submit, length", [
-    ({}, 55), ({"workers": 11}, 54), ({"jobset": True}, 46), ({"tensorboard": True}, 51)])
+@pytest.mark.parametrize(
+    "submit, length",
+    [({}, 55), ({"workers": 11}, 54), ({"jobset": True}, 46), ({"tensorboard": True}, 51)],
+)
 def test_names_may_grow_until_the_cluster_s_own_are_63_long(submit, length):
     job({**submit, "name": "x" * length})
     assert f"Use at most {length}." in refusal({**submit, "name": "x" * (length + 1)})
@@ -116,16 +192,26 @@ def test_a_topology_has_as_many_chips_as_the_slice(tpu):
 
 
 def test_a_grace_period_shorter_than_the_slowest_checkpoint_so_far_is_refused(tmp_path):
-    lines = [{"event": "save", "seconds": 2.0}, {"event": "save", "seconds": 31.5}, {"event": "loop", "seconds": 500.0}]
-    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "damaged")
+    lines = [
+        {"event": "save", "seconds": 2.0},
+        {"event": "save", "seconds": 31.5},
+        {"event": "loop", "seconds": 500.0},
+    ]
+    (tmp_path / "journal.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + "damaged"
+    )
     here = {"volume": (f"pvc:claim:{tmp_path.parent}",)}
     folders = {"model_dir": str(tmp_path), "data_dir": "/demo/words"}
     told = refusal(here, {**folders, "grace_seconds": 36.0})
-    assert "the slowest checkpoint of this model folder took 31.5 s" in told and "Say --grace_seconds=68" in told
+    assert (
+        "the slowest checkpoint of this model folder took 31.5 s" in told
+        and "Say --grace_seconds=68" in told
+    )
     job(here, {**folders, "grace_seconds": 37.0})
 
 
-# --- What the workers are told ---------------------------------------------------------------------------------------------------
+# --- What the workers are told --------------------------------------------------------------------
+
 
 def told(submit=(), train=()) -> set[str]:
     return set(job(submit, train).arguments)
@@ -133,11 +219,21 @@ def told(submit=(), train=()) -> set[str]:
 
 def test_a_worker_is_told_every_flag_that_is_not_at_its_default():
     assert job({}, {"units": (64, 32), "bucket": False, "threads": 3}).arguments == [
-        "train", "--data_dir=/data/d", "--model_dir=/data/m", "--batch_size=64", "--bucket=False", "--units=64,32", "--threads=3",
-        "--grace_seconds=30.0"]
+        "train",
+        "--data_dir=/data/d",
+        "--model_dir=/data/m",
+        "--batch_size=64",
+        "--bucket=False",
+        "--units=64,32",
+        "--threads=3",
+        "--grace_seconds=30.0",
+    ]
 
 
-@pytest.mark.parametrize("submit, hosts", [({}, "imdb-{index}.imdb:2222"), ({"jobset": True}, "imdb-worker-0-{index}.imdb:2222")])
+@pytest.mark.parametrize(
+    "submit, hosts",
+    [({}, "imdb-{index}.imdb:2222"), ({"jobset": True}, "imdb-worker-0-{index}.imdb:2222")],
+)
 def test_several_workers_are_told_how_many_they_are_and_where_they_meet(submit, hosts):
     assert {"--num_workers=3", f"--hosts={hosts}"} <= told({**submit, "workers": 3})
     assert not any(one.startswith(("--num_workers", "--hosts")) for one in told(submit))
@@ -156,8 +252,14 @@ def test_no_node_chooses_the_number_of_threads(cpu, threads):
 
 
 def test_what_the_workers_are_told_is_the_run_that_was_checked():
-    """Parsed again, the arguments are the configuration, so nothing is lost between here and the pod."""
+    """Parsed again, the arguments are the configuration, so nothing is lost between here and the
+    pod.
+    """
     from trainer.main import _parse
-    made = job({"workers": 2}, {"units": (8,), "bucket": False, "learning_rate": 3e-4, "schedule": "cosine"})
+
+    made = job(
+        {"workers": 2},
+        {"units": (8,), "bucket": False, "learning_rate": 3e-4, "schedule": "cosine"},
+    )
     again = configuration.from_flat(_parse("train", made.arguments[1:]).values)
     assert dataclasses.replace(again, gang=made.train.gang) == made.train

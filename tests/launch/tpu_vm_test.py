@@ -1,4 +1,6 @@
-"""Cloud TPU VM jobs: the exact calls, and a recorded stand-in for gcloud that fails wherever a test wants it to."""
+"""Cloud TPU VM jobs: the exact calls, and a recorded stand-in for gcloud that fails wherever a test
+wants it to.
+"""
 
 import json
 import os
@@ -15,18 +17,37 @@ import pytest
 from trainer.exit_codes import StorageError, TrainerError, UsageError
 from trainer.launch import tpu_vm, tpu_vm_run
 
-JOB = tpu_vm.Job("imdb", "us-docker.pkg.dev/p/r/rnn-trainer:1-tpu", "us-west4-a", "v5litepod-8", "gs://b/data", "gs://b/model",
-                 ("--epochs=3", "--cell=gru"), project="p", service_account="s@p.iam.gserviceaccount.com", spot=True)
+JOB = tpu_vm.Job(
+    "imdb",
+    "us-docker.pkg.dev/p/r/rnn-trainer:1-tpu",
+    "us-west4-a",
+    "v5litepod-8",
+    "gs://b/data",
+    "gs://b/model",
+    ("--epochs=3", "--cell=gru"),
+    project="p",
+    service_account="s@p.iam.gserviceaccount.com",
+    spot=True,
+)
 QUEUE = ["gcloud", "compute", "tpus", "queued-resources"]
 WHERE = ["--zone=us-west4-a", "--project=p"]
 SSH = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "imdb", *WHERE, "--worker=0", "--quiet"]
-UPLOAD = "gcloud storage rsync --recursive --exclude=.*[.]tmp-.* /var/lib/rnn-trainer/model gs://b/model"
+UPLOAD = (
+    "gcloud storage rsync --recursive --exclude=.*[.]tmp-.* /var/lib/rnn-trainer/model gs://b/model"
+)
 
-ACTIVE = {"state": {"state": "ACTIVE"}, "tpu": {"nodeSpec": [{"node": {"acceleratorType": "v5litepod-8"}}]}}
-ABSENT = {"code": 1, "err": "ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource 'imdb' was not found"}
+ACTIVE = {
+    "state": {"state": "ACTIVE"},
+    "tpu": {"nodeSpec": [{"node": {"acceleratorType": "v5litepod-8"}}]},
+}
+ABSENT = {
+    "code": 1,
+    "err": "ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource 'imdb' was "
+    "not found",
+}
 WHOLE = ["describe", "create", "describe", "start", "follow", "result", "fetch", "delete"]
 
-# --- the plan -----------------------------------------------------------------------------------------------------------
+# --- the plan -------------------------------------------------------------------------------------
 
 
 def argv(name: str, job: tpu_vm.Job = JOB) -> list[str]:
@@ -36,29 +57,62 @@ def argv(name: str, job: tpu_vm.Job = JOB) -> list[str]:
 
 def test_the_steps_come_in_this_order_and_each_says_why():
     assert [step.name for step in tpu_vm.plan(JOB)] == [
-        "describe", "create", "start", "follow", "result", "stop", "fetch", "delete"]
+        "describe",
+        "create",
+        "start",
+        "follow",
+        "result",
+        "stop",
+        "fetch",
+        "delete",
+    ]
     assert all(step.why.endswith(".") for step in tpu_vm.plan(JOB))
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("describe", [*QUEUE, "describe", "imdb", *WHERE, "--format=json"]),
-    ("create", [*QUEUE, "create", "imdb", *WHERE, "--node-id=imdb", "--accelerator-type=v5litepod-8",
-                "--runtime-version=v2-alpha-tpuv5-lite", "--valid-until-duration=6h", "--spot",
-                "--service-account=s@p.iam.gserviceaccount.com", "--quiet"]),
-    ("follow", [*SSH, "--command=sudo docker logs --follow imdb"]),
-    ("result", [*SSH, "--command=sudo docker wait imdb"]),
-    ("stop", [*SSH, "--command=sudo docker stop -t 30 imdb"]),
-    ("fetch", [*SSH, f"--command=sudo {UPLOAD}"]),
-    ("delete", [*QUEUE, "delete", "imdb", *WHERE, "--force", "--quiet"]),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("describe", [*QUEUE, "describe", "imdb", *WHERE, "--format=json"]),
+        (
+            "create",
+            [
+                *QUEUE,
+                "create",
+                "imdb",
+                *WHERE,
+                "--node-id=imdb",
+                "--accelerator-type=v5litepod-8",
+                "--runtime-version=v2-alpha-tpuv5-lite",
+                "--valid-until-duration=6h",
+                "--spot",
+                "--service-account=s@p.iam.gserviceaccount.com",
+                "--quiet",
+            ],
+        ),
+        ("follow", [*SSH, "--command=sudo docker logs --follow imdb"]),
+        ("result", [*SSH, "--command=sudo docker wait imdb"]),
+        ("stop", [*SSH, "--command=sudo docker stop -t 30 imdb"]),
+        ("fetch", [*SSH, f"--command=sudo {UPLOAD}"]),
+        ("delete", [*QUEUE, "delete", "imdb", *WHERE, "--force", "--quiet"]),
+    ],
+)
 def test_each_call_has_exactly_these_arguments(name, expected):
     assert argv(name) == expected
 
 
 def test_without_options_their_flags_are_left_out():
     job = tpu_vm.Job("a", "i:1", "z", "v6e-1", "/demo", "gs://b/m")
-    assert argv("create", job) == [*QUEUE, "create", "a", "--zone=z", "--node-id=a", "--accelerator-type=v6e-1",
-                                   "--runtime-version=v2-alpha-tpuv6e", "--valid-until-duration=6h", "--quiet"]
+    assert argv("create", job) == [
+        *QUEUE,
+        "create",
+        "a",
+        "--zone=z",
+        "--node-id=a",
+        "--accelerator-type=v6e-1",
+        "--runtime-version=v2-alpha-tpuv6e",
+        "--valid-until-duration=6h",
+        "--quiet",
+    ]
 
 
 def start_script(job: tpu_vm.Job = JOB) -> list[str]:
@@ -78,21 +132,34 @@ def test_the_vm_copies_the_folders_and_starts_the_container_once():
         "gcloud storage rsync --recursive gs://b/data /var/lib/rnn-trainer/data",
         "gcloud auth configure-docker us-docker.pkg.dev --quiet",
         "docker pull us-docker.pkg.dev/p/r/rnn-trainer:1-tpu",
-        '(trap "" HUP; while sleep 60; docker container inspect --format={{.State.Running}} imdb | grep -q true; '
+        '(trap "" HUP; while sleep 60; docker container inspect --format={{.State.Running}} imdb | '
+        "grep -q true; "
         f"do {UPLOAD}; done) >/var/lib/rnn-trainer/upload.log 2>&1 </dev/null &",
-        "docker run --detach --name=imdb --privileged --net=host --user=0 --volume=/var/lib/rnn-trainer/model:/model "
-        "--volume=/var/lib/rnn-trainer/data:/data:ro --entrypoint=python us-docker.pkg.dev/p/r/rnn-trainer:1-tpu -m trainer train "
-        "--data_dir=/data --model_dir=/model --strategy=tpu --accelerator=tpu --grace_seconds=30 --epochs=3 --cell=gru",
+        "docker run --detach --name=imdb --privileged --net=host --user=0 "
+        "--volume=/var/lib/rnn-trainer/model:/model "
+        "--volume=/var/lib/rnn-trainer/data:/data:ro --entrypoint=python "
+        "us-docker.pkg.dev/p/r/rnn-trainer:1-tpu -m trainer train "
+        "--data_dir=/data --model_dir=/model --strategy=tpu --accelerator=tpu --grace_seconds=30 "
+        "--epochs=3 --cell=gru",
     ]
 
 
 def test_data_inside_the_image_is_not_copied_and_a_public_registry_needs_no_sign_in():
-    lines = start_script(tpu_vm.Job("a", "docker.io/me/t:1", "z", "v6e-1", "/demo", "gs://b/m", ("--hosts=a b; rm x",)))
+    lines = start_script(
+        tpu_vm.Job(
+            "a", "docker.io/me/t:1", "z", "v6e-1", "/demo", "gs://b/m", ("--hosts=a b; rm x",)
+        )
+    )
     assert not any("gs://b/data" in line or "configure-docker" in line for line in lines)
-    assert lines[-1].endswith("train --data_dir=/demo --model_dir=/model --strategy=tpu --accelerator=tpu --grace_seconds=30 '--hosts=a b; rm x'")
+    assert lines[-1].endswith(
+        "train --data_dir=/demo --model_dir=/model --strategy=tpu --accelerator=tpu "
+        "--grace_seconds=30 '--hosts=a b; rm x'"
+    )
 
 
-@pytest.mark.parametrize("job", [JOB, tpu_vm.Job("a", "i:1", "z", "v4-8", "/demo", "gs://b/m", ("--hosts='",))])
+@pytest.mark.parametrize(
+    "job", [JOB, tpu_vm.Job("a", "i:1", "z", "v4-8", "/demo", "gs://b/m", ("--hosts='",))]
+)
 def test_the_start_script_is_one_that_a_shell_can_read(job):
     subprocess.run(["sh", "-n", "-c", "\n".join(start_script(job))], check=True)
 
@@ -104,39 +171,56 @@ def test_the_text_has_every_call_under_its_sentence():
         assert comment == f"# {step.name}: {step.why}" and shlex.split(call) == list(step.argv)
 
 
-@pytest.mark.parametrize("changes, told", [
-    ({"name": "Imdb"}, ["--name=Imdb", "letter"]),
-    ({"name": "a" * 64}, ["63"]),
-    ({"name": "a-"}, ["no hyphen last"]),
-    ({"image": ""}, ["--image is empty", "--image=REGISTRY/rnn-trainer:1"]),
-    ({"zone": ""}, ["--zone is empty", "--zone=us-west4-a"]),
-    ({"accelerator_type": "v5litepod-16"},
-     ["--tpu=v5litepod-16", "one host", "TPU server", "tensorflow-pods", "v5litepod-8"]),
-    ({"accelerator_type": "v4-32"}, ["one host"]),
-    ({"accelerator_type": "v5p-16"}, ["one host"]),
-    ({"accelerator_type": "v6e-16"}, ["one host"]),
-    ({"accelerator_type": "h100-8"}, ["no type that is known", "v6e-8"]),
-    ({"accelerator_type": "v4"}, ["no type that is known"]),
-    ({"model": "/model"}, ["--model_dir=/model", "gs://BUCKET/FOLDER"]),
-    ({"model": "gs://b"}, ["--model_dir=gs://b"]),
-    ({"model": "gs://b/m/"}, ["--model_dir=gs://b/m/"]),
-    ({"data": "data"}, ["--data_dir=data", "absolute path inside the image"]),
-    ({"arguments": ("--epochs=1", "--model_dir=m")}, ["--model_dir=m", "Leave it out"]),
-    ({"arguments": ("-accelerator=gpu",)}, ["-accelerator=gpu"]),
-])
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"name": "Imdb"}, ["--name=Imdb", "letter"]),
+        ({"name": "a" * 64}, ["63"]),
+        ({"name": "a-"}, ["no hyphen last"]),
+        ({"image": ""}, ["--image is empty", "--image=REGISTRY/rnn-trainer:1"]),
+        ({"zone": ""}, ["--zone is empty", "--zone=us-west4-a"]),
+        (
+            {"accelerator_type": "v5litepod-16"},
+            ["--tpu=v5litepod-16", "one host", "TPU server", "tensorflow-pods", "v5litepod-8"],
+        ),
+        ({"accelerator_type": "v4-32"}, ["one host"]),
+        ({"accelerator_type": "v5p-16"}, ["one host"]),
+        ({"accelerator_type": "v6e-16"}, ["one host"]),
+        ({"accelerator_type": "h100-8"}, ["no type that is known", "v6e-8"]),
+        ({"accelerator_type": "v4"}, ["no type that is known"]),
+        ({"model": "/model"}, ["--model_dir=/model", "gs://BUCKET/FOLDER"]),
+        ({"model": "gs://b"}, ["--model_dir=gs://b"]),
+        ({"model": "gs://b/m/"}, ["--model_dir=gs://b/m/"]),
+        ({"data": "data"}, ["--data_dir=data", "absolute path inside the image"]),
+        ({"arguments": ("--epochs=1", "--model_dir=m")}, ["--model_dir=m", "Leave it out"]),
+        ({"arguments": ("-accelerator=gpu",)}, ["-accelerator=gpu"]),
+    ],
+)
 def test_a_job_that_cannot_run_is_refused_with_value_rule_and_remedy(changes, told):
-    fields = {"name": "imdb", "image": "i:1", "zone": "z", "accelerator_type": "v6e-8", "data": "gs://b/d", "model": "gs://b/m"}
+    fields = {
+        "name": "imdb",
+        "image": "i:1",
+        "zone": "z",
+        "accelerator_type": "v6e-8",
+        "data": "gs://b/d",
+        "model": "gs://b/m",
+    }
     with pytest.raises(UsageError) as problem:
         tpu_vm.Job(**{**fields, **changes})
     assert all(part in str(problem.value) for part in told)
 
 
-@pytest.mark.parametrize("kind", [f"{version}-{size}" for version, (sizes, _) in tpu_vm.SINGLE_HOST.items() for size in sizes])
+@pytest.mark.parametrize(
+    "kind",
+    [f"{version}-{size}" for version, (sizes, _) in tpu_vm.SINGLE_HOST.items() for size in sizes],
+)
 def test_every_slice_of_one_host_is_accepted(kind):
-    assert f"--accelerator-type={kind}" in argv("create", tpu_vm.Job("a", "i:1", "z", kind, "/d", "gs://b/m"))
+    assert f"--accelerator-type={kind}" in argv(
+        "create", tpu_vm.Job("a", "i:1", "z", kind, "/d", "gs://b/m")
+    )
 
 
-# --- carrying it out ----------------------------------------------------------------------------------------------------
+# --- carrying it out ------------------------------------------------------------------------------
 
 GCLOUD = textwrap.dedent("""\
     #!{python} -IS
@@ -157,7 +241,9 @@ GCLOUD = textwrap.dedent("""\
 
 
 class Gcloud:
-    """A program `gcloud` alone on the PATH: it knows the calls of a plan, notes which came, and answers from a table."""
+    """A program `gcloud` alone on the PATH: it knows the calls of a plan, notes which came, and
+    answers from a table.
+    """
 
     def __init__(self, folder, monkeypatch):
         self.folder = folder
@@ -166,14 +252,21 @@ class Gcloud:
         program.write_text(GCLOUD.format(python=sys.executable, folder=str(folder)))
         program.chmod(0o755)
         (folder / "calls").write_text("")
-        (folder / "steps").write_text(json.dumps({step.name: step.argv for step in tpu_vm.plan(JOB)}))
+        (folder / "steps").write_text(
+            json.dumps({step.name: step.argv for step in tpu_vm.plan(JOB)})
+        )
         monkeypatch.setenv("PATH", str(program.parent))
         monkeypatch.setattr(tpu_vm, "POLL_SECONDS", 0.01)
 
     def answers(self, **tables):
-        """{step: [answer to its first call, to its second, ...]}; the last one goes on. Without a table: success."""
-        (self.folder / "answers").write_text(json.dumps({
-            "describe": [ABSENT, described("ACTIVE")], "result": [{"out": "0\n"}], **tables}))
+        """{step: [answer to its first call, to its second, ...]}; the last one goes on. Without a
+        table: success.
+        """
+        (self.folder / "answers").write_text(
+            json.dumps(
+                {"describe": [ABSENT, described("ACTIVE")], "result": [{"out": "0\n"}], **tables}
+            )
+        )
 
     @property
     def calls(self) -> list[str]:
@@ -224,14 +317,26 @@ def test_what_is_left_of_an_earlier_request_is_deleted_first(gcloud, state):
 
 
 def test_a_request_of_this_name_for_another_tpu_is_left_alone(gcloud):
-    gcloud.answers(describe=[{"out": json.dumps({**ACTIVE, "tpu": {"nodeSpec": [{"node": {"acceleratorType": "v6e-1"}}]}})}])
+    gcloud.answers(
+        describe=[
+            {
+                "out": json.dumps(
+                    {**ACTIVE, "tpu": {"nodeSpec": [{"node": {"acceleratorType": "v6e-1"}}]}}
+                )
+            }
+        ]
+    )
     with pytest.raises(UsageError, match="--tpu=v5litepod-8: a request imdb exists with v6e-1"):
         tpu_vm_run.run(JOB)
     assert gcloud.calls == ["describe"]
 
 
 def test_nothing_is_made_or_deleted_where_nobody_is_signed_in(gcloud):
-    gcloud.answers(describe=[{"code": 1, "err": "ERROR: You do not currently have an active account selected."}])
+    gcloud.answers(
+        describe=[
+            {"code": 1, "err": "ERROR: You do not currently have an active account selected."}
+        ]
+    )
     with pytest.raises(UsageError, match="active account"):
         tpu_vm_run.run(JOB)
     assert gcloud.calls == ["describe"]
@@ -240,41 +345,121 @@ def test_nothing_is_made_or_deleted_where_nobody_is_signed_in(gcloud):
 # {what fails: answers, error, what it says, calls after the ones before}
 FAILURES = {
     "the request is refused": (
-        {"create": [{"code": 1, "err": "ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepod' has been exceeded."}]},
-        UsageError, "Quota limit", ["describe", "create", "delete"]),
+        {
+            "create": [
+                {
+                    "code": 1,
+                    "err": "ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepod' has been "
+                    "exceeded.",
+                }
+            ]
+        },
+        UsageError,
+        "Quota limit",
+        ["describe", "create", "delete"],
+    ),
     "no TPU in time": (
-        {"describe": [ABSENT, described("FAILED", failedData={"error": {"message": "valid until expired"}})]},
-        tpu_vm_run.LostError, r"FAILED \(valid until expired\)", ["describe", "create", "describe", "delete"]),
+        {
+            "describe": [
+                ABSENT,
+                described("FAILED", failedData={"error": {"message": "valid until expired"}}),
+            ]
+        },
+        tpu_vm_run.LostError,
+        r"FAILED \(valid until expired\)",
+        ["describe", "create", "describe", "delete"],
+    ),
     "taken away while it waits": (
-        {"describe": [ABSENT, described("SUSPENDING")]}, tpu_vm_run.LostError, "SUSPENDING",
-        ["describe", "create", "describe", "delete"]),
+        {"describe": [ABSENT, described("SUSPENDING")]},
+        tpu_vm_run.LostError,
+        "SUSPENDING",
+        ["describe", "create", "describe", "delete"],
+    ),
     "removed by somebody": (
-        {"describe": [ABSENT]}, tpu_vm_run.LostError, "gone", ["describe", "create", "describe", "delete"]),
+        {"describe": [ABSENT]},
+        tpu_vm_run.LostError,
+        "gone",
+        ["describe", "create", "describe", "delete"],
+    ),
     "describe fails for good": (
-        {"describe": [ABSENT, {"code": 1, "err": "network is down"}]}, UsageError, "network is down",
-        ["describe", "create", *["describe"] * 3, "delete"]),
+        {"describe": [ABSENT, {"code": 1, "err": "network is down"}]},
+        UsageError,
+        "network is down",
+        ["describe", "create", *["describe"] * 3, "delete"],
+    ),
     "start fails for good": (
-        {"start": [{"code": 1, "err": "pull access denied"}]}, UsageError, "pull access denied",
-        ["describe", "create", "describe", *["start"] * 3, "stop", "fetch", "delete"]),
+        {"start": [{"code": 1, "err": "pull access denied"}]},
+        UsageError,
+        "pull access denied",
+        ["describe", "create", "describe", *["start"] * 3, "stop", "fetch", "delete"],
+    ),
     "preempted": (
-        {"follow": [{"code": 255}], "describe": [ABSENT, described("ACTIVE"), described("SUSPENDED")]},
-        tpu_vm_run.LostError, "taken away.*Run the same command again",
-        ["describe", "create", "describe", "start", "follow", "describe", "stop", "fetch", "delete"]),
+        {
+            "follow": [{"code": 255}],
+            "describe": [ABSENT, described("ACTIVE"), described("SUSPENDED")],
+        },
+        tpu_vm_run.LostError,
+        "taken away.*Run the same command again",
+        [
+            "describe",
+            "create",
+            "describe",
+            "start",
+            "follow",
+            "describe",
+            "stop",
+            "fetch",
+            "delete",
+        ],
+    ),
     "the connection does not hold": (
-        {"follow": [{"code": 255}]}, tpu_vm_run.LostError, "cannot be reached",
-        ["describe", "create", "describe", "start", *["follow", "describe"] * 3, "stop", "fetch", "delete"]),
+        {"follow": [{"code": 255}]},
+        tpu_vm_run.LostError,
+        "cannot be reached",
+        [
+            "describe",
+            "create",
+            "describe",
+            "start",
+            *["follow", "describe"] * 3,
+            "stop",
+            "fetch",
+            "delete",
+        ],
+    ),
     "the result cannot be had": (
-        {"result": [{"code": 255}]}, tpu_vm_run.LostError, "cannot be reached",
-        ["describe", "create", "describe", "start", *["follow", "result", "describe"] * 3, "stop", "fetch", "delete"]),
+        {"result": [{"code": 255}]},
+        tpu_vm_run.LostError,
+        "cannot be reached",
+        [
+            "describe",
+            "create",
+            "describe",
+            "start",
+            *["follow", "result", "describe"] * 3,
+            "stop",
+            "fetch",
+            "delete",
+        ],
+    ),
     "fetch fails for good": (
-        {"fetch": [{"code": 1, "err": "403 does not have storage.objects.create access"}]}, StorageError,
-        "403.*write access", [*WHOLE[:6], *["fetch"] * 3, "delete"]),
+        {"fetch": [{"code": 1, "err": "403 does not have storage.objects.create access"}]},
+        StorageError,
+        "403.*write access",
+        [*WHOLE[:6], *["fetch"] * 3, "delete"],
+    ),
     "fetch fails after another failure": (
-        {"start": [{"code": 1, "err": "no such image"}], "fetch": [{"code": 1}]}, UsageError, "no such image",
-        ["describe", "create", "describe", *["start"] * 3, "stop", *["fetch"] * 3, "delete"]),
+        {"start": [{"code": 1, "err": "no such image"}], "fetch": [{"code": 1}]},
+        UsageError,
+        "no such image",
+        ["describe", "create", "describe", *["start"] * 3, "stop", *["fetch"] * 3, "delete"],
+    ),
     "delete fails for good": (
-        {"delete": [{"code": 1, "err": "permission denied"}]}, TrainerError,
-        "permission denied.*COSTS MONEY.*gcloud compute tpus queued-resources delete imdb", [*WHOLE[:-1], *["delete"] * 3]),
+        {"delete": [{"code": 1, "err": "permission denied"}]},
+        TrainerError,
+        "permission denied.*COSTS MONEY.*gcloud compute tpus queued-resources delete imdb",
+        [*WHOLE[:-1], *["delete"] * 3],
+    ),
 }
 
 
@@ -287,16 +472,27 @@ def test_whatever_fails_the_request_is_deleted_at_the_end(gcloud, failure):
     assert gcloud.calls == calls
 
 
-@pytest.mark.parametrize("answers, calls", [
-    ({"start": [{"code": 255}, {}]}, [*WHOLE[:4], "start", *WHOLE[4:]]),
-    ({"describe": [ABSENT, {"code": 1}, described("ACTIVE")]}, [*WHOLE[:3], "describe", *WHOLE[3:]]),
-    ({"follow": [{"code": 255}, {}]}, [*WHOLE[:5], "describe", *WHOLE[4:]]),
-    ({"follow": [{"code": 255}, {}], "describe": [ABSENT, described("ACTIVE"), {"code": 1}, described("ACTIVE")]},
-     [*WHOLE[:5], "describe", "describe", *WHOLE[4:]]),
-    ({"fetch": [{"code": 255}, {}]}, [*WHOLE[:7], "fetch", "delete"]),
-    ({"delete": [{"code": 1, "err": "UNAVAILABLE"}, {}]}, [*WHOLE, "delete"]),
-    ({"delete": [{"code": 1, "err": "NOT_FOUND"}]}, WHOLE),
-])
+@pytest.mark.parametrize(
+    "answers, calls",
+    [
+        ({"start": [{"code": 255}, {}]}, [*WHOLE[:4], "start", *WHOLE[4:]]),
+        (
+            {"describe": [ABSENT, {"code": 1}, described("ACTIVE")]},
+            [*WHOLE[:3], "describe", *WHOLE[3:]],
+        ),
+        ({"follow": [{"code": 255}, {}]}, [*WHOLE[:5], "describe", *WHOLE[4:]]),
+        (
+            {
+                "follow": [{"code": 255}, {}],
+                "describe": [ABSENT, described("ACTIVE"), {"code": 1}, described("ACTIVE")],
+            },
+            [*WHOLE[:5], "describe", "describe", *WHOLE[4:]],
+        ),
+        ({"fetch": [{"code": 255}, {}]}, [*WHOLE[:7], "fetch", "delete"]),
+        ({"delete": [{"code": 1, "err": "UNAVAILABLE"}, {}]}, [*WHOLE, "delete"]),
+        ({"delete": [{"code": 1, "err": "NOT_FOUND"}]}, WHOLE),
+    ],
+)
 def test_one_lost_connection_changes_nothing(gcloud, answers, calls):
     gcloud.answers(**answers)
     assert tpu_vm_run.run(JOB) == 0
@@ -309,11 +505,17 @@ def test_connections_that_held_for_long_may_be_lost_any_number_of_times(gcloud, 
     assert tpu_vm_run.run(JOB) == 0
 
 
-@pytest.mark.parametrize("busy_with, calls", [
-    ("create", ["describe", "create", "delete"]),
-    ("start", ["describe", "create", "describe", "start", "stop", "fetch", "delete"]),
-    ("follow", ["describe", "create", "describe", "start", "follow", "stop", "fetch", "delete"]),
-])
+@pytest.mark.parametrize(
+    "busy_with, calls",
+    [
+        ("create", ["describe", "create", "delete"]),
+        ("start", ["describe", "create", "describe", "start", "stop", "fetch", "delete"]),
+        (
+            "follow",
+            ["describe", "create", "describe", "start", "follow", "stop", "fetch", "delete"],
+        ),
+    ],
+)
 def test_ctrl_c_stops_the_container_fetches_and_deletes(gcloud, busy_with, calls):
     gcloud.answers(**{busy_with: [{"seconds": 60}]})
     with interrupted_at(gcloud, busy_with), pytest.raises(KeyboardInterrupt):
@@ -323,7 +525,11 @@ def test_ctrl_c_stops_the_container_fetches_and_deletes(gcloud, busy_with, calls
 
 def test_a_second_ctrl_c_does_not_keep_the_tpu(gcloud):
     gcloud.answers(follow=[{"seconds": 60}], stop=[{"seconds": 1}])
-    with interrupted_at(gcloud, "follow"), interrupted_at(gcloud, "stop"), pytest.raises(KeyboardInterrupt):
+    with (
+        interrupted_at(gcloud, "follow"),
+        interrupted_at(gcloud, "stop"),
+        pytest.raises(KeyboardInterrupt),
+    ):
         tpu_vm_run.run(JOB)
     assert gcloud.calls[-3:] == ["stop", "fetch", "delete"]
 
@@ -349,5 +555,7 @@ class interrupted_at:
 
 def test_a_machine_without_gcloud_is_told_where_it_comes_from(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="gcloud is not on the PATH.*cloud.google.com/sdk/docs/install"):
+    with pytest.raises(
+        UsageError, match="gcloud is not on the PATH.*cloud.google.com/sdk/docs/install"
+    ):
         tpu_vm_run.run(JOB)

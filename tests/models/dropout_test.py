@@ -1,4 +1,6 @@
-"""Dropout masks: the same bits everywhere, equal to a NumPy twin, and as good as independent coins."""
+"""Dropout masks: the same bits everywhere, equal to a NumPy twin, and as good as independent
+coins.
+"""
 
 import functools
 import itertools
@@ -15,7 +17,9 @@ KEYS = {"seed": 7, "step": 1000, "layer": 2}
 def mask(shape, rows, rate=0.5, dtype=tf.float32, **changes):
     keys = KEYS | changes
     rows, step = tf.constant(rows, tf.int32), tf.constant(keys["step"], tf.int64)
-    return keep_mask(shape, rows, seed=keys["seed"], step=step, layer=keys["layer"], rate=rate, dtype=dtype).numpy()
+    return keep_mask(
+        shape, rows, seed=keys["seed"], step=step, layer=keys["layer"], rate=rate, dtype=dtype
+    ).numpy()
 
 
 @functools.cache
@@ -42,11 +46,15 @@ def numpy_mask(shape, rows, rate, seed, step, layer):
         return 0 if (hashed >> 8) / 2**24 < rate else 1 / (1 - rate)
 
     places = range(np.prod(shape))
-    return np.reshape([factor(row, place) for row, place in itertools.product(rows, places)], (len(rows), *shape))
+    return np.reshape(
+        [factor(row, place) for row, place in itertools.product(rows, places)], (len(rows), *shape)
+    )
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.5])
-@pytest.mark.parametrize("seed, step, layer", [(0, 0, 0), (3, 17, 1), (2**40 + 5, 2**33 + 1, 2**31)])
+@pytest.mark.parametrize(
+    "seed, step, layer", [(0, 0, 0), (3, 17, 1), (2**40 + 5, 2**33 + 1, 2**31)]
+)
 def test_the_mask_is_the_documented_hash(rate, seed, step, layer):
     truth = numpy_mask((3, 5), [0, 1, 130, 2**31 - 1], rate, seed, step, layer)
     ours = mask((3, 5), [0, 1, 130, 2**31 - 1], rate, seed=seed, step=step, layer=layer)
@@ -58,7 +66,11 @@ def test_xla_makes_the_same_bits_for_unknown_batch_and_length():
         shape = (tf.shape(values)[1], 8)
         return values * keep_mask(shape, rows, seed=7, step=step, layer=2, rate=0.3)
 
-    signature = [tf.TensorSpec([None, None, 8]), tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int64)]
+    signature = [
+        tf.TensorSpec([None, None, 8]),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([], tf.int64),
+    ]
     for jit, (batch, time) in itertools.product([False, True], [(5, 9), (2, 4)]):
         function = tf.function(masked, jit_compile=jit, input_signature=signature)
         values = function(tf.ones([batch, time, 8]), tf.range(batch), tf.constant(1000, tf.int64))
@@ -77,7 +89,10 @@ def test_a_longer_padding_only_appends():
 
 
 def test_the_bits_do_not_depend_on_the_dtype():
-    masks = [mask((50,), range(4), dtype=dtype) for dtype in (tf.float64, tf.float32, tf.bfloat16, tf.float16)]
+    masks = [
+        mask((50,), range(4), dtype=dtype)
+        for dtype in (tf.float64, tf.float32, tf.bfloat16, tf.float16)
+    ]
     for other in masks[1:]:
         np.testing.assert_array_equal(other.astype("float64"), masks[0])
 
@@ -100,12 +115,15 @@ def test_the_share_dropped_is_the_rate_in_each_mask_and_over_all(rate):
     deviation = np.sqrt(rate * (1 - rate))
     per_row = (dropped.mean(axis=1) - rate) / deviation * np.sqrt(dropped.shape[1])
     assert abs(dropped.mean() - rate) / deviation * np.sqrt(dropped.size) < 4
-    assert np.abs(per_row).max() < 5 and 0.6 < per_row.std() < 1.4  # neither unlike coins nor too even for them
+    # neither unlike coins nor too even for them
+    assert np.abs(per_row).max() < 5 and 0.6 < per_row.std() < 1.4
     np.testing.assert_allclose(mask((4096,), range(64), rate).mean(), 1, atol=0.02)
 
 
 def assert_independent(first, second, rate=0.5):
-    """The agreement of two masks, pair of rows by pair of rows, against that of coins: chi-square over the rows."""
+    """The agreement of two masks, pair of rows by pair of rows, against that of coins: chi-square
+    over the rows.
+    """
     correlation = ((first != 0) - (1 - rate)) * ((second != 0) - (1 - rate)) / (rate * (1 - rate))
     chi_square = np.sum(correlation.mean(axis=-1) ** 2 * correlation.shape[-1])
     rows = correlation.shape[0]
@@ -115,7 +133,14 @@ def assert_independent(first, second, rate=0.5):
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize(
     "changes",
-    [{"step": 1001}, {"step": 1000 + 2**32}, {"seed": 8}, {"seed": 7 + 2**32}, {"layer": 3}, {"seed": 1000, "step": 7}],
+    [
+        {"step": 1001},
+        {"step": 1000 + 2**32},
+        {"seed": 8},
+        {"seed": 7 + 2**32},
+        {"layer": 3},
+        {"seed": 1000, "step": 7},
+    ],
 )
 def test_masks_of_other_steps_seeds_and_layers_are_independent(changes, rate):
     assert_independent(kept(rate=rate), kept(rate=rate, **changes), rate)

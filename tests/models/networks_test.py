@@ -1,4 +1,6 @@
-"""The network against NumPy written from the equations, and against plain Keras layers that mask."""
+"""The network against NumPy written from the equations, and against plain Keras layers that
+mask.
+"""
 
 import itertools
 import zlib
@@ -19,7 +21,9 @@ LENGTHS = np.array([3, 1, 4])
 LABELS = np.array([0, 2, 1])
 ROWS, TIME = 3, 4
 PADDED = np.arange(TIME) >= LENGTHS[:, None]
-TOKENS = np.where(PADDED, 0, np.random.default_rng(0).integers(1, VOCABULARY, (ROWS, TIME))).astype(np.int32)
+TOKENS = np.where(PADDED, 0, np.random.default_rng(0).integers(1, VOCABULARY, (ROWS, TIME))).astype(
+    np.int32
+)
 
 
 def network_of(precision="float64", jit="on", seed=0, **changes):
@@ -30,7 +34,9 @@ def network_of(precision="float64", jit="on", seed=0, **changes):
 def random_weights(network, seed=0):
     """Larger than initial ones and without zeros, so that every term of the equations shows."""
     generator = np.random.default_rng(seed)
-    return {name: generator.normal(0, 0.7, weight.shape) for name, weight in network.weights.items()}
+    return {
+        name: generator.normal(0, 0.7, weight.shape) for name, weight in network.weights.items()
+    }
 
 
 def tensors(weights, dtype=tf.float64):
@@ -43,16 +49,24 @@ def logits_and_gradients(network, weights, tokens, lengths, noise=None):
         tape.watch(weights)
         logits = network.logits(weights, tf.constant(tokens), tf.constant(lengths, tf.int32), noise)
         loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(LABELS, logits))
-    return logits, {name: tf.convert_to_tensor(value) for name, value in tape.gradient(loss, weights).items()}
+    return logits, {
+        name: tf.convert_to_tensor(value) for name, value in tape.gradient(loss, weights).items()
+    }
 
 
 def assert_is_numpys(found, network, weights, tokens, lengths, masks=None):
     def loss(weights):
-        return numpy_network.loss_sum(numpy_network.logits(network.settings, weights, tokens, lengths, masks), LABELS)
+        return numpy_network.loss_sum(
+            numpy_network.logits(network.settings, weights, tokens, lengths, masks), LABELS
+        )
 
     logits, gradients = found
     np.testing.assert_allclose(
-        logits, numpy_network.logits(network.settings, weights, tokens, lengths, masks), rtol=1e-12, atol=1e-14)
+        logits,
+        numpy_network.logits(network.settings, weights, tokens, lengths, masks),
+        rtol=1e-12,
+        atol=1e-14,
+    )
     for name, expected in numpy_network.gradients(loss, weights).items():
         np.testing.assert_allclose(gradients[name], expected, rtol=1e-10, atol=1e-13, err_msg=name)
 
@@ -62,18 +76,29 @@ def assert_is_numpys(found, network, weights, tokens, lengths, masks=None):
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_logits_and_gradients_are_those_of_the_equations(cell, pooling, bidirectional, one_hot):
-    network = network_of(cell=cell, pooling=pooling, bidirectional=bidirectional, one_hot=one_hot, units=(3,))
+    network = network_of(
+        cell=cell, pooling=pooling, bidirectional=bidirectional, one_hot=one_hot, units=(3,)
+    )
     weights = random_weights(network)
     # Zeros in front count as tokens.
     in_front = np.stack([np.roll(row, TIME - length) for row, length in zip(TOKENS, LENGTHS)])
     for tokens, lengths in ((TOKENS, LENGTHS), (in_front, np.full(ROWS, TIME))):
-        assert_is_numpys(logits_and_gradients(network, weights, tokens, lengths), network, weights, tokens, lengths)
+        assert_is_numpys(
+            logits_and_gradients(network, weights, tokens, lengths),
+            network,
+            weights,
+            tokens,
+            lengths,
+        )
 
 
 VARIANTS = [
-    {"cell": "simple_rnn", "pooling": "last"}, {"cell": "simple_rnn", "pooling": "max", "bidirectional": True},
-    {"cell": "lstm", "pooling": "mean"}, {"cell": "lstm", "pooling": "last", "bidirectional": True},
-    {"cell": "gru", "pooling": "max"}, {"cell": "gru", "pooling": "last", "bidirectional": True},
+    {"cell": "simple_rnn", "pooling": "last"},
+    {"cell": "simple_rnn", "pooling": "max", "bidirectional": True},
+    {"cell": "lstm", "pooling": "mean"},
+    {"cell": "lstm", "pooling": "last", "bidirectional": True},
+    {"cell": "gru", "pooling": "max"},
+    {"cell": "gru", "pooling": "last", "bidirectional": True},
 ]
 
 
@@ -82,15 +107,27 @@ VARIANTS = [
 def test_a_stack_of_layers_is_that_of_the_equations(changes, jit):
     network = network_of(jit=jit, **changes)
     weights = random_weights(network)
-    assert_is_numpys(logits_and_gradients(network, weights, TOKENS, LENGTHS), network, weights, TOKENS, LENGTHS)
+    assert_is_numpys(
+        logits_and_gradients(network, weights, TOKENS, LENGTHS), network, weights, TOKENS, LENGTHS
+    )
 
 
-@pytest.mark.parametrize("cell, pooling, bidirectional, one_hot", [
-    ("simple_rnn", "last", False, True), ("lstm", "mean", False, False), ("gru", "max", True, False)])
+@pytest.mark.parametrize(
+    "cell, pooling, bidirectional, one_hot",
+    [
+        ("simple_rnn", "last", False, True),
+        ("lstm", "mean", False, False),
+        ("gru", "max", True, False),
+    ],
+)
 def test_compiled_by_xla_they_are_the_same(cell, pooling, bidirectional, one_hot):
-    network = network_of(cell=cell, pooling=pooling, bidirectional=bidirectional, one_hot=one_hot, units=(3,))
+    network = network_of(
+        cell=cell, pooling=pooling, bidirectional=bidirectional, one_hot=one_hot, units=(3,)
+    )
     weights = random_weights(network)
-    compiled = tf.function(lambda: logits_and_gradients(network, weights, TOKENS, LENGTHS), jit_compile=True)
+    compiled = tf.function(
+        lambda: logits_and_gradients(network, weights, TOKENS, LENGTHS), jit_compile=True
+    )
     assert_is_numpys(compiled(), network, weights, TOKENS, LENGTHS)
 
 
@@ -117,7 +154,8 @@ def test_the_network_is_its_own_keras_layers_with_a_mask(cell, bidirectional, po
     np.testing.assert_allclose(ours, dense(pooled), rtol=1e-12, atol=1e-15)
 
 
-# --- Padding ----------------------------------------------------------------------------------------------------------
+# --- Padding --------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_what_lies_beyond_a_rows_length_has_no_influence(changes):
@@ -125,7 +163,9 @@ def test_what_lies_beyond_a_rows_length_has_no_influence(changes):
     weights = random_weights(network)
     without_three = np.where(TOKENS == 3, 1, TOKENS)
     with_garbage, without = (
-        logits_and_gradients(network, weights, np.where(PADDED, filler, without_three), LENGTHS) for filler in (3, 0))
+        logits_and_gradients(network, weights, np.where(PADDED, filler, without_three), LENGTHS)
+        for filler in (3, 0)
+    )
     np.testing.assert_array_equal(with_garbage[0], without[0])
     for name in weights:
         np.testing.assert_array_equal(with_garbage[1][name], without[1][name])
@@ -138,28 +178,58 @@ def test_more_padding_changes_nothing(changes):
     weights = random_weights(network)
     noise = Noise(tf.range(ROWS), tf.constant(9, tf.int64))
     wider = np.pad(TOKENS, [(0, 0), (0, 5)])
-    narrow, wide = (logits_and_gradients(network, weights, tokens, LENGTHS, noise) for tokens in (TOKENS, wider))
+    narrow, wide = (
+        logits_and_gradients(network, weights, tokens, LENGTHS, noise) for tokens in (TOKENS, wider)
+    )
     np.testing.assert_allclose(narrow[0], wide[0], rtol=1e-14)
     for name in weights:
         np.testing.assert_allclose(narrow[1][name], wide[1][name], rtol=1e-12, atol=1e-15)
 
 
-# --- Weights ----------------------------------------------------------------------------------------------------------
+# --- Weights --------------------------------------------------------------------------------------
 
 SHAPES = [
-    ({"cell": "lstm", "units": (5,)}, {
-        "embedding/embeddings": (6, 4), "rnn_0/kernel": (4, 20), "rnn_0/recurrent_kernel": (5, 20), "rnn_0/bias": (20,),
-        "logits/kernel": (5, 3), "logits/bias": (3,)}),
-    ({"cell": "simple_rnn", "units": (5,), "one_hot": True}, {
-        "rnn_0/kernel": (6, 5), "rnn_0/recurrent_kernel": (5, 5), "rnn_0/bias": (5,),
-        "logits/kernel": (5, 3), "logits/bias": (3,)}),
-    ({"cell": "gru", "units": (5, 2), "bidirectional": True}, {
-        "embedding/embeddings": (6, 4),
-        "rnn_0/forward/kernel": (4, 15), "rnn_0/forward/recurrent_kernel": (5, 15), "rnn_0/forward/bias": (2, 15),
-        "rnn_0/backward/kernel": (4, 15), "rnn_0/backward/recurrent_kernel": (5, 15), "rnn_0/backward/bias": (2, 15),
-        "rnn_1/forward/kernel": (10, 6), "rnn_1/forward/recurrent_kernel": (2, 6), "rnn_1/forward/bias": (2, 6),
-        "rnn_1/backward/kernel": (10, 6), "rnn_1/backward/recurrent_kernel": (2, 6), "rnn_1/backward/bias": (2, 6),
-        "logits/kernel": (4, 3), "logits/bias": (3,)}),
+    (
+        {"cell": "lstm", "units": (5,)},
+        {
+            "embedding/embeddings": (6, 4),
+            "rnn_0/kernel": (4, 20),
+            "rnn_0/recurrent_kernel": (5, 20),
+            "rnn_0/bias": (20,),
+            "logits/kernel": (5, 3),
+            "logits/bias": (3,),
+        },
+    ),
+    (
+        {"cell": "simple_rnn", "units": (5,), "one_hot": True},
+        {
+            "rnn_0/kernel": (6, 5),
+            "rnn_0/recurrent_kernel": (5, 5),
+            "rnn_0/bias": (5,),
+            "logits/kernel": (5, 3),
+            "logits/bias": (3,),
+        },
+    ),
+    (
+        {"cell": "gru", "units": (5, 2), "bidirectional": True},
+        {
+            "embedding/embeddings": (6, 4),
+            "rnn_0/forward/kernel": (4, 15),
+            "rnn_0/forward/recurrent_kernel": (5, 15),
+            "rnn_0/forward/bias": (2, 15),
+            "rnn_0/backward/kernel": (4, 15),
+            "rnn_0/backward/recurrent_kernel": (5, 15),
+            "rnn_0/backward/bias": (2, 15),
+            "rnn_1/forward/kernel": (10, 6),
+            "rnn_1/forward/recurrent_kernel": (2, 6),
+            "rnn_1/forward/bias": (2, 6),
+            "rnn_1/backward/kernel": (10, 6),
+            "rnn_1/backward/recurrent_kernel": (2, 6),
+            "rnn_1/backward/bias": (2, 6),
+            "logits/kernel": (4, 3),
+            "logits/bias": (3,),
+        },
+    ),
 ]
 
 
@@ -174,21 +244,29 @@ def test_names_and_shapes_of_weights(changes, shapes, from_cell):
 def test_names_do_not_depend_on_what_was_built_before_in_the_process():
     keras.Sequential([keras.layers.Embedding(3, 2), keras.layers.LSTM(2)])
     one, two = network_of(), network_of()
-    assert [weight.path for weight in one.weights.values()] == [weight.path for weight in two.weights.values()]
+    assert [weight.path for weight in one.weights.values()] == [
+        weight.path for weight in two.weights.values()
+    ]
 
 
 def values(network):
     return {name: weight.numpy() for name, weight in network.weights.items()}
 
 
-@pytest.mark.parametrize("cell, bidirectional", [("simple_rnn", False), ("lstm", True), ("gru", False)])
+@pytest.mark.parametrize(
+    "cell, bidirectional", [("simple_rnn", False), ("lstm", True), ("gru", False)]
+)
 def test_a_layer_built_from_its_cell_is_the_layer(cell, bidirectional):
     direct, from_cell = (
-        network_of(cell=cell, bidirectional=bidirectional, rnn_from_cell=built) for built in (False, True))
+        network_of(cell=cell, bidirectional=bidirectional, rnn_from_cell=built)
+        for built in (False, True)
+    )
     for name, weight in values(direct).items():
         np.testing.assert_array_equal(weight, values(from_cell)[name])
     weights = random_weights(direct)
-    results = [logits_and_gradients(network, weights, TOKENS, LENGTHS) for network in (direct, from_cell)]
+    results = [
+        logits_and_gradients(network, weights, TOKENS, LENGTHS) for network in (direct, from_cell)
+    ]
     np.testing.assert_array_equal(results[0][0], results[1][0])
     for name in weights:
         np.testing.assert_array_equal(results[0][1][name], results[1][1][name])
@@ -203,8 +281,10 @@ def test_a_keras_layer_built_from_its_cell_computes_what_the_layer_does():
     np.testing.assert_array_equal(*outputs)
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"bidirectional": True}, {"cell": "gru"}, {"cell": "simple_rnn", "one_hot": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"bidirectional": True}, {"cell": "gru"}, {"cell": "simple_rnn", "one_hot": True}],
+)
 def test_the_seed_alone_decides_the_initial_weights(changes):
     one, same, other = (values(network_of(seed=seed, **changes)) for seed in (5, 5, 6))
     keras.utils.set_random_seed(1)
@@ -218,44 +298,65 @@ def test_the_seed_alone_decides_the_initial_weights(changes):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_two_weights_start_with_equal_numbers(cell):
-    """Widths are such that kernels of both layers, both directions and the recurrent ones have equal shapes."""
+    """Widths are such that kernels of both layers, both directions and the recurrent ones have
+    equal shapes.
+    """
     network = network_of(cell=cell, units=(4, 4, 4), bidirectional=True, embedding_size=8)
-    drawn = [weight.ravel() for name, weight in values(network).items() if not name.endswith("bias")]
+    drawn = [
+        weight.ravel() for name, weight in values(network).items() if not name.endswith("bias")
+    ]
     assert len(drawn) == 14
     for one, other in itertools.combinations(drawn, 2):
         assert not np.intersect1d(one, other).size
 
 
 def test_initial_weights_have_the_distributions_of_keras():
-    """Embedding uniform in +-0.05, kernels Glorot uniform, recurrent ones orthogonal, biases 0, of forget gates 1."""
+    """Embedding uniform in +-0.05, kernels Glorot uniform, recurrent ones orthogonal, biases 0, of
+    forget gates 1.
+    """
     weights = values(network_of(units=(30,), embedding_size=40, precision="float64"))
     embedding = weights["embedding/embeddings"]
     assert 0.045 < np.abs(embedding).max() <= 0.05 and abs(embedding.mean()) < 0.01
     kernel, limit = weights["rnn_0/kernel"], np.sqrt(6 / (40 + 120))
-    assert 0.99 * limit < np.abs(kernel).max() <= limit and abs(kernel.std() - limit / np.sqrt(3)) < 0.02 * limit
+    assert (
+        0.99 * limit < np.abs(kernel).max() <= limit
+        and abs(kernel.std() - limit / np.sqrt(3)) < 0.02 * limit
+    )
     recurrent = weights["rnn_0/recurrent_kernel"]
     np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(30), atol=1e-6)
     np.testing.assert_array_equal(weights["rnn_0/bias"], np.repeat([0, 1, 0, 0], 30))
     assert not weights["logits/bias"].any()
 
 
-# --- Dropout ----------------------------------------------------------------------------------------------------------
+# --- Dropout --------------------------------------------------------------------------------------
 
 SEED = 11
 
 
 def masks_of(network, rows, step):
-    """The factors at the three kinds of places: after the embedding, between layers, before the output."""
+    """The factors at the three kinds of places: after the embedding, between layers, before the
+    output.
+    """
     settings, wide = network.settings, 2 if network.settings.bidirectional else 1
     width = VOCABULARY if settings.one_hot else settings.embedding_size
     shapes = {"embedding": (TIME, width), "rnn_1": (TIME, 3 * wide), "logits": (2 * wide,)}
     return {
-        place: dropout.keep_mask(shape, rows, seed=SEED, step=step, layer=zlib.crc32(place.encode()),
-                                 rate=settings.dropout, dtype=tf.float64).numpy()
-        for place, shape in shapes.items()}
+        place: dropout.keep_mask(
+            shape,
+            rows,
+            seed=SEED,
+            step=step,
+            layer=zlib.crc32(place.encode()),
+            rate=settings.dropout,
+            dtype=tf.float64,
+        ).numpy()
+        for place, shape in shapes.items()
+    }
 
 
-@pytest.mark.parametrize("changes", [{}, {"bidirectional": True, "pooling": "max"}, {"cell": "gru", "one_hot": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"bidirectional": True, "pooling": "max"}, {"cell": "gru", "one_hot": True}]
+)
 def test_dropout_lies_after_the_embedding_between_layers_and_before_the_output(changes):
     network = network_of(dropout=0.4, seed=SEED, **changes)
     weights = random_weights(network)
@@ -270,7 +371,9 @@ def test_word_dropout_takes_out_whole_embeddings(changes):
     weights = random_weights(network)
     rows, step = tf.constant([7, 0, 100]), tf.constant(12, tf.int64)
     masks = masks_of(network, rows, step)
-    words = dropout.keep_mask((TIME,), rows, seed=SEED, step=step, layer=zlib.crc32(b"words"), rate=0.3, dtype=tf.float64).numpy()
+    words = dropout.keep_mask(
+        (TIME,), rows, seed=SEED, step=step, layer=zlib.crc32(b"words"), rate=0.3, dtype=tf.float64
+    ).numpy()
     assert 0 < np.count_nonzero(words[~PADDED]) < LENGTHS.sum()
     masks["embedding"] = masks["embedding"] * words[:, :, None]
     found = logits_and_gradients(network, weights, TOKENS, LENGTHS, Noise(rows, step))
@@ -282,16 +385,23 @@ def test_without_noise_nothing_is_dropped():
     plain, dropping = (network_of(dropout=rate, word_dropout=rate) for rate in (0.0, 0.5))
     noise = Noise(tf.range(ROWS), tf.constant(0, tf.int64))
     expected = logits_and_gradients(plain, weights, TOKENS, LENGTHS)[0]
-    np.testing.assert_array_equal(logits_and_gradients(dropping, weights, TOKENS, LENGTHS)[0], expected)
-    np.testing.assert_array_equal(logits_and_gradients(plain, weights, TOKENS, LENGTHS, noise)[0], expected)
+    np.testing.assert_array_equal(
+        logits_and_gradients(dropping, weights, TOKENS, LENGTHS)[0], expected
+    )
+    np.testing.assert_array_equal(
+        logits_and_gradients(plain, weights, TOKENS, LENGTHS, noise)[0], expected
+    )
 
 
 def test_a_row_is_dropped_alike_wherever_it_is_computed():
     """By its number in the global batch, in any part of it; by the step and by the seed."""
+
     def logits(seed=0, step=5, chosen=slice(None)):
         network = network_of(dropout=0.5, seed=seed)
         noise = Noise(tf.constant([10, 11, 12])[chosen], tf.constant(step, tf.int64))
-        return network.logits(tensors(weights), TOKENS[chosen], tf.constant(LENGTHS, tf.int32)[chosen], noise).numpy()
+        return network.logits(
+            tensors(weights), TOKENS[chosen], tf.constant(LENGTHS, tf.int32)[chosen], noise
+        ).numpy()
 
     weights = random_weights(network_of())
     whole = logits()
@@ -300,9 +410,10 @@ def test_a_row_is_dropped_alike_wherever_it_is_computed():
     assert not np.isclose(logits(seed=1), whole).any(axis=1).all()
 
 
-# --- Precision and kernels --------------------------------------------------------------------------------------------
+# --- Precision and kernels ------------------------------------------------------------------------
 
-# A float32 has 24 bits, a bfloat16 8, a float16 11; the sums here are short: a few units in the last place are enough.
+# A float32 has 24 bits, a bfloat16 8, a float16 11; the sums here are short: a few units in the
+# last place are enough.
 BOUNDS = {"float32": 1e-6, "bfloat16": 4e-2, "float16": 4e-3}
 
 
@@ -312,14 +423,21 @@ def test_logits_in_each_precision_are_near_those_in_float64(precision, bound, ce
     reference, network = network_of(cell=cell), network_of(precision, cell=cell)
     weights = random_weights(reference)
     assert {weight.dtype for weight in network.weights.values()} == {"float32"}
-    logits = network.logits(tensors(weights, tf.float32), tf.constant(TOKENS), tf.constant(LENGTHS, tf.int32))
+    logits = network.logits(
+        tensors(weights, tf.float32), tf.constant(TOKENS), tf.constant(LENGTHS, tf.int32)
+    )
     assert logits.dtype == tf.float32
     expected = numpy_network.logits(reference.settings, weights, TOKENS, LENGTHS)
     assert 0 < np.abs(logits - expected).max() < bound * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("jit, implementation", [("on", "ours"), ("off", "keras"), ("auto", "ours")])
+@pytest.mark.parametrize(
+    "jit, implementation", [("on", "ours"), ("off", "keras"), ("auto", "ours")]
+)
 def test_the_network_says_which_kernel_each_layer_uses_and_why(jit, implementation):
     kernels = network_of(jit=jit).kernels
-    assert [kernel[:2] for kernel in kernels] == [("rnn_0", implementation), ("rnn_1", implementation)]
+    assert [kernel[:2] for kernel in kernels] == [
+        ("rnn_0", implementation),
+        ("rnn_1", implementation),
+    ]
     assert all(reason for *_, reason in kernels)

@@ -1,4 +1,6 @@
-"""Every recurrence against its equations in float64 NumPy, derived by complex steps, and against the Keras layer."""
+"""Every recurrence against its equations in float64 NumPy, derived by complex steps, and against
+the Keras layer.
+"""
 
 import functools
 import itertools
@@ -41,7 +43,10 @@ def numpy_recurrence(cell, weights, inputs, reverse=False):
             memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(c)
             hidden = sigmoid(o) * np.tanh(memory)
         else:
-            (xz, xr, xh), (hz, hr, hh) = np.split(x + bias[0], 3, axis=1), np.split(h + bias[1], 3, axis=1)
+            (xz, xr, xh), (hz, hr, hh) = (
+                np.split(x + bias[0], 3, axis=1),
+                np.split(h + bias[1], 3, axis=1),
+            )
             z = sigmoid(xz + hz)
             hidden = z * hidden + (1 - z) * np.tanh(xh + sigmoid(xr + hr) * hh)
         states[t] = hidden
@@ -49,8 +54,8 @@ def numpy_recurrence(cell, weights, inputs, reverse=False):
 
 
 def complex_step_gradients(function, arrays):
-    """The derivatives of a real scalar function, exact to rounding: Im f(x + ih) / h needs no difference of neighbours
-    (Squire and Trapp 1998, doi 10.1137/S003614459631241X)."""
+    """The derivatives of a real scalar function, exact to rounding: Im f(x + ih) / h needs no
+    difference of neighbours (Squire and Trapp 1998, doi 10.1137/S003614459631241X)."""
     gradients = [np.zeros_like(array) for array in arrays]
     for k, array in enumerate(arrays):
         for place in np.ndindex(array.shape):
@@ -61,7 +66,9 @@ def complex_step_gradients(function, arrays):
 
 
 def hidden_and_gradients(run, direction, *tensors):
-    """The hidden states, and the gradients of sum(hidden * direction) by the inputs and the weights."""
+    """The hidden states, and the gradients of sum(hidden * direction) by the inputs and the
+    weights.
+    """
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         hidden = run(tensors[1:], tensors[0])
@@ -72,7 +79,10 @@ def hidden_and_gradients(run, direction, *tensors):
 def evaluate(how, run, direction, *arrays):
     function = functools.partial(hidden_and_gradients, run)
     if how != "eager":
-        unknown = [tf.TensorSpec([None, None, array.shape[-1]], array.dtype) for array in (direction, arrays[0])]
+        unknown = [
+            tf.TensorSpec([None, None, array.shape[-1]], array.dtype)
+            for array in (direction, arrays[0])
+        ]
         known = [tf.TensorSpec(array.shape, array.dtype) for array in arrays[1:]]
         function = tf.function(function, input_signature=unknown + known, jit_compile=how == "xla")
     return function(*(tf.constant(array) for array in (direction, *arrays)))
@@ -80,7 +90,9 @@ def evaluate(how, run, direction, *arrays):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", LAYERS)
-@pytest.mark.parametrize("how, shapes", [("eager", SHAPES), ("graph", SHAPES[:1]), ("xla", SHAPES[:2])])
+@pytest.mark.parametrize(
+    "how, shapes", [("eager", SHAPES), ("graph", SHAPES[:1]), ("xla", SHAPES[:2])]
+)
 def test_hidden_states_and_gradients_equal_the_equations(cell, reverse, how, shapes):
     for batch, time, width, units in shapes:
         rng = np.random.default_rng(time)
@@ -90,7 +102,10 @@ def test_hidden_states_and_gradients_equal_the_equations(cell, reverse, how, sha
         def scalar(inputs, *weights):
             return np.sum(numpy_recurrence(cell, weights, inputs, reverse) * direction)
 
-        truth = [numpy_recurrence(cell, arrays[1:], arrays[0], reverse), *complex_step_gradients(scalar, arrays)]
+        truth = [
+            numpy_recurrence(cell, arrays[1:], arrays[0], reverse),
+            *complex_step_gradients(scalar, arrays),
+        ]
         run = functools.partial(recurrent.recurrence(cell, "ours"), reverse=reverse)
         for ours, true in zip(evaluate(how, run, direction, *arrays), truth, strict=True):
             np.testing.assert_allclose(ours, true, rtol=1e-12, atol=1e-12)
@@ -100,8 +115,13 @@ def test_hidden_states_and_gradients_equal_the_equations(cell, reverse, how, sha
 @pytest.mark.parametrize("cell", LAYERS)
 def test_each_implementation_equals_the_keras_layer_that_owns_the_weights(cell, implementation):
     rng = np.random.default_rng(0)
-    layer = LAYERS[cell](6, return_sequences=True, dtype="float64", bias_initializer="random_normal")
-    inputs, direction = tf.constant(rng.normal(size=(4, 11, 3))), tf.constant(rng.normal(size=(4, 11, 6)))
+    layer = LAYERS[cell](
+        6, return_sequences=True, dtype="float64", bias_initializer="random_normal"
+    )
+    inputs, direction = (
+        tf.constant(rng.normal(size=(4, 11, 3))),
+        tf.constant(rng.normal(size=(4, 11, 6))),
+    )
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         hidden = layer(inputs)
@@ -110,7 +130,9 @@ def test_each_implementation_equals_the_keras_layer_that_owns_the_weights(cell, 
     truth = [hidden, *tape.gradient(scalar, [inputs, *variables])]
     run = recurrent.recurrence(cell, implementation)
     tensors = [tf.convert_to_tensor(variable) for variable in variables]
-    for value, true in zip(hidden_and_gradients(run, direction, inputs, *tensors), truth, strict=True):
+    for value, true in zip(
+        hidden_and_gradients(run, direction, inputs, *tensors), truth, strict=True
+    ):
         np.testing.assert_allclose(value, true, rtol=1e-12, atol=1e-12)
 
 
@@ -119,7 +141,10 @@ def test_both_implementations_agree_in_reverse_and_in_float32(cell):
     rng = np.random.default_rng(0)
     inputs = tf.constant(rng.normal(size=(3, 8, 2)), tf.float32)
     weights = [tf.constant(weight, tf.float32) for weight in random_weights(rng, cell, 2, 5)]
-    ours, twin = (recurrent.recurrence(cell, name)(weights, inputs, reverse=True) for name in ("ours", "keras"))
+    ours, twin = (
+        recurrent.recurrence(cell, name)(weights, inputs, reverse=True)
+        for name in ("ours", "keras")
+    )
     np.testing.assert_allclose(ours, twin, rtol=1e-5, atol=1e-6)
 
 
@@ -133,7 +158,10 @@ def test_one_trace_serves_every_batch_and_length():
         traces.append(inputs)
         return recurrent.recurrence("lstm", "ours")(weights, inputs)
 
-    assert [hidden(np.zeros(shape)).shape for shape in ((1, 4, 2), (5, 2, 2))] == [(1, 4, 3), (5, 2, 3)]
+    assert [hidden(np.zeros(shape)).shape for shape in ((1, 4, 2), (5, 2, 2))] == [
+        (1, 4, 3),
+        (5, 2, 3),
+    ]
     assert len(traces) == 1
 
 
@@ -141,7 +169,10 @@ def test_one_trace_serves_every_batch_and_length():
 @pytest.mark.parametrize("cell", LAYERS)
 def test_half_precision_stays_near_the_equations(cell, dtype, bound, jit):
     rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=(4, 20, 8)), *(0.5 * weight for weight in random_weights(rng, cell, 8, 8))]
+    arrays = [
+        rng.normal(size=(4, 20, 8)),
+        *(0.5 * weight for weight in random_weights(rng, cell, 8, 8)),
+    ]
     direction = rng.normal(size=(4, 20, 8))
     run = recurrent.recurrence(cell, "ours")
     truth = evaluate("graph", run, direction, *arrays)
@@ -153,7 +184,8 @@ def test_half_precision_stays_near_the_equations(cell, dtype, bound, jit):
 
 
 def test_the_cell_state_goes_on_counting_in_bfloat16():
-    # Each step adds 0.0005 to a cell that forgets nothing; in bfloat16 the sum would stop growing at 0.125.
+    # Each step adds 0.0005 to a cell that forgets nothing; in bfloat16 the sum would stop growing
+    # at 0.125.
     bias = np.array([0, 30, np.arctanh(0.001), 30], "float32")
     weights = [tf.zeros([1, 4]), tf.zeros([1, 4]), tf.constant(bias)]
     run = tf.function(recurrent.recurrence("lstm", "ours"))
@@ -173,7 +205,9 @@ def test_both_directions_of_a_padded_row_equal_the_row_alone(cell, how):
         return both(*tensors)
 
     def both(inputs, lengths):
-        hidden = recurrent.bidirectional(recurrent.recurrence(cell, "ours"), forward, backward, inputs, lengths)
+        hidden = recurrent.bidirectional(
+            recurrent.recurrence(cell, "ours"), forward, backward, inputs, lengths
+        )
         return hidden, recurrent.ends(hidden, lengths)
 
     hidden, ends = (compiled if how == "xla" else both)(tf.constant(inputs), tf.constant(lengths))
@@ -183,17 +217,30 @@ def test_both_directions_of_a_padded_row_equal_the_row_alone(cell, how):
         second = numpy_recurrence(cell, backward, alone, reverse=True)[0]
         aligned = np.concatenate([first, second], axis=1)
         np.testing.assert_allclose(hidden[row, :length], aligned, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(ends[row], np.concatenate([first[-1], second[0]]), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            ends[row], np.concatenate([first[-1], second[0]]), rtol=1e-12, atol=1e-12
+        )
 
 
 def test_without_lengths_both_directions_run_over_the_whole_array():
     rng = np.random.default_rng(0)
-    inputs, forward, backward = rng.normal(size=(2, 5, 3)), *(random_weights(rng, "gru", 3, 2) for _ in range(2))
-    hidden = recurrent.bidirectional(recurrent.recurrence("gru", "ours"), forward, backward, tf.constant(inputs))
-    truth = [numpy_recurrence("gru", forward, inputs), numpy_recurrence("gru", backward, inputs, reverse=True)]
+    inputs, forward, backward = (
+        rng.normal(size=(2, 5, 3)),
+        *(random_weights(rng, "gru", 3, 2) for _ in range(2)),
+    )
+    hidden = recurrent.bidirectional(
+        recurrent.recurrence("gru", "ours"), forward, backward, tf.constant(inputs)
+    )
+    truth = [
+        numpy_recurrence("gru", forward, inputs),
+        numpy_recurrence("gru", backward, inputs, reverse=True),
+    ]
     np.testing.assert_allclose(hidden, np.concatenate(truth, axis=-1), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(
-        recurrent.ends(hidden), np.concatenate([truth[0][:, -1], truth[1][:, 0]], axis=-1), rtol=1e-12, atol=1e-12
+        recurrent.ends(hidden),
+        np.concatenate([truth[0][:, -1], truth[1][:, 0]], axis=-1),
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 
@@ -210,7 +257,8 @@ POOLINGS = {
 def test_pooling_sees_the_steps_of_a_row_and_no_padding(name, jit):
     pool, truth = POOLINGS[name]
     lengths = np.array([5, 2, 1, 0], "int32")
-    hidden = np.random.default_rng(0).normal(size=(4, 5, 4)) - 3  # below zero, so that no zero of a mask is a maximum
+    # below zero, so that no zero of a mask is a maximum
+    hidden = np.random.default_rng(0).normal(size=(4, 5, 4)) - 3
     padding = np.arange(5) >= lengths[:, None]
     hidden[padding] = np.nan
 
@@ -226,7 +274,9 @@ def test_pooling_sees_the_steps_of_a_row_and_no_padding(name, jit):
     for row, length in enumerate(lengths):
         expected = truth(hidden[row, :length]) if length else np.zeros(4)
         np.testing.assert_allclose(pooled[row], expected, rtol=1e-12)
-        np.testing.assert_allclose(np.sum(gradient[row], axis=0), np.ones(4) if length else np.zeros(4), rtol=1e-12)
+        np.testing.assert_allclose(
+            np.sum(gradient[row], axis=0), np.ones(4) if length else np.zeros(4), rtol=1e-12
+        )
     assert np.all(gradient.numpy()[padding] == 0)
 
 
@@ -234,7 +284,9 @@ def test_pooling_sees_the_steps_of_a_row_and_no_padding(name, jit):
 def test_pooling_without_lengths_takes_every_step(name):
     pool, truth = POOLINGS[name]
     hidden = np.random.default_rng(0).normal(size=(3, 5, 4))
-    np.testing.assert_allclose(pool(tf.constant(hidden)), [truth(row) for row in hidden], rtol=1e-12)
+    np.testing.assert_allclose(
+        pool(tf.constant(hidden)), [truth(row) for row in hidden], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -262,6 +314,8 @@ def test_the_kernel_is_chosen_by_cell_device_and_jit(cell, device_type, jit, imp
 
 
 def test_every_choice_is_in_the_table_and_has_a_reason():
-    for cell, device_type, jit in itertools.product(LAYERS, ["CPU", "GPU", "TPU"], ["auto", "on", "off"]):
+    for cell, device_type, jit in itertools.product(
+        LAYERS, ["CPU", "GPU", "TPU"], ["auto", "on", "off"]
+    ):
         implementation, reason = recurrent.choose(cell, device_type, jit)
         assert callable(recurrent.recurrence(cell, implementation)) and len(reason) > 20

@@ -22,6 +22,8 @@ def test_sizes_are_those_of_the_network_and_of_its_state(flags):
     config = configuration.from_flat({"units": (8,), "embedding_size": 6, **flags})
     network = Network(config.model, 20, 3, precision=config.run.precision)
     assert sizes.parameters(config.model, 20, 3) == network.parameters
-    saved = state.State(network, optimizer.Optimizer(config.optimizer, network.weights, 10)).snapshot()
+    saved = state.State(
+        network, optimizer.Optimizer(config.optimizer, network.weights, 10)
+    ).snapshot()
     arrays = sum(array.nbytes for name, array in saved.items() if array.ndim)
     assert sizes.checkpoint_bytes(config, 20, 3) == arrays

@@ -1,19 +1,24 @@
-"""The order of examples, computed from the position alone: no shuffle buffer, no iterator state, nothing to save.
+"""The order of examples, computed from the position alone: no shuffle buffer, no iterator state,
+nothing to save.
 
-Position p of a run is epoch p // n, place p % n; each epoch is a keyed permutation of the n examples, and epochs are
-joined end to end. Any slice of positions can be asked for, in any order, by any worker.
+Position p of a run is epoch p // n, place p % n; each epoch is a keyed permutation of the n
+examples, and epochs are joined end to end. Any slice of positions can be asked for, in any order,
+by any worker.
 """
 
 import numpy as np
 
-_WEYL = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: the increment of SplitMix64, so that rounds and parts get unlike keys.
+# 2**64 / golden ratio: the increment of SplitMix64, so that rounds and parts get unlike keys.
+_WEYL = 0x9E3779B97F4A7C15
 _ROUND_KEYS = tuple(np.uint64(turn * _WEYL % 2**64) for turn in range(6))
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """A bijection of uint64 in which every input bit affects every output bit: the finalizer of SplitMix64.
+    """A bijection of uint64 in which every input bit affects every output bit: the finalizer of
+    SplitMix64.
 
-    Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014; constants of Stafford's variant 13.
+    Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014; constants of
+    Stafford's variant 13.
     """
     values = values ^ (values >> np.uint64(30))
     values = values * np.uint64(0xBF58476D1CE4E5B9)
@@ -23,7 +28,9 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def key(*parts: int) -> np.uint64:
-    """One uint64 from several integers, for example (seed, epoch); different parts give unrelated keys."""
+    """One uint64 from several integers, for example (seed, epoch); different parts give unrelated
+    keys.
+    """
     folded = np.zeros(1, np.uint64)
     for part in parts:
         folded = mix(folded + np.uint64((part + _WEYL) % 2**64))
@@ -33,9 +40,10 @@ def key(*parts: int) -> np.uint64:
 def permute(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     """Where a keyed permutation of range(size) sends each place.
 
-    A Feistel network over the smallest even number of bits that holds `size`; an output that is not below `size` is sent
-    through again until it is (cycle walking: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002, sections
-    5 and 6), which is at most four times on average.
+    A Feistel network over the smallest even number of bits that holds `size`; an output that is not
+    below `size` is sent through again until it is (cycle walking: Black and Rogaway, Ciphers with
+    Arbitrary Finite Domains, CT-RSA 2002, sections 5 and 6), which is at most four times on
+    average.
 
     Args:
       places: int64 [n], each in [0, size).
@@ -83,12 +91,15 @@ def examples_at(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def epoch_end(epoch: int, size: int, batch_size: int) -> int:
-    """The step (counted from 1) after which epoch `epoch` (from 1) has been seen: ceil(epoch * size / batch_size)."""
+    """The step (counted from 1) after which epoch `epoch` (from 1) has been seen: ceil(epoch * size
+    / batch_size).
+    """
     return -(-epoch * size // batch_size)
 
 
 def epoch_of(step: int, size: int, batch_size: int) -> int:
-    """The epoch (from 1) that step `step` (from 1) belongs to: the first whose end is not before the step.
+    """The epoch (from 1) that step `step` (from 1) belongs to: the first whose end is not before
+    the step.
 
     The step that crosses from one epoch to the next counts for the one it completes.
     """

@@ -1,11 +1,14 @@
-"""batch(step): which examples a step sees and the padded arrays it gets, as a pure function of the step.
+"""batch(step): which examples a step sees and the padded arrays it gets, as a pure function of the
+step.
 
-Nothing here remembers where it is. tf.data only carries the arrays: a range of steps is mapped to batches ahead of time.
+Nothing here remembers where it is. tf.data only carries the arrays: a range of steps is mapped to
+batches ahead of time.
 """
 
 import dataclasses
 import functools
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +17,11 @@ from trainer import config as configuration
 from trainer.data import order
 from trainer.data.store import Split
 
-WINDOW_BATCHES = 64  # Most batches that are sorted by length together; also the unit in which the order is computed.
-LENGTHS = 6          # Padded lengths, each compiled once by XLA: fewer means more padding, more means more compiling.
-GRAIN = 8            # Padded lengths are multiples of it.
+# Most batches that are sorted by length together; also the unit in which the order is computed.
+WINDOW_BATCHES = 64
+# Padded lengths, each compiled once by XLA: fewer means more padding, more means more compiling.
+LENGTHS = 6
+GRAIN = 8  # Padded lengths are multiples of it.
 
 
 class Batch(NamedTuple):
@@ -43,7 +48,8 @@ SIGNATURE = Batch(
 
 
 def padded_lengths(lengths: np.ndarray, max_length: int, count: int = LENGTHS) -> np.ndarray:
-    """The few lengths that batches are padded to: quantiles of the split's own lengths, rounded up to the grain.
+    """The few lengths that batches are padded to: quantiles of the split's own lengths, rounded up
+    to the grain.
 
     With lengths 1 .. 100, max_length 100 and count 4: [32 56 80 100].
 
@@ -58,7 +64,9 @@ def padded_lengths(lengths: np.ndarray, max_length: int, count: int = LENGTHS) -
     return np.unique(np.minimum(rounded, max_length))
 
 
-def pad(split: Split, examples: np.ndarray, length: int, settings: configuration.Input) -> np.ndarray:
+def pad(
+    split: Split, examples: np.ndarray, length: int, settings: configuration.Input
+) -> np.ndarray:
     """Tokens of `examples`, cut and filled up with 0 to `length`: int32 [examples, length]."""
     starts = split.offsets[examples]
     full = split.offsets[examples + 1] - starts
@@ -82,7 +90,11 @@ class _Source:
         self.settings = settings
         self.cut = np.minimum(np.diff(split.offsets), settings.max_length).astype(np.int32)
         pre = settings.padding == "pre"
-        self.lengths = np.array([settings.max_length]) if pre else padded_lengths(self.cut, settings.max_length)
+        self.lengths = (
+            np.array([settings.max_length])
+            if pre
+            else padded_lengths(self.cut, settings.max_length)
+        )
 
     def padded_length(self, examples: np.ndarray) -> int:
         """The smallest of the padded lengths that holds each of `examples`."""
@@ -93,7 +105,11 @@ class _Source:
     def batch(self, examples: np.ndarray, length: int, first_row: int = 0) -> Batch:
         tokens = pad(self.split, examples, length, self.settings)
         # Padding in front counts as tokens: the published programs that use it mask nothing.
-        lengths = np.full(len(examples), length, np.int32) if self.settings.padding == "pre" else self.cut[examples]
+        lengths = (
+            np.full(len(examples), length, np.int32)
+            if self.settings.padding == "pre"
+            else self.cut[examples]
+        )
         rows = np.arange(first_row, first_row + len(examples), dtype=np.int32)
         return Batch(rows, tokens, lengths, np.asarray(self.split.labels[examples]))
 
@@ -101,9 +117,10 @@ class _Source:
 class TrainingBatches:
     """The batch of every step of a run; steps are counted from 0 here.
 
-    Row r of step s is the example at position s * batch_size + r of the order. With buckets, the positions of a window
-    of `window` steps are sorted by length, cut into batches, and the batches put in a keyed order. A window is no longer
-    than an epoch, or copies of an example, equally long, would meet in a batch.
+    Row r of step s is the example at position s * batch_size + r of the order. With buckets, the
+    positions of a window of `window` steps are sorted by length, cut into batches, and the batches
+    put in a keyed order. A window is no longer than an epoch, or copies of an example, equally
+    long, would meet in a batch.
     """
 
     def __init__(self, split: Split, settings: configuration.Input, seed: int):
@@ -130,32 +147,55 @@ class TrainingBatches:
         return self._source.padded_length(self.examples(step))
 
     def batch(self, step: int, first_row: int = 0, end_row: int | None = None) -> Batch:
-        """Rows [first_row, end_row) of a step's global batch; padded like the whole batch, whoever asks for which rows."""
+        """Rows [first_row, end_row) of a step's global batch; padded like the whole batch, whoever
+        asks for which rows.
+        """
         examples = self.examples(step)
-        return self._source.batch(examples[first_row:end_row], self._source.padded_length(examples), first_row)
+        return self._source.batch(
+            examples[first_row:end_row], self._source.padded_length(examples), first_row
+        )
 
     def dataset(self, first_step: int, rows: tuple[int, int | None] = (0, None)) -> tf.data.Dataset:
-        """The batches from `first_step` on, without end, made ahead of time. `rows`: [first, end) of the global batch."""
+        """The batches from `first_step` on, without end, made ahead of time. `rows`: [first, end)
+        of the global batch.
+        """
+
         def load(step):
-            arrays = tf.numpy_function(lambda step: tuple(self.batch(int(step), *rows)), [step], [spec.dtype for spec in SIGNATURE])
-            return Batch(*(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, SIGNATURE)))
+            arrays = tf.numpy_function(
+                lambda step: tuple(self.batch(int(step), *rows)),
+                [step],
+                [spec.dtype for spec in SIGNATURE],
+            )
+            return Batch(
+                *(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, SIGNATURE))
+            )
 
         return tf.data.Dataset.range(first_step, 2**62).map(load).prefetch(tf.data.AUTOTUNE)
 
     def stack(self, step: int, most: int) -> tuple[Batch, int]:
-        """(the batches of the steps from `step` on that have one padded length, `most` at most, how many they are).
+        """(the batches of the steps from `step` on that have one padded length, `most` at most, how
+        many they are).
 
-        Every array of the batch has an axis of `most` steps before its own; it is zero where there are fewer.
+        Every array of the batch has an axis of `most` steps before its own; it is zero where there
+        are fewer.
         """
         length, count = self.padded_length(step), 1
         while count < most and self.padded_length(step + count) == length:
             count += 1
-        flat = self._source.batch(np.concatenate([self.examples(step + i) for i in range(count)]), length)
+        flat = self._source.batch(
+            np.concatenate([self.examples(step + i) for i in range(count)]), length
+        )
         flat = flat._replace(rows=flat.rows % self.batch_size)
-        return Batch(*(_filled(values.reshape(count, self.batch_size, *values.shape[1:]), most) for values in flat)), count
+        return Batch(
+            *(
+                _filled(values.reshape(count, self.batch_size, *values.shape[1:]), most)
+                for values in flat
+            )
+        ), count
 
     def stacks(self, first_step: int, most: int) -> tf.data.Dataset:
         """The batches from `first_step` on as (stack, count), without end, made ahead of time."""
+
         def made():
             step = first_step
             while True:
@@ -164,7 +204,9 @@ class TrainingBatches:
                 step += count
 
         signature = Batch(*(tf.TensorSpec([most, *spec.shape], spec.dtype) for spec in SIGNATURE))
-        return tf.data.Dataset.from_generator(made, output_signature=(signature, tf.TensorSpec([], tf.int32))).prefetch(2)
+        return tf.data.Dataset.from_generator(
+            made, output_signature=(signature, tf.TensorSpec([], tf.int32))
+        ).prefetch(2)
 
     def _window_examples(self, window: int) -> np.ndarray:
         first = window * self.window * self.batch_size
@@ -174,18 +216,23 @@ class TrainingBatches:
             examples = examples[np.argsort(self._source.cut[examples], kind="stable")]
         batches = examples.reshape(self.window, self.batch_size)
         if self._bucket:
-            key = order.key(self._seed, window, WINDOW_BATCHES)  # Of three parts: none of the order's own.
+            # Of three parts: none of the order's own.
+            key = order.key(self._seed, window, WINDOW_BATCHES)
             batches = batches[order.permute(np.arange(self.window), self.window, key)]
         return batches
 
 
 def _filled(values: np.ndarray, count: int) -> np.ndarray:
     """`values` with zeros behind them, to `count` entries."""
-    return np.concatenate([values, np.zeros((count - len(values), *values.shape[1:]), values.dtype)])
+    return np.concatenate(
+        [values, np.zeros((count - len(values), *values.shape[1:]), values.dtype)]
+    )
 
 
 def loose_batch(split: Split, settings: configuration.Input) -> Batch:
-    """All examples of a small split, in its own order, as one batch padded to a power of two: for texts that just came in."""
+    """All examples of a small split, in its own order, as one batch padded to a power of two: for
+    texts that just came in.
+    """
     source = _Source(split, settings)
     length = settings.max_length
     if settings.padding == "post":
@@ -197,8 +244,8 @@ def loose_batch(split: Split, settings: configuration.Input) -> Batch:
 class EvaluationBatches:
     """Every example of a split once, in order of length, `batch_size` rows at a time.
 
-    All batches have the same number of rows, so that XLA compiles one shape per length: the last is filled up with copies
-    of the shortest example, and comes with the number of rows that count.
+    All batches have the same number of rows, so that XLA compiles one shape per length: the last is
+    filled up with copies of the shortest example, and comes with the number of rows that count.
     """
 
     split: Split
@@ -214,7 +261,7 @@ class EvaluationBatches:
         source = _Source(self.split, self.settings)
         by_length = np.argsort(source.cut, kind="stable")
         for first in range(0, len(by_length), self.batch_size):
-            examples = by_length[first:first + self.batch_size]
+            examples = by_length[first : first + self.batch_size]
             real = len(examples)
             filled = np.concatenate([examples, np.full(self.batch_size - real, by_length[0])])
             yield source.batch(filled, source.padded_length(filled)), examples, real

@@ -1,8 +1,10 @@
-"""Bytes and lines of raw files, plain, .gz or .xz: front to back, in bounded memory, damage named by file and line.
+"""Bytes and lines of raw files, plain, .gz or .xz: front to back, in bounded memory, damage named
+by file and line.
 
-A compressed file must end with its end marker and may expand only so far. Where `FILE.sha256` lies beside FILE (as
-`sha256sum FILE > FILE.sha256` writes it), FILE must have that hash: the one way to notice a file that was cut exactly
-between two lines or two records, which looks like a shorter file.
+A compressed file must end with its end marker and may expand only so far. Where `FILE.sha256` lies
+beside FILE (as `sha256sum FILE > FILE.sha256` writes it), FILE must have that hash: the one way to
+notice a file that was cut exactly between two lines or two records, which looks like a shorter
+file.
 """
 
 import glob
@@ -11,7 +13,7 @@ import hashlib
 import lzma
 import os
 import zlib
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from trainer.exit_codes import DataError, UsageError
 
@@ -29,22 +31,29 @@ def expand(patterns: str, flag: str) -> list[str]:
     """
     found = []
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        matches = (
+            [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        )
         files = [path for path in matches if os.path.isfile(path) and not path.endswith(".sha256")]
         if not files:
-            raise UsageError(f"--{flag}={pattern}: no such file. Name files or globs, separated by commas"
-                             f"{' (a folder needs --source=folder)' if os.path.isdir(pattern) else ''}.")
+            raise UsageError(
+                f"--{flag}={pattern}: no such file. Name files or globs, separated by commas"
+                f"{' (a folder needs --source=folder)' if os.path.isdir(pattern) else ''}."
+            )
         found += files
     return list(dict.fromkeys(found))
 
 
 class Stream:
-    """The decompressed bytes of one file; every damage is a DataError that names the file and how far it was read.
+    """The decompressed bytes of one file; every damage is a DataError that names the file and how
+    far it was read.
 
     Whoever counts lines or records sets `number` to the one being read.
     """
 
-    def __init__(self, path: str, max_expansion: int, advance: Callable[[int], None] = lambda _: None):
+    def __init__(
+        self, path: str, max_expansion: int, advance: Callable[[int], None] = lambda _: None
+    ):
         """
         Args:
           path: a file; .gz and .xz are decompressed.
@@ -58,7 +67,9 @@ class Stream:
         try:
             self._raw = _Raw(path, advance)
         except OSError as problem:
-            raise DataError(f"{path}: cannot be opened ({problem.strerror}). Check its permissions.") from None
+            raise DataError(
+                f"{path}: cannot be opened ({problem.strerror}). Check its permissions."
+            ) from None
         decompressed = _DECOMPRESSED.get(os.path.splitext(path)[1])
         self._bytes = decompressed(self._raw) if decompressed else self._raw
 
@@ -67,7 +78,9 @@ class Stream:
         return self._checked(self._bytes.read, size, least=size)
 
     def piece(self) -> bytes:
-        """The next bytes, as many as come at once: what a damaged file still holds is read. b"" at its end."""
+        """The next bytes, as many as come at once: what a damaged file still holds is read. b"" at
+        its end.
+        """
         return self._checked(self._bytes.read1, _BLOCK, least=1)
 
     def _checked(self, read: Callable[[int], bytes], size: int, least: int) -> bytes:
@@ -76,15 +89,20 @@ class Stream:
             if len(content) < least:
                 self._check_end()
         except EOFError:
-            raise self._damaged("the compressed data ends before its end marker: the file is cut short") from None
+            raise self._damaged(
+                "the compressed data ends before its end marker: the file is cut short"
+            ) from None
         except (OSError, zlib.error, lzma.LZMAError) as problem:
             raise self._damaged(f"cannot be read or decompressed ({problem})") from None
         self._size += len(content)
         allowed = max(FREE_EXPANSION, self._max_expansion * self._raw.read_so_far)
         if self._bytes is not self._raw and self._size > allowed:
             raise DataError(
-                f"{self.path}:{self.number}: {self._raw.read_so_far} compressed bytes became more than {allowed}: a "
-                f"decompression bomb? Raise --max_expansion={self._max_expansion} if you trust the file.")
+                f"{self.path}:{self.number}: {self._raw.read_so_far} compressed bytes became more "
+                f"than {allowed}: a "
+                f"decompression bomb? Raise --max_expansion={self._max_expansion} if you trust the "
+                "file."
+            )
         return content
 
     def _check_end(self) -> None:
@@ -105,7 +123,9 @@ class Stream:
 
 
 class _Raw:
-    """A file read front to back: counts its bytes and, where a .sha256 file lies beside it, compares its hash."""
+    """A file read front to back: counts its bytes and, where a .sha256 file lies beside it,
+    compares its hash.
+    """
 
     def __init__(self, path: str, advance: Callable[[int], None]):
         self._path = path
@@ -133,9 +153,13 @@ class _Raw:
         while self.read(_BLOCK):
             pass
         if self._expected and self._digest.hexdigest() != self._expected:
-            raise DataError(f"{self._path}: its sha256 is {self._digest.hexdigest()}, but {self._path}.sha256 says "
-                            f"{self._expected}. The file was cut or changed: copy it again, or remove the .sha256 file "
-                            "if it is out of date.")
+            raise DataError(
+                f"{self._path}: its sha256 is {self._digest.hexdigest()}, but {self._path}.sha256 "
+                "says "
+                f"{self._expected}. The file was cut or changed: copy it again, or remove the "
+                ".sha256 file "
+                "if it is out of date."
+            )
 
     def close(self) -> None:
         self._file.close()
@@ -148,8 +172,11 @@ def _expected_hash(path: str) -> str | None:
     except FileNotFoundError:
         return None
     if not words or len(words[0]) != 64:
-        raise DataError(f"{path}.sha256: does not begin with a sha256 of 64 digits. Write it with sha256sum, or remove "
-                        "it.")
+        raise DataError(
+            f"{path}.sha256: does not begin with a sha256 of 64 digits. Write it with sha256sum, "
+            "or remove "
+            "it."
+        )
     return words[0].lower()
 
 
@@ -183,6 +210,9 @@ def _checked(path: str, number: int, lines: list[bytes], max_line_bytes: int) ->
     longest = max(map(len, lines))
     if longest > max_line_bytes:
         number += next(i for i, line in enumerate(lines) if len(line) > max_line_bytes)
-        raise DataError(f"{path}:{number}: the line is longer than {max_line_bytes} bytes (--max_line_bytes), as in a "
-                        "damaged file. Remove the line, or raise --max_line_bytes.")
+        raise DataError(
+            f"{path}:{number}: the line is longer than {max_line_bytes} bytes (--max_line_bytes), "
+            "as in a "
+            "damaged file. Remove the line, or raise --max_line_bytes."
+        )
     return [line[:-1] if line.endswith(b"\r") else line for line in lines]

@@ -1,11 +1,14 @@
-"""How far the reading of a source is, for a person who waits, and how to keep the other cores busy meanwhile."""
+"""How far the reading of a source is, for a person who waits, and how to keep the other cores busy
+meanwhile.
+"""
 
 import collections
 import concurrent.futures
 import logging
 import sys
 import time
-from typing import Callable, Iterable, Iterator, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import rich.console
 import rich.progress
@@ -39,8 +42,13 @@ class Progress:
             self._bar.update(0, completed=self._read, rows=self._rows)
         elif now - self._last >= SECONDS_PER_LINE:
             self._last = now
-            log.info("read %.1f of %.1f MB, %d rows, %.1f MB/s", self._read / 1e6, self._total / 1e6, self._rows,
-                     self._read / 1e6 / (now - self._began))
+            log.info(
+                "read %.1f of %.1f MB, %d rows, %.1f MB/s",
+                self._read / 1e6,
+                self._total / 1e6,
+                self._rows,
+                self._read / 1e6 / (now - self._began),
+            )
 
     def __enter__(self):
         if self._bar:
@@ -54,13 +62,21 @@ class Progress:
 
 def _bar(total: int) -> rich.progress.Progress:
     bar = rich.progress.Progress(
-        "reading", rich.progress.BarColumn(), rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn(),
-        "{task.fields[rows]} rows", rich.progress.TimeRemainingColumn(), console=rich.console.Console(stderr=True))
+        "reading",
+        rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(),
+        rich.progress.TransferSpeedColumn(),
+        "{task.fields[rows]} rows",
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
+    )
     bar.add_task("reading", total=total, rows=0)
     return bar
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
     """`map(function, items)`, in order, a few calls ahead of the caller in other threads."""
     pending = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -1,7 +1,9 @@
-"""Rows as they come from a source, a batch at a time, each with the place to name when something is wrong with it."""
+"""Rows as they come from a source, a batch at a time, each with the place to name when something is
+wrong with it.
+"""
 
 import dataclasses
-from typing import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,11 +19,10 @@ class Rows:
     """A batch of rows of one given split.
 
     Attributes:
-      split: "train", "validation" or "test"; None where the column `splits` says it.
-      places: where each row begins: (file, line), or (file, record) for TFRecord.
-      texts: bytes, as read; int32 ids (rank + 3 as Keras numbers words) from a source that has no text.
-      labels: str, or int where the format has numbers.
-      splits: the value of the split column for each row, or None.
+      split: "train", "validation" or "test"; None where the column `splits` says it. places: where
+        each row begins: (file, line), or (file, record) for TFRecord. texts: bytes, as read; int32
+        ids (rank + 3 as Keras numbers words) from a source that has no text. labels: str, or int
+        where the format has numbers. splits: the value of the split column for each row, or None.
     """
 
     split: str | None
@@ -76,8 +77,10 @@ def clean(rows: Rows, encoding_errors: str) -> int:
     joined = b"\n".join(rows.texts)
     if b"\0" in joined:
         row = next(i for i, text in enumerate(rows.texts) if b"\0" in text)
-        raise DataError(f"{at(rows.places[row])}: the text holds a NUL byte, which no UTF-8 text file has. "
-                        "The file is damaged, binary or UTF-16; convert it (iconv -t UTF-8) or remove the row.")
+        raise DataError(
+            f"{at(rows.places[row])}: the text holds a NUL byte, which no UTF-8 text file has. "
+            "The file is damaged, binary or UTF-16; convert it (iconv -t UTF-8) or remove the row."
+        )
     try:
         joined.decode("utf-8")
     except UnicodeDecodeError:
@@ -93,9 +96,12 @@ def _mended(rows: Rows, encoding_errors: str) -> tuple[list[bytes], int]:
             text.decode("utf-8")
         except UnicodeDecodeError as problem:
             if encoding_errors == "strict":
-                raise DataError(f"{at(place)}: byte 0x{text[problem.start]:02x}, number {problem.start} of the text, "
-                                "is not UTF-8. Convert the file (iconv -t UTF-8), or say --encoding_errors=replace."
-                                ) from None
+                raise DataError(
+                    f"{at(place)}: byte 0x{text[problem.start]:02x}, number {problem.start} of the "
+                    "text, "
+                    "is not UTF-8. Convert the file (iconv -t UTF-8), or say "
+                    "--encoding_errors=replace."
+                ) from None
             mended = text.decode("utf-8", "replace").encode()
             replaced += mended.count(_REPLACEMENT) - text.count(_REPLACEMENT)
             text = mended

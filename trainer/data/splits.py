@@ -1,13 +1,15 @@
-"""Which split a row belongs to: a pure function of its text and the seed, so that splits of our own never overlap.
+"""Which split a row belongs to: a pure function of its text and the seed, so that splits of our own
+never overlap.
 
-Each text has a keyed 128-bit hash. Equal texts have equal hashes, so duplicates and overlaps are found by sorting them,
-and the first 64 bits, read as a fraction, say where a row goes: when the data grows, every row stays in its split.
+Each text has a keyed 128-bit hash. Equal texts have equal hashes, so duplicates and overlaps are
+found by sorting them, and the first 64 bits, read as a fraction, say where a row goes: when the
+data grows, every row stays in its split.
 """
 
 import dataclasses
 import hashlib
 import itertools
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -21,7 +23,9 @@ DROPPED = -1
 def keys(contents: Iterable[bytes], seed: int) -> np.ndarray:
     """uint64 [rows, 2]: the hash of each text (or of the bytes of its ids) under the seed."""
     key = seed.to_bytes(16, "little")
-    digests = b"".join(hashlib.blake2b(content, digest_size=16, key=key).digest() for content in contents)
+    digests = b"".join(
+        hashlib.blake2b(content, digest_size=16, key=key).digest() for content in contents
+    )
     return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
 
@@ -30,10 +34,10 @@ class Assignment:
     """The split of every row.
 
     Attributes:
-      splits: int8 [rows], index into SPLITS, or DROPPED for a duplicate.
-      duplicates: rows dropped since an earlier row has the same text and label.
-      ambiguous: texts that are left with more than one label; all rows of such a text are in one split.
-      overlaps: {"train+test": texts that occur in both, ...}, for splits that were given.
+      splits: int8 [rows], index into SPLITS, or DROPPED for a duplicate. duplicates: rows dropped
+        since an earlier row has the same text and label. ambiguous: texts that are left with more
+        than one label; all rows of such a text are in one split. overlaps: {"train+test": texts
+        that occur in both, ...}, for splits that were given.
     """
 
     splits: np.ndarray
@@ -42,17 +46,18 @@ class Assignment:
     overlaps: dict[str, int]
 
 
-def assign(keys: np.ndarray, given: np.ndarray, labels: np.ndarray, validation: float, test: float) -> Assignment:
+def assign(
+    keys: np.ndarray, given: np.ndarray, labels: np.ndarray, validation: float, test: float
+) -> Assignment:
     """Carves splits of our own out of the training rows and counts what occurs more than once.
 
-    A text with two labels is kept once with each: the surnames that are English and Scottish must not all end in the
-    class that is read first.
+    A text with two labels is kept once with each: the surnames that are English and Scottish must
+    not all end in the class that is read first.
 
     Args:
-      keys: uint64 [rows, 2].
-      given: int8 [rows], the split that the source says; with a fraction above 0, TRAIN rows are divided.
-      labels: int32 [rows].
-      validation, test: fractions of the training rows to set aside.
+      keys: uint64 [rows, 2]. given: int8 [rows], the split that the source says; with a fraction
+        above 0, TRAIN rows are divided. labels: int32 [rows]. validation, test: fractions of the
+        training rows to set aside.
 
     Raises:
       UsageError: a fraction above 0 leaves its split, or what remains to train on, empty.
@@ -73,7 +78,9 @@ def assign(keys: np.ndarray, given: np.ndarray, labels: np.ndarray, validation: 
 
 
 def _differs(order: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-    """bool [len(order)]: whether a row, in `order`, differs from the row before in any column; true for the first."""
+    """bool [len(order)]: whether a row, in `order`, differs from the row before in any column; true
+    for the first.
+    """
     differs = np.zeros(len(order), bool)
     differs[:1] = True
     for column in columns:
@@ -91,13 +98,21 @@ def _carved(hashes: np.ndarray, given: np.ndarray, validation: float, test: floa
 
 
 def _check_filled(splits: np.ndarray, validation: float, test: float) -> None:
-    for split, flag, fraction in ((VALIDATION, "validation_fraction", validation), (TEST, "test_fraction", test)):
+    for split, flag, fraction in (
+        (VALIDATION, "validation_fraction", validation),
+        (TEST, "test_fraction", test),
+    ):
         if fraction and not (splits == split).any():
-            raise UsageError(f"--{flag}={fraction}: leaves the {SPLITS[split]} split empty: there are only "
-                             f"{(splits != DROPPED).sum()} different rows. Raise it, or bring more data.")
+            raise UsageError(
+                f"--{flag}={fraction}: leaves the {SPLITS[split]} split empty: there are only "
+                f"{(splits != DROPPED).sum()} different rows. Raise it, or bring more data."
+            )
     if not (splits == TRAIN).any():
-        raise UsageError(f"--validation_fraction={validation} and --test_fraction={test}: leave nothing to train on. "
-                         "Lower them.")
+        raise UsageError(
+            f"--validation_fraction={validation} and --test_fraction={test}: leave nothing to "
+            "train on. "
+            "Lower them."
+        )
 
 
 def _overlaps(keys: np.ndarray, order: np.ndarray, splits: np.ndarray) -> dict[str, int]:

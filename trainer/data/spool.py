@@ -1,12 +1,14 @@
-"""Rows on disk between the first pass over a source and the last: units, lengths, labels, splits, keys, in input order.
+"""Rows on disk between the first pass over a source and the last: units, lengths, labels, splits,
+keys, in input order.
 
-The text is read once. What is known only after its end (the frequency of a word, the duplicates, the sorted labels) is
-applied in passes over these files, which are small and sequential. In memory a row takes less than 100 bytes.
+The text is read once. What is known only after its end (the frequency of a word, the duplicates,
+the sorted labels) is applied in passes over these files, which are small and sequential. In memory
+a row takes less than 100 bytes.
 """
 
 import pathlib
 import shutil
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -54,7 +56,10 @@ class Spool:
         while begin < len(lengths):
             done = ends[begin - 1] if begin else 0
             end = max(begin + 1, int(np.searchsorted(ends, done + _CHUNK, side="right")))
-            yield slice(begin, end), np.fromfile(self._files["units"], np.int32, int(ends[end - 1] - done))
+            yield (
+                slice(begin, end),
+                np.fromfile(self._files["units"], np.int32, int(ends[end - 1] - done)),
+            )
             begin = end
 
     def __enter__(self):

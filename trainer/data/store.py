@@ -1,16 +1,20 @@
 """A prepared dataset on disk: it exists whole or not at all, and what is read is what was written.
 
-    DATA_DIR/dataset.json       format, tokenizer, classes, splits with counts, size and sha256 of every other file
+    DATA_DIR/dataset.json       format, tokenizer, classes, splits with counts, size and sha256 of
+        every other file
     DATA_DIR/vocabulary.txt     line i (from 0) is id i, the reserved ids first
     DATA_DIR/labels.txt         line i (from 0) is class i
-    DATA_DIR/{train,validation,test}/tokens.npy    int32 [total], all examples end to end, never truncated
-                                     offsets.npy   int64 [examples + 1], example i is tokens[offsets[i]:offsets[i + 1]]
+    DATA_DIR/{train,validation,test}/tokens.npy    int32 [total], all examples end to end, never
+        truncated
+                                     offsets.npy   int64 [examples + 1], example i is
+                                         tokens[offsets[i]:offsets[i + 1]]
                                      labels.npy    int32 [examples]
 
-dataset.json holds nothing that differs between two preparations of the same input (no time, no path), so that its
-sha256 names the dataset: the `dataset_digest` of checkpoints. A dataset is written into a folder beside its place, made
-durable and renamed. Of several writers one wins; each holds a kernel lock on its folder, by which the next one on this
-host tells the leftovers of the dead from the work of the living.
+dataset.json holds nothing that differs between two preparations of the same input (no time, no
+path), so that its sha256 names the dataset: the `dataset_digest` of checkpoints. A dataset is
+written into a folder beside its place, made durable and renamed. Of several writers one wins; each
+holds a kernel lock on its folder, by which the next one on this host tells the leftovers of the
+dead from the work of the living.
 """
 
 import collections
@@ -29,7 +33,7 @@ import shutil
 import socket
 import tempfile
 import time
-from typing import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -41,12 +45,15 @@ FORMAT = 1
 SPLITS = ("train", "validation", "test")
 ARRAYS = {"tokens": np.dtype("<i4"), "offsets": np.dtype("<i8"), "labels": np.dtype("<i4")}
 _BLOCK = 1 << 20
-_OLD_ENOUGH = 60  # Seconds in which a new writer has long taken the lock of the folder that it just made.
+# Seconds in which a new writer has long taken the lock of the folder that it just made.
+_OLD_ENOUGH = 60
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples, mapped read-only: tokens int32 [total], offsets int64 [examples + 1], labels int32 [examples]."""
+    """Examples, mapped read-only: tokens int32 [total], offsets int64 [examples + 1], labels int32
+    [examples].
+    """
 
     tokens: np.ndarray
     offsets: np.ndarray
@@ -58,7 +65,9 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """An open dataset. `digest`: sha256 of dataset.json; `vocabulary[i]`, `labels[i]`: what id i, class i stand for."""
+    """An open dataset. `digest`: sha256 of dataset.json; `vocabulary[i]`, `labels[i]`: what id i,
+    class i stand for.
+    """
 
     folder: pathlib.Path
     description: dict
@@ -77,9 +86,10 @@ def open_dataset(folder, verify: bool = True) -> Dataset:
     """Opens a prepared dataset.
 
     Args:
-      folder: DATA_DIR.
-      verify: also compare the sha256 of every file and the range of every id (it reads all files once). XLA clamps an
-        id that is out of range without a word, so a dataset should be verified before it is trained on.
+      folder: DATA_DIR. verify: also compare the sha256 of every file and the range of every id (it
+        reads all files once). XLA clamps an
+        id that is out of range without a word, so a dataset should be verified before it is trained
+        on.
 
     Raises:
       UsageError: `folder` is no prepared dataset.
@@ -99,8 +109,10 @@ def open_dataset(folder, verify: bool = True) -> Dataset:
 
 
 def _damaged(path, why) -> DataError:
-    return DataError(f"{path}: {why}. A prepared dataset never changes: delete the folder {_root(path)} and run "
-                     "`prepare` again.")
+    return DataError(
+        f"{path}: {why}. A prepared dataset never changes: delete the folder {_root(path)} and run "
+        "`prepare` again."
+    )
 
 
 def _root(path) -> pathlib.Path:
@@ -115,16 +127,20 @@ def read_description(folder: pathlib.Path) -> tuple[dict, str]:
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"--data_dir={folder}: no dataset.json in it, so it is no prepared dataset. "
-                         f"Name a folder that `prepare` wrote, or run `prepare --data_dir={folder}` first.") from None
+        raise UsageError(
+            f"--data_dir={folder}: no dataset.json in it, so it is no prepared dataset. "
+            f"Name a folder that `prepare` wrote, or run `prepare --data_dir={folder}` first."
+        ) from None
     try:
         description = json.loads(content)
         version = description["format"]
     except (ValueError, KeyError, TypeError):
         raise _damaged(path, "this is not the JSON that `prepare` wrote") from None
     if version != FORMAT:
-        raise DataError(f"{path}: format {version}, but this version reads format {FORMAT}. "
-                        "Use the version that prepared it, or prepare again with this one into a new folder.")
+        raise DataError(
+            f"{path}: format {version}, but this version reads format {FORMAT}. "
+            "Use the version that prepared it, or prepare again with this one into a new folder."
+        )
     if not {"tokenizer", "splits", "files"} <= description.keys():
         raise _damaged(path, "parts are missing")
     return description, hashlib.sha256(content).hexdigest()
@@ -160,7 +176,10 @@ def _open_split(folder: pathlib.Path) -> Split:
         except (OSError, ValueError) as problem:
             raise _damaged(path, f"no NumPy array ({problem})") from None
         if arrays[name].dtype != dtype or arrays[name].ndim != 1:
-            raise _damaged(path, f"{arrays[name].dtype} in {arrays[name].ndim} dimensions, must be {dtype} in one")
+            raise _damaged(
+                path,
+                f"{arrays[name].dtype} in {arrays[name].ndim} dimensions, must be {dtype} in one",
+            )
     return Split(**arrays)
 
 
@@ -168,14 +187,20 @@ def _check_shapes(folder: pathlib.Path, split: Split, expected: Mapping) -> None
     seen = (len(split.labels), len(split.offsets) - 1, len(split.tokens))
     wanted = (expected["examples"], expected["examples"], expected["tokens"])
     if seen != wanted:
-        raise _damaged(folder / "labels.npy", f"labels, offsets, tokens count {seen}, but dataset.json says {wanted}")
+        raise _damaged(
+            folder / "labels.npy",
+            f"labels, offsets, tokens count {seen}, but dataset.json says {wanted}",
+        )
 
 
 def _check_ranges(folder: pathlib.Path, split: Split, vocabulary_size: int, classes: int) -> None:
     offsets = split.offsets
     if offsets[0] != 0 or offsets[-1] != len(split.tokens) or (np.diff(offsets) < 1).any():
         raise _damaged(folder / "offsets.npy", "offsets do not rise from 0 to the number of tokens")
-    for name, values, limit in (("tokens", split.tokens, vocabulary_size), ("labels", split.labels, classes)):
+    for name, values, limit in (
+        ("tokens", split.tokens, vocabulary_size),
+        ("labels", split.labels, classes),
+    ):
         for begin in range(0, len(values), _BLOCK):
             part = values[begin : begin + _BLOCK]
             if part.min() < 0 or part.max() >= limit:
@@ -188,7 +213,9 @@ def _read_lines(path: pathlib.Path) -> list[str]:
 
 
 def escape(entry: str) -> str:
-    r"""`entry` as one line: backslash, control characters and Unicode's line separators as \\, \xhh and \uhhhh."""
+    r"""`entry` as one line: backslash, control characters and Unicode's line separators as \\, \xhh
+    and \uhhhh.
+    """
     return re.sub(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029]", _escaped, entry)
 
 
@@ -210,7 +237,8 @@ def _unescaped(match: re.Match) -> str:
 
 @contextlib.contextmanager
 def new_folder(data_dir) -> Iterator[pathlib.Path]:
-    """Yields an empty folder beside `data_dir` for `publish`; unless published it is removed, whatever ends the block.
+    """Yields an empty folder beside `data_dir` for `publish`; unless published it is removed,
+    whatever ends the block.
 
     Leftovers of killed writers on this host are removed first.
 
@@ -224,13 +252,17 @@ def new_folder(data_dir) -> Iterator[pathlib.Path]:
         remove_leftovers(data_dir)
         prefix = f"{_temporary_prefix(data_dir)}{os.getpid()}-"
         folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir.parent))
-        # mkdtemp makes it private, but a dataset is read by whoever could read any other new folder.
+        # mkdtemp makes it private, but a dataset is read by whoever could read any other new
+        # folder.
         folder.chmod(0o777 & ~_umask())
         with _locked(folder):
             yield folder
     except OSError as problem:
-        raise StorageError(f"--data_dir={data_dir}: writing failed ({problem}). Free space or name another folder, "
-                           "then run the same command again; nothing was left behind.") from problem
+        raise StorageError(
+            f"--data_dir={data_dir}: writing failed ({problem}). Free space or name another "
+            "folder, "
+            "then run the same command again; nothing was left behind."
+        ) from problem
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
@@ -251,7 +283,9 @@ def _temporary_prefix(data_dir: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[bool]:
-    """Yields whether this process got the lock of `folder`: no live one has it, and the file system knows locks."""
+    """Yields whether this process got the lock of `folder`: no live one has it, and the file system
+    knows locks.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -292,13 +326,17 @@ class SplitWriter:
         self._tokens.write(tokens)
 
     def close(self) -> dict[str, dict]:
-        """Makes the files durable. Returns {name below the dataset's folder: {"size", "sha256"}}."""
+        """Makes the files durable. Returns {name below the dataset's folder: {"size",
+        "sha256"}}.
+        """
         offsets = self._array("offsets", len(self._lengths) + 1)
         offsets.write(np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]))
         labels = self._array("labels", len(self._labels))
         labels.write(self._labels)
         writers = {"tokens": self._tokens, "offsets": offsets, "labels": labels}
-        return {f"{self._folder.name}/{name}.npy": writer.close() for name, writer in writers.items()}
+        return {
+            f"{self._folder.name}/{name}.npy": writer.close() for name, writer in writers.items()
+        }
 
     def described(self, names: Sequence[str]) -> dict:
         """What dataset.json says of the split; `names`: labels by class id.
@@ -325,7 +363,13 @@ class ArrayWriter:
         self._dtype = dtype
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(
-            header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)})
+            header,
+            {
+                "descr": np.lib.format.dtype_to_descr(dtype),
+                "fortran_order": False,
+                "shape": (length,),
+            },
+        )
         self._file.write(header.getvalue())
 
     def write(self, values: np.ndarray) -> None:
@@ -400,19 +444,27 @@ def _accept_existing(data_dir: pathlib.Path, digest: str) -> None:
     refuse_other_content(data_dir)
     _, existing = read_description(data_dir)
     if existing != digest:
-        raise UsageError(f"--data_dir={data_dir}: holds another dataset (digest {existing[:12]}, this one would be "
-                         f"{digest[:12]}). It was left as it is: name another folder, or delete this one first.")
+        raise UsageError(
+            f"--data_dir={data_dir}: holds another dataset (digest {existing[:12]}, this one would "
+            "be "
+            f"{digest[:12]}). It was left as it is: name another folder, or delete this one first."
+        )
     log.info("%s: already prepared, the same dataset (digest %s)", data_dir, digest[:12])
 
 
 def refuse_other_content(data_dir) -> None:
-    """Raises UsageError if `data_dir` is there and is neither a prepared dataset nor an empty folder."""
+    """Raises UsageError if `data_dir` is there and is neither a prepared dataset nor an empty
+    folder.
+    """
     data_dir = pathlib.Path(data_dir)
     if data_dir.is_dir() and ((data_dir / "dataset.json").exists() or not any(data_dir.iterdir())):
         return
     if data_dir.exists():
-        raise UsageError(f"--data_dir={data_dir}: exists and is no prepared dataset. It was left as it is: name a "
-                         "folder that does not exist yet.")
+        raise UsageError(
+            f"--data_dir={data_dir}: exists and is no prepared dataset. It was left as it is: name "
+            "a "
+            "folder that does not exist yet."
+        )
 
 
 def _fsync_folder(folder: pathlib.Path) -> None:

@@ -1,16 +1,21 @@
-r"""Text to token ids by TensorFlow string ops: the same ops when a dataset is prepared and inside an exported model.
+r"""Text to token ids by TensorFlow string ops: the same ops when a dataset is prepared and inside
+an exported model.
 
-Ids, for every tokenizer: 0 padding, 1 start, 2 unknown, 3 unused, then entries from 4 on, as in the IMDB data of Keras
-(rank r has id r + 3). Every example begins with the start id, so an empty text has one token.
+Ids, for every tokenizer: 0 padding, 1 start, 2 unknown, 3 unused, then entries from 4 on, as in the
+IMDB data of Keras (rank r has id r + 3). Every example begins with the start id, so an empty text
+has one token.
 
-    words       "It's <br />GREAT!"  ->  it's, great         runs of letters, marks, digits, apostrophes; lower case
+    words       "It's <br />GREAT!"  ->  it's, great         runs of letters, marks, digits,
+        apostrophes; lower case
     characters  "Ab"                 ->  A, b                Unicode code points, case kept
-    bytes       "é"                  ->  0xc3, 0xa9          byte b has id b + 4; the vocabulary is always the same
+    bytes       "é"                  ->  0xc3, 0xa9          byte b has id b + 4; the vocabulary is
+        always the same
 
-A text that is not UTF-8 gets U+FFFD in place of each bad sequence (never for bytes, which need no encoding).
+A text that is not UTF-8 gets U+FFFD in place of each bad sequence (never for bytes, which need no
+encoding).
 """
 
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -23,20 +28,26 @@ FIRST_ID = len(RESERVED)
 VERSION = 1
 BYTE_NAMES = tuple(f"0x{byte:02x}" for byte in range(256))
 
-# ICU lowers by the locale of the environment: under tr_TR "I" becomes a dotless i, under lt_LT accented i's get a dot.
-# What depends on it is lowered before, as the root locale does: ASCII by a byte-wise op, and these.
+# ICU lowers by the locale of the environment: under tr_TR "I" becomes a dotless i, under lt_LT
+# accented i's get a dot. What depends on it is lowered before, as the root locale does: ASCII by a
+# byte-wise op, and these.
 _LOWERED_FIRST = (("İ", "i̇"), ("Ì", "ì"), ("Í", "í"), ("Ĩ", "ĩ"), ("Į", "į"))
-# A plain space ends a word without being matched: most gaps are one space, and each match costs 0.25 microseconds.
+# A plain space ends a word without being matched: most gaps are one space, and each match costs
+# 0.25 microseconds.
 _BETWEEN_WORDS = r"[^\pL\pM\pN' ]+"
 
 
 def valid_utf8(texts: tf.Tensor) -> tf.Tensor:
-    """string [n] -> string [n] with U+FFFD for every ill-formed sequence, as `bytes.decode(errors="replace")`."""
+    """string [n] -> string [n] with U+FFFD for every ill-formed sequence, as
+    `bytes.decode(errors="replace")`.
+    """
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
 
 
 def lower(texts: tf.Tensor) -> tf.Tensor:
-    """Unicode lower case that is the same under every locale. string [n], valid UTF-8 -> string [n]."""
+    """Unicode lower case that is the same under every locale. string [n], valid UTF-8 -> string
+    [n].
+    """
     # ICU is handed a C string: it would end at a NUL.
     texts = tf.strings.lower(tf.strings.regex_replace(texts, r"\x00", " "))
     for upper, lowered in _LOWERED_FIRST:
@@ -59,7 +70,9 @@ def split_characters(texts: tf.Tensor) -> tf.RaggedTensor:
 def split_bytes(texts: tf.Tensor) -> tf.RaggedTensor:
     """string [n] -> int32 [n, bytes]."""
     flat = tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8)
-    return tf.RaggedTensor.from_row_lengths(tf.cast(flat, tf.int32), tf.strings.length(texts), validate=False)
+    return tf.RaggedTensor.from_row_lengths(
+        tf.cast(flat, tf.int32), tf.strings.length(texts), validate=False
+    )
 
 
 def with_start(ids: tf.RaggedTensor, start: int) -> tf.RaggedTensor:
@@ -69,7 +82,9 @@ def with_start(ids: tf.RaggedTensor, start: int) -> tf.RaggedTensor:
 
 
 class Tokenizer(tf.Module):
-    """Encodes texts with the vocabulary of a dataset; as an attribute of a tf.Module it goes into a SavedModel."""
+    """Encodes texts with the vocabulary of a dataset; as an attribute of a tf.Module it goes into a
+    SavedModel.
+    """
 
     def __init__(self, settings: Mapping, vocabulary: Sequence[str]):
         """
@@ -78,16 +93,23 @@ class Tokenizer(tf.Module):
           vocabulary: `Dataset.vocabulary`, reserved entries included.
 
         Raises:
-          UsageError: the dataset was prepared from ids alone, or by another version of the tokenizer.
+          UsageError: the dataset was prepared from ids alone, or by another version of the
+            tokenizer.
         """
         super().__init__()
         name = settings["name"]
         if name == "none":
-            raise UsageError("this dataset was prepared from an imdb.npz without imdb_word_index.json beside it, so it "
-                             "has ids and no words: no text can be encoded. Put it there and prepare again.")
+            raise UsageError(
+                "this dataset was prepared from an imdb.npz without imdb_word_index.json beside "
+                "it, so it "
+                "has ids and no words: no text can be encoded. Put it there and prepare again."
+            )
         if settings.get("version") != VERSION:
-            raise UsageError(f"this dataset was prepared by version {settings.get('version')} of the tokenizer, this "
-                             f"is version {VERSION}. Prepare it again, or use the version that prepared it.")
+            raise UsageError(
+                f"this dataset was prepared by version {settings.get('version')} of the tokenizer, "
+                "this "
+                f"is version {VERSION}. Prepare it again, or use the version that prepared it."
+            )
         self._units, lookup = _TOKENIZERS[name]
         self._lookup = lookup(vocabulary[FIRST_ID:])
 
@@ -103,7 +125,9 @@ class _Table(tf.Module):
     def __init__(self, entries: tf.Tensor):
         super().__init__()
         ids = tf.range(FIRST_ID, FIRST_ID + tf.size(entries, tf.int64), dtype=tf.int64)
-        self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(entries, ids), UNKNOWN)
+        self._table = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(entries, ids), UNKNOWN
+        )
 
     def __call__(self, units: tf.Tensor) -> tf.Tensor:
         return tf.cast(self._table.lookup(tf.cast(units, self._table.key_dtype)), tf.int32)

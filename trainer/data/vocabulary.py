@@ -1,11 +1,12 @@
 """From units of text as they come to a vocabulary ranked by frequency.
 
-While a source is read, nobody knows which units will be frequent. Each gets a number at once (words in the order in
-which they are first seen, a character its code point, a byte its value); afterwards the units of the training split are
-counted and ranked, and an array maps numbers to ids. Unit 0 stands for the start of an example.
+While a source is read, nobody knows which units will be frequent. Each gets a number at once (words
+in the order in which they are first seen, a character its code point, a byte its value); afterwards
+the units of the training split are counted and ranked, and an array maps numbers to ids. Unit 0
+stands for the start of an example.
 """
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,13 +17,17 @@ START_UNIT = 0
 
 
 class Words:
-    """Words by first appearance. Only words that are new take a step in Python; the rest is looked up in the graph."""
+    """Words by first appearance. Only words that are new take a step in Python; the rest is looked
+    up in the graph.
+    """
 
     def __init__(self):
         self._numbers: dict[bytes, int] = {b"": START_UNIT}
         self._names: list[bytes] = [b""]
         self._table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
-        self._split = tf.function(self._looked_up, input_signature=[tf.TensorSpec([None], tf.string)])
+        self._split = tf.function(
+            self._looked_up, input_signature=[tf.TensorSpec([None], tf.string)]
+        )
 
     def _looked_up(self, texts):
         words = text.split_words(texts)
@@ -44,10 +49,14 @@ class Words:
                 self._numbers[word] = len(self._names)
                 self._names.append(word)
         if len(self._names) > known:
-            self._table.insert(tf.constant(self._names[known:]), tf.range(known, len(self._names), dtype=tf.int64))
+            self._table.insert(
+                tf.constant(self._names[known:]), tf.range(known, len(self._names), dtype=tf.int64)
+            )
         if len(unknown):
             units = units.copy()
-            units[units < 0] = np.array([self._numbers[word] for word in unknown.tolist()], np.int32)[which]
+            units[units < 0] = np.array(
+                [self._numbers[word] for word in unknown.tolist()], np.int32
+            )[which]
         return units, lengths
 
     @property
@@ -69,7 +78,8 @@ class Characters:
     def __init__(self):
         self._split = tf.function(
             lambda texts: text.with_start(text.split_characters(texts), START_UNIT),
-            input_signature=[tf.TensorSpec([None], tf.string)])
+            input_signature=[tf.TensorSpec([None], tf.string)],
+        )
 
     def begin(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         rows = self._split(tf.constant(texts, tf.string))
@@ -91,7 +101,8 @@ class Bytes(Characters):
     def __init__(self):
         self._split = tf.function(
             lambda texts: text.with_start(text.split_bytes(texts), START_UNIT),
-            input_signature=[tf.TensorSpec([None], tf.string)])
+            input_signature=[tf.TensorSpec([None], tf.string)],
+        )
 
     def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
         ids = np.arange(text.FIRST_ID, text.FIRST_ID + 256, dtype=np.int32)
@@ -131,7 +142,8 @@ def _vocabulary(counts: np.ndarray, limit: int, name: Callable) -> tuple[list[in
       name: unit -> what breaks ties, smallest first.
 
     Returns:
-      Units by (-count, name), those that never occur left out; ids int32 [units]: the first unit has id FIRST_ID.
+      Units by (-count, name), those that never occur left out; ids int32 [units]: the first unit
+      has id FIRST_ID.
     """
     used = np.flatnonzero(counts)
     used = used[used != START_UNIT]

@@ -1,4 +1,5 @@
-"""The table of checks: each is a small function of a configuration and facts, and says what it found and what helps.
+"""The table of checks: each is a small function of a configuration and facts, and says what it
+found and what helps.
 
 A check never looks at the machine itself, so that its judgement can be tried with any facts.
 """
@@ -6,7 +7,7 @@ A check never looks at the machine itself, so that its judgement can be tried wi
 import dataclasses
 import math
 import re
-from typing import Callable
+from collections.abc import Callable
 
 from trainer import accelerator
 from trainer import config as configuration
@@ -18,13 +19,16 @@ from trainer.models import sizes
 
 OK, WARNING, ERROR, SKIPPED = "ok", "warning", "error", "skipped"
 
-ROWS_AT_LEAST = 16  # Below that a replica is mostly overhead; the bound of `resources.resolve` for shards.
+# Below that a replica is mostly overhead; the bound of `resources.resolve` for shards.
+ROWS_AT_LEAST = 16
 _OTHER_FILES = 100_000_000  # Bytes left for journal, event files and whatever else lies there.
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a check says: `level` is one of ok, warning, error, skipped; a warning or error has a remedy."""
+    """What a check says: `level` is one of ok, warning, error, skipped; a warning or error has a
+    remedy.
+    """
 
     level: str
     subject: str
@@ -32,7 +36,9 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:8}{self.subject}: {self.text}" + (f" {self.remedy}" if self.remedy else "")
+        return f"{self.level:8}{self.subject}: {self.text}" + (
+            f" {self.remedy}" if self.remedy else ""
+        )
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -40,16 +46,25 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.match(r"[\d.]*", text)[0].split(".") if part)
 
 
-# --- packages -----------------------------------------------------------------------------------------------------------
+# --- packages -------------------------------------------------------------------------------------
 
 
 def check_python(config: configuration.Config, facts: Facts) -> Finding:
     found = "%d.%d" % facts.python
     if facts.python < (3, 10):
-        return Finding(ERROR, "Python", f"{found}, but the trainer needs 3.10 or newer.",
-                       "Make the environment with Python 3.10 to 3.13.")
+        return Finding(
+            ERROR,
+            "Python",
+            f"{found}, but the trainer needs 3.10 or newer.",
+            "Make the environment with Python 3.10 to 3.13.",
+        )
     if facts.python > (3, 13):
-        return Finding(WARNING, "Python", f"{found}, which the trainer is not tested with.", "Python 3.10 to 3.13 is.")
+        return Finding(
+            WARNING,
+            "Python",
+            f"{found}, which the trainer is not tested with.",
+            "Python 3.10 to 3.13 is.",
+        )
     return Finding(OK, "Python", found)
 
 
@@ -57,20 +72,46 @@ def check_tensorflow(config: configuration.Config, facts: Facts) -> Finding:
     found = {name: facts.packages[name] for name in TENSORFLOWS if name in facts.packages}
     named = " and ".join(f"{name} {number}" for name, number in found.items())
     if not found and isinstance(facts.sight, Sight):
-        return Finding(WARNING, "TensorFlow", "it can be imported, but from a package that is not known here.",
-                       f"The trainer is tested with {', '.join(TENSORFLOWS[:3])} from 2.20 on.")
+        return Finding(
+            WARNING,
+            "TensorFlow",
+            "it can be imported, but from a package that is not known here.",
+            f"The trainer is tested with {', '.join(TENSORFLOWS[:3])} from 2.20 on.",
+        )
     if not found:
-        return Finding(ERROR, "TensorFlow", "not installed.", "pip install 'rnn-trainer[cpu]', or [gpu], or [tpu].")
+        return Finding(
+            ERROR,
+            "TensorFlow",
+            "not installed.",
+            "pip install 'rnn-trainer[cpu]', or [gpu], or [tpu].",
+        )
     if len(found) > 1:
-        return Finding(ERROR, "TensorFlow", f"{named} lie in the same folder, and each overwrites files of the other.",
-                       f"Install one alone: pip uninstall -y {' '.join(found)}; pip install 'rnn-trainer[cpu]' or [gpu] or [tpu].")
+        return Finding(
+            ERROR,
+            "TensorFlow",
+            f"{named} lie in the same folder, and each overwrites files of the other.",
+            f"Install one alone: pip uninstall -y {' '.join(found)}; pip install "
+            "'rnn-trainer[cpu]' or [gpu] or [tpu].",
+        )
     [(name, number)] = found.items()
     if version(number) < (2, 20):
-        return Finding(ERROR, "TensorFlow", f"{named}, but the trainer needs 2.20 or newer.", f"pip install -U '{name}>=2.20'")
-    wrong = {"gpu": ("tensorflow-cpu", "tensorflow-tpu"), "tpu": tuple(other for other in TENSORFLOWS if other != "tensorflow-tpu")}
+        return Finding(
+            ERROR,
+            "TensorFlow",
+            f"{named}, but the trainer needs 2.20 or newer.",
+            f"pip install -U '{name}>=2.20'",
+        )
+    wrong = {
+        "gpu": ("tensorflow-cpu", "tensorflow-tpu"),
+        "tpu": tuple(other for other in TENSORFLOWS if other != "tensorflow-tpu"),
+    }
     if name in wrong.get(config.run.accelerator, ()):
-        return Finding(ERROR, "TensorFlow", f"--accelerator={config.run.accelerator}, but {named} is built without one.",
-                       f"pip uninstall -y {name}; pip install 'rnn-trainer[{config.run.accelerator}]'")
+        return Finding(
+            ERROR,
+            "TensorFlow",
+            f"--accelerator={config.run.accelerator}, but {named} is built without one.",
+            f"pip uninstall -y {name}; pip install 'rnn-trainer[{config.run.accelerator}]'",
+        )
     return Finding(OK, "TensorFlow", named)
 
 
@@ -79,57 +120,95 @@ def check_keras(config: configuration.Config, facts: Facts) -> Finding:
     if number is None:
         return Finding(ERROR, "Keras", "not installed.", "pip install 'keras>=3'")
     if version(number)[0] != 3:
-        return Finding(ERROR, "Keras", f"{number}, but the trainer is written for Keras 3.", "pip install 'keras>=3,<4'")
+        return Finding(
+            ERROR,
+            "Keras",
+            f"{number}, but the trainer is written for Keras 3.",
+            "pip install 'keras>=3,<4'",
+        )
     if isinstance(facts.sight, Sight) and facts.sight.backend != "tensorflow":
-        return Finding(ERROR, "Keras", f"{number} with the backend {facts.sight.backend}: the trainer needs tensorflow.",
-                       "Unset KERAS_BACKEND, or correct `backend` in ~/.keras/keras.json.")
+        return Finding(
+            ERROR,
+            "Keras",
+            f"{number} with the backend {facts.sight.backend}: the trainer needs tensorflow.",
+            "Unset KERAS_BACKEND, or correct `backend` in ~/.keras/keras.json.",
+        )
     return Finding(OK, "Keras", number)
 
 
 def check_tensorboard(config: configuration.Config, facts: Facts) -> Finding:
     number = facts.packages.get("tensorboard")
     if number is None:
-        return Finding(ERROR, "TensorBoard", "not installed; TensorFlow does not bring it, and summaries fail without it.",
-                       "pip install 'tensorboard>=2.20'")
+        return Finding(
+            ERROR,
+            "TensorBoard",
+            "not installed; TensorFlow does not bring it, and summaries fail without it.",
+            "pip install 'tensorboard>=2.20'",
+        )
     if version(number) < (2, 20):
-        return Finding(ERROR, "TensorBoard", f"{number}, but the trainer needs 2.20 or newer.",
-                       "pip install -U 'tensorboard>=2.20'")
+        return Finding(
+            ERROR,
+            "TensorBoard",
+            f"{number}, but the trainer needs 2.20 or newer.",
+            "pip install -U 'tensorboard>=2.20'",
+        )
     return Finding(OK, "TensorBoard", number)
 
 
-# --- devices ------------------------------------------------------------------------------------------------------------
+# --- devices --------------------------------------------------------------------------------------
 
 
 def check_accelerator(config: configuration.Config, facts: Facts) -> Finding:
     if isinstance(facts.sight, str):
-        return Finding(ERROR, "accelerator", f"{facts.sight}.", "Run `python -c 'import tensorflow'` and see what it says.")
+        return Finding(
+            ERROR,
+            "accelerator",
+            f"{facts.sight}.",
+            "Run `python -c 'import tensorflow'` and see what it says.",
+        )
     visible = facts.sight.visible
     problem = accelerator.refusal(config.run.accelerator, visible)
     if problem:
         return Finding(ERROR, "accelerator", problem)
     kind = accelerator.chosen(config.run.accelerator, visible)
     if kind != "CPU" and config.run.devices > visible[kind]:
-        return Finding(ERROR, "accelerator", f"--devices={config.run.devices}: TensorFlow sees {visible[kind]} {kind}.",
-                       "Ask for fewer, or make the others visible.")
-    return Finding(OK, "accelerator", f"{accelerator.in_words(visible)} visible; the run uses the {kind}")
+        return Finding(
+            ERROR,
+            "accelerator",
+            f"--devices={config.run.devices}: TensorFlow sees {visible[kind]} {kind}.",
+            "Ask for fewer, or make the others visible.",
+        )
+    return Finding(
+        OK, "accelerator", f"{accelerator.in_words(visible)} visible; the run uses the {kind}"
+    )
 
 
 def check_given(config: configuration.Config, facts: Facts) -> Finding:
-    """What whoever started the process gave it (a pod's devices) must be used, unless the command line says otherwise."""
+    """What whoever started the process gave it (a pod's devices) must be used, unless the command
+    line says otherwise.
+    """
     if not facts.given:
         return Finding(OK, "devices given", "none beside the CPU")
     words = ", ".join(f"{kind} ({evidence.text})" for kind, evidence in facts.given.items())
     if isinstance(facts.sight, str):
         return Finding(SKIPPED, "devices given", f"{words}; what TensorFlow sees is not known")
     visible = facts.sight.visible
-    unused = {kind: evidence for kind, evidence in facts.given.items()
-              if config.run.accelerator == "auto" and accelerator.chosen("auto", visible) != kind}
+    unused = {
+        kind: evidence
+        for kind, evidence in facts.given.items()
+        if config.run.accelerator == "auto" and accelerator.chosen("auto", visible) != kind
+    }
     if not unused:
         return Finding(OK, "devices given", words)
     [(kind, evidence), *_] = unused.items()
-    return Finding(ERROR if evidence.asked else WARNING, "devices given",
-                   f"a {kind} ({evidence.text}), but TensorFlow sees {accelerator.in_words(visible)} and the run would use the "
-                   f"{accelerator.chosen('auto', visible)}.", accelerator.remedy(kind))
+    return Finding(
+        ERROR if evidence.asked else WARNING,
+        "devices given",
+        f"a {kind} ({evidence.text}), but TensorFlow sees {accelerator.in_words(visible)} and the "
+        "run would use the "
+        f"{accelerator.chosen('auto', visible)}.",
+        accelerator.remedy(kind),
+    )
 
 
 def check_kernel(config: configuration.Config, facts: Facts) -> Finding:
@@ -151,47 +230,85 @@ def replicas(config: configuration.Config, facts: Facts) -> int:
 def check_batch(config: configuration.Config, facts: Facts) -> Finding:
     rows, each = config.input.batch_size // config.optimizer.accumulate, replicas(config, facts)
     count = facts.workers * each
-    dealt = (f"{rows} rows at a time (--batch_size={config.input.batch_size}, --accumulate={config.optimizer.accumulate}) for "
-             f"{facts.workers} worker(s) of {each} replica(s)")
+    dealt = (
+        f"{rows} rows at a time (--batch_size={config.input.batch_size}, "
+        f"--accumulate={config.optimizer.accumulate}) for "
+        f"{facts.workers} worker(s) of {each} replica(s)"
+    )
     if rows < count * max(1, config.run.shards):
-        return Finding(ERROR, "batch", f"{dealt} with --shards={config.run.shards}, which need a row each.",
-                       "Raise --batch_size, or lower --accumulate, --shards, --devices or the number of workers.")
+        return Finding(
+            ERROR,
+            "batch",
+            f"{dealt} with --shards={config.run.shards}, which need a row each.",
+            "Raise --batch_size, or lower --accumulate, --shards, --devices or the number of "
+            "workers.",
+        )
     if rows // count < ROWS_AT_LEAST and count > 1:
-        return Finding(WARNING, "batch", f"{dealt}: {rows // count} each is mostly overhead.",
-                       f"Raise --batch_size to {ROWS_AT_LEAST * count * config.optimizer.accumulate}, or use fewer replicas.")
+        return Finding(
+            WARNING,
+            "batch",
+            f"{dealt}: {rows // count} each is mostly overhead.",
+            f"Raise --batch_size to {ROWS_AT_LEAST * count * config.optimizer.accumulate}, or use "
+            "fewer replicas.",
+        )
     if rows % count:
-        return Finding(WARNING, "batch", f"{dealt}: some get {rows // count + 1} rows and the others wait for them.",
-                       f"Let it be a multiple of {count * config.optimizer.accumulate}.")
+        return Finding(
+            WARNING,
+            "batch",
+            f"{dealt}: some get {rows // count + 1} rows and the others wait for them.",
+            f"Let it be a multiple of {count * config.optimizer.accumulate}.",
+        )
     return Finding(OK, "batch", f"{dealt}: {rows // count} each")
 
 
-# --- folders ------------------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 def check_data(config: configuration.Config, facts: Facts) -> Finding:
     if isinstance(facts.data, str):
         return Finding(ERROR if config.folders.data_dir else SKIPPED, "data", facts.data)
     if not facts.data.examples:
-        return Finding(ERROR, "data", f"{config.folders.data_dir} has no training split.", "Prepare one with rows in it.")
-    return Finding(OK, "data", f"{config.folders.data_dir} is whole: {facts.data.examples} training examples, {facts.data.classes} "
-                   f"classes, vocabulary of {facts.data.vocabulary_size}")
+        return Finding(
+            ERROR,
+            "data",
+            f"{config.folders.data_dir} has no training split.",
+            "Prepare one with rows in it.",
+        )
+    return Finding(
+        OK,
+        "data",
+        f"{config.folders.data_dir} is whole: {facts.data.examples} training examples, "
+        f"{facts.data.classes} "
+        f"classes, vocabulary of {facts.data.vocabulary_size}",
+    )
 
 
 def check_model_folder(config: configuration.Config, facts: Facts) -> Finding:
     folder = facts.model_folder
     if isinstance(folder, str):
         return Finding(SKIPPED, "model folder", folder)
-    where = str(folder.path) if folder.probed == folder.path.absolute() else f"{folder.path} (to be made in {folder.probed})"
+    where = (
+        str(folder.path)
+        if folder.probed == folder.path.absolute()
+        else f"{folder.path} (to be made in {folder.probed})"
+    )
     if folder.problems:
         tried = "; ".join(f"cannot {what} it: {said}" for what, said in folder.problems.items())
-        return Finding(ERROR, "model folder", f"{where}: {tried}.",
-                       "Checkpoints need a file system that locks (flock), syncs and renames folders, and that this user may write "
-                       "to. Choose another --model_dir, or correct its owner (fsGroup in a pod).")
+        return Finding(
+            ERROR,
+            "model folder",
+            f"{where}: {tried}.",
+            "Checkpoints need a file system that locks (flock), syncs and renames folders, and "
+            "that this user may write "
+            "to. Choose another --model_dir, or correct its owner (fsGroup in a pod).",
+        )
     return Finding(OK, "model folder", f"{where} can be written, synced, locked and renamed in")
 
 
 def copies(config: configuration.Config, examples: int) -> int:
-    """Checkpoints that lie on the disk at the worst moment: those kept, the best one, and the one being written."""
+    """Checkpoints that lie on the disk at the worst moment: those kept, the best one, and the one
+    being written.
+    """
     run = config.run
     steps = run.steps or order.epoch_end(run.epochs, examples, config.input.batch_size)
     kept = min(run.keep or math.inf, math.ceil(steps / run.save_steps))
@@ -204,22 +321,35 @@ def check_space(config: configuration.Config, facts: Facts) -> Finding:
     size = sizes.checkpoint_bytes(config, facts.data.vocabulary_size, facts.data.classes)
     wanted = max(1, copies(config, facts.data.examples) - facts.checkpoints)
     free, where = facts.model_folder.free, facts.model_folder.probed
-    told = (f"{_bytes(free)} free in {where}; a checkpoint has {_bytes(size)}, {wanted} more will lie there "
-            f"(--keep={config.run.keep}, --save_steps={config.run.save_steps})")
+    told = (
+        f"{_bytes(free)} free in {where}; a checkpoint has {_bytes(size)}, {wanted} more will lie "
+        "there "
+        f"(--keep={config.run.keep}, --save_steps={config.run.save_steps})"
+    )
     if free < size + _OTHER_FILES:
-        return Finding(ERROR, "free space", f"{told}: not one fits.", "Free some, choose another --model_dir, or a smaller model.")
+        return Finding(
+            ERROR,
+            "free space",
+            f"{told}: not one fits.",
+            "Free some, choose another --model_dir, or a smaller model.",
+        )
     if free < wanted * size + _OTHER_FILES:
-        return Finding(WARNING, "free space", f"{told}: the disk will be full before the end.", "Free some, or lower --keep.")
+        return Finding(
+            WARNING,
+            "free space",
+            f"{told}: the disk will be full before the end.",
+            "Free some, or lower --keep.",
+        )
     return Finding(OK, "free space", told)
 
 
 def _bytes(count: int) -> str:
     """Three digits and a decimal unit: 1.23 GB."""
     power = min(4, (len(str(max(1, count))) - 1) // 3)
-    return f"{count / 1000 ** power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
-# --- cluster ------------------------------------------------------------------------------------------------------------
+# --- cluster --------------------------------------------------------------------------------------
 
 
 def check_cluster(config: configuration.Config, facts: Facts) -> Finding:
@@ -228,41 +358,74 @@ def check_cluster(config: configuration.Config, facts: Facts) -> Finding:
         return Finding(SKIPPED, "cluster", cluster)
     at = f"context {cluster.context}, namespace {cluster.namespace}"
     if cluster.problem:
-        return Finding(ERROR, "cluster", f"{at}: {cluster.problem}.", "See `kubectl cluster-info`, or name another --context.")
+        return Finding(
+            ERROR,
+            "cluster",
+            f"{at}: {cluster.problem}.",
+            "See `kubectl cluster-info`, or name another --context.",
+        )
     return Finding(OK, "cluster", at)
 
 
-def check_permissions(config: configuration.Config, facts: Facts, settings: configuration.Doctor) -> Finding:
+def check_permissions(
+    config: configuration.Config, facts: Facts, settings: configuration.Doctor
+) -> Finding:
     denied = facts.cluster.denied
     if denied:
-        return Finding(ERROR, "permissions", f"you may not {', '.join(denied)} in {facts.cluster.namespace}.",
-                       "Ask for a Role with these verbs, or name another --namespace.")
-    return Finding(OK, "permissions", f"jobs can be submitted, followed and stopped in {facts.cluster.namespace}")
+        return Finding(
+            ERROR,
+            "permissions",
+            f"you may not {', '.join(denied)} in {facts.cluster.namespace}.",
+            "Ask for a Role with these verbs, or name another --namespace.",
+        )
+    return Finding(
+        OK,
+        "permissions",
+        f"jobs can be submitted, followed and stopped in {facts.cluster.namespace}",
+    )
 
 
-def check_pod_security(config: configuration.Config, facts: Facts, settings: configuration.Doctor) -> Finding:
+def check_pod_security(
+    config: configuration.Config, facts: Facts, settings: configuration.Doctor
+) -> Finding:
     level = facts.cluster.pod_security
     if level is None:
-        return Finding(WARNING, "Pod Security", f"the labels of namespace {facts.cluster.namespace} cannot be read.",
-                       "Ask for `get` on namespaces, or see what the server-side dry run of `submit` says.")
+        return Finding(
+            WARNING,
+            "Pod Security",
+            f"the labels of namespace {facts.cluster.namespace} cannot be read.",
+            "Ask for `get` on namespaces, or see what the server-side dry run of `submit` says.",
+        )
     if config.run.accelerator == "tpu" and level == "restricted":
-        return Finding(ERROR, "Pod Security", f"{facts.cluster.namespace} enforces restricted, and a TPU pod needs more than that.",
-                       "Use a --namespace with the level baseline or privileged.")
+        return Finding(
+            ERROR,
+            "Pod Security",
+            f"{facts.cluster.namespace} enforces restricted, and a TPU pod needs more than that.",
+            "Use a --namespace with the level baseline or privileged.",
+        )
     return Finding(OK, "Pod Security", f"{facts.cluster.namespace} enforces {level or 'no level'}")
 
 
-def check_queue(config: configuration.Config, facts: Facts, settings: configuration.Doctor) -> Finding:
+def check_queue(
+    config: configuration.Config, facts: Facts, settings: configuration.Doctor
+) -> Finding:
     queues = facts.cluster.queues
     there = f"queues of {facts.cluster.namespace}: {', '.join(queues or ()) or 'none'}"
     if queues is None:
         there = "Kueue is not installed, or its queues may not be read"
     if settings.queue and settings.queue not in (queues or ()):
-        return Finding(ERROR, "queue", f"--queue={settings.queue}: {there}.",
-                       "Name one of them, have a LocalQueue made, or leave it out.")
+        return Finding(
+            ERROR,
+            "queue",
+            f"--queue={settings.queue}: {there}.",
+            "Name one of them, have a LocalQueue made, or leave it out.",
+        )
     return Finding(OK, "queue", f"{settings.queue or 'none asked for'}; {there}")
 
 
-def check_quota(config: configuration.Config, facts: Facts, settings: configuration.Doctor) -> Finding:
+def check_quota(
+    config: configuration.Config, facts: Facts, settings: configuration.Doctor
+) -> Finding:
     quotas = facts.cluster.quotas
     needed = {"pods": facts.workers, "count/pods": facts.workers, "count/jobs.batch": 1}
     if config.run.accelerator == "gpu":
@@ -272,13 +435,18 @@ def check_quota(config: configuration.Config, facts: Facts, settings: configurat
             continue
         used, hard = quotas[name]
         if quantity(hard) - quantity(used) < count:
-            return Finding(ERROR, "quota", f"{name} in {facts.cluster.namespace}: {used} of {hard} used, the job needs {count}.",
-                           "Wait for other jobs to end, use fewer workers, or ask for a larger quota.")
+            return Finding(
+                ERROR,
+                "quota",
+                f"{name} in {facts.cluster.namespace}: {used} of {hard} used, the job needs "
+                f"{count}.",
+                "Wait for other jobs to end, use fewer workers, or ask for a larger quota.",
+            )
     told = ", ".join(f"{name} {used} of {hard}" for name, (used, hard) in sorted(quotas.items()))
     return Finding(OK, "quota", told or f"none in {facts.cluster.namespace}")
 
 
-# --- the table ----------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +475,9 @@ CHECKS = (
 CLUSTER_CHECKS = (check_permissions, check_pod_security, check_queue, check_quota)
 
 
-def findings(config: configuration.Config, settings: configuration.Doctor, facts: Facts) -> list[Finding]:
+def findings(
+    config: configuration.Config, settings: configuration.Doctor, facts: Facts
+) -> list[Finding]:
     """What every check says; those of a cluster follow only where one answers."""
     found = [check.judge(config, facts) for check in CHECKS]
     if check_cluster(config, facts).level == OK:

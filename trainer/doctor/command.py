@@ -1,7 +1,7 @@
 """The two occasions on which the checks run: the `doctor` command, and the start of a training."""
 
 import os
-from typing import Mapping
+from collections.abc import Mapping
 
 from trainer import accelerator
 from trainer import config as configuration
@@ -10,31 +10,44 @@ from trainer.exit_codes import BY_NAME
 
 
 def command(config: configuration.Config, settings: configuration.Doctor) -> int:
-    """Prints a line for each check; returns the exit code: 0, or that of bad usage where one found an error."""
+    """Prints a line for each check; returns the exit code: 0, or that of bad usage where one found
+    an error.
+    """
     folder = config.folders.model_dir
-    found = checks.findings(config, settings, facts.Facts(
-        facts.python(), facts.packages(), accelerator.given(os.environ, accelerator.device_files()),
-        workers=facts.workers(config.gang, os.environ),
-        sight=facts.sight(config.run, config.model.cell),
-        data=facts.data(config.folders.data_dir),
-        model_folder=facts.folder(folder) if folder else facts.Facts.model_folder,
-        checkpoints=facts.checkpoints(folder) if folder else 0,
-        cluster=cluster.look(settings.context, settings.namespace),
-    ))
+    found = checks.findings(
+        config,
+        settings,
+        facts.Facts(
+            facts.python(),
+            facts.packages(),
+            accelerator.given(os.environ, accelerator.device_files()),
+            workers=facts.workers(config.gang, os.environ),
+            sight=facts.sight(config.run, config.model.cell),
+            data=facts.data(config.folders.data_dir),
+            model_folder=facts.folder(folder) if folder else facts.Facts.model_folder,
+            checkpoints=facts.checkpoints(folder) if folder else 0,
+            cluster=cluster.look(settings.context, settings.namespace),
+        ),
+    )
     for finding in found:
         print(finding)
-    errors, warnings = (sum(finding.level == level for finding in found) for level in (checks.ERROR, checks.WARNING))
+    errors, warnings = (
+        sum(finding.level == level for finding in found) for level in (checks.ERROR, checks.WARNING)
+    )
     print(f"{errors} error(s), {warnings} warning(s)")
     return BY_NAME["usage" if errors else "done"]
 
 
 def at_start(config: configuration.Config, visible: Mapping[str, int]) -> list[checks.Finding]:
-    """The warnings of those checks that cost next to nothing; `visible`: {"CPU", "GPU", "TPU": devices} for TensorFlow.
+    """The warnings of those checks that cost next to nothing; `visible`: {"CPU", "GPU", "TPU":
+    devices} for TensorFlow.
 
     Raises UsageError, or StorageError where the disk is too small, with the first error found.
     """
     known = facts.Facts(
-        facts.python(), facts.packages(), accelerator.given(os.environ, accelerator.device_files()),
+        facts.python(),
+        facts.packages(),
+        accelerator.given(os.environ, accelerator.device_files()),
         sight=facts.Sight(visible),
         data=facts.described(config.folders.data_dir),
         model_folder=facts.free(config.folders.model_dir),

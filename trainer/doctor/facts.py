@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from typing import Mapping
+from collections.abc import Mapping
 
 from trainer import accelerator
 from trainer import config as configuration
@@ -18,14 +18,23 @@ from trainer.data import store
 from trainer.doctor.cluster import Cluster
 from trainer.exit_codes import TrainerError
 
-TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu", "tensorflow-gpu", "tensorflow-rocm", "tf-nightly")
+TENSORFLOWS = (
+    "tensorflow",
+    "tensorflow-cpu",
+    "tensorflow-tpu",
+    "tensorflow-gpu",
+    "tensorflow-rocm",
+    "tf-nightly",
+)
 _PACKAGES = (*TENSORFLOWS, "keras", "tensorboard")
 _SIGHT_SECONDS = 300.0  # The first import on a cold network disk takes minutes.
 
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What TensorFlow says of this machine. kernel: (implementation, reason) of the recurrent layers on the device of the run."""
+    """What TensorFlow says of this machine. kernel: (implementation, reason) of the recurrent
+    layers on the device of the run.
+    """
 
     visible: Mapping[str, int]
     backend: str = "tensorflow"
@@ -34,7 +43,9 @@ class Sight:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """What a folder allows. problems: {what was tried: what the system said}; free: bytes; probed: where it was tried."""
+    """What a folder allows. problems: {what was tried: what the system said}; free: bytes; probed:
+    where it was tried.
+    """
 
     path: pathlib.Path
     probed: pathlib.Path
@@ -71,7 +82,9 @@ def python() -> tuple[int, int]:
 
 
 def packages() -> dict[str, str]:
-    """{distribution: version} of those packages that a run needs or that exclude each other, as far as installed."""
+    """{distribution: version} of those packages that a run needs or that exclude each other, as far
+    as installed.
+    """
     found = {}
     for name in _PACKAGES:
         try:
@@ -92,7 +105,9 @@ def workers(gang: configuration.Gang, environ: Mapping[str, str]) -> int:
 
 
 def data(folder: str) -> Data | str:
-    """The dataset in `folder`, its files compared with dataset.json by size; or what is wrong with it."""
+    """The dataset in `folder`, its files compared with dataset.json by size; or what is wrong with
+    it.
+    """
     if not folder:
         return Facts.data
     try:
@@ -100,15 +115,22 @@ def data(folder: str) -> Data | str:
     except TrainerError as problem:
         return str(problem)
     except OSError as problem:
-        return f"--data_dir={folder}: {problem}. The user that trains must be able to read every file."
+        return (
+            f"--data_dir={folder}: {problem}. The user that trains must be able to read every file."
+        )
     return described(folder)
 
 
 def described(folder: str) -> Data | str:
-    """The dataset in `folder` as it describes itself, its arrays not looked at; or why that cannot be read."""
+    """The dataset in `folder` as it describes itself, its arrays not looked at; or why that cannot
+    be read.
+    """
     try:
         description, _ = store.read_description(pathlib.Path(folder))
-        lines = [pathlib.Path(folder, name).read_bytes().count(b"\n") for name in ("vocabulary.txt", "labels.txt")]
+        lines = [
+            pathlib.Path(folder, name).read_bytes().count(b"\n")
+            for name in ("vocabulary.txt", "labels.txt")
+        ]
         return Data(description["splits"].get("train", {}).get("examples", 0), *lines)
     except (TrainerError, OSError) as problem:
         return str(problem)
@@ -116,7 +138,12 @@ def described(folder: str) -> Data | str:
 
 def checkpoints(folder: str) -> int:
     """How many committed checkpoints are in the model folder, the best one included."""
-    return sum(1 for part in ("checkpoints", "best") for path in pathlib.Path(folder).glob(f"{part}/step-*") if path.suffix == "")
+    return sum(
+        1
+        for part in ("checkpoints", "best")
+        for path in pathlib.Path(folder).glob(f"{part}/step-*")
+        if path.suffix == ""
+    )
 
 
 def free(folder: str) -> Folder:
@@ -126,7 +153,9 @@ def free(folder: str) -> Folder:
 
 
 def folder(path: str) -> Folder:
-    """Tries in the model folder, or where it would be made, everything that a run does with it; leaves nothing behind."""
+    """Tries in the model folder, or where it would be made, everything that a run does with it;
+    leaves nothing behind.
+    """
     found = free(path)
     try:
         place = pathlib.Path(tempfile.mkdtemp(prefix=".rnn-trainer-doctor-", dir=found.probed))
@@ -146,7 +175,12 @@ def _nearest(path: pathlib.Path) -> pathlib.Path:
 
 def _problems(place: pathlib.Path) -> dict[str, str]:
     problems = {}
-    for what, attempt in (("write to", _write), ("sync", _sync), ("lock", _lock), ("rename a folder in", _rename)):
+    for what, attempt in (
+        ("write to", _write),
+        ("sync", _sync),
+        ("lock", _lock),
+        ("rename a folder in", _rename),
+    ):
         try:
             attempt(place)
         except OSError as problem:
@@ -188,7 +222,9 @@ def _rename(place: pathlib.Path) -> None:
 
 
 def sight(run: configuration.Run, cell: str) -> Sight | str:
-    """What TensorFlow sees, asked in a child: a broken installation ends the process that imports it."""
+    """What TensorFlow sees, asked in a child: a broken installation ends the process that imports
+    it.
+    """
     arguments = [sys.executable, "-m", "trainer.doctor.sight", run.accelerator, cell, run.jit]
     try:
         answer = subprocess.run(arguments, capture_output=True, text=True, timeout=_SIGHT_SECONDS)

@@ -1,1 +1,3 @@
-"""Several workers that train one model: who they are, how they meet, what they do when one is lost. It imports no TensorFlow."""
+"""Several workers that train one model: who they are, how they meet, what they do when one is lost.
+It imports no TensorFlow.
+"""

@@ -1,10 +1,12 @@
-"""What a supervisor and the training process that it started tell each other: lines of JSON over a pair of sockets.
+"""What a supervisor and the training process that it started tell each other: lines of JSON over a
+pair of sockets.
 
-    child -> supervisor   {"phase": PHASE, "step": S}    when a phase begins, at every loop boundary, at every evaluation batch
+    child -> supervisor   {"phase": PHASE, "step": S}    when a phase begins, at every loop
+        boundary, at every evaluation batch
     supervisor -> child   {"ask": "stop", "signal": 15 | 2}    {"ask": "reform"}
 
-The child reads only where it polls, at loop boundaries, never in a thread or a signal handler: TensorFlow may hold the
-interpreter for minutes.
+The child reads only where it polls, at loop boundaries, never in a thread or a signal handler:
+TensorFlow may hold the interpreter for minutes.
 """
 
 import ctypes
@@ -13,17 +15,19 @@ import os
 import signal
 import socket
 import sys
-from typing import Mapping
+from collections.abc import Mapping
 
-VARIABLE = "RNN_TRAINER_CHANNEL"        # The child's end, a descriptor.
-SUPERVISOR = "RNN_TRAINER_SUPERVISOR"   # The number of the supervisor's process.
+VARIABLE = "RNN_TRAINER_CHANNEL"  # The child's end, a descriptor.
+SUPERVISOR = "RNN_TRAINER_SUPERVISOR"  # The number of the supervisor's process.
 PHASES = ("import", "meet", "restore", "compile", "train", "evaluate", "save", "end")
 
 _GONE = {"ask": "stop", "signal": 15}  # What a child without a supervisor should do.
 
 
 class Channel:
-    """The child's end. Without a supervisor it is silent: beats go nowhere and nothing is ever asked."""
+    """The child's end. Without a supervisor it is silent: beats go nowhere and nothing is ever
+    asked.
+    """
 
     def __init__(self, end: socket.socket | None):
         self._end = end
@@ -41,7 +45,9 @@ class Channel:
         return cls(socket.socket(fileno=int(descriptor)) if descriptor else None)
 
     def beat(self, phase: str, step: int = 0) -> None:
-        """Says that the child lives and what it is at. Never blocks, never raises; where nobody reads, beats are lost."""
+        """Says that the child lives and what it is at. Never blocks, never raises; where nobody
+        reads, beats are lost.
+        """
         if self._end is None:
             return
         if not self._unsent:
@@ -55,7 +61,9 @@ class Channel:
             self._unsent = b""
 
     def asked(self) -> dict | None:
-        """The newest request, None if there is none. A stop stays a stop. Where the supervisor is gone: to stop."""
+        """The newest request, None if there is none. A stop stays a stop. Where the supervisor is
+        gone: to stop.
+        """
         while self._end is not None:
             try:
                 block = self._end.recv(65536)
@@ -79,10 +87,11 @@ class Channel:
 
 
 def end_with_supervisor(environ: Mapping[str, str]) -> None:
-    """Ties this process to the supervisor that started it, if one did: the kernel kills it when that one is gone.
+    """Ties this process to the supervisor that started it, if one did: the kernel kills it when
+    that one is gone.
 
-    To be called first of all. A supervisor that died even earlier is noticed here. Elsewhere than on Linux the end of the
-    channel has to do, which is read at loop boundaries.
+    To be called first of all. A supervisor that died even earlier is noticed here. Elsewhere than
+    on Linux the end of the channel has to do, which is read at loop boundaries.
     """
     parent = environ.get(SUPERVISOR)
     if parent and sys.platform == "linux":
@@ -97,7 +106,9 @@ def request(ask: dict) -> bytes:
 
 
 def beats(received: bytes) -> tuple[list[dict], bytes]:
-    """The beats in what a supervisor has read so far, and the rest, which is no whole line yet. What is no beat is left out."""
+    """The beats in what a supervisor has read so far, and the rest, which is no whole line yet.
+    What is no beat is left out.
+    """
     *lines, rest = received.split(b"\n")
     found = []
     for line in lines:

@@ -1,6 +1,7 @@
 """A training process seen from its supervisor: started, heard, asked, looked after and ended.
 
-It has a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone, and dies with its supervisor.
+It has a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone, and dies
+with its supervisor.
 """
 
 import asyncio
@@ -14,37 +15,57 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trainer.gang import channel, watchdog
 
 log = logging.getLogger(__name__)
 
 LAST_LINES = 20
-LONGEST_LINE = 400       # Bytes of each of the last lines that are kept.
-DUMP_SECONDS = 1.0       # Between the request for all stacks and the kill.
+LONGEST_LINE = 400  # Bytes of each of the last lines that are kept.
+DUMP_SECONDS = 1.0  # Between the request for all stacks and the kill.
 
 
 class Child:
-    """A process. Calls `on_beat(watch)` for every beat and, once, `on_end(code, reason, last_lines)` in the event loop.
+    """A process. Calls `on_beat(watch)` for every beat and, once, `on_end(code, reason,
+    last_lines)` in the event loop.
 
-    `code` is negative where a signal ended it; `reason` says what its watchdog found, "" where nothing; `last_lines` are
-    the last of its stderr, which passes through to ours. Raises OSError where it cannot be started.
+    `code` is negative where a signal ended it; `reason` says what its watchdog found, "" where
+    nothing; `last_lines` are the last of its stderr, which passes through to ours. Raises OSError
+    where it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], hang_seconds: float,
-                 on_beat: Callable[[watchdog.Watch], None], on_end: Callable[[int, str, tuple[str, ...]], None]):
+    def __init__(
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        hang_seconds: float,
+        on_beat: Callable[[watchdog.Watch], None],
+        on_end: Callable[[int, str, tuple[str, ...]], None],
+    ):
         self._loop = asyncio.get_running_loop()
         self._on_beat, self._on_end = on_beat, on_end
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
         # What TensorFlow puts into temporary files it removes only where it ends by itself.
-        self._temporary = tempfile.TemporaryDirectory(prefix="rnn-trainer-", ignore_cleanup_errors=True)
-        environ = {**environ, channel.VARIABLE: str(theirs.fileno()), channel.SUPERVISOR: str(os.getpid()),
-                   "TMPDIR": self._temporary.name}
+        self._temporary = tempfile.TemporaryDirectory(
+            prefix="rnn-trainer-", ignore_cleanup_errors=True
+        )
+        environ = {
+            **environ,
+            channel.VARIABLE: str(theirs.fileno()),
+            channel.SUPERVISOR: str(os.getpid()),
+            "TMPDIR": self._temporary.name,
+        }
         try:
-            self._process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                             pass_fds=(theirs.fileno(),), start_new_session=True)
+            self._process = subprocess.Popen(
+                command,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
         except OSError:
             self._channel.close()
             self._temporary.cleanup()
@@ -76,7 +97,9 @@ class Child:
         self._signal(signal.SIGKILL)
 
     def look(self) -> None:
-        """Ends the process where it hangs; its stacks go to stderr first. To be called every second or so."""
+        """Ends the process where it hangs; its stacks go to stderr first. To be called every second
+        or so.
+        """
         found = "" if self._reason else self.watch.look(self._stat(), time.monotonic())
         if found:
             log.error("training (process %d) is %s: it is ended", self.pid, found)
@@ -84,7 +107,7 @@ class Child:
             self._signal(signal.SIGUSR1)
             self._loop.call_later(DUMP_SECONDS, self._signal, signal.SIGKILL)
 
-    # ------------------------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def _stat(self) -> str:
         try:
@@ -94,7 +117,8 @@ class Child:
             return ""
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:  # Its number belongs to it until it has been waited for.
+        # Its number belongs to it until it has been waited for.
+        if self._process.returncode is None:
             try:
                 if number == signal.SIGKILL:
                     os.killpg(self.pid, number)
@@ -152,7 +176,11 @@ class Child:
             self._loop.remove_reader(end)
         self._channel.close()
         self._process.stderr.close()
-        lines = [line[:LONGEST_LINE].decode("utf-8", "replace").rstrip("\r") for line in (*self._last_lines, self._line) if line.strip()]
+        lines = [
+            line[:LONGEST_LINE].decode("utf-8", "replace").rstrip("\r")
+            for line in (*self._last_lines, self._line)
+            if line.strip()
+        ]
         self._on_end(code, self._reason, tuple(lines[-LAST_LINES:]))
 
     def _hear_rest(self) -> None:
@@ -161,7 +189,9 @@ class Child:
 
 
 def reap_orphans(own: int | None) -> None:
-    """Waits for processes that were left to us because we are process 1; never for `own`, which somebody else waits for."""
+    """Waits for processes that were left to us because we are process 1; never for `own`, which
+    somebody else waits for.
+    """
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -1,8 +1,10 @@
-"""Connections between the supervisors of a job: plain TCP, lines of JSON, a beat every second, silence noticed.
+"""Connections between the supervisors of a job: plain TCP, lines of JSON, a beat every second,
+silence noticed.
 
-Every worker listens on its own address and dials all workers of lower index, again and again; so each pair has one
-connection. Both say `hello` first. What is not a worker of this job (another program, another job, a second worker of the
-same index) never becomes a link, and does no harm beyond one line in the log.
+Every worker listens on its own address and dials all workers of lower index, again and again; so
+each pair has one connection. Both say `hello` first. What is not a worker of this job (another
+program, another job, a second worker of the same index) never becomes a link, and does no harm
+beyond one line in the log.
 """
 
 import asyncio
@@ -14,26 +16,30 @@ import os
 import socket
 import threading
 import time
-from typing import Coroutine, Mapping, Protocol
+from collections.abc import Coroutine, Mapping
+from typing import Protocol
 
-from trainer.gang.cluster import Cluster, host_and_port
 from trainer.exit_codes import UsageError
+from trainer.gang.cluster import Cluster, host_and_port
 
 log = logging.getLogger(__name__)
 
 PROTOCOL = 1
-SILENCE_SECONDS = 10.0  # After which a peer is lost; a network that is cut for half of that costs nothing.
+# After which a peer is lost; a network that is cut for half of that costs nothing.
+SILENCE_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 HELLO_SECONDS = 5.0
 CONNECT_SECONDS = 3.0
 REDIAL_SECONDS = 0.3
-BIND_SECONDS = 10.0       # The port may still be held by a worker that is on its way out.
+BIND_SECONDS = 10.0  # The port may still be held by a worker that is on its way out.
 LONGEST_LINE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Hello:
-    """Who a worker says it is. instance: of this process alone. job: what tells jobs apart. identity: see `identity`."""
+    """Who a worker says it is. instance: of this process alone. job: what tells jobs apart.
+    identity: see `identity`.
+    """
 
     index: int
     instance: str
@@ -65,9 +71,13 @@ class _Link:
 
 
 class Links:
-    """The links of one worker. Calls `listener` in the event loop; `silence`: seconds after which a peer is lost."""
+    """The links of one worker. Calls `listener` in the event loop; `silence`: seconds after which a
+    peer is lost.
+    """
 
-    def __init__(self, cluster: Cluster, own: Hello, listener: Listener, silence: float = SILENCE_SECONDS):
+    def __init__(
+        self, cluster: Cluster, own: Hello, listener: Listener, silence: float = SILENCE_SECONDS
+    ):
         self._cluster = cluster
         self._own = own
         self._listener = listener
@@ -80,19 +90,29 @@ class Links:
         self._closing = False
 
     async def open(self) -> None:
-        """Listens and begins to dial. Raises UsageError where the port of this worker stays taken."""
+        """Listens and begins to dial. Raises UsageError where the port of this worker stays
+        taken.
+        """
         if self._cluster.workers == 1:
             return
         host, port = host_and_port(self._cluster.addresses[self._own.index])
         deadline = time.monotonic() + BIND_SECONDS
         while self._server is None:
             try:
-                self._server = await asyncio.start_server(self._accept, "127.0.0.1" if _is_loopback(host) else None, port,
-                                                          limit=LONGEST_LINE)
+                self._server = await asyncio.start_server(
+                    self._accept,
+                    "127.0.0.1" if _is_loopback(host) else None,
+                    port,
+                    limit=LONGEST_LINE,
+                )
             except OSError as problem:
                 if time.monotonic() >= deadline:
-                    raise UsageError(f"port {port} of worker {self._own.index} cannot be used: {problem.strerror}. Is a worker with this "
-                                     "index running here already, or another program? End it, or name another port in --hosts.") from None
+                    raise UsageError(
+                        f"port {port} of worker {self._own.index} cannot be used: "
+                        f"{problem.strerror}. Is a worker with this "
+                        "index running here already, or another program? End it, or name another "
+                        "port in --hosts."
+                    ) from None
                 await asyncio.sleep(REDIAL_SECONDS)
         for index in range(self._own.index):
             self._spawn(self._dial(index))
@@ -114,7 +134,8 @@ class Links:
         if self._server:
             self._server.close()
         for link in self._links.values():
-            # Closing at once, with beats of the peer still unread, would reset the connection and destroy our last words.
+            # Closing at once, with beats of the peer still unread, would reset the connection and
+            # destroy our last words.
             if link.writer.can_write_eof() and not link.writer.is_closing():
                 link.writer.write_eof()
         deadline = time.monotonic() + seconds
@@ -125,10 +146,13 @@ class Links:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # --- both ends ------------------------------------------------------------------------------------------------------------
+    # --- both ends --------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine) -> None:
-        """Runs `work`; what it raises is a mistake of this program and reaches the loop's exception handler."""
+        """Runs `work`; what it raises is a mistake of this program and reaches the loop's exception
+        handler.
+        """
+
         def ended(task):
             self._tasks.discard(task)
             if not task.cancelled():
@@ -174,9 +198,14 @@ class Links:
                     self._drop(link, f"silent for {self._silence:g} s")
 
     def _hello(self) -> dict:
-        return {"kind": "hello", "program": "rnn-trainer", "protocol": PROTOCOL, **dataclasses.asdict(self._own)}
+        return {
+            "kind": "hello",
+            "program": "rnn-trainer",
+            "protocol": PROTOCOL,
+            **dataclasses.asdict(self._own),
+        }
 
-    # --- the end that listens -------------------------------------------------------------------------------------------------
+    # --- the end that listens ---------------------------------------------------------------------
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._spawn(self._answer(reader, writer))
@@ -184,20 +213,27 @@ class Links:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             hello = await _hear_hello(reader)
-            problem, final = ("it is about to leave", False) if self._closing else self._objection(hello)
+            problem, final = (
+                ("it is about to leave", False) if self._closing else self._objection(hello)
+            )
             if problem:
                 await self._refuse(reader, writer, problem, final)
             else:
                 writer.write(_line(self._hello()))
                 await self._serve(_Link(hello, reader, writer))
         except _Strange as problem:
-            log.warning("something that is no worker of this job connected to our port: %s; ignored", problem)
+            log.warning(
+                "something that is no worker of this job connected to our port: %s; ignored",
+                problem,
+            )
         except (OSError, asyncio.TimeoutError, _Refused):
             pass  # Whoever it was has gone, said nothing, or is told by its own end.
         finally:
             writer.transport.abort()
 
-    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reason: str, final: bool) -> None:
+    async def _refuse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reason: str, final: bool
+    ) -> None:
         self._refusals.add(writer)
         try:
             writer.write(_line({"kind": "refuse", "reason": reason, "final": final}))
@@ -207,14 +243,27 @@ class Links:
             self._refusals.discard(writer)
 
     def _objection(self, hello: Hello) -> tuple[str, bool]:
-        """(why the worker of `hello` cannot be linked, whether it is of no use to try again); ("", False) for a welcome one."""
+        """(why the worker of `hello` cannot be linked, whether it is of no use to try again); ("",
+        False) for a welcome one.
+        """
         if hello.job != self._own.job:
             log.warning("a worker of another job (%s) connected to our port: refused", hello.job)
-            return (f"worker {self._own.index} at this address belongs to another job: {self._own.job} there, {hello.job} here. "
-                    "Give each job addresses of its own", True)
+            return (
+                f"worker {self._own.index} at this address belongs to another job: {self._own.job} "
+                f"there, {hello.job} here. "
+                "Give each job addresses of its own",
+                True,
+            )
         if not self._own.index < hello.index < self._cluster.workers:
-            log.warning("a worker with index %d connected to worker %d: refused", hello.index, self._own.index)
-            return f"worker {self._own.index} expects no call of a worker with index {hello.index}", True
+            log.warning(
+                "a worker with index %d connected to worker %d: refused",
+                hello.index,
+                self._own.index,
+            )
+            return (
+                f"worker {self._own.index} expects no call of a worker with index {hello.index}",
+                True,
+            )
         difference = self._listener.differs(hello)
         if difference:
             return difference, True
@@ -222,16 +271,21 @@ class Links:
         if known and known.hello.instance == hello.instance:
             self._drop(known, "it connected anew")
         elif known and time.monotonic() - known.heard < self._silence:
-            # It may be the successor of a worker that is gone without a word: then the silence of that one will show it.
+            # It may be the successor of a worker that is gone without a word: then the silence of
+            # that one will show it.
             since = self._refused_since.setdefault(hello.index, time.monotonic())
             final = time.monotonic() - since > 2 * self._silence
-            return (f"a worker with index {hello.index} is there already. Give each worker an index of its own", final)
+            return (
+                f"a worker with index {hello.index} is there already. Give each worker an index of "
+                "its own",
+                final,
+            )
         elif known:
             self._drop(known, f"silent, and another worker with index {hello.index} has come")
         self._refused_since.pop(hello.index, None)
         return "", False
 
-    # --- the end that dials -----------------------------------------------------------------------------------------------------
+    # --- the end that dials -----------------------------------------------------------------------
 
     async def _dial(self, index: int) -> None:
         host, port = host_and_port(self._cluster.addresses[index])
@@ -287,19 +341,31 @@ async def _hear_hello(reader: asyncio.StreamReader) -> Hello:
         if (message["kind"], message["program"]) != ("hello", "rnn-trainer"):
             raise ValueError
         if message["protocol"] != PROTOCOL:
-            raise _Refused(f"it speaks protocol {message['protocol']}, this worker {PROTOCOL}. Start all with the same version", True)
-        return Hello(int(message["index"]), str(message["instance"]), str(message["job"]),
-                     {str(key): str(value) for key, value in message["identity"].items()})
+            raise _Refused(
+                f"it speaks protocol {message['protocol']}, this worker {PROTOCOL}. Start all with "
+                "the same version",
+                True,
+            )
+        return Hello(
+            int(message["index"]),
+            str(message["instance"]),
+            str(message["job"]),
+            {str(key): str(value) for key, value in message["identity"].items()},
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _Strange(f"something that says {line[:40]!r}") from None
 
 
 async def _connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the first address of `host` that takes one. Raises OSError or asyncio.TimeoutError."""
+    """A connection to the first address of `host` that takes one. Raises OSError or
+    asyncio.TimeoutError.
+    """
     problem: Exception = OSError(0, "the name has no address")
     for address in await _addresses(host):
         try:
-            return await asyncio.wait_for(asyncio.open_connection(address, port, limit=LONGEST_LINE), CONNECT_SECONDS)
+            return await asyncio.wait_for(
+                asyncio.open_connection(address, port, limit=LONGEST_LINE), CONNECT_SECONDS
+            )
         except (OSError, asyncio.TimeoutError) as failure:
             problem = failure
     raise problem
@@ -308,8 +374,8 @@ async def _connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.
 async def _addresses(host: str) -> list[str]:
     """The numeric addresses of `host`.
 
-    asyncio's own look-up runs in threads that the interpreter waits for when it exits, and a name server that does not answer
-    would then hold up a stop.
+    asyncio's own look-up runs in threads that the interpreter waits for when it exits, and a name
+    server that does not answer would then hold up a stop.
     """
     loop = asyncio.get_running_loop()
     answer = loop.create_future()
@@ -321,7 +387,11 @@ async def _addresses(host: str) -> list[str]:
     def look_up():
         found, problem = [], None
         try:
-            found = list(dict.fromkeys(entry[4][0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
+            found = list(
+                dict.fromkeys(
+                    entry[4][0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                )
+            )
         except OSError as failure:
             problem = failure
         try:

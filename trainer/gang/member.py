@@ -1,16 +1,20 @@
-"""One worker's part in a gang, as a state machine without sockets, processes or clocks: events in, actions out.
+"""One worker's part in a gang, as a state machine without sockets, processes or clocks: events in,
+actions out.
 
-    meeting   no training process (or one that is being ended); the lowest index that is there leads and forms the gang
+    meeting   no training process (or one that is being ended); the lowest index that is there leads
+        and forms the gang
     running   the training process of this generation is at work
     finished  it ended well; the others are still at it
     over      the job has ended, with an exit code
 
-A member that loses its training process tells the leader; the leader tells all others, everybody ends its process, and
-all meet again. Times are seconds of any monotonic clock. A link delivers messages of a peer in order, or goes down.
+A member that loses its training process tells the leader; the leader tells all others, everybody
+ends its process, and all meet again. Times are seconds of any monotonic clock. A link delivers
+messages of a peer in order, or goes down.
 """
 
 import dataclasses
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from trainer.exit_codes import BY_NAME, TrainerError
 from trainer.gang import commits, rendezvous
@@ -23,7 +27,9 @@ ANSWER_SECONDS = 5.0  # How long a member waits for the leader's word on the end
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What does not change while the job runs. Seconds and counts are the flags of the same names; minimum: --min_workers."""
+    """What does not change while the job runs. Seconds and counts are the flags of the same names;
+    minimum: --min_workers.
+    """
 
     index: int
     addresses: tuple[str, ...]
@@ -42,8 +48,10 @@ class Rules:
 class World:
     """What a member asks of its surroundings.
 
-    settle(workers): (threads, shards) of a gang of that many; raises UsageError where the run in the model folder has another
-      configuration. newest(): the newest checkpoint. fresh_address(): where TensorFlow will listen in the next generation.
+    settle(workers): (threads, shards) of a gang of that many; raises UsageError where the run in
+    the model folder has another
+      configuration. newest(): the newest checkpoint. fresh_address(): where TensorFlow will listen
+      in the next generation.
     finished(): the last line of a run that has come to its end, "" of any other.
     """
 
@@ -101,7 +109,9 @@ class Say:
 
 @dataclasses.dataclass(frozen=True)
 class Exit:
-    """The end of this worker. `line`: what is printed last, "" where the training process has printed it."""
+    """The end of this worker. `line`: what is printed last, "" where the training process has
+    printed it.
+    """
 
     code: int
     reason: str
@@ -122,7 +132,9 @@ class _Peer:
 
 
 class Member:
-    """Worker `rules.index`. Each event may leave actions, which `take` hands over in their order."""
+    """Worker `rules.index`. Each event may leave actions, which `take` hands over in their
+    order.
+    """
 
     def __init__(self, rules: Rules, world: World, now: float):
         self._rules = rules
@@ -131,17 +143,17 @@ class Member:
         self._peers: dict[int, _Peer] = {}
         self._reasons: dict[int, str] = {}  # {index: why it is not connected}
         self.phase = "meeting"
-        self.generation = 0                 # The newest that this worker took part in.
+        self.generation = 0  # The newest that this worker took part in.
         self._members: tuple[int, ...] = ()
-        self._alive = False                 # Whether there is a training process.
+        self._alive = False  # Whether there is a training process.
         self._trained = False
-        self._restarts = self._saved = 0    # At the start of `generation`.
-        self._cause = ""                    # Why `generation` ended.
-        self._stopping = 0                  # The signal that asked for a stop.
+        self._restarts = self._saved = 0  # At the start of `generation`.
+        self._cause = ""  # Why `generation` ended.
+        self._stopping = 0  # The signal that asked for a stop.
         self._stop_deadline = float("inf")
         self._reforming = False
         self._finished: dict[int, int] = {}
-        self._report: Exit | None = None    # An end that the leader has been told of.
+        self._report: Exit | None = None  # An end that the leader has been told of.
         self._report_deadline = float("inf")
         self._address = world.fresh_address()
         self._since = now
@@ -155,13 +167,15 @@ class Member:
     @property
     def is_leader(self) -> bool:
         """Of the gang that runs, or among those that are meeting."""
-        return self._rules.index == (self._members[0] if self._members else min([self._rules.index, *self._peers]))
+        return self._rules.index == (
+            self._members[0] if self._members else min([self._rules.index, *self._peers])
+        )
 
     @property
     def has_run(self) -> bool:
         return self.generation > 0
 
-    # --- events -------------------------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
         """The worker is ready to meet others."""
@@ -194,9 +208,18 @@ class Member:
         """A message of the connected worker `index`."""
         if self.phase == "over" or index not in self._peers:
             return
-        handler = {"status": self._on_status, "form": self._on_form, "lost": self._on_lost, "abort": self._on_abort,
-                   "reform": self._on_reform, "stop": self._on_stop, "finished": self._on_finished, "failed": self._on_failed,
-                   "found": self._on_found, "end": self._on_end}.get(message["kind"])
+        handler = {
+            "status": self._on_status,
+            "form": self._on_form,
+            "lost": self._on_lost,
+            "abort": self._on_abort,
+            "reform": self._on_reform,
+            "stop": self._on_stop,
+            "finished": self._on_finished,
+            "failed": self._on_failed,
+            "found": self._on_found,
+            "end": self._on_end,
+        }.get(message["kind"])
         if handler:
             handler(index, message, now)
 
@@ -205,7 +228,9 @@ class Member:
         self._trained = True
 
     def child_ended(self, code: int, reason: str, last_lines: tuple[str, ...], now: float) -> None:
-        """The training process ended with `code` (negative: by that signal). `reason`: why it was killed by its watchdog."""
+        """The training process ended with `code` (negative: by that signal). `reason`: why it was
+        killed by its watchdog.
+        """
         self._alive = False
         if self.phase == "meeting":
             if reason and self.is_leader:
@@ -219,14 +244,20 @@ class Member:
             self._child_ended_at_work(code, reason, last_lines, now)
 
     def signalled(self, number: int, now: float) -> None:
-        """SIGTERM (15) or SIGINT (2) has reached this worker; a second SIGINT ends the job without a checkpoint."""
+        """SIGTERM (15) or SIGINT (2) has reached this worker; a second SIGINT ends the job without
+        a checkpoint.
+        """
         at_once = self._stopping == number == 2
         if self._stopping and not at_once:
             return
         if self.phase == "meeting":
             for index in self._peers:
                 self._send(index, {"kind": "stop", "signal": number, "trained": False})
-            self._leave(STOPPED[number], f"stopped by signal {number}", commits.stopped_line(self._world.newest()))
+            self._leave(
+                STOPPED[number],
+                f"stopped by signal {number}",
+                commits.stopped_line(self._world.newest()),
+            )
             return
         if self.phase == "over":
             return
@@ -248,9 +279,16 @@ class Member:
         elif self.phase in ("running", "finished") and now >= self._stop_deadline:
             self._stop_deadline = float("inf")
             saved = self._world.newest()
-            self._fail(BY_NAME["peer_lost"], f"worker {self._rules.index}: no end {self._rules.grace_seconds - MARGIN_SECONDS:g} s after the "
-                       f"request to stop, so training was killed; what came after step {saved.step if saved else 0} is lost and will be "
-                       "computed again", (), now)
+            self._fail(
+                BY_NAME["peer_lost"],
+                f"worker {self._rules.index}: no end "
+                f"{self._rules.grace_seconds - MARGIN_SECONDS:g} s after the "
+                "request to stop, so training was killed; what came after step "
+                f"{saved.step if saved else 0} is lost and will be "
+                "computed again",
+                (),
+                now,
+            )
         elif self.phase == "running" and self.is_leader:
             self._take_in_newcomers(now)
 
@@ -261,7 +299,7 @@ class Member:
         for peer in self._peers.values():
             peer.deadline += seconds
 
-    # --- meeting ------------------------------------------------------------------------------------------------------------
+    # --- meeting ----------------------------------------------------------------------------------
 
     def _meet(self, cause: str, now: float) -> None:
         """Leaves the generation that ran, and waits for the others again."""
@@ -282,67 +320,146 @@ class Member:
         seen[self._rules.index] = "busy" if self._alive else "ready"
         deadlines = [peer.deadline for peer in self._peers.values() if peer.state == "ready"]
         remaining = min([self._deadline, *(deadlines if self.is_leader else [])]) - now
-        decision = rendezvous.decide(self._rules.index, self._rules.workers, self._rules.minimum, seen, remaining)
+        decision = rendezvous.decide(
+            self._rules.index, self._rules.workers, self._rules.minimum, seen, remaining
+        )
         if isinstance(decision, rendezvous.Form):
             self._form(decision.members, now)
         elif isinstance(decision, rendezvous.GiveUp) and (line := self._world.finished()):
-            # Who was there at the end has left; this worker was killed between its last step and its own end.
+            # Who was there at the end has left; this worker was killed between its last step and
+            # its own end.
             self._end(BY_NAME["done"], "the run was finished before", now, line)
         elif isinstance(decision, rendezvous.GiveUp):
             missing = rendezvous.named(decision.missing, self._rules.addresses, self._reasons)
-            reason = f"waited {now - self._since:.0f} s for {missing}" if missing else (
-                f"waited {now - self._since:.0f} s for worker {min(seen)} to start the gang")
-            self._end(BY_NAME["peer_lost"], f"{reason}; all workers must be started within --rendezvous_seconds, and a lost one again "
-                      "within --rejoin_seconds. See why it did not come, then start the job again", now)
+            reason = (
+                f"waited {now - self._since:.0f} s for {missing}"
+                if missing
+                else (f"waited {now - self._since:.0f} s for worker {min(seen)} to start the gang")
+            )
+            self._end(
+                BY_NAME["peer_lost"],
+                f"{reason}; all workers must be started within --rendezvous_seconds, and a lost "
+                "one again "
+                "within --rejoin_seconds. See why it did not come, then start the job again",
+                now,
+            )
 
     def _form(self, members: tuple[int, ...], now: float) -> None:
-        own = _Peer("ready", self._address, self._deadline, self.generation, self._restarts, self._saved, self._cause)
+        own = _Peer(
+            "ready",
+            self._address,
+            self._deadline,
+            self.generation,
+            self._restarts,
+            self._saved,
+            self._cause,
+        )
         known = {index: self._peers.get(index, own) for index in members}
         last = max(known.values(), key=lambda peer: peer.generation)
         newest = self._world.newest()
         saved = newest.step if newest else 0
         restarts = rendezvous.restarts(last.restarts, last.saved, saved, first=last.generation == 0)
         if restarts > self._rules.max_restarts:
-            self._end(BY_NAME["restart_limit"], f"{restarts} restarts without a new checkpoint after step {saved}, the last one because "
-                      f"{last.cause}: --max_restarts={self._rules.max_restarts}. Look for the cause in the log above", now)
+            self._end(
+                BY_NAME["restart_limit"],
+                f"{restarts} restarts without a new checkpoint after step {saved}, the last one "
+                "because "
+                f"{last.cause}: --max_restarts={self._rules.max_restarts}. Look for the cause in "
+                "the log above",
+                now,
+            )
             return
         try:
             threads, shards = self._world.settle(len(members))
         except TrainerError as problem:
             self._end(problem.code, str(problem), now)
             return
-        message = {"kind": "form", "generation": last.generation + 1, "members": [[index, known[index].address] for index in members],
-                   "threads": threads, "shards": shards, "restarts": restarts, "saved": saved}
+        message = {
+            "kind": "form",
+            "generation": last.generation + 1,
+            "members": [[index, known[index].address] for index in members],
+            "threads": threads,
+            "shards": shards,
+            "restarts": restarts,
+            "saved": saved,
+        }
         if last.generation:
             self._note("restart", generation=last.generation + 1, reason=last.cause)
-        self._note("rendezvous", seconds=now - self._since, generation=last.generation + 1, members=list(members))
+        self._note(
+            "rendezvous",
+            seconds=now - self._since,
+            generation=last.generation + 1,
+            members=list(members),
+        )
         for index in members:
             if index != self._rules.index:
                 self._send(index, message)
         self._start(message, now)
 
     def _on_form(self, index: int, message: Mapping, now: float) -> None:
-        takes = (self.phase == "meeting" and not self._alive and message["generation"] > self.generation and
-                 [self._rules.index, self._address] in message["members"])
+        takes = (
+            self.phase == "meeting"
+            and not self._alive
+            and message["generation"] > self.generation
+            and [self._rules.index, self._address] in message["members"]
+        )
         if takes:
             self._start(message, now)
         else:
-            self._send(index, {"kind": "lost", "generation": message["generation"], "reason": "it was not ready", "code": None, "lines": []})
+            self._send(
+                index,
+                {
+                    "kind": "lost",
+                    "generation": message["generation"],
+                    "reason": "it was not ready",
+                    "code": None,
+                    "lines": [],
+                },
+            )
 
     def _start(self, message: Mapping, now: float) -> None:
         self._members = tuple(index for index, _ in message["members"])
-        self.phase, self.generation, self._alive, self._trained = "running", message["generation"], True, False
-        self._restarts, self._saved, self._reforming, self._finished = message["restarts"], message["saved"], False, {}
-        self._say(f"generation {self.generation}: {len(self._members)} of {self._rules.workers} worker(s) "
-                  f"({', '.join(map(str, self._members))}), {message['threads']} threads and {message['shards']} shard(s) each")
-        self._do(Start(self.generation, tuple(address for _, address in message["members"]), self._members.index(self._rules.index),
-                       message["threads"], message["shards"]))
+        self.phase, self.generation, self._alive, self._trained = (
+            "running",
+            message["generation"],
+            True,
+            False,
+        )
+        self._restarts, self._saved, self._reforming, self._finished = (
+            message["restarts"],
+            message["saved"],
+            False,
+            {},
+        )
+        self._say(
+            f"generation {self.generation}: {len(self._members)} of {self._rules.workers} "
+            "worker(s) "
+            f"({', '.join(map(str, self._members))}), {message['threads']} threads and "
+            f"{message['shards']} shard(s) each"
+        )
+        self._do(
+            Start(
+                self.generation,
+                tuple(address for _, address in message["members"]),
+                self._members.index(self._rules.index),
+                message["threads"],
+                message["shards"],
+            )
+        )
         self._tell_status(now)
 
     def _status(self, now: float) -> dict:
         state = {"meeting": "busy" if self._alive else "ready"}.get(self.phase, "running")
-        return {"kind": "status", "state": state, "address": self._address, "remaining": self._deadline - now,
-                "generation": self.generation, "restarts": self._restarts, "saved": self._saved, "cause": self._cause}
+        return {
+            "kind": "status",
+            "state": state,
+            "address": self._address,
+            "remaining": self._deadline - now,
+            "generation": self.generation,
+            "restarts": self._restarts,
+            "saved": self._saved,
+            "cause": self._cause,
+        }
 
     def _tell_status(self, now: float) -> None:
         for index in self._peers:
@@ -350,35 +467,57 @@ class Member:
 
     def _on_status(self, index: int, message: Mapping, now: float) -> None:
         was_running = self._peers[index].state == "running"
-        self._peers[index] = _Peer(message["state"], message["address"], now + message["remaining"], message["generation"],
-                                   message["restarts"], message["saved"], message["cause"])
+        self._peers[index] = _Peer(
+            message["state"],
+            message["address"],
+            now + message["remaining"],
+            message["generation"],
+            message["restarts"],
+            message["saved"],
+            message["cause"],
+        )
         if self.phase == "running" and self.is_leader:
             self._take_in_newcomers(now)
         elif self.phase == "meeting" and was_running and message["state"] != "running":
-            self._since, self._deadline = now, now + self._rules.rejoin_seconds  # A gang at work does not count as waiting.
+            # A gang at work does not count as waiting.
+            self._since, self._deadline = now, now + self._rules.rejoin_seconds
             self._tell_status(now)
         self._decide(now)
 
     def _take_in_newcomers(self, now: float) -> None:
-        """Asks the gang to leave after a checkpoint, when somebody who is no member waits; once per generation."""
-        waiting = [index for index, peer in self._peers.items() if index not in self._members and peer.state == "ready"]
+        """Asks the gang to leave after a checkpoint, when somebody who is no member waits; once per
+        generation.
+        """
+        waiting = [
+            index
+            for index, peer in self._peers.items()
+            if index not in self._members and peer.state == "ready"
+        ]
         if not waiting or self._reforming or self._stopping or not self._trained:
             return
         self._say(f"worker {waiting[0]} has come: the gang saves and forms again with it")
-        self._tell_members({"kind": "reform", "generation": self.generation, "cause": f"worker {waiting[0]} came"})
+        self._tell_members(
+            {"kind": "reform", "generation": self.generation, "cause": f"worker {waiting[0]} came"}
+        )
         self._reform(f"worker {waiting[0]} came")
 
     def _on_reform(self, index: int, message: Mapping, now: float) -> None:
-        if self.phase == "running" and index == self._members[0] and message["generation"] == self.generation:
+        if (
+            self.phase == "running"
+            and index == self._members[0]
+            and message["generation"] == self.generation
+        ):
             self._reform(message["cause"])
 
     def _reform(self, cause: str) -> None:
         self._reforming, self._cause = True, cause
         self._do(Ask({"ask": "reform"}))
 
-    # --- losing somebody ----------------------------------------------------------------------------------------------------
+    # --- losing somebody --------------------------------------------------------------------------
 
-    def _child_ended_at_work(self, code: int, reason: str, last_lines: tuple[str, ...], now: float) -> None:
+    def _child_ended_at_work(
+        self, code: int, reason: str, last_lines: tuple[str, ...], now: float
+    ) -> None:
         index = self._rules.index
         if code in CLEAN:
             self.phase = "finished"
@@ -386,21 +525,43 @@ class Member:
                 self._count_finished(index, code, now)
             else:
                 self._finished[index] = code
-                self._send(self._members[0], {"kind": "finished", "generation": self.generation, "code": code})
+                self._send(
+                    self._members[0],
+                    {"kind": "finished", "generation": self.generation, "code": code},
+                )
         elif code == BY_NAME["peer_lost"] and self._reforming and not self._stopping:
             self._meet(self._cause, now)
         elif code < 0 or code == BY_NAME["peer_lost"]:
-            why = reason or (f"its training was ended by signal {-code}" if code < 0 else "its training lost the others (exit code 75)")
+            why = reason or (
+                f"its training was ended by signal {-code}"
+                if code < 0
+                else "its training lost the others (exit code 75)"
+            )
             if self.is_leader:
                 self._lose(index, why, code, last_lines, now)
             elif self._stopping:
-                self._fail(BY_NAME["peer_lost"], f"worker {index} was lost while the job was stopping: {why}", last_lines, now)
+                self._fail(
+                    BY_NAME["peer_lost"],
+                    f"worker {index} was lost while the job was stopping: {why}",
+                    last_lines,
+                    now,
+                )
             else:
-                self._send(self._members[0], {"kind": "lost", "generation": self.generation, "reason": why, "code": code,
-                                              "lines": list(last_lines)})
+                self._send(
+                    self._members[0],
+                    {
+                        "kind": "lost",
+                        "generation": self.generation,
+                        "reason": why,
+                        "code": code,
+                        "lines": list(last_lines),
+                    },
+                )
                 self._meet(f"worker {index}: {why}", now)
         else:
-            self._fail(code, f"worker {index}: training ended with exit code {code}", last_lines, now)
+            self._fail(
+                code, f"worker {index}: training ended with exit code {code}", last_lines, now
+            )
 
     def _lose(self, index: int, reason: str, code: int | None, last_lines, now: float) -> None:
         """At the leader: worker `index` cannot go on with this generation, so nobody does."""
@@ -408,17 +569,30 @@ class Member:
         self._say(f"lost {cause}" + _quoted(last_lines))
         self._note("lost", index=index, reason=reason, code=code, last_lines=list(last_lines))
         if self._stopping:
-            self._end(BY_NAME["peer_lost"], f"worker {index} was lost while the job was stopping: {reason}", now)
+            self._end(
+                BY_NAME["peer_lost"],
+                f"worker {index} was lost while the job was stopping: {reason}",
+                now,
+            )
             return
         self._tell_members({"kind": "abort", "generation": self.generation, "cause": cause})
         self._meet(cause, now)
 
     def _on_lost(self, index: int, message: Mapping, now: float) -> None:
-        if self.phase in ("running", "finished") and self.is_leader and message["generation"] == self.generation and index in self._members:
+        if (
+            self.phase in ("running", "finished")
+            and self.is_leader
+            and message["generation"] == self.generation
+            and index in self._members
+        ):
             self._lose(index, message["reason"], message["code"], tuple(message["lines"]), now)
 
     def _on_abort(self, index: int, message: Mapping, now: float) -> None:
-        if self.phase in ("running", "finished") and index == self._members[0] and message["generation"] == self.generation:
+        if (
+            self.phase in ("running", "finished")
+            and index == self._members[0]
+            and message["generation"] == self.generation
+        ):
             self._say(f"lost {message['cause']}")
             self._meet(message["cause"], now)
 
@@ -438,24 +612,37 @@ class Member:
         elif self._stopping and own is not None:
             self._leave(own, f"worker {index}, which leads, left: {reason}", "")
         elif self._stopping:
-            self._leave(BY_NAME["peer_lost"], f"worker {index} was lost while the job was stopping: {reason}", "")
+            self._leave(
+                BY_NAME["peer_lost"],
+                f"worker {index} was lost while the job was stopping: {reason}",
+                "",
+            )
         else:
             self._say(f"lost worker {index}: {reason}")
             if self._rules.index < min(self._peers, default=self._rules.workers):
                 self._note("lost", index=index, reason=reason, code=None, last_lines=[])
             self._meet(f"worker {index}: {reason}", now)
 
-    # --- stopping -----------------------------------------------------------------------------------------------------------
+    # --- stopping ---------------------------------------------------------------------------------
 
     def _begin_to_stop(self, number: int, now: float) -> None:
         self._stopping = number
-        self._stop_deadline = min(self._stop_deadline, now + max(1.0, self._rules.grace_seconds - MARGIN_SECONDS))
+        self._stop_deadline = min(
+            self._stop_deadline, now + max(1.0, self._rules.grace_seconds - MARGIN_SECONDS)
+        )
 
     def _stop(self, number: int, trained: bool, now: float) -> None:
-        """At the leader: a worker was asked to stop. `trained`: its training has got as far as having something to save."""
+        """At the leader: a worker was asked to stop. `trained`: its training has got as far as
+        having something to save.
+        """
         self._begin_to_stop(number, now)
         if not trained:
-            self._end(STOPPED[number], f"stopped by signal {number}", now, commits.stopped_line(self._world.newest()))
+            self._end(
+                STOPPED[number],
+                f"stopped by signal {number}",
+                now,
+                commits.stopped_line(self._world.newest()),
+            )
             return
         self._tell_members({"kind": "stop", "signal": number, "trained": True})
         if self._alive:
@@ -464,7 +651,12 @@ class Member:
     def _on_stop(self, index: int, message: Mapping, now: float) -> None:
         number = message["signal"]
         if self.phase == "meeting":
-            self._end(STOPPED[number], f"worker {index} was stopped by signal {number}", now, commits.stopped_line(self._world.newest()))
+            self._end(
+                STOPPED[number],
+                f"worker {index} was stopped by signal {number}",
+                now,
+                commits.stopped_line(self._world.newest()),
+            )
         elif self.is_leader and index in self._members:
             if not self._stopping or not message["trained"]:
                 self._stop(number, message["trained"], now)
@@ -473,7 +665,7 @@ class Member:
             if self._alive:
                 self._do(Ask({"ask": "stop", "signal": number}))
 
-    # --- the end ------------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def _count_finished(self, index: int, code: int, now: float) -> None:
         self._finished[index] = code
@@ -481,7 +673,11 @@ class Member:
             self._end(max(self._finished.values()), "all training ended", now)
 
     def _on_finished(self, index: int, message: Mapping, now: float) -> None:
-        if self.phase in ("running", "finished") and self.is_leader and message["generation"] == self.generation:
+        if (
+            self.phase in ("running", "finished")
+            and self.is_leader
+            and message["generation"] == self.generation
+        ):
             self._count_finished(index, message["code"], now)
 
     def _fail(self, code: int, reason: str, last_lines, now: float) -> None:
@@ -489,22 +685,54 @@ class Member:
         if self.is_leader:
             self._end(code, reason + _quoted(last_lines), now)
             return
-        self._send(self._members[0], {"kind": "failed", "generation": self.generation, "code": code, "reason": reason,
-                                      "lines": list(last_lines)})
-        self._report, self._report_deadline = Exit(code, reason + _quoted(last_lines)), now + ANSWER_SECONDS
+        self._send(
+            self._members[0],
+            {
+                "kind": "failed",
+                "generation": self.generation,
+                "code": code,
+                "reason": reason,
+                "lines": list(last_lines),
+            },
+        )
+        self._report, self._report_deadline = (
+            Exit(code, reason + _quoted(last_lines)),
+            now + ANSWER_SECONDS,
+        )
         if self._alive:
             self._do(Kill())
 
     def _on_failed(self, index: int, message: Mapping, now: float) -> None:
-        if self.phase in ("running", "finished") and self.is_leader and message["generation"] == self.generation:
-            self._note("lost", index=index, reason=message["reason"], code=message["code"], last_lines=message["lines"])
-            self._end(message["code"], message["reason"] + _quoted(message["lines"]), now, cause=index)
+        if (
+            self.phase in ("running", "finished")
+            and self.is_leader
+            and message["generation"] == self.generation
+        ):
+            self._note(
+                "lost",
+                index=index,
+                reason=message["reason"],
+                code=message["code"],
+                last_lines=message["lines"],
+            )
+            self._end(
+                message["code"], message["reason"] + _quoted(message["lines"]), now, cause=index
+            )
 
-    def _end(self, code: int, reason: str, now: float, line: str = "", cause: int | None = None) -> None:
-        """Ends the job for everybody who is connected, when this worker leads; else for this worker alone."""
+    def _end(
+        self, code: int, reason: str, now: float, line: str = "", cause: int | None = None
+    ) -> None:
+        """Ends the job for everybody who is connected, when this worker leads; else for this worker
+        alone.
+        """
         if self.is_leader:
             if self.has_run or code != BY_NAME["usage"]:
-                self._note("gang_end", code=code, reason=reason, index=self._rules.index if cause is None else cause)
+                self._note(
+                    "gang_end",
+                    code=code,
+                    reason=reason,
+                    index=self._rules.index if cause is None else cause,
+                )
             for index in self._peers:
                 self._send(index, {"kind": "end", "code": code, "reason": reason, "line": line})
         self._leave(code, reason, line)
@@ -516,7 +744,9 @@ class Member:
     def refuse_all(self, reason: str, now: float) -> None:
         """A worker was there that is not the same as this one: the job ends before it begins."""
         for index in self._peers:
-            self._send(index, {"kind": "end", "code": BY_NAME["usage"], "reason": reason, "line": ""})
+            self._send(
+                index, {"kind": "end", "code": BY_NAME["usage"], "reason": reason, "line": ""}
+            )
         self._leave(BY_NAME["usage"], reason, "")
 
     def _leave(self, code: int, reason: str, line: str) -> None:
@@ -525,7 +755,7 @@ class Member:
         self.phase = "over"
         self._do(Exit(code, reason, line))
 
-    # --- actions ------------------------------------------------------------------------------------------------------------
+    # --- actions ----------------------------------------------------------------------------------
 
     def _do(self, action) -> None:
         self._actions.append(action)

@@ -1,8 +1,10 @@
-"""The parent of the training process of one worker: meets the other workers, owns the signals, restarts what was lost.
+"""The parent of the training process of one worker: meets the other workers, owns the signals,
+restarts what was lost.
 
-It imports no TensorFlow, because TensorFlow swallows SIGTERM and holds the interpreter for as long as it waits for peers.
-What it decides is in `gang`, a state machine without sockets or processes; this file gives it events and does what it says:
-`links` are the connections to the other workers, `child` is the training process.
+It imports no TensorFlow, because TensorFlow swallows SIGTERM and holds the interpreter for as long
+as it waits for peers. What it decides is in `gang`, a state machine without sockets or processes;
+this file gives it events and does what it says: `links` are the connections to the other workers,
+`child` is the training process.
 """
 
 import asyncio
@@ -15,10 +17,10 @@ import socket
 import sys
 import time
 import uuid
-from typing import Callable, Mapping
+from collections.abc import Callable, Mapping
 
-from trainer import resources
 from trainer import config as configuration
+from trainer import resources
 from trainer.data import order, store
 from trainer.exit_codes import BY_NAME
 from trainer.gang import child, cluster, commits, identity, links, member, watchdog
@@ -28,16 +30,18 @@ from trainer.stopping import StopRequest
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
-SLEPT_SECONDS = 3.0      # A tick that is this late tells that the process itself did not run.
-END_SECONDS = 10.0       # How long the end of a killed process is waited for.
-BOUND_TICKS = 30         # Between two looks at how long a stop would take.
-SAVES = 20               # Newest saves whose seconds count for that.
+SLEPT_SECONDS = 3.0  # A tick that is this late tells that the process itself did not run.
+END_SECONDS = 10.0  # How long the end of a killed process is waited for.
+BOUND_TICKS = 30  # Between two looks at how long a stop would take.
+SAVES = 20  # Newest saves whose seconds count for that.
 
 
 def wanted(config: configuration.Config, environ: Mapping[str, str], pid: int) -> bool:
-    """Whether the training of `config` is supervised: --supervise, by default with several workers or as process 1.
+    """Whether the training of `config` is supervised: --supervise, by default with several workers
+    or as process 1.
 
-    Raises UsageError where flags and environment describe no cluster, or one that --strategy is not for.
+    Raises UsageError where flags and environment describe no cluster, or one that --strategy is not
+    for.
     """
     if config.gang.supervise == "off":  # Then TF_CONFIG alone tells who trains together.
         return False
@@ -55,30 +59,48 @@ def run(config: configuration.Config, environ: Mapping[str, str], stop: StopRequ
 
 
 def train_command(config: configuration.Config, start: member.Start) -> list[str]:
-    """The training process of a generation: `train` with the same flags, threads and shards settled, and no gang to look for.
+    """The training process of a generation: `train` with the same flags, threads and shards
+    settled, and no gang to look for.
 
     Who the others are stands in its TF_CONFIG.
     """
-    config = configuration.replace(config, threads=start.threads, shards=start.shards, supervise="off")
-    flags = configuration.as_flags(config, without=("num_workers", "worker_index", "hosts", "min_workers"))
+    config = configuration.replace(
+        config, threads=start.threads, shards=start.shards, supervise="off"
+    )
+    flags = configuration.as_flags(
+        config, without=("num_workers", "worker_index", "hosts", "min_workers")
+    )
     return [sys.executable, "-m", "trainer", "train", *flags]
 
 
-def child_environment(environ: Mapping[str, str], index: int, start: member.Start) -> dict[str, str]:
+def child_environment(
+    environ: Mapping[str, str], index: int, start: member.Start
+) -> dict[str, str]:
     """The environment of the training process of worker `index`."""
     kept = {name: value for name, value in environ.items() if name != "TF_CONFIG"}
     kept["RNN_TRAINER_WORKER"] = str(index)
     if len(start.members) > 1:
-        kept["TF_CONFIG"] = json.dumps({"cluster": {"worker": list(start.members)}, "task": {"type": "worker", "index": start.rank}})
+        kept["TF_CONFIG"] = json.dumps(
+            {
+                "cluster": {"worker": list(start.members)},
+                "task": {"type": "worker", "index": start.rank},
+            }
+        )
     return kept
 
 
 class Supervisor:
-    """One worker. `command(config, start)`: the training process. `silence`: seconds after which a peer counts as lost."""
+    """One worker. `command(config, start)`: the training process. `silence`: seconds after which a
+    peer counts as lost.
+    """
 
-    def __init__(self, config: configuration.Config, environ: Mapping[str, str],
-                 command: Callable[[configuration.Config, member.Start], list[str]] = train_command,
-                 silence: float = links.SILENCE_SECONDS):
+    def __init__(
+        self,
+        config: configuration.Config,
+        environ: Mapping[str, str],
+        command: Callable[[configuration.Config, member.Start], list[str]] = train_command,
+        silence: float = links.SILENCE_SECONDS,
+    ):
         self._config = config
         self._environ = environ
         self._command = command
@@ -98,9 +120,18 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_mistake)
         settings = self._config.gang
-        rules = member.Rules(self._cluster.index, self._cluster.addresses, settings.min_workers, settings.rendezvous_seconds,
-                           settings.rejoin_seconds, settings.grace_seconds, settings.max_restarts)
-        world = member.World(self._settle, lambda: commits.newest(self._folder), self._fresh_address, self._finished)
+        rules = member.Rules(
+            self._cluster.index,
+            self._cluster.addresses,
+            settings.min_workers,
+            settings.rendezvous_seconds,
+            settings.rejoin_seconds,
+            settings.grace_seconds,
+            settings.max_restarts,
+        )
+        world = member.World(
+            self._settle, lambda: commits.newest(self._folder), self._fresh_address, self._finished
+        )
         self._member = member.Member(rules, world, time.monotonic())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -115,8 +146,12 @@ class Supervisor:
         ticking.add_done_callback(self._on_end_of_ticks)
         try:
             if self._cluster.workers > 1:
-                log.info("worker %d of %d: meeting the others at %s", self._cluster.index, self._cluster.workers,
-                         self._cluster.addresses[self._cluster.index])
+                log.info(
+                    "worker %d of %d: meeting the others at %s",
+                    self._cluster.index,
+                    self._cluster.workers,
+                    self._cluster.addresses[self._cluster.index],
+                )
             await self._links.open()
             self._member.begin(time.monotonic())
             self._act()
@@ -130,10 +165,12 @@ class Supervisor:
             raise self._mistake
         return self._tell_end()
 
-    # --- events ---------------------------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def differs(self, hello: links.Hello) -> str:
-        """What keeps a worker from taking part; a gang that has not run yet does not begin without it."""
+        """What keeps a worker from taking part; a gang that has not run yet does not begin without
+        it.
+        """
         own = (self._cluster.index, self._identity)
         first, second = sorted([own, (hello.index, hello.identity)], key=lambda worker: worker[0])
         difference = identity.differences(*first, *second)
@@ -172,12 +209,17 @@ class Supervisor:
 
     def _on_mistake(self, loop: asyncio.AbstractEventLoop, context: dict) -> None:
         """An exception that nobody expected, in a callback or a task: this worker ends with it."""
-        self._mistake = self._mistake or context.get("exception") or RuntimeError(context["message"])
+        self._mistake = (
+            self._mistake or context.get("exception") or RuntimeError(context["message"])
+        )
         self._over.set()
 
     def _on_end_of_ticks(self, ticking: asyncio.Task) -> None:
         if not ticking.cancelled():  # Nobody waits for it: what ended it would never be heard of.
-            self._on_mistake(asyncio.get_running_loop(), {"message": "no more ticks", "exception": ticking.exception()})
+            self._on_mistake(
+                asyncio.get_running_loop(),
+                {"message": "no more ticks", "exception": ticking.exception()},
+            )
 
     def _on_beat(self, watch: watchdog.Watch) -> None:
         if watch.trained:
@@ -209,7 +251,7 @@ class Supervisor:
             self._member.tick(now)
             self._act()
 
-    # --- actions --------------------------------------------------------------------------------------------------------------
+    # --- actions ----------------------------------------------------------------------------------
 
     def _act(self) -> None:
         """Does what the member wants done."""
@@ -235,8 +277,13 @@ class Supervisor:
     def _start(self, start: member.Start) -> None:
         self._child_gone.clear()
         try:
-            self._child = child.Child(self._command(self._config, start), child_environment(self._environ, self._cluster.index, start),
-                                      self._config.gang.hang_seconds, self._on_beat, self._on_child_end)
+            self._child = child.Child(
+                self._command(self._config, start),
+                child_environment(self._environ, self._cluster.index, start),
+                self._config.gang.hang_seconds,
+                self._on_beat,
+                self._on_child_end,
+            )
         except OSError as problem:
             self._child_gone.set()
             lines = (f"the training process cannot be started: {problem}",)
@@ -255,7 +302,9 @@ class Supervisor:
             try:
                 await asyncio.wait_for(self._child_gone.wait(), END_SECONDS)
             except asyncio.TimeoutError:
-                log.error("the training process %d does not end, although it was killed", self._child.pid)
+                log.error(
+                    "the training process %d does not end, although it was killed", self._child.pid
+                )
 
     def _tell_end(self) -> int:
         if self._exit.code == BY_NAME["done"]:
@@ -268,7 +317,7 @@ class Supervisor:
             print(self._exit.line, flush=True)
         return self._exit.code
 
-    # --- what it knows --------------------------------------------------------------------------------------------------------
+    # --- what it knows ----------------------------------------------------------------------------
 
     def _settle(self, workers: int) -> tuple[int, int]:
         run = resources.settled(self._config, commits.exist(self._folder), workers).run
@@ -277,10 +326,15 @@ class Supervisor:
     def _finished(self) -> str:
         description, _ = store.read_description(pathlib.Path(self._config.folders.data_dir))
         run, examples = self._config.run, description["splits"]["train"]["examples"]
-        return commits.finished_line(self._folder, run.steps or order.epoch_end(run.epochs, examples, self._config.input.batch_size))
+        return commits.finished_line(
+            self._folder,
+            run.steps or order.epoch_end(run.epochs, examples, self._config.input.batch_size),
+        )
 
     def _fresh_address(self) -> str:
-        """Where TensorFlow will listen: a port that is free now, so that no connection of an earlier generation leads there."""
+        """Where TensorFlow will listen: a port that is free now, so that no connection of an
+        earlier generation leads there.
+        """
         if self._cluster.workers == 1:
             return ""
         host = self._cluster.addresses[self._cluster.index].rpartition(":")[0]
@@ -289,19 +343,33 @@ class Supervisor:
             return f"{host}:{probe.getsockname()[1]}"
 
     def _stop_bound(self) -> float | None:
-        saves = [event["seconds"] for event in read(self._folder / "journal.jsonl") if event.get("event") == "save" and "seconds" in event]
+        saves = [
+            event["seconds"]
+            for event in read(self._folder / "journal.jsonl")
+            if event.get("event") == "save" and "seconds" in event
+        ]
         return watchdog.stop_bound(self._child.watch.intervals, saves[-SAVES:])
 
     def _announce_stop(self) -> None:
         bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - member.MARGIN_SECONDS
         if bound is None:
-            log.info("stopping: nothing has been timed yet, so it takes at most --grace_seconds less %g s: %g s",
-                     member.MARGIN_SECONDS, allowed)
+            log.info(
+                "stopping: nothing has been timed yet, so it takes at most --grace_seconds less %g "
+                "s: %g s",
+                member.MARGIN_SECONDS,
+                allowed,
+            )
         else:
             log.info("stopping: at most %.1f s", bound)
 
     def _check_bound(self) -> None:
         bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - member.MARGIN_SECONDS
         if bound is not None and bound > allowed:
-            log.warning("a stop may take %.1f s, and --grace_seconds=%g leaves %g s for it: lower --steps_per_loop, or raise the grace "
-                        "period of the cluster and --grace_seconds", bound, self._config.gang.grace_seconds, allowed)
+            log.warning(
+                "a stop may take %.1f s, and --grace_seconds=%g leaves %g s for it: lower "
+                "--steps_per_loop, or raise the grace "
+                "period of the cluster and --grace_seconds",
+                bound,
+                self._config.gang.grace_seconds,
+                allowed,
+            )

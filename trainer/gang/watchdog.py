@@ -1,17 +1,19 @@
-"""When a training process counts as hung or frozen, and how long a stop of it may take: pure functions of what was heard from it.
+"""When a training process counts as hung or frozen, and how long a stop of it may take: pure
+functions of what was heard from it.
 
-Only Python can be watched from outside: TensorFlow notices a peer that died, never one whose Python hangs.
+Only Python can be watched from outside: TensorFlow notices a peer that died, never one whose Python
+hangs.
 """
 
 import collections
 import statistics
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-HANG_SECONDS = 60.0    # The least silence in training that counts as a hang.
-HANG_LOOPS = 10        # Or so many loops of the usual length.
+HANG_SECONDS = 60.0  # The least silence in training that counts as a hang.
+HANG_LOOPS = 10  # Or so many loops of the usual length.
 START_SECONDS = 600.0  # Import, meeting, restore and compilation send no beats while they last.
 FROZEN_SECONDS = 10.0  # In state T (stopped by a signal): a debugger's moment is shorter.
-REMEMBERED = 101       # Intervals that the median is taken of.
+REMEMBERED = 101  # Intervals that the median is taken of.
 
 _BOUNDED = ("train", "evaluate")
 
@@ -20,12 +22,14 @@ def limit(phase: str, intervals: Sequence[float], hang_seconds: float) -> float:
     """Seconds of silence in `phase` after which a process hangs.
 
     Args:
-      intervals: seconds between successive beats in phase "train".
-      hang_seconds: --hang_seconds; 0 means the longer of 60 s and 10 times the median of `intervals`.
+      intervals: seconds between successive beats in phase "train". hang_seconds: --hang_seconds; 0
+        means the longer of 60 s and 10 times the median of `intervals`.
     """
     if phase not in _BOUNDED:
         return max(START_SECONDS, hang_seconds)
-    return hang_seconds or max(HANG_SECONDS, HANG_LOOPS * statistics.median(intervals) if intervals else 0.0)
+    return hang_seconds or max(
+        HANG_SECONDS, HANG_LOOPS * statistics.median(intervals) if intervals else 0.0
+    )
 
 
 def is_stopped(stat: str) -> bool:
@@ -34,7 +38,8 @@ def is_stopped(stat: str) -> bool:
 
 
 def stop_bound(loops: Sequence[float], saves: Sequence[float]) -> float | None:
-    """Most seconds that a stop should take: the loop under way, the one in which all agree, and a save, each at its longest.
+    """Most seconds that a stop should take: the loop under way, the one in which all agree, and a
+    save, each at its longest.
 
     None while no loop or no save has been timed.
     """
@@ -74,7 +79,12 @@ class Watch:
         elif now - self._stopped_since >= FROZEN_SECONDS:
             return f"frozen (stopped by a signal) for {now - self._stopped_since:.0f} s"
         silent, most = now - self._heard, limit(self.phase, self.intervals, self._hang_seconds)
-        return f"hung: silent for {silent:.0f} s in phase {self.phase} at step {self.step}, at most {most:.0f} s" if silent > most else ""
+        return (
+            f"hung: silent for {silent:.0f} s in phase {self.phase} at step {self.step}, at most "
+            f"{most:.0f} s"
+            if silent > most
+            else ""
+        )
 
     def slept(self, seconds: float) -> None:
         """The watcher itself did not run for `seconds`: they say nothing about the process."""

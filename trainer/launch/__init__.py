@@ -1,1 +1,3 @@
-"""Starting jobs elsewhere: a JobSpec (what, where, how many) becomes text, and programs of the place take it from there."""
+"""Starting jobs elsewhere: a JobSpec (what, where, how many) becomes text, and programs of the
+place take it from there.
+"""

@@ -1,7 +1,8 @@
 """Jobs on a cluster through the kubectl program: send, watch, ask, end.
 
-kubectl brings what a client of our own would have to learn: contexts, logins of every cloud, proxies. A job is found by its name
-and labels alone, so a job that was applied by hand, or under kustomize, is followed and stopped the same way.
+kubectl brings what a client of our own would have to learn: contexts, logins of every cloud,
+proxies. A job is found by its name and labels alone, so a job that was applied by hand, or under
+kustomize, is followed and stopped the same way.
 """
 
 import collections
@@ -11,7 +12,8 @@ import logging
 import subprocess
 import threading
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from trainer.exit_codes import BY_NAME, TABLE, UsageError
 from trainer.launch import kubernetes
@@ -36,18 +38,29 @@ class Cluster:
 
     @property
     def command(self) -> list[str]:
-        return ["kubectl", *([f"--context={self.context}"] if self.context else []),
-                *([f"--namespace={self.namespace}"] if self.namespace else [])]
+        return [
+            "kubectl",
+            *([f"--context={self.context}"] if self.context else []),
+            *([f"--namespace={self.namespace}"] if self.namespace else []),
+        ]
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> str:
-        """Runs kubectl and returns what it prints. Raises UsageError with what it said where it failed."""
+        """Runs kubectl and returns what it prints. Raises UsageError with what it said where it
+        failed.
+        """
         try:
-            done = subprocess.run([*self.command, *arguments], input=stdin, capture_output=True, text=True)
+            done = subprocess.run(
+                [*self.command, *arguments], input=stdin, capture_output=True, text=True
+            )
         except FileNotFoundError:
-            raise UsageError("kubectl: not on the PATH, and it does the talking to the cluster. Install it "
-                             "(https://kubernetes.io/docs/tasks/tools), or print the manifest without --apply.") from None
+            raise UsageError(
+                "kubectl: not on the PATH, and it does the talking to the cluster. Install it "
+                "(https://kubernetes.io/docs/tasks/tools), or print the manifest without --apply."
+            ) from None
         if done.returncode:
-            raise UsageError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+            raise UsageError(
+                f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}"
+            )
         return done.stdout
 
     def find(self, kind: str, name: str) -> dict[str, Any] | None:
@@ -62,14 +75,18 @@ class Cluster:
 
     def pods(self, name: str) -> list[dict[str, Any]]:
         """Pods of the job's workers, oldest first."""
-        selector = ",".join(f"{key}={value}" for key, value in kubernetes.labels(name, "trainer").items())
+        selector = ",".join(
+            f"{key}={value}" for key, value in kubernetes.labels(name, "trainer").items()
+        )
         found = json.loads(self("get", "pods", f"--selector={selector}", "--output=json"))["items"]
         return sorted(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A Job or JobSet as the cluster sees it. `ended`: "" while it goes on, "done" or "failed"; `reason`: the cluster's words."""
+    """A Job or JobSet as the cluster sees it. `ended`: "" while it goes on, "done" or "failed";
+    `reason`: the cluster's words.
+    """
 
     kind: str
     name: str
@@ -88,23 +105,39 @@ class Job:
 
 def _end(document: dict[str, Any]) -> tuple[str, str]:
     for condition in document.get("status", {}).get("conditions", []):
-        if condition["status"] == "True" and condition["type"] in ("Complete", "Completed", "Failed"):
+        if condition["status"] == "True" and condition["type"] in (
+            "Complete",
+            "Completed",
+            "Failed",
+        ):
             words = f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
             return ("failed" if condition["type"] == "Failed" else "done"), words
     return "", ""
 
 
 def apply(cluster: Cluster, name: str, manifest: str) -> str:
-    """Sends `manifest` once the API server has accepted a dry run of it; returns what kubectl says about each object.
+    """Sends `manifest` once the API server has accepted a dry run of it; returns what kubectl says
+    about each object.
 
-    A job of this name that has ended makes room; one that goes on is not touched. Raises UsageError.
+    A job of this name that has ended makes room; one that goes on is not touched. Raises
+    UsageError.
     """
     job = Job.find(cluster, name)
     if job and not job.ended:
-        raise UsageError(f"--name={name}: a job of this name is there already and goes on. Look at it with --status={name}, end "
-                         f"it with --stop={name}, or choose another name.")
-    send = ("apply", "--server-side", "--force-conflicts", f"--field-manager={FIELD_MANAGER}", "--filename=-")
-    # A warning is fatal here: where pods would break the namespace's Pod Security level, the job itself is taken, and starts none.
+        raise UsageError(
+            f"--name={name}: a job of this name is there already and goes on. Look at it with "
+            f"--status={name}, end "
+            f"it with --stop={name}, or choose another name."
+        )
+    send = (
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        f"--field-manager={FIELD_MANAGER}",
+        "--filename=-",
+    )
+    # A warning is fatal here: where pods would break the namespace's Pod Security level, the job
+    # itself is taken, and starts none.
     cluster(*send, "--dry-run=server", "--warnings-as-errors", stdin=manifest)
     if job:
         log.info("%s %s %s: it makes room for the new one", name, job.ended, job.reason)
@@ -113,11 +146,16 @@ def apply(cluster: Cluster, name: str, manifest: str) -> str:
 
 
 def stop(cluster: Cluster, name: str, say: Callable[[str], None]) -> None:
-    """Ends a job and returns when its pods are gone: SIGTERM, a checkpoint, no restart. Volumes stay. Raises UsageError."""
+    """Ends a job and returns when its pods are gone: SIGTERM, a checkpoint, no restart. Volumes
+    stay. Raises UsageError.
+    """
     job = Job.find(cluster, name)
     if not job:
-        raise UsageError(f"--stop={name}: there is no such job{_where(cluster)}. `kubectl get jobs,jobsets --all-namespaces "
-                         "--selector=app.kubernetes.io/name=rnn-trainer` lists all of them.")
+        raise UsageError(
+            f"--stop={name}: there is no such job{_where(cluster)}. `kubectl get jobs,jobsets "
+            "--all-namespaces "
+            "--selector=app.kubernetes.io/name=rnn-trainer` lists all of them."
+        )
     logs = _Logs(cluster, name, say, tail=0)
     logs.catch_up()
     try:
@@ -126,14 +164,19 @@ def stop(cluster: Cluster, name: str, say: Callable[[str], None]) -> None:
     finally:
         logs.end()
     for kind in OF_A_JOB:
-        cluster("delete", kind, f"--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance={name}")
+        cluster(
+            "delete",
+            kind,
+            f"--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance={name}",
+        )
 
 
 def _where(cluster: Cluster) -> str:
     return f" in namespace {cluster.namespace}" if cluster.namespace else ""
 
 
-# --- Following -----------------------------------------------------------------------------------------------------------------
+# --- Following ------------------------------------------------------------------------------------
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Failure:
@@ -146,9 +189,11 @@ class Failure:
 
 
 def follow(cluster: Cluster, name: str, say: Callable[[str], None]) -> int:
-    """Prints the logs of all workers, each line with its worker's index, until the job ends; returns what it means.
+    """Prints the logs of all workers, each line with its worker's index, until the job ends;
+    returns what it means.
 
-    That is 0, or the code of the container that failed the job: the first one that the cluster counts or gives up on.
+    That is 0, or the code of the container that failed the job: the first one that the cluster
+    counts or gives up on.
     """
     logs = _Logs(cluster, name, say)
     failures: dict[str, Failure] = {}
@@ -157,7 +202,8 @@ def follow(cluster: Cluster, name: str, say: Callable[[str], None]) -> int:
     try:
         while True:
             try:
-                job = Job.find(cluster, name)  # Before the pods: what they say after the end is complete.
+                # Before the pods: what they say after the end is complete.
+                job = Job.find(cluster, name)
                 pods = logs.catch_up()
             except UsageError:
                 if time.monotonic() - answered > PATIENCE_SECONDS:
@@ -168,7 +214,12 @@ def follow(cluster: Cluster, name: str, say: Callable[[str], None]) -> int:
             for pod in pods:
                 failure = failure_of(pod)
                 if failure and failures.setdefault(pod["metadata"]["name"], failure) is failure:
-                    log.info("worker %s ended with exit code %d: %s", failure.worker, failure.code, failure.why)
+                    log.info(
+                        "worker %s ended with exit code %d: %s",
+                        failure.worker,
+                        failure.code,
+                        failure.why,
+                    )
                 _say_why_it_waits(pod, waiting)
             if not job:
                 log.info("%s is gone: stopped or deleted elsewhere", name)
@@ -190,8 +241,12 @@ def failure_of(pod: dict[str, Any]) -> Failure | None:
     for container in pod.get("status", {}).get("containerStatuses", []):
         ended = container.get("state", {}).get("terminated")
         if ended and ended["exitCode"]:
-            return Failure(ended.get("finishedAt", ""), _worker(pod), ended["exitCode"],
-                           f"{ended.get('reason', '')} {ended.get('message', '')}".strip())
+            return Failure(
+                ended.get("finishedAt", ""),
+                _worker(pod),
+                ended["exitCode"],
+                f"{ended.get('reason', '')} {ended.get('message', '')}".strip(),
+            )
     return None
 
 
@@ -228,13 +283,16 @@ def _say_why_it_waits(pod: dict[str, Any], said: dict[str, str]) -> None:
 
 
 class _Logs:
-    """One `kubectl logs --follow` for each container that has started, their lines handed to `say` with the worker's index."""
+    """One `kubectl logs --follow` for each container that has started, their lines handed to `say`
+    with the worker's index.
+    """
 
     def __init__(self, cluster: Cluster, name: str, say: Callable[[str], None], tail: int = -1):
         self._cluster, self._name, self._say, self._tail = cluster, name, say, tail
         self._readers: dict[str, tuple[subprocess.Popen, threading.Thread]] = {}
         self._turn = threading.Lock()
-        self._lines = collections.Counter()  # {pod: lines read}, with which a connection that broke is taken up again.
+        # {pod: lines read}, with which a connection that broke is taken up again.
+        self._lines = collections.Counter()
 
     def catch_up(self) -> list[dict[str, Any]]:
         """Begins to read the containers that are new; returns all pods of the job."""
@@ -242,11 +300,20 @@ class _Logs:
         for pod in pods:
             name = pod["metadata"]["name"]
             if _has_started(pod) and (name not in self._readers or self._readers[name][0].poll()):
-                # A session of its own: Ctrl-C is for us, and lines that are on their way still arrive.
-                process = subprocess.Popen([*self._cluster.command, "logs", "--follow", f"--tail={self._tail}", name],
-                                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
-                                           errors="replace", start_new_session=True)
-                reader = threading.Thread(target=self._read, args=(process, name, _worker(pod)), daemon=True)
+                # A session of its own: Ctrl-C is for us, and lines that are on their way still
+                # arrive.
+                process = subprocess.Popen(
+                    [*self._cluster.command, "logs", "--follow", f"--tail={self._tail}", name],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    stdin=subprocess.DEVNULL,
+                    text=True,
+                    errors="replace",
+                    start_new_session=True,
+                )
+                reader = threading.Thread(
+                    target=self._read, args=(process, name, _worker(pod)), daemon=True
+                )
                 reader.start()
                 self._readers[name] = process, reader
         return pods
@@ -273,32 +340,53 @@ class _Logs:
 
 
 def _has_started(pod: dict[str, Any]) -> bool:
-    return any("running" in container.get("state", {}) or "terminated" in container.get("state", {})
-               for container in pod.get("status", {}).get("containerStatuses", []))
+    return any(
+        "running" in container.get("state", {}) or "terminated" in container.get("state", {})
+        for container in pod.get("status", {}).get("containerStatuses", [])
+    )
 
 
-# --- Status --------------------------------------------------------------------------------------------------------------------
+# --- Status ---------------------------------------------------------------------------------------
+
 
 def status(cluster: Cluster, name: str) -> list[str]:
-    """What runs, which attempt, the last step, goodput: about ten lines. Raises UsageError where there is no such job."""
+    """What runs, which attempt, the last step, goodput: about ten lines. Raises UsageError where
+    there is no such job.
+    """
     job = Job.find(cluster, name)
     if not job:
-        raise UsageError(f"--status={name}: there is no such job{_where(cluster)}. A job is deleted some time after its end "
-                         "(--ttl_seconds); its model folder tells the rest.")
+        raise UsageError(
+            f"--status={name}: there is no such job{_where(cluster)}. A job is deleted some time "
+            "after its end "
+            "(--ttl_seconds); its model folder tells the rest."
+        )
     pods = cluster.pods(name)
-    lines = [f"job        {name} ({job.document['kind']}) in {job.document['metadata']['namespace']}, since "
-             f"{job.document['metadata']['creationTimestamp']}",
-             f"state      {_state(job, pods)}"]
-    latest = {_worker(pod): pod for pod in pods}  # Oldest first, so the newest pod of each worker stays.
+    lines = [
+        f"job        {name} ({job.document['kind']}) in {job.document['metadata']['namespace']}, "
+        "since "
+        f"{job.document['metadata']['creationTimestamp']}",
+        f"state      {_state(job, pods)}",
+    ]
+    # Oldest first, so the newest pod of each worker stays.
+    latest = {_worker(pod): pod for pod in pods}
     shown = sorted(latest, key=int)[:4]
     lines += [f"worker {worker}   {_of_pod(latest[worker])}" for worker in shown]
     if len(latest) > len(shown):
-        phases = collections.Counter(latest[worker]["status"].get("phase", "Pending") for worker in latest if worker not in shown)
-        lines.append("others     " + ", ".join(f"{count} {phase}" for phase, count in phases.items()))
+        phases = collections.Counter(
+            latest[worker]["status"].get("phase", "Pending")
+            for worker in latest
+            if worker not in shown
+        )
+        lines.append(
+            "others     " + ", ".join(f"{count} {phase}" for phase, count in phases.items())
+        )
     ended = sorted(failure for failure in map(failure_of, pods) if failure)
     if ended:
-        lines.append(f"ends       {len(ended)}; the last: worker {ended[-1].worker} with exit code {ended[-1].code} at "
-                     f"{ended[-1].finished}")
+        lines.append(
+            f"ends       {len(ended)}; the last: worker {ended[-1].worker} with exit code "
+            f"{ended[-1].code} at "
+            f"{ended[-1].finished}"
+        )
     return lines + _progress(cluster, pods)
 
 
@@ -319,14 +407,31 @@ def _of_pod(pod: dict[str, Any]) -> str:
 
 
 def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> list[str]:
-    """Attempt, step and goodput, from `trainer report` in a pod that runs; else the last line of the newest log."""
+    """Attempt, step and goodput, from `trainer report` in a pod that runs; else the last line of
+    the newest log.
+    """
     for pod in pods:
         if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
             arguments = pod["spec"]["containers"][0].get("args", [])
-            folder = next((one for one in arguments if one.startswith("--model_dir=")), "--model_dir=")
+            folder = next(
+                (one for one in arguments if one.startswith("--model_dir=")), "--model_dir="
+            )
             try:
-                return progress(json.loads(cluster("exec", pod["metadata"]["name"], "--",
-                                                   "python", "-m", "trainer", "report", folder, "--format=json")))
+                return progress(
+                    json.loads(
+                        cluster(
+                            "exec",
+                            pod["metadata"]["name"],
+                            "--",
+                            "python",
+                            "-m",
+                            "trainer",
+                            "report",
+                            folder,
+                            "--format=json",
+                        )
+                    )
+                )
             except UsageError:
                 continue  # It has just ended, or has written nothing yet.
     if pods:
@@ -340,6 +445,8 @@ def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> list[str]:
 
 def progress(report: dict[str, Any]) -> list[str]:
     """The lines of `status` from what `trainer report --format=json` prints."""
-    return [f"attempt    {max((attempt['number'] for attempt in report['attempts']), default=0)}",
-            f"step       {report['step']} of {report['total'] or 'an unknown total'}",
-            f"goodput    {report['goodput']:.4g}"]
+    return [
+        f"attempt    {max((attempt['number'] for attempt in report['attempts']), default=0)}",
+        f"step       {report['step']} of {report['total'] or 'an unknown total'}",
+        f"goodput    {report['goodput']:.4g}",
+    ]

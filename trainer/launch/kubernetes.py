@@ -1,13 +1,15 @@
 """JobSpec -> the text of a Kubernetes manifest: one YAML file to read, keep and apply.
 
-Templates are whole files with comments. Each hole takes a value in JSON, which is YAML too, so quoting is always right (`N`, `on`
-and `1e3` stay text) and numbers that must agree come from one field. Nothing here reads or writes anything but the templates.
+Templates are whole files with comments. Each hole takes a value in JSON, which is YAML too, so
+quoting is always right (`N`, `on` and `1e3` stay text) and numbers that must agree come from one
+field. Nothing here reads or writes anything but the templates.
 """
 
 import json
 import pathlib
 import re
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from trainer.exit_codes import TABLE
 from trainer.launch import spec as specs
@@ -20,15 +22,29 @@ TENSORBOARD_PORT = 6006
 
 
 def render(spec: specs.JobSpec) -> str:
-    """The manifest of a job: its network policy first, then its workers, then TensorBoard where it is asked for."""
-    workers = "tpu_job" if spec.tpu else "jobset" if spec.submit.jobset else "indexed_job" if spec.workers > 1 else "job"
+    """The manifest of a job: its network policy first, then its workers, then TensorBoard where it
+    is asked for.
+    """
+    workers = (
+        "tpu_job"
+        if spec.tpu
+        else "jobset"
+        if spec.submit.jobset
+        else "indexed_job"
+        if spec.workers > 1
+        else "job"
+    )
     names = ["network_policy", workers, *(["tensorboard"] if spec.submit.tensorboard else [])]
     values = _values(spec)
-    return "---\n".join(fill((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8"), values) for name in names)
+    return "---\n".join(
+        fill((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8"), values) for name in names
+    )
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
-    """`template` with each ${name} replaced by the JSON of values[name], over several lines where one would be too long."""
+    """`template` with each ${name} replaced by the JSON of values[name], over several lines where
+    one would be too long.
+    """
     return "\n".join(_fill_line(line, values) for line in template.split("\n"))
 
 
@@ -40,7 +56,11 @@ def _fill_line(line: str, values: Mapping[str, Any]) -> str:
     if reason:  # Comments stay in their column.
         return filled.removesuffix(reason).ljust(COMMENT_COLUMN) + "  " + reason.lstrip()
     below = "\n" + " " * (len(line) - len(line.lstrip(" -")) + 2)
-    return filled if len(filled) <= LINE_LENGTH else HOLE.sub(lambda hole: _lines(values[hole[1]], below) if hole[1] else "$", line)
+    return (
+        filled
+        if len(filled) <= LINE_LENGTH
+        else HOLE.sub(lambda hole: _lines(values[hole[1]], below) if hole[1] else "$", line)
+    )
 
 
 def _lines(value, below: str) -> str:
@@ -48,14 +68,23 @@ def _lines(value, below: str) -> str:
     if isinstance(value, list):
         return "[" + ",".join(f"{below}{json.dumps(entry)}" for entry in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{below}{json.dumps(key)}: {json.dumps(entry)}" for key, entry in value.items()) + "}"
+        return (
+            "{"
+            + ",".join(
+                f"{below}{json.dumps(key)}: {json.dumps(entry)}" for key, entry in value.items()
+            )
+            + "}"
+        )
     return json.dumps(value)
 
 
 def labels(name: str, component: str = "") -> dict[str, str]:
     """What everything of a job is labelled with, and how its pods are told apart."""
-    return {"app.kubernetes.io/name": "rnn-trainer", "app.kubernetes.io/instance": name,
-            **({"app.kubernetes.io/component": component} if component else {})}
+    return {
+        "app.kubernetes.io/name": "rnn-trainer",
+        "app.kubernetes.io/instance": name,
+        **({"app.kubernetes.io/component": component} if component else {}),
+    }
 
 
 def codes(on_cluster: str) -> list[int]:
@@ -66,13 +95,24 @@ def codes(on_cluster: str) -> list[int]:
 def _values(spec: specs.JobSpec) -> dict[str, Any]:
     submit, name = spec.submit, spec.name
     requests = {"cpu": submit.cpu, "memory": submit.memory}
-    devices = {"nvidia.com/gpu": submit.gpus} if submit.gpus else {"google.com/tpu": spec.tpu.chips} if spec.tpu else {}
+    devices = (
+        {"nvidia.com/gpu": submit.gpus}
+        if submit.gpus
+        else {"google.com/tpu": spec.tpu.chips}
+        if spec.tpu
+        else {}
+    )
     return {
         "name": name,
         "labels": labels(name),
-        "queue_labels": {**labels(name), **({"kueue.x-k8s.io/queue-name": submit.queue} if submit.queue else {})},
+        "queue_labels": {
+            **labels(name),
+            **({"kueue.x-k8s.io/queue-name": submit.queue} if submit.queue else {}),
+        },
         "pod_labels": labels(name, "trainer"),
-        "annotations": {"gke-gcsfuse/volumes": "true"} if any(one.kind == "gcsfuse" for one in spec.volumes) else {},
+        "annotations": {"gke-gcsfuse/volumes": "true"}
+        if any(one.kind == "gcsfuse" for one in spec.volumes)
+        else {},
         "workers": spec.workers,
         "suspend": bool(submit.queue),
         "deadline_seconds": submit.deadline_seconds,
@@ -90,16 +130,31 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "port": specs.PORT,
         "requests": {**requests, **devices},
         "limits": {"memory": submit.memory, **devices},
-        "mounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"},
-                   *({"name": volume_name, "mountPath": volume.path, **({"readOnly": True} if volume.kind == "secret" else {})}
-                     for volume_name, volume in _named(spec))],
-        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": submit.shm}},
-                    *({"name": volume_name, **_source(volume)} for volume_name, volume in _named(spec))],
+        "mounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *(
+                {
+                    "name": volume_name,
+                    "mountPath": volume.path,
+                    **({"readOnly": True} if volume.kind == "secret" else {}),
+                }
+                for volume_name, volume in _named(spec)
+            ),
+        ],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": submit.shm}},
+            *({"name": volume_name, **_source(volume)} for volume_name, volume in _named(spec)),
+        ],
         "tensorboard": f"{name}-tensorboard",
         "tensorboard_labels": labels(name, "tensorboard"),
         "tensorboard_port": TENSORBOARD_PORT,
-        "tensorboard_arguments": [f"--logdir={pathlib.PurePosixPath(spec.train.folders.model_dir) / 'tensorboard'}",
-                                  "--host=0.0.0.0", f"--port={TENSORBOARD_PORT}"],
+        "tensorboard_arguments": [
+            f"--logdir={pathlib.PurePosixPath(spec.train.folders.model_dir) / 'tensorboard'}",
+            "--host=0.0.0.0",
+            f"--port={TENSORBOARD_PORT}",
+        ],
         "model_path": spec.model_volume.path,
         "model_volume": {"name": "model", **_source(spec.model_volume)},
     }
@@ -114,23 +169,46 @@ def _source(volume: specs.Volume) -> dict[str, Any]:
         "pvc": {"persistentVolumeClaim": {"claimName": volume.source}},
         "emptydir": {"emptyDir": {"sizeLimit": volume.source}},
         "secret": {"secret": {"secretName": volume.source, "defaultMode": 0o440}},
-        "gcsfuse": {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True, "volumeAttributes": {
-            "bucketName": volume.source, "mountOptions": "implicit-dirs"}}},
+        "gcsfuse": {
+            "csi": {
+                "driver": "gcsfuse.csi.storage.gke.io",
+                "readOnly": True,
+                "volumeAttributes": {"bucketName": volume.source, "mountOptions": "implicit-dirs"},
+            }
+        },
     }[volume.kind]
 
 
 def _node_selector(spec: specs.JobSpec) -> dict[str, str]:
-    selector = {found["key"]: found["value"] for found in map(specs.SELECTOR.fullmatch, spec.submit.node_selector)}
+    selector = {
+        found["key"]: found["value"]
+        for found in map(specs.SELECTOR.fullmatch, spec.submit.node_selector)
+    }
     if spec.tpu:
-        selector |= {"cloud.google.com/gke-tpu-accelerator": spec.tpu.accelerator,
-                     "cloud.google.com/gke-tpu-topology": spec.tpu.topology}
+        selector |= {
+            "cloud.google.com/gke-tpu-accelerator": spec.tpu.accelerator,
+            "cloud.google.com/gke-tpu-topology": spec.tpu.topology,
+        }
     return selector | ({"cloud.google.com/gke-spot": "true"} if spec.submit.spot else {})
 
 
 def _tolerations(spec: specs.JobSpec) -> list[dict[str, str]]:
-    """Those of the flags, and of the taints that GKE puts on nodes with accelerators and on Spot nodes."""
-    taints = ["nvidia.com/gpu:NoSchedule"] if spec.submit.gpus else ["google.com/tpu:NoSchedule"] if spec.tpu else []
+    """Those of the flags, and of the taints that GKE puts on nodes with accelerators and on Spot
+    nodes.
+    """
+    taints = (
+        ["nvidia.com/gpu:NoSchedule"]
+        if spec.submit.gpus
+        else ["google.com/tpu:NoSchedule"]
+        if spec.tpu
+        else []
+    )
     taints += ["cloud.google.com/gke-spot=true:NoSchedule"] if spec.submit.spot else []
-    return [{"key": found["key"], "operator": "Exists" if found["value"] is None else "Equal",
-             **{name: found[name] for name in ("value", "effect") if found[name]}}
-            for found in map(specs.TOLERATION.fullmatch, (*taints, *spec.submit.toleration))]
+    return [
+        {
+            "key": found["key"],
+            "operator": "Exists" if found["value"] is None else "Equal",
+            **{name: found[name] for name in ("value", "effect") if found[name]},
+        }
+        for found in map(specs.TOLERATION.fullmatch, (*taints, *spec.submit.toleration))
+    ]

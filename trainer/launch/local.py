@@ -1,9 +1,10 @@
-"""A gang of workers on this machine: what an orchestrator does for them on a cluster, done for processes on loopback.
+"""A gang of workers on this machine: what an orchestrator does for them on a cluster, done for
+processes on loopback.
 
-Each worker is `python -m trainer train`, told who and where it is by flags alone, and supervised as on a cluster. Here is
-only the orchestrator's part: ports, logs, a worker that dies is started again, a code that says so ends the job, a signal
-is passed on. What to do with a worker that ended is `decide`, with the meaning that the Jobs of `submit` give their
-podFailurePolicy.
+Each worker is `python -m trainer train`, told who and where it is by flags alone, and supervised as
+on a cluster. Here is only the orchestrator's part: ports, logs, a worker that dies is started
+again, a code that says so ends the job, a signal is passed on. What to do with a worker that ended
+is `decide`, with the meaning that the Jobs of `submit` give their podFailurePolicy.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Sequence
+from collections.abc import Sequence
 
 from trainer import config as configuration
 from trainer import exit_codes, journal, stopping
@@ -28,15 +29,19 @@ log = logging.getLogger(__name__)
 
 PROGRAM = (sys.executable, "-m", "trainer", "train")
 POLL_SECONDS = 0.1
-RETRIES = 6             # Failures that count (bugs, storage), all workers together: a Job's backoffLimit.
-PORTS = range(20_000, 30_000)  # Below those that outgoing connections take, so that a port stays free while its worker is away.
-PR_SET_PDEATHSIG = 1    # linux/prctl.h
+# Failures that count (bugs, storage), all workers together: a Job's backoffLimit.
+RETRIES = 6
+# Below those that outgoing connections take, so that a port stays free while its worker is away.
+PORTS = range(20_000, 30_000)
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ON_CLUSTER = {row.code: row.on_cluster for row in exit_codes.TABLE}
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """`action`: leave it | start it again | end the job, with exit code `code`. `counts`: as a failure of the job."""
+    """`action`: leave it | start it again | end the job, with exit code `code`. `counts`: as a
+    failure of the job.
+    """
 
     action: str
     code: int | None = None
@@ -58,14 +63,19 @@ def decide(code: int, *, asked: bool, restarts: int, max_restarts: int, failures
     if on_cluster == "counted retry":
         return Decision("start", counts=True) if failures < RETRIES else Decision("end", code)
     if on_cluster == "retry, not counted":
-        return Decision("start") if restarts < max_restarts else Decision("end", BY_NAME["restart_limit"])
+        return (
+            Decision("start")
+            if restarts < max_restarts
+            else Decision("end", BY_NAME["restart_limit"])
+        )
     return Decision("end", code)  # "fail the job", and 130: somebody pressed Ctrl-C at a worker.
 
 
 def run(config: configuration.Config, workers: int, arguments: Sequence[str]) -> int:
     """Runs a gang of `workers` to its end; returns the exit code.
 
-    Worker 0 prints to our stdout, its log is copied to our stderr; MODEL_DIR/logs holds the logs of all.
+    Worker 0 prints to our stdout, its log is copied to our stderr; MODEL_DIR/logs holds the logs of
+    all.
 
     Args:
       config: what `arguments`, the flags of `train`, say.
@@ -85,13 +95,19 @@ def run(config: configuration.Config, workers: int, arguments: Sequence[str]) ->
 
 
 class Gang:
-    """The processes of a gang. Call `start`, then `poll` until it returns the exit code; leaving the block kills what is left.
+    """The processes of a gang. Call `start`, then `poll` until it returns the exit code; leaving
+    the block kills what is left.
 
     All from one thread: the workers die when the thread that started them does.
     """
 
-    def __init__(self, config: configuration.Config, workers: int, arguments: Sequence[str],
-                 output: pathlib.Path | None = None):
+    def __init__(
+        self,
+        config: configuration.Config,
+        workers: int,
+        arguments: Sequence[str],
+        output: pathlib.Path | None = None,
+    ):
         """`output`: the file that what worker 0 prints is added to; None: it prints where we do.
 
         Raises UsageError where there can be no folder for logs.
@@ -113,8 +129,11 @@ class Gang:
         try:
             self.log_file(0).parent.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
-            raise UsageError(f"--model_dir={self._folder} cannot be used ({problem}): it must be a folder, or a name that is still "
-                             "free. Choose another --model_dir.") from problem
+            raise UsageError(
+                f"--model_dir={self._folder} cannot be used ({problem}): it must be a folder, or a "
+                "name that is still "
+                "free. Choose another --model_dir."
+            ) from problem
 
     def log_file(self, index) -> pathlib.Path:
         return self._folder / "logs" / f"worker-{index}.log"
@@ -122,7 +141,11 @@ class Gang:
     @property
     def pids(self) -> dict[int, int]:
         """{index: process id} of the workers that run."""
-        return {index: process.pid for index, process in self._processes.items() if process.returncode is None}
+        return {
+            index: process.pid
+            for index, process in self._processes.items()
+            if process.returncode is None
+        }
 
     def start(self) -> None:
         """Starts all workers."""
@@ -130,18 +153,25 @@ class Gang:
             self._start(index)
 
     def poll(self) -> int | None:
-        """Looks after the workers, and does what is to be done; the exit code of the job when all have ended, else None."""
+        """Looks after the workers, and does what is to be done; the exit code of the job when all
+        have ended, else None.
+        """
         for index, process in self._processes.items():
             if index not in self._ended and (code := process.poll()) is not None:
                 self._after(index, code)
         if time.monotonic() > self._deadline:
-            log.error("--grace_seconds=%g are over: the workers that are left are killed", self._settings.grace_seconds)
+            log.error(
+                "--grace_seconds=%g are over: the workers that are left are killed",
+                self._settings.grace_seconds,
+            )
             self._signal(signal.SIGKILL)
             self._deadline = float("inf")
         return self._code() if len(self._ended) == self._workers else None
 
     def stop(self, number: signal.Signals) -> None:
-        """Passes a request to stop to all workers, the first time it is called; they have --grace_seconds for it."""
+        """Passes a request to stop to all workers, the first time it is called; they have
+        --grace_seconds for it.
+        """
         if self._asked is None:
             self._asked = number
             self._ask(number)
@@ -154,36 +184,55 @@ class Gang:
         for process in self._processes.values():
             process.wait()
 
-    # ------------------------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def _after(self, index: int, code: int) -> None:
         """What follows from the end of worker `index`."""
         self._note_progress()
-        decision = decide(code, asked=self._asked is not None or self._outcome is not None, restarts=self._restarts[index],
-                          max_restarts=self._settings.max_restarts, failures=self._failures)
+        decision = decide(
+            code,
+            asked=self._asked is not None or self._outcome is not None,
+            restarts=self._restarts[index],
+            max_restarts=self._settings.max_restarts,
+            failures=self._failures,
+        )
         ended = f"worker {index} ended with {_told(code)}"
         self._failures += decision.counts
         self._ended[index] = code
         if decision.action == "end":
-            log.error("%s: the job ends with exit code %d; %s says why", ended, decision.code, self.log_file(index))
+            log.error(
+                "%s: the job ends with exit code %d; %s says why",
+                ended,
+                decision.code,
+                self.log_file(index),
+            )
             self._outcome = decision.code
             self._ask(signal.SIGTERM)
         elif decision.action == "start":
             self._restarts[index] += 1
             log.info("%s: it is started again", ended)
-            for each in list(self._ended):  # Those that were done too: it has to meet them, and being done again costs little.
+            # Those that were done too: it has to meet them, and being done again costs little.
+            for each in list(self._ended):
                 self._start(each)
 
     def _note_progress(self) -> None:
         """A new checkpoint makes restarts that came before it forgotten."""
-        saves = [event.get("step") for event in journal.read(self._folder / "journal.jsonl") if event.get("event") == "save"]
+        saves = [
+            event.get("step")
+            for event in journal.read(self._folder / "journal.jsonl")
+            if event.get("event") == "save"
+        ]
         if saves and saves[-1] != self._saved:
             self._saved = saves[-1]
             self._restarts = dict.fromkeys(self._restarts, 0)
 
     def _code(self) -> int:
         """The exit code of the job, all workers having ended."""
-        failed = [code for code in self._ended.values() if code > 0 and ON_CLUSTER.get(code) not in ("retry, not counted", "-")]
+        failed = [
+            code
+            for code in self._ended.values()
+            if code > 0 and ON_CLUSTER.get(code) not in ("retry, not counted", "-")
+        ]
         if self._outcome is not None or self._asked is None:
             return self._outcome or BY_NAME["done"]
         if failed or not any(self._ended.values()):
@@ -199,16 +248,34 @@ class Gang:
             process.send_signal(number)  # Nothing where it has ended.
 
     def _start(self, index: int) -> None:
-        who = ["--supervise=on"] if self._workers == 1 else [
-            f"--num_workers={self._workers}", f"--worker_index={index}", f"--hosts={self._hosts}"]
-        environment = {name: value for name, value in os.environ.items() if name not in ("TF_CONFIG", "JOB_COMPLETION_INDEX")}
+        who = (
+            ["--supervise=on"]
+            if self._workers == 1
+            else [
+                f"--num_workers={self._workers}",
+                f"--worker_index={index}",
+                f"--hosts={self._hosts}",
+            ]
+        )
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("TF_CONFIG", "JOB_COMPLETION_INDEX")
+        }
         with contextlib.ExitStack() as files:
             errors = files.enter_context(open(self.log_file(index), "ab"))
             output = files.enter_context(open(self._output, "ab")) if self._output else None
-            # A session of its own: Ctrl-C in our terminal is ours to pass on, or it would come twice.
+            # A session of its own: Ctrl-C in our terminal is ours to pass on, or it would come
+            # twice.
             self._processes[index] = subprocess.Popen(
-                [*PROGRAM, *self._arguments, *who], env=environment, stdin=subprocess.DEVNULL, stderr=errors,
-                stdout=errors if index else output, start_new_session=True, preexec_fn=_dying_with(os.getpid()))
+                [*PROGRAM, *self._arguments, *who],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stderr=errors,
+                stdout=errors if index else output,
+                start_new_session=True,
+                preexec_fn=_dying_with(os.getpid()),
+            )
         self._ended.pop(index, None)
 
 
@@ -217,8 +284,11 @@ def _told(code: int) -> str:
 
 
 def _dying_with(parent: int):
-    """What a process does first, so that it ends when `parent` does, even by SIGKILL; None where the system has no such thing."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Looked up now: after a fork nothing may be loaded.
+    """What a process does first, so that it ends when `parent` does, even by SIGKILL; None where
+    the system has no such thing.
+    """
+    # Looked up now: after a fork nothing may be loaded.
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
     def prepare():
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -262,7 +332,7 @@ class _Follow:
         with open(self._path, "rb") as file:
             file.seek(self._place)
             added = file.read()
-        whole = added[:added.rfind(b"\n") + 1]
+        whole = added[: added.rfind(b"\n") + 1]
         self._place += len(whole)
         self._stream.write(whole.decode("utf-8", "replace"))
         self._stream.flush()

@@ -1,7 +1,8 @@
 """JobSpec: what runs, where, and how many, checked to fit together before anything is sent.
 
-A job that cannot work is refused here, within a second and without a cluster: rows that do not reach every replica, folders on
-no volume, names that grow too long, a grace period shorter than a save.
+A job that cannot work is refused here, within a second and without a cluster: rows that do not
+reach every replica, folders on no volume, names that grow too long, a grace period shorter than a
+save.
 """
 
 import dataclasses
@@ -14,22 +15,28 @@ from trainer import journal
 from trainer.exit_codes import UsageError
 from trainer.gang import cluster
 
-PORT = 2222           # Where supervisors meet. TensorFlow's own ports are chosen anew for every generation of workers.
+# Where supervisors meet. TensorFlow's own ports are chosen anew for every generation of workers.
+PORT = 2222
 DEMO_FOLDER = "/demo"  # What the image brings along (k8s/Dockerfile).
-SPOT_SECONDS = 15     # https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms: "graceful termination period".
-RESERVE_SECONDS = 5   # What a supervisor keeps of the grace period to end its child.
+# https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms: "graceful termination period".
+SPOT_SECONDS = 15
+RESERVE_SECONDS = 5  # What a supervisor keeps of the grace period to end its child.
 ALWAYS_MOUNTED = ("/tmp", "/dev/shm")
 
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 CPUS = re.compile(r"[1-9]\d*m|(?=.*[1-9])\d+(\.\d{1,3})?")
 BYTES = re.compile(r"[1-9]\d*(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
-IMAGE = re.compile(r"[a-z0-9][-a-z0-9._]*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
-                   r"(:(?P<tag>\w[\w.-]{0,127}))?(@sha256:(?P<digest>[0-9a-f]{64}))?")
+IMAGE = re.compile(
+    r"[a-z0-9][-a-z0-9._]*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:(?P<tag>\w[\w.-]{0,127}))?(@sha256:(?P<digest>[0-9a-f]{64}))?"
+)
 LABEL_KEY = r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?"
 LABEL_VALUE = r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?"
 SELECTOR = re.compile(rf"(?P<key>{LABEL_KEY})=(?P<value>{LABEL_VALUE})")
-TOLERATION = re.compile(rf"(?P<key>{LABEL_KEY})(=(?P<value>{LABEL_VALUE}))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?")
+TOLERATION = re.compile(
+    rf"(?P<key>{LABEL_KEY})(=(?P<value>{LABEL_VALUE}))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +64,9 @@ TPUS = {
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """`source`: the claim, size, bucket or secret that `kind` names; `path`: where the pods see it."""
+    """`source`: the claim, size, bucket or secret that `kind` names; `path`: where the pods see
+    it.
+    """
 
     kind: str
     source: str
@@ -115,56 +124,113 @@ class JobSpec:
     @property
     def host_pattern(self) -> str:
         """Name of a worker's pod in the cluster's DNS, with {index} in the place of its index."""
-        return (f"{self.name}-worker-0-{{index}}" if self.submit.jobset else f"{self.name}-{{index}}") + f".{self.name}"
+        return (
+            f"{self.name}-worker-0-{{index}}" if self.submit.jobset else f"{self.name}-{{index}}"
+        ) + f".{self.name}"
 
     @property
     def arguments(self) -> list[str]:
-        """Command line of the trainer in each pod: every flag that is not at its default, and who meets where."""
+        """Command line of the trainer in each pod: every flag that is not at its default, and who
+        meets where.
+        """
         config = self.train
         if self.workers > 1:
-            config = configuration.replace(config, num_workers=self.workers, hosts=f"{self.host_pattern}:{PORT}")
+            config = configuration.replace(
+                config, num_workers=self.workers, hosts=f"{self.host_pattern}:{PORT}"
+            )
         defaults = {name: field.default for name, field in configuration.fields().items()}
-        changed = {name: value for name, value in configuration.to_flat(config).items()
-                   if value != defaults[name] or name == "grace_seconds"}
-        return ["train", *(f"--{name}={configuration.as_text(value)}" for name, value in changed.items())]
+        changed = {
+            name: value
+            for name, value in configuration.to_flat(config).items()
+            if value != defaults[name] or name == "grace_seconds"
+        }
+        return [
+            "train",
+            *(f"--{name}={configuration.as_text(value)}" for name, value in changed.items()),
+        ]
 
 
-# --- One flag after the other -----------------------------------------------------------------------------------------------
+# --- One flag after the other ---------------------------------------------------------------------
 
-_EXAMPLES = {"pvc": "pvc:CLAIM:/data", "emptydir": "emptydir:10Gi:/scratch", "gcsfuse": "gcsfuse:BUCKET:/data",
-             "secret": "secret:NAME:/keys"}
-_SOURCES = {"pvc": DNS_SUBDOMAIN, "emptydir": BYTES, "gcsfuse": re.compile(r"[a-z0-9][-a-z0-9_.]{1,220}[a-z0-9]"),
-            "secret": DNS_SUBDOMAIN}
+_EXAMPLES = {
+    "pvc": "pvc:CLAIM:/data",
+    "emptydir": "emptydir:10Gi:/scratch",
+    "gcsfuse": "gcsfuse:BUCKET:/data",
+    "secret": "secret:NAME:/keys",
+}
+_SOURCES = {
+    "pvc": DNS_SUBDOMAIN,
+    "emptydir": BYTES,
+    "gcsfuse": re.compile(r"[a-z0-9][-a-z0-9_.]{1,220}[a-z0-9]"),
+    "secret": DNS_SUBDOMAIN,
+}
 
 
 def _volume(text: str) -> Volume:
     kind, _, rest = text.partition(":")
     source, _, path = rest.partition(":")
     if kind == "hostpath":
-        raise UsageError(f"--volume={text}: a folder of the node is forbidden by the restricted Pod Security Standard, and "
-                         "another node has another one. Use pvc:CLAIM:/PATH.")
+        raise UsageError(
+            f"--volume={text}: a folder of the node is forbidden by the restricted Pod Security "
+            "Standard, and "
+            "another node has another one. Use pvc:CLAIM:/PATH."
+        )
     if kind not in _SOURCES:
-        raise UsageError(f"--volume={text}: must begin with pvc, emptydir, gcsfuse or secret, for example {_EXAMPLES['pvc']}.")
+        raise UsageError(
+            f"--volume={text}: must begin with pvc, emptydir, gcsfuse or secret, for example "
+            f"{_EXAMPLES['pvc']}."
+        )
     if not _SOURCES[kind].fullmatch(source) or not path.startswith("/"):
-        raise UsageError(f"--volume={text}: must look like {_EXAMPLES[kind]}, with an absolute path at the end.")
+        raise UsageError(
+            f"--volume={text}: must look like {_EXAMPLES[kind]}, with an absolute path at the end."
+        )
     return Volume(kind, source, path.rstrip("/") or "/")
 
 
 def _check_text(submit: configuration.Submit) -> None:
     image = IMAGE.fullmatch(submit.image)
-    _require(image and (image["tag"] or image["digest"]), "image", submit.image,
-             "must name a tag or a digest, or nobody knows later what ran: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX")
-    _require(CPUS.fullmatch(submit.cpu), "cpu", submit.cpu, "must be a number of CPUs, for example 4 or 500m")
+    _require(
+        image and (image["tag"] or image["digest"]),
+        "image",
+        submit.image,
+        "must name a tag or a digest, or nobody knows later what ran: REGISTRY/NAME:TAG or "
+        "REGISTRY/NAME@sha256:HEX",
+    )
+    _require(
+        CPUS.fullmatch(submit.cpu),
+        "cpu",
+        submit.cpu,
+        "must be a number of CPUs, for example 4 or 500m",
+    )
     for name in ("memory", "shm"):
-        _require(BYTES.fullmatch(getattr(submit, name)), name, getattr(submit, name), "must be a size, for example 512Mi or 4Gi")
+        _require(
+            BYTES.fullmatch(getattr(submit, name)),
+            name,
+            getattr(submit, name),
+            "must be a size, for example 512Mi or 4Gi",
+        )
     for text in submit.node_selector:
-        _require(SELECTOR.fullmatch(text), "node_selector", text, "must be the KEY=VALUE of a node's label")
+        _require(
+            SELECTOR.fullmatch(text),
+            "node_selector",
+            text,
+            "must be the KEY=VALUE of a node's label",
+        )
     for text in submit.toleration:
-        _require(TOLERATION.fullmatch(text), "toleration", text,
-                 "must be KEY=VALUE:EFFECT, KEY:EFFECT or KEY, with NoSchedule, PreferNoSchedule or NoExecute as EFFECT")
+        _require(
+            TOLERATION.fullmatch(text),
+            "toleration",
+            text,
+            "must be KEY=VALUE:EFFECT, KEY:EFFECT or KEY, with NoSchedule, PreferNoSchedule or "
+            "NoExecute as EFFECT",
+        )
     for name in ("service_account", "pull_secret", "queue"):
-        _require(not getattr(submit, name) or DNS_SUBDOMAIN.fullmatch(getattr(submit, name)), name, getattr(submit, name),
-                 "must be the name of an object: small letters, digits, - and .")
+        _require(
+            not getattr(submit, name) or DNS_SUBDOMAIN.fullmatch(getattr(submit, name)),
+            name,
+            getattr(submit, name),
+            "must be the name of an object: small letters, digits, - and .",
+        )
 
 
 def _require(holds, name: str, value, rule: str) -> None:
@@ -177,12 +243,16 @@ def _check_mounts(volumes: tuple[Volume, ...]) -> None:
     for volume in volumes:
         path = pathlib.PurePosixPath(volume.path)
         if str(path) == "/" or ".." in path.parts or str(path) in paths:
-            raise UsageError(f"--volume={volume.kind}:{volume.source}:{volume.path}: must be mounted at a path of its own; taken "
-                             f"are /, {', '.join(paths)}. Choose another, for example /data.")
+            raise UsageError(
+                f"--volume={volume.kind}:{volume.source}:{volume.path}: must be mounted at a path "
+                "of its own; taken "
+                f"are /, {', '.join(paths)}. Choose another, for example /data."
+            )
         paths.append(str(path))
 
 
-# --- What must fit together -------------------------------------------------------------------------------------------------
+# --- What must fit together -----------------------------------------------------------------------
+
 
 def _tpu(submit: configuration.Submit, train: configuration.Config) -> Tpu | None:
     if not submit.tpu:
@@ -190,35 +260,69 @@ def _tpu(submit: configuration.Submit, train: configuration.Config) -> Tpu | Non
     known = ", ".join(TPUS)
     if submit.tpu not in TPUS:
         raise UsageError(
-            f"--tpu={submit.tpu}: must be a slice of one host, {known}. Larger ones span several hosts, and under GKE "
-            "TensorFlow's TPUClusterResolver reaches only the chips of its own. Use one host, or several workers with GPUs.")
+            f"--tpu={submit.tpu}: must be a slice of one host, {known}. Larger ones span several "
+            "hosts, and under GKE "
+            "TensorFlow's TPUClusterResolver reaches only the chips of its own. Use one host, or "
+            "several workers with GPUs."
+        )
     if submit.gpus or submit.workers > 1 or submit.jobset:
-        raise UsageError(f"--tpu={submit.tpu}: is one pod with the chips of one host. Leave out --gpus, --workers and --jobset.")
+        raise UsageError(
+            f"--tpu={submit.tpu}: is one pod with the chips of one host. Leave out --gpus, "
+            "--workers and --jobset."
+        )
     if train.run.devices or train.run.strategy not in ("auto", "tpu"):
-        raise UsageError(f"--tpu={submit.tpu}: uses every chip of the slice. Leave --devices={train.run.devices} and "
-                         f"--strategy={train.run.strategy} out of the flags of train.")
+        raise UsageError(
+            f"--tpu={submit.tpu}: uses every chip of the slice. Leave "
+            f"--devices={train.run.devices} and "
+            f"--strategy={train.run.strategy} out of the flags of train."
+        )
     if train.run.precision not in ("float32", "bfloat16"):
-        raise UsageError(f"--precision={train.run.precision}: a TPU computes in float32 and bfloat16. Use one of them.")
+        raise UsageError(
+            f"--precision={train.run.precision}: a TPU computes in float32 and bfloat16. Use one "
+            "of them."
+        )
     return TPUS[submit.tpu]
 
 
-def _on_accelerators(submit: configuration.Submit, train: configuration.Config, tpu: Tpu | None) -> configuration.Config:
-    """`train` with what the place decides: accelerator and devices, and threads where they are left open."""
+def _on_accelerators(
+    submit: configuration.Submit, train: configuration.Config, tpu: Tpu | None
+) -> configuration.Config:
+    """`train` with what the place decides: accelerator and devices, and threads where they are left
+    open.
+    """
     asked = "tpu" if tpu else "gpu" if submit.gpus else train.run.accelerator
-    if train.run.accelerator not in ("auto", asked) or (asked == "gpu" and not submit.gpus) or (asked == "tpu" and not tpu):
-        raise UsageError(f"--accelerator={train.run.accelerator}: the pods get --gpus={submit.gpus} and "
-                         f"--tpu={submit.tpu or 'none'}. Ask for what the training needs, or leave --accelerator out of the "
-                         "flags of train.")
+    if (
+        train.run.accelerator not in ("auto", asked)
+        or (asked == "gpu" and not submit.gpus)
+        or (asked == "tpu" and not tpu)
+    ):
+        raise UsageError(
+            f"--accelerator={train.run.accelerator}: the pods get --gpus={submit.gpus} and "
+            f"--tpu={submit.tpu or 'none'}. Ask for what the training needs, or leave "
+            "--accelerator out of the "
+            "flags of train."
+        )
     if submit.gpus:
         if train.run.devices not in (0, submit.gpus):
-            raise UsageError(f"--devices={train.run.devices}: each worker gets --gpus={submit.gpus}. Leave --devices out of the "
-                             "flags of train.")
+            raise UsageError(
+                f"--devices={train.run.devices}: each worker gets --gpus={submit.gpus}. Leave "
+                "--devices out of the "
+                "flags of train."
+            )
         if submit.gpus > 1 and train.run.strategy == "one_device":
-            raise UsageError(f"--gpus={submit.gpus}: --strategy=one_device uses one of them. Use --strategy=mirrored, or --gpus=1.")
+            raise UsageError(
+                f"--gpus={submit.gpus}: --strategy=one_device uses one of them. Use "
+                "--strategy=mirrored, or --gpus=1."
+            )
         train = configuration.replace(train, devices=submit.gpus)
-    # A node may have 100 cores of which the pod gets 2; and the number of threads decides bits, so no node may choose it.
-    train = configuration.replace(train, strategy="tpu" if tpu else train.run.strategy, accelerator=asked)
-    return configuration.replace(train, threads=train.run.threads or max(1, math.floor(cpus(submit.cpu))))
+    # A node may have 100 cores of which the pod gets 2; and the number of threads decides bits, so
+    # no node may choose it.
+    train = configuration.replace(
+        train, strategy="tpu" if tpu else train.run.strategy, accelerator=asked
+    )
+    return configuration.replace(
+        train, threads=train.run.threads or max(1, math.floor(cpus(submit.cpu)))
+    )
 
 
 def cpus(text: str) -> float:
@@ -229,36 +333,66 @@ def cpus(text: str) -> float:
 def _check_gang(submit: configuration.Submit, train: configuration.Config) -> None:
     gang = train.gang
     if gang.num_workers or gang.worker_index >= 0 or gang.hosts:
-        raise UsageError("--num_workers, --worker_index and --hosts: are what submit tells each worker. Leave them out of the "
-                         "flags of train, and say --workers before the `--`.")
+        raise UsageError(
+            "--num_workers, --worker_index and --hosts: are what submit tells each worker. Leave "
+            "them out of the "
+            "flags of train, and say --workers before the `--`."
+        )
     cluster.check_strategy(train.run.strategy, submit.workers)
     if gang.min_workers > submit.workers:
-        raise UsageError(f"--min_workers={gang.min_workers}: there are --workers={submit.workers}. Lower it.")
+        raise UsageError(
+            f"--min_workers={gang.min_workers}: there are --workers={submit.workers}. Lower it."
+        )
     if submit.workers > 1 and train.run.devices > 1 and not submit.gpus:
-        raise UsageError(f"--devices={train.run.devices}: each of several workers without GPUs is one replica on its CPU. Leave "
-                         "--devices out of the flags of train, or raise --workers.")
+        raise UsageError(
+            f"--devices={train.run.devices}: each of several workers without GPUs is one replica "
+            "on its CPU. Leave "
+            "--devices out of the flags of train, or raise --workers."
+        )
     if gang.supervise == "off":
-        raise UsageError("--supervise=off: without its supervisor, process 1 of a container gets no SIGTERM from the cluster. "
-                         "Leave it out.")
+        raise UsageError(
+            "--supervise=off: without its supervisor, process 1 of a container gets no SIGTERM "
+            "from the cluster. "
+            "Leave it out."
+        )
 
 
 def _check_names(spec: JobSpec) -> None:
-    """The longest name that the cluster makes of --name must be a DNS label, of at most 63 characters."""
+    """The longest name that the cluster makes of --name must be a DNS label, of at most 63
+    characters.
+    """
     name, last = spec.name, spec.workers - 1
-    _require(name, "name", name, "is empty, and everything that belongs to the job carries it. Name the job, for example imdb")
-    _require(DNS_LABEL.fullmatch(name), "name", name, "must be small letters, digits and -, beginning with a letter and not "
-                                                      "ending with -")
+    _require(
+        name,
+        "name",
+        name,
+        "is empty, and everything that belongs to the job carries it. Name the job, for example "
+        "imdb",
+    )
+    _require(
+        DNS_LABEL.fullmatch(name),
+        "name",
+        name,
+        "must be small letters, digits and -, beginning with a letter and not ending with -",
+    )
     longest = [f"{name}-worker-0-{last}-xxxxx"] if spec.submit.jobset else [f"{name}-{last}-xxxxx"]
     longest += [f"{name}-tensorboard"] if spec.submit.tensorboard else []
     for made in longest:
         if len(made) > 63:
-            raise UsageError(f"--name={name}: the cluster makes {made} of it, {len(made)} characters long, and 63 are allowed. "
-                             f"Use at most {63 - (len(made) - len(name))}.")
+            raise UsageError(
+                f"--name={name}: the cluster makes {made} of it, {len(made)} characters long, and "
+                "63 are allowed. "
+                f"Use at most {63 - (len(made) - len(name))}."
+            )
 
 
 def _volume_of(volumes: tuple[Volume, ...], folder: str) -> Volume | None:
     """The volume that holds `folder`: the innermost where one is mounted inside another."""
-    return max((volume for volume in volumes if volume.holds(folder)), key=lambda volume: len(volume.path), default=None)
+    return max(
+        (volume for volume in volumes if volume.holds(folder)),
+        key=lambda volume: len(volume.path),
+        default=None,
+    )
 
 
 def _check_folders(spec: JobSpec) -> None:
@@ -267,48 +401,91 @@ def _check_folders(spec: JobSpec) -> None:
         folder = getattr(folders, name)
         path = pathlib.PurePosixPath(folder)
         if not path.is_absolute() or ".." in path.parts:
-            raise UsageError(f"--{name}={folder}: is a path in the pod, so it must be absolute. Volumes are mounted at: {paths}.")
+            raise UsageError(
+                f"--{name}={folder}: is a path in the pod, so it must be absolute. Volumes are "
+                f"mounted at: {paths}."
+            )
     in_image = pathlib.PurePosixPath(folders.data_dir).is_relative_to(DEMO_FOLDER)
     if not in_image and not _volume_of(spec.volumes, folders.data_dir):
-        raise UsageError(f"--data_dir={folders.data_dir}: lies on no volume (mounted: {paths}) and not in {DEMO_FOLDER}, which "
-                         "the image brings. Mount what holds it with --volume=pvc:CLAIM:/PATH.")
+        raise UsageError(
+            f"--data_dir={folders.data_dir}: lies on no volume (mounted: {paths}) and not in "
+            f"{DEMO_FOLDER}, which "
+            "the image brings. Mount what holds it with --volume=pvc:CLAIM:/PATH."
+        )
     held = spec.model_volume
     if held is None:
-        raise UsageError(f"--model_dir={folders.model_dir}: lies on no volume (mounted: {paths}), so it would vanish with its pod. "
-                         "Mount one with --volume=pvc:CLAIM:/PATH.")
+        raise UsageError(
+            f"--model_dir={folders.model_dir}: lies on no volume (mounted: {paths}), so it would "
+            "vanish with its pod. "
+            "Mount one with --volume=pvc:CLAIM:/PATH."
+        )
     if held.kind == "secret":
-        raise UsageError(f"--model_dir={folders.model_dir}: lies on a secret, which cannot be written. Use a pvc.")
+        raise UsageError(
+            f"--model_dir={folders.model_dir}: lies on a secret, which cannot be written. Use a "
+            "pvc."
+        )
     if held.kind == "gcsfuse":
-        raise UsageError(f"--model_dir={folders.model_dir}: lies on a bucket, where a folder is renamed file by file: a kill "
-                         "could leave half a checkpoint under its final name. Use a pvc; a bucket serves for --data_dir.")
+        raise UsageError(
+            f"--model_dir={folders.model_dir}: lies on a bucket, where a folder is renamed file by "
+            "file: a kill "
+            "could leave half a checkpoint under its final name. Use a pvc; a bucket serves for "
+            "--data_dir."
+        )
     if held.kind == "emptydir" and (spec.workers > 1 or spec.submit.tensorboard):
-        raise UsageError(f"--model_dir={folders.model_dir}: lies on an emptydir, of which every pod has its own. Several workers "
-                         "and TensorBoard share the folder: use a pvc.")
-    if any(volume.kind == "gcsfuse" for volume in spec.volumes) and spec.submit.service_account == "default":
-        raise UsageError("--service_account=default: a bucket is read as a service account that Workload Identity knows. Name one "
-                         "that may read it.")
+        raise UsageError(
+            f"--model_dir={folders.model_dir}: lies on an emptydir, of which every pod has its "
+            "own. Several workers "
+            "and TensorBoard share the folder: use a pvc."
+        )
+    if (
+        any(volume.kind == "gcsfuse" for volume in spec.volumes)
+        and spec.submit.service_account == "default"
+    ):
+        raise UsageError(
+            "--service_account=default: a bucket is read as a service account that Workload "
+            "Identity knows. Name one "
+            "that may read it."
+        )
 
 
 def _check_rows(spec: JobSpec) -> None:
-    rows, accumulate, shards = spec.train.input.batch_size, spec.train.optimizer.accumulate, max(1, spec.train.run.shards)
+    rows, accumulate, shards = (
+        spec.train.input.batch_size,
+        spec.train.optimizer.accumulate,
+        max(1, spec.train.run.shards),
+    )
     parts = spec.replicas * accumulate * shards
     if rows < parts:
         raise UsageError(
-            f"--batch_size={rows}: is dealt out to {spec.workers} worker(s) with {spec.replicas // spec.workers} replica(s) each, "
-            f"--accumulate={accumulate} and --shards={shards}: {parts} parts, and each needs a row. Raise it, or lower one of "
-            "them.")
+            f"--batch_size={rows}: is dealt out to {spec.workers} worker(s) with "
+            f"{spec.replicas // spec.workers} replica(s) each, "
+            f"--accumulate={accumulate} and --shards={shards}: {parts} parts, and each needs a "
+            "row. Raise it, or lower one of "
+            "them."
+        )
 
 
 def _check_grace(spec: JobSpec) -> None:
     grace = spec.train.gang.grace_seconds
     if spec.submit.spot and grace > SPOT_SECONDS:
-        raise UsageError(f"--grace_seconds={grace:g}: a GKE Spot node is gone {SPOT_SECONDS} s after its notice, whatever a pod "
-                         f"asks for. Say --grace_seconds={SPOT_SECONDS} among the flags of train, so that a stop is planned to "
-                         "fit; where it does not, the steps since the last checkpoint are computed again.")
-    saves = [event["seconds"] for event in journal.read(pathlib.Path(spec.train.folders.model_dir) / "journal.jsonl")
-             if event.get("event") == "save" and isinstance(event.get("seconds"), (int, float))]
+        raise UsageError(
+            f"--grace_seconds={grace:g}: a GKE Spot node is gone {SPOT_SECONDS} s after its "
+            "notice, whatever a pod "
+            f"asks for. Say --grace_seconds={SPOT_SECONDS} among the flags of train, so that a "
+            "stop is planned to "
+            "fit; where it does not, the steps since the last checkpoint are computed again."
+        )
+    saves = [
+        event["seconds"]
+        for event in journal.read(pathlib.Path(spec.train.folders.model_dir) / "journal.jsonl")
+        if event.get("event") == "save" and isinstance(event.get("seconds"), (int, float))
+    ]
     slowest = max(saves, default=0.0)
     if slowest + RESERVE_SECONDS > grace:
         enough = math.ceil(2 * slowest + RESERVE_SECONDS)
-        raise UsageError(f"--grace_seconds={grace:g}: the slowest checkpoint of this model folder took {slowest:.1f} s, and "
-                         f"{RESERVE_SECONDS} s are kept for the end. Say --grace_seconds={enough} among the flags of train.")
+        raise UsageError(
+            f"--grace_seconds={grace:g}: the slowest checkpoint of this model folder took "
+            f"{slowest:.1f} s, and "
+            f"{RESERVE_SECONDS} s are kept for the end. Say --grace_seconds={enough} among the "
+            "flags of train."
+        )

@@ -12,12 +12,16 @@ log = logging.getLogger(__name__)
 
 
 def start(submit: configuration.Submit, train: configuration.Config) -> int:
-    """Prints the job, or sends it where --apply says so; returns the exit code, which is the job's own with --follow."""
+    """Prints the job, or sends it where --apply says so; returns the exit code, which is the job's
+    own with --follow.
+    """
     return TARGETS[submit.target](submit, train)
 
 
 def stop(submit: configuration.Submit) -> int:
-    """Ends the job --stop names; returns when its workers have written their checkpoint and are gone."""
+    """Ends the job --stop names; returns when its workers have written their checkpoint and are
+    gone.
+    """
     log.info("stopping %s: its workers write a checkpoint", submit.stop)
     kubectl.stop(_cluster(submit), submit.stop, _say)
     print(f"{submit.stop} is stopped; its volumes stay, and the same submit continues it.")
@@ -51,14 +55,21 @@ def _follow(cluster: kubectl.Cluster, name: str) -> int:
 def _afterwards(spec: JobSpec, cluster: kubectl.Cluster) -> str:
     where = "".join(f" {flag}" for flag in cluster.command[1:])
     folder = spec.train.folders.model_dir
-    look = (f"{' '.join(cluster.command)} port-forward service/{spec.name}-tensorboard {kubernetes.TENSORBOARD_PORT}"
-            f"   then http://localhost:{kubernetes.TENSORBOARD_PORT}" if spec.submit.tensorboard else
-            f"scripts/tensorboard.sh {spec.name}:{folder}{where}   (or submit with --tensorboard)")
+    look = (
+        f"{' '.join(cluster.command)} port-forward service/{spec.name}-tensorboard "
+        f"{kubernetes.TENSORBOARD_PORT}"
+        f"   then http://localhost:{kubernetes.TENSORBOARD_PORT}"
+        if spec.submit.tensorboard
+        else f"scripts/tensorboard.sh {spec.name}:{folder}{where}   (or submit with --tensorboard)"
+    )
     command = f"python -m trainer submit{where}"
-    return (f"\nwatch        {command} --status={spec.name}\n"
-            f"logs         {' '.join(cluster.command)} logs --follow --prefix --selector=app.kubernetes.io/instance={spec.name}\n"
-            f"TensorBoard  {look}\n"
-            f"stop         {command} --stop={spec.name}")
+    return (
+        f"\nwatch        {command} --status={spec.name}\n"
+        f"logs         {' '.join(cluster.command)} logs --follow --prefix "
+        f"--selector=app.kubernetes.io/instance={spec.name}\n"
+        f"TensorBoard  {look}\n"
+        f"stop         {command} --stop={spec.name}"
+    )
 
 
 def _cluster(submit: configuration.Submit) -> kubectl.Cluster:
@@ -74,14 +85,33 @@ def _local(submit: configuration.Submit, train: configuration.Config) -> int:
 
 
 def _tpu_vm(submit: configuration.Submit, train: configuration.Config) -> int:
-    if submit.workers > 1 or train.run.accelerator not in ("auto", "tpu") or train.run.strategy not in ("auto", "tpu"):
-        raise UsageError(f"--target=tpu_vm: is one worker on the TPUs of one host, not --workers={submit.workers} with "
-                         f"--accelerator={train.run.accelerator} and --strategy={train.run.strategy}. Leave them out.")
+    if (
+        submit.workers > 1
+        or train.run.accelerator not in ("auto", "tpu")
+        or train.run.strategy not in ("auto", "tpu")
+    ):
+        raise UsageError(
+            "--target=tpu_vm: is one worker on the TPUs of one host, not "
+            f"--workers={submit.workers} with "
+            f"--accelerator={train.run.accelerator} and --strategy={train.run.strategy}. Leave "
+            "them out."
+        )
     own = ("data_dir", "model_dir", "accelerator", "strategy", "grace_seconds")
     job = tpu_vm.Job(
-        submit.name, submit.image, submit.zone, submit.tpu, train.folders.data_dir, train.folders.model_dir,
-        tuple(configuration.as_flags(train, without=own)), submit.runtime_version, submit.project,
-        "" if submit.service_account == "default" else submit.service_account, submit.spot, submit.valid_until, train.gang.grace_seconds)
+        submit.name,
+        submit.image,
+        submit.zone,
+        submit.tpu,
+        train.folders.data_dir,
+        train.folders.model_dir,
+        tuple(configuration.as_flags(train, without=own)),
+        submit.runtime_version,
+        submit.project,
+        "" if submit.service_account == "default" else submit.service_account,
+        submit.spot,
+        submit.valid_until,
+        train.gang.grace_seconds,
+    )
     if not submit.apply:
         print(tpu_vm.as_shell(job), end="")
         return BY_NAME["done"]

@@ -1,14 +1,18 @@
-"""A training job on a Cloud TPU VM: from its description to the exact gcloud calls, each with the sentence that says why.
+"""A training job on a Cloud TPU VM: from its description to the exact gcloud calls, each with the
+sentence that says why.
 
 `tpu_vm_run` carries them out.
 
-The trainer works on local folders, which rename and lock. So the VM copies the folders of Cloud Storage to its disk, and
-copies the model folder back every minute and at the end. A checkpoint says itself whether it is whole, so that a copy
-cut off by a preemption is set aside by the next run, which continues from the checkpoint before.
+The trainer works on local folders, which rename and lock. So the VM copies the folders of Cloud
+Storage to its disk, and copies the model folder back every minute and at the end. A checkpoint says
+itself whether it is whole, so that a copy cut off by a preemption is set aside by the next run,
+which continues from the checkpoint before.
 
-Flags are those of the reference pages at https://cloud.google.com/sdk/gcloud/reference/, one per command:
-compute/tpus/queued-resources/{create,describe,delete}, compute/tpus/tpu-vm/ssh, storage/rsync, storage/cp. How a container
-gets the TPU: https://cloud.google.com/tpu/docs/run-in-container. States: https://cloud.google.com/tpu/docs/queued-resources.
+Flags are those of the reference pages at https://cloud.google.com/sdk/gcloud/reference/, one per
+command: compute/tpus/queued-resources/{create,describe,delete}, compute/tpus/tpu-vm/ssh,
+storage/rsync, storage/cp. How a container gets the TPU:
+https://cloud.google.com/tpu/docs/run-in-container. States:
+https://cloud.google.com/tpu/docs/queued-resources.
 """
 
 import dataclasses
@@ -19,9 +23,9 @@ import shlex
 from trainer.exit_codes import UsageError
 
 # {version: (sizes of the slices that have one host, runtime)}. Sizes: the configurations at
-# https://cloud.google.com/tpu/docs/v2, v3, v4, v5e, v5p and v6e; the number counts TensorCores, two a chip, but chips for v5e
-# and v6e. Runtimes: those without a framework at https://cloud.google.com/tpu/docs/runtimes, since TensorFlow and libtpu
-# come with our image.
+# https://cloud.google.com/tpu/docs/v2, v3, v4, v5e, v5p and v6e; the number counts TensorCores, two
+# a chip, but chips for v5e and v6e. Runtimes: those without a framework at
+# https://cloud.google.com/tpu/docs/runtimes, since TensorFlow and libtpu come with our image.
 SINGLE_HOST = {
     "v2": ((8,), "tpu-ubuntu2204-base"),
     "v3": ((8,), "tpu-ubuntu2204-base"),
@@ -41,10 +45,12 @@ _HOME = "/var/lib/rnn-trainer"  # On the VM's disk, mounted into the container.
 class Job:
     """What to train, on which TPU.
 
-    name: of the request, its VM and its container. model: gs://BUCKET/FOLDER. data: gs://BUCKET/FOLDER, or an absolute path
-    inside the image. arguments: of `train`, without folders and accelerator. runtime_version: empty for the one that fits
-    accelerator_type. valid_until: how long to wait in the queue, in the form of `gcloud topic datetimes` (6h, 2d). project,
-    service_account: empty for gcloud's defaults. grace_seconds: between SIGTERM and SIGKILL when the job is stopped.
+    name: of the request, its VM and its container. model: gs://BUCKET/FOLDER. data:
+    gs://BUCKET/FOLDER, or an absolute path inside the image. arguments: of `train`, without folders
+    and accelerator. runtime_version: empty for the one that fits accelerator_type. valid_until: how
+    long to wait in the queue, in the form of `gcloud topic datetimes` (6h, 2d). project,
+    service_account: empty for gcloud's defaults. grace_seconds: between SIGTERM and SIGKILL when
+    the job is stopped.
 
     Raises UsageError when it is made, with the value seen, the rule and the remedy.
     """
@@ -70,38 +76,67 @@ class Job:
 
 def _check_name(job: Job) -> None:
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", job.name):
-        raise UsageError(f"--name={job.name}: must be at most 63 lower-case letters, digits and hyphens, a letter first and no "
-                         "hyphen last. Choose another name.")
-    for flag, example in (("image", "REGISTRY/rnn-trainer:1"), ("zone", "us-west4-a"), ("valid_until", "6h")):
+        raise UsageError(
+            f"--name={job.name}: must be at most 63 lower-case letters, digits and hyphens, a "
+            "letter first and no "
+            "hyphen last. Choose another name."
+        )
+    for flag, example in (
+        ("image", "REGISTRY/rnn-trainer:1"),
+        ("zone", "us-west4-a"),
+        ("valid_until", "6h"),
+    ):
         if not getattr(job, flag):
-            raise UsageError(f"--{flag} is empty: a Cloud TPU VM needs it. Say it, as in --{flag}={example}.")
+            raise UsageError(
+                f"--{flag} is empty: a Cloud TPU VM needs it. Say it, as in --{flag}={example}."
+            )
 
 
 def _check_type(job: Job) -> None:
     version, _, size = job.accelerator_type.rpartition("-")
-    known = ", ".join(f"{name}-{count}" for name, (counts, _) in SINGLE_HOST.items() for count in counts)
+    known = ", ".join(
+        f"{name}-{count}" for name, (counts, _) in SINGLE_HOST.items() for count in counts
+    )
     if version not in SINGLE_HOST or not size.isdigit():
-        raise UsageError(f"--tpu={job.accelerator_type}: no type that is known here. Use one of {known}.")
+        raise UsageError(
+            f"--tpu={job.accelerator_type}: no type that is known here. Use one of {known}."
+        )
     if int(size) not in SINGLE_HOST[version][0]:
         raise UsageError(
-            f"--tpu={job.accelerator_type}: must be a slice of one host. Over several, TensorFlow needs the TPU "
-            "server of Google's own images on each of them (https://cloud.google.com/tpu/docs/tensorflow-pods), which our container "
-            f"has not. Use one of {known}.")
+            f"--tpu={job.accelerator_type}: must be a slice of one host. Over several, TensorFlow "
+            "needs the TPU "
+            "server of Google's own images on each of them "
+            "(https://cloud.google.com/tpu/docs/tensorflow-pods), which our container "
+            f"has not. Use one of {known}."
+        )
 
 
 def _check_folders(job: Job) -> None:
     if not re.fullmatch(r"gs://[^/\s]+/\S*[^/\s]", job.model):
-        raise UsageError(f"--model_dir={job.model}: must be a folder in Cloud Storage, since the VM and its disk are deleted at "
-                         "the end. Use gs://BUCKET/FOLDER.")
+        raise UsageError(
+            f"--model_dir={job.model}: must be a folder in Cloud Storage, since the VM and its "
+            "disk are deleted at "
+            "the end. Use gs://BUCKET/FOLDER."
+        )
     if not re.fullmatch(r"gs://[^/\s]+/\S*[^/\s]|/\S+", job.data):
-        raise UsageError(f"--data_dir={job.data}: must be a folder in Cloud Storage, or an absolute path inside the image. "
-                         "Use gs://BUCKET/FOLDER.")
+        raise UsageError(
+            f"--data_dir={job.data}: must be a folder in Cloud Storage, or an absolute path inside "
+            "the image. "
+            "Use gs://BUCKET/FOLDER."
+        )
 
 
 def _check_arguments(job: Job) -> None:
-    taken = [argument for argument in job.arguments if re.match(r"--?(data_dir|model_dir|accelerator|strategy)\b", argument)]
+    taken = [
+        argument
+        for argument in job.arguments
+        if re.match(r"--?(data_dir|model_dir|accelerator|strategy)\b", argument)
+    ]
     if taken:
-        raise UsageError(f"{taken[0]}: folders, accelerator and strategy are set by the job itself. Leave it out.")
+        raise UsageError(
+            f"{taken[0]}: folders, accelerator and strategy are set by the job itself. Leave it "
+            "out."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,31 +149,71 @@ class Step:
 
 
 def plan(job: Job) -> tuple[Step, ...]:
-    """Every call of a job in the order in which they come; `run` repeats, leaves out and catches as their sentences say."""
+    """Every call of a job in the order in which they come; `run` repeats, leaves out and catches as
+    their sentences say.
+    """
     return (
-        Step("describe", "A request of this name is used, not made again; one that failed is deleted first. Asked again every "
-                         f"{POLL_SECONDS:g} s until its state is ACTIVE.", _queue(job, "describe", "--format=json")),
-        Step("create", "Asks for the TPU; the request waits in the queue until the TPU is there or --valid-until-duration is over.",
-             _queue(job, "create", f"--node-id={job.name}", f"--accelerator-type={job.accelerator_type}",
-                    f"--runtime-version={job.runtime_version or _runtime(job)}", f"--valid-until-duration={job.valid_until}",
-                    *(["--spot"] if job.spot else []),
-                    *([f"--service-account={job.service_account}"] if job.service_account else []), "--quiet")),
-        Step("start", "Copies the folders to the VM's disk and starts the container, unless it is there already. --privileged: for "
-                      "the TPU's device files and locked memory; --net=host: the TPU runtime asks the VM's metadata server.",
-             _ssh(job, f"sh -ec {shlex.quote(_start_script(job))}")),
-        Step("follow", "Shows the log until the container ends.", _ssh(job, f"docker logs --follow {job.name}")),
-        Step("result", "Prints the container's exit code, which becomes ours.", _ssh(job, f"docker wait {job.name}")),
-        Step("stop", "Only when interrupted: SIGTERM, upon which the trainer commits a checkpoint.",
-             _ssh(job, f"docker stop -t {math.ceil(job.grace_seconds)} {job.name}")),
+        Step(
+            "describe",
+            "A request of this name is used, not made again; one that failed is deleted first. "
+            "Asked again every "
+            f"{POLL_SECONDS:g} s until its state is ACTIVE.",
+            _queue(job, "describe", "--format=json"),
+        ),
+        Step(
+            "create",
+            "Asks for the TPU; the request waits in the queue until the TPU is there or "
+            "--valid-until-duration is over.",
+            _queue(
+                job,
+                "create",
+                f"--node-id={job.name}",
+                f"--accelerator-type={job.accelerator_type}",
+                f"--runtime-version={job.runtime_version or _runtime(job)}",
+                f"--valid-until-duration={job.valid_until}",
+                *(["--spot"] if job.spot else []),
+                *([f"--service-account={job.service_account}"] if job.service_account else []),
+                "--quiet",
+            ),
+        ),
+        Step(
+            "start",
+            "Copies the folders to the VM's disk and starts the container, unless it is there "
+            "already. --privileged: for "
+            "the TPU's device files and locked memory; --net=host: the TPU runtime asks the VM's "
+            "metadata server.",
+            _ssh(job, f"sh -ec {shlex.quote(_start_script(job))}"),
+        ),
+        Step(
+            "follow",
+            "Shows the log until the container ends.",
+            _ssh(job, f"docker logs --follow {job.name}"),
+        ),
+        Step(
+            "result",
+            "Prints the container's exit code, which becomes ours.",
+            _ssh(job, f"docker wait {job.name}"),
+        ),
+        Step(
+            "stop",
+            "Only when interrupted: SIGTERM, upon which the trainer commits a checkpoint.",
+            _ssh(job, f"docker stop -t {math.ceil(job.grace_seconds)} {job.name}"),
+        ),
         Step("fetch", "Copies the model folder back to Cloud Storage.", _ssh(job, _upload(job))),
-        Step("delete", "Always, also after a failure: VM and request. --force: although the VM is running.",
-             _queue(job, "delete", "--force", "--quiet")),
+        Step(
+            "delete",
+            "Always, also after a failure: VM and request. --force: although the VM is running.",
+            _queue(job, "delete", "--force", "--quiet"),
+        ),
     )
 
 
 def as_shell(job: Job) -> str:
     """The plan for reading: each step's sentence as a comment above its call."""
-    return "\n\n".join(f"# {step.name}: {step.why}\n{shlex.join(step.argv)}" for step in plan(job)) + "\n"
+    return (
+        "\n\n".join(f"# {step.name}: {step.why}\n{shlex.join(step.argv)}" for step in plan(job))
+        + "\n"
+    )
 
 
 def _runtime(job: Job) -> str:
@@ -155,36 +230,75 @@ def _queue(job: Job, verb: str, *flags: str) -> tuple[str, ...]:
 
 def _ssh(job: Job, command: str) -> tuple[str, ...]:
     # As root: it owns the TPU's device files, the docker socket and what the container writes.
-    return ("gcloud", "compute", "tpus", "tpu-vm", "ssh", job.name, *_place(job), "--worker=0", "--quiet",
-            f"--command=sudo {command}")
+    return (
+        "gcloud",
+        "compute",
+        "tpus",
+        "tpu-vm",
+        "ssh",
+        job.name,
+        *_place(job),
+        "--worker=0",
+        "--quiet",
+        f"--command=sudo {command}",
+    )
 
 
 def _start_script(job: Job) -> str:
     in_storage = job.data.startswith("gs://")
     data = "/data" if in_storage else job.data
-    mounts = [f"--volume={_HOME}/model:/model", *([f"--volume={_HOME}/data:/data:ro"] if in_storage else [])]
-    run = ["docker", "run", "--detach", f"--name={job.name}", "--privileged", "--net=host", "--user=0", *mounts,
-           "--entrypoint=python", job.image, "-m", "trainer", "train", f"--data_dir={data}", "--model_dir=/model",
-           "--strategy=tpu", "--accelerator=tpu", f"--grace_seconds={job.grace_seconds:g}", *job.arguments]
+    mounts = [
+        f"--volume={_HOME}/model:/model",
+        *([f"--volume={_HOME}/data:/data:ro"] if in_storage else []),
+    ]
+    run = [
+        "docker",
+        "run",
+        "--detach",
+        f"--name={job.name}",
+        "--privileged",
+        "--net=host",
+        "--user=0",
+        *mounts,
+        "--entrypoint=python",
+        job.image,
+        "-m",
+        "trainer",
+        "train",
+        f"--data_dir={data}",
+        "--model_dir=/model",
+        "--strategy=tpu",
+        "--accelerator=tpu",
+        f"--grace_seconds={job.grace_seconds:g}",
+        *job.arguments,
+    ]
     running = f"docker container inspect --format={{{{.State.Running}}}} {job.name}"
     registry = job.image.partition("/")[0]
     sign_in = registry.endswith(("-docker.pkg.dev", "gcr.io"))
-    return "\n".join([
-        f"if docker container inspect {job.name} >/dev/null 2>&1; then exit 0; fi",
-        f"mkdir -p {_HOME}/data {_HOME}/model",
-        # The folder exists from here on, and can be written: known before anything is trained.
-        f"echo {job.name} | gcloud storage cp - {shlex.quote(job.model + '/tpu_vm')}",
-        f"gcloud storage rsync --recursive {shlex.quote(job.model)} {_HOME}/model",
-        *([f"gcloud storage rsync --recursive {shlex.quote(job.data)} {_HOME}/data"] if in_storage else []),
-        *([f"gcloud auth configure-docker {registry} --quiet"] if sign_in else []),
-        f"docker pull {shlex.quote(job.image)}",
-        # Before the container: what is there already is not started again by a second try.
-        f'(trap "" HUP; while sleep {UPLOAD_SECONDS}; {running} | grep -q true; do {_upload(job)}; done) '
-        f">{_HOME}/upload.log 2>&1 </dev/null &",
-        shlex.join(run),
-    ])
+    return "\n".join(
+        [
+            f"if docker container inspect {job.name} >/dev/null 2>&1; then exit 0; fi",
+            f"mkdir -p {_HOME}/data {_HOME}/model",
+            # The folder exists from here on, and can be written: known before anything is trained.
+            f"echo {job.name} | gcloud storage cp - {shlex.quote(job.model + '/tpu_vm')}",
+            f"gcloud storage rsync --recursive {shlex.quote(job.model)} {_HOME}/model",
+            *(
+                [f"gcloud storage rsync --recursive {shlex.quote(job.data)} {_HOME}/data"]
+                if in_storage
+                else []
+            ),
+            *([f"gcloud auth configure-docker {registry} --quiet"] if sign_in else []),
+            f"docker pull {shlex.quote(job.image)}",
+            # Before the container: what is there already is not started again by a second try.
+            f'(trap "" HUP; while sleep {UPLOAD_SECONDS}; {running} | grep -q true; do '
+            f"{_upload(job)}; done) "
+            f">{_HOME}/upload.log 2>&1 </dev/null &",
+            shlex.join(run),
+        ]
+    )
 
 
 def _upload(job: Job) -> str:
-    # Nothing is removed there: a folder that was not copied down whole must never empty the one that it came from.
+    # Nothing is removed there: a folder that was not copied down whole must never empty the one
+    # that it came from.
     return f"gcloud storage rsync --recursive --exclude=.*[.]tmp-.* {_HOME}/model {shlex.quote(job.model)}"

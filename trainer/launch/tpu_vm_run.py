@@ -1,7 +1,7 @@
 """Carries out the plan of a Cloud TPU VM job, and deletes the VM at the end, also after a failure.
 
-Whatever happens after the request was made (a failed step, Ctrl-C, SIGTERM), the results are fetched and the request is
-deleted: a TPU costs money until then.
+Whatever happens after the request was made (a failed step, Ctrl-C, SIGTERM), the results are
+fetched and the request is deleted: a TPU costs money until then.
 """
 
 import contextlib
@@ -19,7 +19,8 @@ from trainer.launch import tpu_vm
 
 log = logging.getLogger(__name__)
 
-# States in which a request may still become ACTIVE; ACCEPTED is the older name of WAITING_FOR_RESOURCES.
+# States in which a request may still become ACTIVE; ACCEPTED is the older name of
+# WAITING_FOR_RESOURCES.
 WAITING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 
 TRIES = 3  # Of what must not fail because of one lost connection.
@@ -27,7 +28,9 @@ CALM_SECONDS = 600.0  # A connection that held for so long begins a new count.
 
 
 class LostError(PeerLostError):
-    """The TPU was never given, or was taken away; the same command goes on from what is in the model folder."""
+    """The TPU was never given, or was taken away; the same command goes on from what is in the
+    model folder.
+    """
 
 
 def run(job: tpu_vm.Job) -> int:
@@ -40,8 +43,12 @@ def run(job: tpu_vm.Job) -> int:
       TrainerError: the request could not be deleted; the message has the call that does it.
     """
     if not shutil.which("gcloud"):
-        raise UsageError("gcloud is not on the PATH: a Cloud TPU VM is reached through it. Install the Google Cloud CLI "
-                         "(https://cloud.google.com/sdk/docs/install), or take the calls as text, without --apply.")
+        raise UsageError(
+            "gcloud is not on the PATH: a Cloud TPU VM is reached through it. Install the Google "
+            "Cloud CLI "
+            "(https://cloud.google.com/sdk/docs/install), or take the calls as text, without "
+            "--apply."
+        )
     return _Run(job).whole()
 
 
@@ -67,7 +74,7 @@ class _Run:
                     self._clean_up()
         return code
 
-    # --- the steps ------------------------------------------------------------------------------------------------------
+    # --- the steps --------------------------------------------------------------------------------
 
     def _request(self) -> None:
         found = self._describe()
@@ -80,15 +87,22 @@ class _Run:
             self._requested = True
             log.info("request %s exists and is %s", self._job.name, _state(found))
         else:
-            self._requested = True  # From now on there may be something to delete, whatever the answer.
+            # From now on there may be something to delete, whatever the answer.
+            self._requested = True
             self._succeed("create")
 
     def _check_same(self, found: dict) -> None:
-        types = {spec.get("node", {}).get("acceleratorType") for spec in found.get("tpu", {}).get("nodeSpec", [])}
+        types = {
+            spec.get("node", {}).get("acceleratorType")
+            for spec in found.get("tpu", {}).get("nodeSpec", [])
+        }
         if types - {self._job.accelerator_type, None}:
-            raise UsageError(f"--tpu={self._job.accelerator_type}: a request {self._job.name} exists with "
-                             f"{', '.join(sorted(types - {None}))}. Choose another --name, or delete that one:\n  "
-                             f"{shlex.join(self._steps['delete'].argv)}")
+            raise UsageError(
+                f"--tpu={self._job.accelerator_type}: a request {self._job.name} exists with "
+                f"{', '.join(sorted(types - {None}))}. Choose another --name, or delete that "
+                "one:\n  "
+                f"{shlex.join(self._steps['delete'].argv)}"
+            )
 
     def _wait(self) -> None:
         shown = None
@@ -101,8 +115,11 @@ class _Run:
             if state == "ACTIVE":
                 return
             if state not in WAITING:
-                raise LostError(f"request {self._job.name} is {state}{_reason(found)}: the TPU is not there. Try again later, in "
-                                "another zone, with a longer --valid_until, or without --spot.")
+                raise LostError(
+                    f"request {self._job.name} is {state}{_reason(found)}: the TPU is not there. "
+                    "Try again later, in "
+                    "another zone, with a longer --valid_until, or without --spot."
+                )
             time.sleep(tpu_vm.POLL_SECONDS)
 
     def _follow(self) -> int:
@@ -110,20 +127,32 @@ class _Run:
         while failures < TRIES:
             began = time.monotonic()
             answer = self._call("follow", show=True)
-            if answer.returncode == 0:  # Else the connection was lost, and the container may run for hours yet.
+            # Else the connection was lost, and the container may run for hours yet.
+            if answer.returncode == 0:
                 answer = self._call("result")
                 if answer.returncode == 0 and answer.stdout.strip().isdigit():
                     return int(answer.stdout)
             found = self._look()
             if _state(found) != "ACTIVE":
-                raise LostError(f"request {self._job.name} is {_state(found)}: the TPU was taken away. What was copied to "
-                                f"{self._job.model} before is kept, the last {tpu_vm.UPLOAD_SECONDS} s may be lost. Run the same "
-                                "command again to go on from there.")
+                raise LostError(
+                    f"request {self._job.name} is {_state(found)}: the TPU was taken away. What "
+                    "was copied to "
+                    f"{self._job.model} before is kept, the last {tpu_vm.UPLOAD_SECONDS} s may be "
+                    "lost. Run the same "
+                    "command again to go on from there."
+                )
             failures = 1 if time.monotonic() - began > CALM_SECONDS else failures + 1
-            log.warning("the connection to %s ended before the container did: connecting again", self._job.name)
+            log.warning(
+                "the connection to %s ended before the container did: connecting again",
+                self._job.name,
+            )
             time.sleep(tpu_vm.POLL_SECONDS)
-        raise LostError(f"{self._job.name} cannot be reached: {TRIES} connections in a row ended before the container did. See "
-                        f"what this says, and run the same command again:\n  {shlex.join(self._steps['follow'].argv)}")
+        raise LostError(
+            f"{self._job.name} cannot be reached: {TRIES} connections in a row ended before the "
+            "container did. See "
+            "what this says, and run the same command again:\n  "
+            f"{shlex.join(self._steps['follow'].argv)}"
+        )
 
     def _clean_up(self) -> None:
         lost = None
@@ -134,15 +163,23 @@ class _Run:
             lost = self._try("fetch")
         kept = self._try("delete")
         if kept:
-            raise TrainerError(f"request {self._job.name} could not be deleted ({kept}) and COSTS MONEY until it is. Run\n  "
-                               f"{shlex.join(self._steps['delete'].argv)}")
+            raise TrainerError(
+                f"request {self._job.name} could not be deleted ({kept}) and COSTS MONEY until it "
+                "is. Run\n  "
+                f"{shlex.join(self._steps['delete'].argv)}"
+            )
         log.info("request %s and its VM are deleted", self._job.name)
-        if lost and self._ended:  # Else the failure before is the news, and what it says of the copies holds.
-            raise StorageError(f"the model folder could not be copied to {self._job.model} ({lost}); the copy there may be "
-                               f"{tpu_vm.UPLOAD_SECONDS} s older than the end. Give the TPU's service account write access, and "
-                               "run the same command again.")
+        # Else the failure before is the news, and what it says of the copies holds.
+        if lost and self._ended:
+            raise StorageError(
+                f"the model folder could not be copied to {self._job.model} ({lost}); the copy "
+                "there may be "
+                f"{tpu_vm.UPLOAD_SECONDS} s older than the end. Give the TPU's service account "
+                "write access, and "
+                "run the same command again."
+            )
 
-    # --- calls ----------------------------------------------------------------------------------------------------------
+    # --- calls ------------------------------------------------------------------------------------
 
     def _describe(self) -> dict | None:
         """What gcloud says of the request, None where there is none."""
@@ -173,7 +210,9 @@ class _Run:
         raise self._refused(name, answer)
 
     def _try(self, name: str) -> str | None:
-        """None when the step succeeded at last or there is nothing to do it to; else what gcloud said."""
+        """None when the step succeeded at last or there is nothing to do it to; else what gcloud
+        said.
+        """
         for left in reversed(range(TRIES)):
             answer = self._call(name)
             if answer.returncode == 0 or (name == "delete" and "NOT_FOUND" in answer.stderr):
@@ -186,9 +225,16 @@ class _Run:
         step, pipe = self._steps[name], None if show else subprocess.PIPE
         if name != "describe":
             log.info("%s: %s", name, step.why)
-        # Ctrl-C reaches every process of a terminal's group. In a group of its own a call ends when we say so, with its ssh.
-        with subprocess.Popen(step.argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True,
-                              start_new_session=True) as process:
+        # Ctrl-C reaches every process of a terminal's group. In a group of its own a call ends when
+        # we say so, with its ssh.
+        with subprocess.Popen(
+            step.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            start_new_session=True,
+        ) as process:
             try:
                 out, errors = process.communicate()
             except BaseException:
@@ -197,15 +243,21 @@ class _Run:
         return subprocess.CompletedProcess(step.argv, process.returncode, out or "", errors or "")
 
     def _refused(self, name: str, answer: subprocess.CompletedProcess) -> UsageError:
-        return UsageError(f"{name} of {self._job.name} failed with exit code {answer.returncode}: {answer.stderr.strip()}\n"
-                          f"The call was: {shlex.join(self._steps[name].argv)}")
+        return UsageError(
+            f"{name} of {self._job.name} failed with exit code {answer.returncode}: "
+            f"{answer.stderr.strip()}\n"
+            f"The call was: {shlex.join(self._steps[name].argv)}"
+        )
 
 
 @contextlib.contextmanager
 def _undisturbed():
     """SIGINT and SIGTERM are answered with a sentence during the block: it must come to its end."""
+
     def say(number, frame):
-        log.warning("%s: the TPU is being deleted and costs money until then", signal.Signals(number).name)
+        log.warning(
+            "%s: the TPU is being deleted and costs money until then", signal.Signals(number).name
+        )
 
     before = {number: signal.signal(number, say) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -216,7 +268,9 @@ def _undisturbed():
 
 
 def _state(found: dict | None) -> str:
-    """The state in what `describe` answered: a word of https://cloud.google.com/tpu/docs/queued-resources, or `gone`."""
+    """The state in what `describe` answered: a word of
+    https://cloud.google.com/tpu/docs/queued-resources, or `gone`.
+    """
     return found.get("state", {}).get("state", "unknown") if found else "gone"
 
 

@@ -1,13 +1,16 @@
 """Recurrences over the weights of Keras layers, one table by cell and implementation.
 
-Every implementation of a cell computes the same function of (weights, inputs); they differ in where they are fast.
+Every implementation of a cell computes the same function of (weights, inputs); they differ in where
+they are fast.
 
-Shapes in words: `batch` examples, `time` steps, `in` features, `units` of the state. Weights are tensors in the shapes
-and gate orders of Keras 3:
+Shapes in words: `batch` examples, `time` steps, `in` features, `units` of the state. Weights are
+tensors in the shapes and gate orders of Keras 3:
 
     simple_rnn  kernel [in, units]    recurrent kernel [units, units]    bias [units]
-    lstm        kernel [in, 4 units]  recurrent kernel [units, 4 units]  bias [4 units]     gates i f c o
-    gru         kernel [in, 3 units]  recurrent kernel [units, 3 units]  bias [2, 3 units]  gates z r h, reset_after
+    lstm        kernel [in, 4 units]  recurrent kernel [units, 4 units]  bias [4 units]     gates i
+        f c o
+    gru         kernel [in, 3 units]  recurrent kernel [units, 3 units]  bias [2, 3 units]  gates z
+        r h, reset_after
 """
 
 import functools
@@ -20,10 +23,11 @@ import tensorflow as tf
 def recurrence(cell, implementation):
     """The function `(weights, inputs, reverse=False) -> hidden` of one cell and one implementation.
 
-    weights: the three tensors of the cell (shapes above); inputs: float [batch, time, in]; hidden: [batch, time, units]
-    in the dtype of the inputs, hidden[:, t] being the state after step t, zero before the first. With `reverse` the
-    steps run from the last to the first: hidden[:, t] is the state after steps time-1, ..., t. Nothing is masked:
-    where padding comes after a row's own steps, read its state at the last of those.
+    weights: the three tensors of the cell (shapes above); inputs: float [batch, time, in]; hidden:
+    [batch, time, units] in the dtype of the inputs, hidden[:, t] being the state after step t, zero
+    before the first. With `reverse` the steps run from the last to the first: hidden[:, t] is the
+    state after steps time-1, ..., t. Nothing is masked: where padding comes after a row's own
+    steps, read its state at the last of those.
     """
     return RECURRENCES[cell][implementation]
 
@@ -31,22 +35,28 @@ def recurrence(cell, implementation):
 def choose(cell, device_type, jit):
     """The implementation for a layer, and the reason in one sentence for the log.
 
-    cell: a key of RECURRENCES; device_type: "CPU", "GPU" or "TPU"; jit: "auto", "on" or "off". A step around "keras"
-    must not be compiled by XLA, which has no cuDNN; one around "ours" should be, unless jit is "off".
+    cell: a key of RECURRENCES; device_type: "CPU", "GPU" or "TPU"; jit: "auto", "on" or "off". A
+    step around "keras" must not be compiled by XLA, which has no cuDNN; one around "ours" should
+    be, unless jit is "off".
     """
     if device_type == "GPU" and cell in _CUDNN_CELLS and jit != "on":
         return "keras", f"cuDNN has a kernel for {cell}, and XLA cannot compile it"
     if jit == "off" and device_type != "TPU":
         return "keras", "without XLA the plain layer of Keras is about as fast as ours"
-    return "ours", f"compiled by XLA for {device_type}, with the input of all steps projected in one product"
+    return (
+        "ours",
+        f"compiled by XLA for {device_type}, with the input of all steps projected in one product",
+    )
 
 
 def bidirectional(run, forward, backward, inputs, lengths=None):
-    """Both directions of a recurrence, aligned in time: [batch, time, 2 units], the forward half first.
+    """Both directions of a recurrence, aligned in time: [batch, time, 2 units], the forward half
+    first.
 
-    run: what `recurrence` returned; forward, backward: the weights of each direction; inputs: [batch, time, in];
-    lengths: int32 [batch], how many steps of each row come before its padding, None if there is no padding or it counts
-    as steps. The backward direction starts at a row's last step before the padding.
+    run: what `recurrence` returned; forward, backward: the weights of each direction; inputs:
+    [batch, time, in]; lengths: int32 [batch], how many steps of each row come before its padding,
+    None if there is no padding or it counts as steps. The backward direction starts at a row's last
+    step before the padding.
     """
     if lengths is None:
         return tf.concat([run(forward, inputs), run(backward, inputs, reverse=True)], axis=-1)
@@ -55,9 +65,11 @@ def bidirectional(run, forward, backward, inputs, lengths=None):
 
 
 def last(hidden, lengths=None):
-    """The state after the last step of each row: [batch, units]; zero, the state before any step, where length is 0.
+    """The state after the last step of each row: [batch, units]; zero, the state before any step,
+    where length is 0.
 
-    hidden: [batch, time, units]; lengths: int32 [batch], None if every row fills the array; so in all poolings.
+    hidden: [batch, time, units]; lengths: int32 [batch], None if every row fills the array; so in
+    all poolings.
     """
     if lengths is None:
         return hidden[:, -1]
@@ -66,7 +78,8 @@ def last(hidden, lengths=None):
 
 
 def ends(hidden, lengths=None):
-    """The state of each direction after its last step, from the output of `bidirectional`: [batch, 2 units].
+    """The state of each direction after its last step, from the output of `bidirectional`: [batch,
+    2 units].
 
     The forward direction ends at length - 1, the backward direction at 0.
     """
@@ -76,7 +89,9 @@ def ends(hidden, lengths=None):
 
 
 def maximum(hidden, lengths=None):
-    """The largest value of each unit over the steps of each row: [batch, units]; zero where length is 0."""
+    """The largest value of each unit over the steps of each row: [batch, units]; zero where length
+    is 0.
+    """
     if lengths is None:
         return tf.reduce_max(hidden, axis=1)
     highest = tf.reduce_max(tf.where(_is_step(hidden, lengths), hidden, hidden.dtype.min), axis=1)
@@ -97,35 +112,48 @@ def _is_step(hidden, lengths):
 
 
 def _sum_dtype(dtype):
-    """What adds up over time does so in at least 32 bits: bfloat16 loses whatever is below 1/256 of the sum."""
+    """What adds up over time does so in at least 32 bits: bfloat16 loses whatever is below 1/256 of
+    the sum.
+    """
     return tf.float32 if dtype.size < 4 else dtype
 
 
 def _scan(step, state, sequence, widths, *, reverse):
     """Runs `state, outputs = step(t, state)` over the time of a sequence and stacks the outputs.
 
-    state: tuple of [batch, units]; sequence: any tensor [time, batch, ...]; widths: those of the outputs, each
-    [batch, width]. Returns [time, batch, width] for each output, in the dtype of the sequence.
+    state: tuple of [batch, units]; sequence: any tensor [time, batch, ...]; widths: those of the
+    outputs, each [batch, width]. Returns [time, batch, width] for each output, in the dtype of the
+    sequence.
     """
     time = tf.shape(sequence)[0]
-    stacks = tuple(tf.TensorArray(sequence.dtype, time, element_shape=[None, width]) for width in widths)
+    stacks = tuple(
+        tf.TensorArray(sequence.dtype, time, element_shape=[None, width]) for width in widths
+    )
 
     def body(i, state, stacks):
         t = time - 1 - i if reverse else i
         state, outputs = step(t, state)
         outputs = (tf.cast(output, sequence.dtype) for output in outputs)
-        return i + 1, state, tuple(stack.write(t, output) for stack, output in zip(stacks, outputs, strict=True))
+        return (
+            i + 1,
+            state,
+            tuple(stack.write(t, output) for stack, output in zip(stacks, outputs, strict=True)),
+        )
 
     # A TPU needs the bound on the iterations to be known before the loop.
-    *_, stacks = tf.while_loop(lambda i, *_: i < time, body, (0, state, stacks), maximum_iterations=time)
+    *_, stacks = tf.while_loop(
+        lambda i, *_: i < time, body, (0, state, stacks), maximum_iterations=time
+    )
     return [stack.stack() for stack in stacks]
 
 
 def _parts(sequence, t, count, dtype):
-    """The slice of a sequence [time, batch, count * width] at time t, in its parts: [batch, width] each.
+    """The slice of a sequence [time, batch, count * width] at time t, in its parts: [batch, width]
+    each.
 
-    Each part is cut from the sequence by itself, for speed: where one slice of a sequence is split, XLA on CPU works
-    out the place of the slice for each element anew, and the step does not become vector code (2.5 times slower).
+    Each part is cut from the sequence by itself, for speed: where one slice of a sequence is split,
+    XLA on CPU works out the place of the slice for each element anew, and the step does not become
+    vector code (2.5 times slower).
     """
     size = [1, tf.shape(sequence)[1], sequence.shape[-1] // count]
     slices = (tf.slice(sequence, [t, 0, part * size[-1]], size) for part in range(count))
@@ -159,13 +187,17 @@ def _project(sequence, matrix, **transpose):
 
 
 def _outer(left, right):
-    """The sum over steps and batch of the outer products of two sequences: [left width, right width]."""
+    """The sum over steps and batch of the outer products of two sequences: [left width, right
+    width].
+    """
     return tf.matmul(_rows(left), _rows(right), transpose_a=True)
 
 
 def _total(sequence):
     """The sum over steps and batch: [width]."""
-    return tf.cast(tf.reduce_sum(tf.cast(sequence, _sum_dtype(sequence.dtype)), axis=[0, 1]), sequence.dtype)
+    return tf.cast(
+        tf.reduce_sum(tf.cast(sequence, _sum_dtype(sequence.dtype)), axis=[0, 1]), sequence.dtype
+    )
 
 
 def _before(states, reverse):
@@ -194,13 +226,19 @@ def _simple_rnn(kernel, recurrent, bias, inputs, reverse):
 
         [delta] = _scan(step_back, (zero,), inputs, [units], reverse=not reverse)
         d_recurrent = _outer(_before(hidden, reverse), delta)
-        return _outer(inputs, delta), d_recurrent, _total(delta), _project(delta, kernel, transpose_b=True)
+        return (
+            _outer(inputs, delta),
+            d_recurrent,
+            _total(delta),
+            _project(delta, kernel, transpose_b=True),
+        )
 
     return hidden, gradient
 
 
 def _lstm(kernel, recurrent, bias, inputs, reverse):
-    """c = f c + i g, h = o tanh(c), where i, f, o = sigmoid and g = tanh of x W + h U + b; and its gradient.
+    """c = f c + i g, h = o tanh(c), where i, f, o = sigmoid and g = tanh of x W + h U + b; and its
+    gradient.
 
     Gers, Schmidhuber and Cummins 2000 (doi 10.1162/089976600300015015).
     """
@@ -213,13 +251,18 @@ def _lstm(kernel, recurrent, bias, inputs, reverse):
 
     def step(t, state):
         hidden, cell = state
-        gates = tf.tanh((_at(projected, t, zero.dtype) + _times(hidden, recurrent)) * scale) * scale + shift
+        gates = (
+            tf.tanh((_at(projected, t, zero.dtype) + _times(hidden, recurrent)) * scale) * scale
+            + shift
+        )
         i, f, g, o = tf.split(gates, 4, axis=-1)
         next_cell = f * cell + i * g
         hidden = o * tf.tanh(next_cell)
         return (hidden, next_cell), (hidden, cell, gates)
 
-    hidden, cells_before, gates = _scan(step, (zero, zero), inputs, [units, units, 4 * units], reverse=reverse)
+    hidden, cells_before, gates = _scan(
+        step, (zero, zero), inputs, [units, units, 4 * units], reverse=reverse
+    )
 
     def gradient(d_hidden):
         def step_back(t, d_state):
@@ -235,16 +278,22 @@ def _lstm(kernel, recurrent, bias, inputs, reverse):
 
         [delta] = _scan(step_back, (zero, zero), inputs, [4 * units], reverse=not reverse)
         d_recurrent = _outer(_before(hidden, reverse), delta)
-        return _outer(inputs, delta), d_recurrent, _total(delta), _project(delta, kernel, transpose_b=True)
+        return (
+            _outer(inputs, delta),
+            d_recurrent,
+            _total(delta),
+            _project(delta, kernel, transpose_b=True),
+        )
 
     return hidden, gradient
 
 
 def _gru(kernel, recurrent, bias, inputs, reverse):
-    """h = z h + (1 - z) g, g = tanh(xg + r hg), z = sigmoid(xz + hz), r = sigmoid(xr + hr); and its gradient.
+    """h = z h + (1 - z) g, g = tanh(xg + r hg), z = sigmoid(xz + hz), r = sigmoid(xr + hr); and its
+    gradient.
 
-    [xz xr xg] = x W + bias[0] and [hz hr hg] = h U + bias[1]. Cho et al. 2014 (arXiv 1406.1078), with the reset after
-    the product, as in cuDNN.
+    [xz xr xg] = x W + bias[0] and [hz hr hg] = h U + bias[1]. Cho et al. 2014 (arXiv 1406.1078),
+    with the reset after the product, as in cuDNN.
     """
     units = recurrent.shape[0]
     zero = _zeros(inputs, units)
@@ -271,21 +320,36 @@ def _gru(kernel, recurrent, bias, inputs, reverse):
             d_z = d_h * (_at(hidden_before, t, zero.dtype) - g) * z * (1 - z)
             d_g = d_h * (1 - z) * (1 - g * g)
             d_r = d_g * hg * r * (1 - r)
-            delta_x, delta_h = tf.concat([d_z, d_r, d_g], axis=-1), tf.concat([d_z, d_r, d_g * r], axis=-1)
+            delta_x, delta_h = (
+                tf.concat([d_z, d_r, d_g], axis=-1),
+                tf.concat([d_z, d_r, d_g * r], axis=-1),
+            )
             return (d_h * z + _times(delta_h, recurrent, transpose_b=True),), (delta_x, delta_h)
 
-        delta_x, delta_h = _scan(step_back, (zero,), inputs, [3 * units, 3 * units], reverse=not reverse)
-        d_recurrent, d_bias = _outer(hidden_before, delta_h), tf.stack([_total(delta_x), _total(delta_h)])
-        return _outer(inputs, delta_x), d_recurrent, d_bias, _project(delta_x, kernel, transpose_b=True)
+        delta_x, delta_h = _scan(
+            step_back, (zero,), inputs, [3 * units, 3 * units], reverse=not reverse
+        )
+        d_recurrent, d_bias = (
+            _outer(hidden_before, delta_h),
+            tf.stack([_total(delta_x), _total(delta_h)]),
+        )
+        return (
+            _outer(inputs, delta_x),
+            d_recurrent,
+            d_bias,
+            _project(delta_x, kernel, transpose_b=True),
+        )
 
     return hidden, gradient
 
 
 def _ours(cell):
-    """A cell above, [time, batch, ...] inside so that a step is one run of memory, with the gradient written there.
+    """A cell above, [time, batch, ...] inside so that a step is one run of memory, with the
+    gradient written there.
 
-    What needs no state is done for all steps at once: the product with the kernel before the loop, and after the loop
-    backwards the products that make the gradients of weights and inputs. Where nobody asks for one, it is dead code.
+    What needs no state is done for all steps at once: the product with the kernel before the loop,
+    and after the loop backwards the products that make the gradients of weights and inputs. Where
+    nobody asks for one, it is dead code.
     """
 
     def run(weights, inputs, reverse=False):
@@ -297,11 +361,14 @@ def _ours(cell):
 
 
 def _keras(layer_class):
-    """The Keras layer, which takes the kernel of cuDNN where there is one; also the twin that says what is meant."""
+    """The Keras layer, which takes the kernel of cuDNN where there is one; also the twin that says
+    what is meant.
+    """
 
     def run(weights, inputs, reverse=False):
         layer = _keras_layer(layer_class, weights[1].shape[0], inputs.shape[-1], inputs.dtype.name)
-        # Not `go_backwards`: its output stays in the order of the steps, and its path through cuDNN is another.
+        # Not `go_backwards`: its output stays in the order of the steps, and its path through cuDNN
+        # is another.
         turn = functools.partial(tf.reverse, axis=[1]) if reverse else tf.identity
         weights = [tf.cast(weight, inputs.dtype) for weight in weights]
         state = [variable.value for variable in layer.non_trainable_variables]
@@ -313,10 +380,14 @@ def _keras(layer_class):
 
 @functools.cache
 def _keras_layer(layer_class, units, width, dtype):
-    """A built layer whose own weights are never used: `stateless_call` puts the caller's in their place."""
+    """A built layer whose own weights are never used: `stateless_call` puts the caller's in their
+    place.
+    """
     with tf.init_scope():
         # Not the default initializer: it orthogonalizes, and that has no kernel for bfloat16.
-        layer = layer_class(units, return_sequences=True, recurrent_initializer="zeros", dtype=dtype)
+        layer = layer_class(
+            units, return_sequences=True, recurrent_initializer="zeros", dtype=dtype
+        )
         layer.build((None, None, width))
     return layer
 

@@ -3,7 +3,8 @@
 from trainer import config as configuration
 
 _GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
-_BIASES = {"simple_rnn": 1, "lstm": 1, "gru": 2}  # GRU in the form with reset_after has one for each kernel.
+# GRU in the form with reset_after has one for each kernel.
+_BIASES = {"simple_rnn": 1, "lstm": 1, "gru": 2}
 
 
 def parameters(settings: configuration.Model, vocabulary_size: int, classes: int) -> int:
@@ -12,7 +13,9 @@ def parameters(settings: configuration.Model, vocabulary_size: int, classes: int
     total = 0 if settings.one_hot else vocabulary_size * width
     directions = 2 if settings.bidirectional else 1
     for units in settings.units:
-        total += directions * _GATES[settings.cell] * units * (width + units + _BIASES[settings.cell])
+        total += (
+            directions * _GATES[settings.cell] * units * (width + units + _BIASES[settings.cell])
+        )
         width = directions * units
     return total + (width + 1) * classes
 
