@@ -123,7 +123,7 @@ def journaled_rate(model_dir: str, batch: int) -> float:
     """Examples per second between the first line about loops, after the first compile, and the
     last: with log lines and saves.
     """
-    from trainer import journal
+    from trainer.model_folder import journal
 
     events = list(journal.read(f"{model_dir}/journal.jsonl"))
     loops = [at for at, event in enumerate(events) if event["event"] == "loop"]

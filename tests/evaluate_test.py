@@ -105,14 +105,14 @@ def approximately(report: dict) -> dict:
 
 def test_the_text_form_has_the_same_figures(folder, report):
     answer = commands.call("evaluate", f"--model_dir={folder / 'model'}")
-    figures = dict(line.split() for line in answer.lines[:6])
+    metrics = dict(line.split() for line in answer.lines[:6])
     assert (
-        figures["split"] == "test"
-        and int(figures["step"]) == report["step"]
-        and int(figures["examples"]) == 301
+        metrics["split"] == "test"
+        and int(metrics["step"]) == report["step"]
+        and int(metrics["examples"]) == 301
     )
     for name in ("loss", "accuracy", "macro_f1"):
-        assert float(figures[name]) == pytest.approx(report[name], rel=1e-3)
+        assert float(metrics[name]) == pytest.approx(report[name], rel=1e-3)
     assert answer.lines[6].split() == ["class", "precision", "recall", "f1", "examples"]
     for line, label in zip(answer.lines[7:], LABELS, strict=True):
         words = line.removeprefix(label).split()

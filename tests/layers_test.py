@@ -11,96 +11,63 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "trainer"
 
-# A module imports only from rows below its own; what shares a row is independent of each other.
-PICTURE = """
+# A room is a package or a module of `trainer` itself. It imports only from rows below its own; rooms
+# that share a row are independent of each other, so no circle is possible.
+ROOMS = """
     __main__
     main
-    launch.submit
-    launch.kubectl
-    launch.kubernetes
-    launch.spec
-    train gang.supervisor
+    train
     loop
-    doctor.command
-    doctor.checks
-    doctor.facts
-    evaluate predict export chaos report
-    faults
-    chaos_jobs
-    launch.local
-    gang.member gang.links gang.child gang.identity
-    gang.rendezvous gang.cluster gang.commits gang.watchdog resources
-    fusion
-    restored views readback best
-    steps checkpoint progress summaries selection lock goodput
-    attempts
-    state journal summaries_picture
-    tasks optimizer
-
-    data.prepare
-    data.sources data.classes data.vocabulary
-    data.pipeline data.text data.folders data.formats data.imdb_npz data.splits
-    data.order data.store data.rows data.reading data.spool data.tfrecord
-    data.raw_files
-    doctor.sight
-    models.networks
-    models.recurrent models.dropout
-    strategy wire
-
-    launch.tpu_vm_run
-    launch.tpu_vm
-
-    models.sizes
-    flags stopping accelerator doctor.cluster
-    config gang.channel
-    exit_codes
+    evaluate predict export
+    chaos trained_model
+    launch steps
+    doctor gang prepare tasks
+    reporting data flags models devices
+    config model_folder stopping
+    channel exit_codes
 """
-ROW = {module: row for row, line in enumerate(PICTURE.split("\n")) for module in line.split()}
+# The same for the modules of each package.
+INSIDE = {
+    "chaos": "command / faults / jobs",
+    "data": "pipeline text / order store",
+    "devices": "resources / strategy fusion / accelerator exchange",
+    "doctor": "command / checks sight / facts / cluster",
+    "export": "command / readback",
+    "gang": "supervisor / member links child identity / rendezvous roster watchdog",
+    "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
+    "model_folder": "best / checkpoint lock commits / attempts selection / journal",
+    "models": "networks / recurrent dropout shapes",
+    "prepare": "command / sources classes vocabulary / folders formats imdb_npz splits spool"
+    " / tfrecord rows reading / raw_files",
+    "reporting": "command / progress goodput summaries pictures",
+    "steps": "steps / state / optimizer",
+    "tasks": "views / classification",
+}
 
-# They answer before TensorFlow is there: `--help`, mistakes on the command line, whatever watches a
-# training process.
-WITHOUT_TENSORFLOW = (
-    "main",
-    "flags",
-    "stopping",
-    "config",
-    "exit_codes",
-    "journal",
-    "attempts",
-    "lock",
-    "chaos",
-    "gang.supervisor",
-    "gang.member",
-    "gang.links",
-    "gang.child",
-    "gang.identity",
-    "gang.rendezvous",
-    "gang.cluster",
-    "gang.commits",
-    "gang.channel",
-    "gang.watchdog",
-    "resources",
-    "fusion",
-    "wire",
-    "goodput",
-    "report",
-    "launch.local",
-    "chaos_jobs",
-    "faults",
-    "accelerator",
-    "launch.tpu_vm",
-    "launch.tpu_vm_run",
-    "models.sizes",
-    "doctor.command",
-    "doctor.checks",
-    "doctor.facts",
-    "doctor.cluster",
-    "doctor.sight",
-    "launch.submit",
-    "launch.kubectl",
-    "launch.kubernetes",
-    "launch.spec",
-)
+
+def _rows(lines: list[str]) -> dict[str, int]:
+    """{name: row}, from 0 at the top."""
+    return {name: row for row, line in enumerate(lines) for name in line.split()}
+
+
+ROOM_ROW = _rows(ROOMS.strip().split("\n"))
+MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
+
+# They answer before TensorFlow is there: `--help`, mistakes on the command line, and every process
+# that watches a training process.
+WITHOUT_TENSORFLOW = """
+    main flags stopping config exit_codes channel
+    chaos.command chaos.jobs chaos.faults
+    devices.accelerator devices.resources devices.fusion devices.exchange
+    doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight
+    gang.supervisor gang.member gang.links gang.child gang.identity gang.rendezvous gang.roster
+    gang.watchdog
+    launch.submit launch.kubectl launch.kubernetes launch.spec launch.local launch.tpu_vm
+    launch.tpu_vm_run
+    model_folder.journal model_folder.attempts model_folder.lock model_folder.commits
+    models.shapes
+    reporting.goodput reporting.command
+""".split()
 
 
 def modules() -> dict[str, pathlib.Path]:
@@ -133,18 +100,27 @@ def _module(name: str) -> str:
     return ".".join(parts)
 
 
+def _place(module: str) -> tuple[int, int]:
+    """(row of the room, row of the module in it); 0 for a room that is a module itself."""
+    room, _, name = module.partition(".")
+    return ROOM_ROW[room], MODULE_ROW[room][name] if name else 0
+
+
 def test_the_picture_shows_every_module_and_no_other():
-    assert set(modules()) == set(ROW)
+    drawn = {room for room in ROOM_ROW if room not in MODULE_ROW}
+    drawn |= {f"{room}.{name}" for room, names in MODULE_ROW.items() for name in names}
+    assert drawn == set(modules())
+    assert set(MODULE_ROW) <= set(ROOM_ROW)
 
 
-@pytest.mark.parametrize("module", sorted(ROW.keys() & modules()))
+@pytest.mark.parametrize("module", sorted(modules()))
 def test_imports_point_down_only(module):
-    upwards = {
-        other
-        for other in imported_by(modules()[module].read_text())
-        if ROW.get(other, 0) <= ROW[module]
-    }
-    assert not upwards, f"{module} imports {upwards}, which stand in its own row or above it"
+    room, row = module.split(".")[0], _place(module)
+    for other in imported_by(modules()[module].read_text()):
+        if other in modules():  # else a package, by its name alone
+            inside = other.split(".")[0] == room
+            below = _place(other) > row if inside else _place(other)[0] > row[0]
+            assert below, f"{module} imports {other}, which stands beside it or above it"
 
 
 @pytest.mark.parametrize(

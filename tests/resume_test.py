@@ -1,4 +1,4 @@
-"""A run that was stopped or killed, at any moment, ends as one never disturbed: same state, figures
+"""A run that was stopped or killed, at any moment, ends as one never disturbed: same state, metrics
 and files.
 """
 
@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests import commands, datasets
-from trainer import journal
+from trainer.model_folder import journal
 
 # 25 steps in an epoch, dropout, a best checkpoint, two shards side by side.
 JOB = [
@@ -69,7 +69,7 @@ def job(data, model, *flags) -> list[str]:
 
 
 def points(model, part) -> dict[str, list[tuple[int, float]]]:
-    """{tag: [(step, value)]} without the figures that measure time."""
+    """{tag: [(step, value)]} without the metrics that measure time."""
     accumulator = EventAccumulator(
         str(model / "tensorboard" / part), size_guidance={"scalars": 0}
     ).Reload()

@@ -13,8 +13,8 @@ import sys
 import numpy as np
 import pytest
 
-from trainer import attempts, best, checkpoint, lock, selection
 from trainer.exit_codes import FolderInUseError, TakenOverError
+from trainer.model_folder import attempts, best, checkpoint, lock, selection
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DIGESTS = {"config_digest": "c", "dataset_digest": "d"}

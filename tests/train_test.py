@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata as hparams
 
 from tests import commands, datasets
-from trainer import attempts, journal, lock
 from trainer.data import order
+from trainer.model_folder import attempts, journal, lock
 
 SMALL = [
     "--units=8",
@@ -97,7 +97,7 @@ def evaluations(model) -> list[dict]:
     return [json.loads(line) for line in (model / "evaluations.jsonl").read_text().splitlines()]
 
 
-def figures(line: str) -> dict[str, float]:
+def metrics(line: str) -> dict[str, float]:
     """{name: value} of a line `epoch 1 step 7 loss 1.099 ...`."""
     words = line.split()
     return dict(zip(words[::2], map(float, words[1::2])))
@@ -138,7 +138,7 @@ def test_only_every_nth_epoch_is_printed_while_all_stay_in_the_journal(longer, f
         "epoch 4 step 25",
     ]
     assert [entry["step"] for entry in events(model, "epoch")] == EPOCH_ENDS
-    assert figures(answer.lines[0]).items() <= figures(finished[1].lines[1]).items()
+    assert metrics(answer.lines[0]).items() <= metrics(finished[1].lines[1]).items()
 
 
 def test_the_log_tells_of_devices_kernel_data_parameters_and_origin(finished):
@@ -241,7 +241,7 @@ def test_one_evaluation_has_the_same_figures_wherever_it_is_written(finished):
         for name, value in entry["figures"].items():
             assert noted[name] == value
             assert (entry["step"], np.float32(value)) in points(model, "eval", name)
-        assert figures(line)["validation_loss"] == pytest.approx(entry["figures"]["loss"], rel=1e-3)
+        assert metrics(line)["validation_loss"] == pytest.approx(entry["figures"]["loss"], rel=1e-3)
 
 
 # --- the same command again -----------------------------------------------------------------------
@@ -421,7 +421,10 @@ def test_a_step_that_diverges_is_named_with_its_rows_and_never_saved(data, tmp_p
 
 def test_a_run_that_cannot_save_its_last_state_does_not_end_well(data, tmp_path):
     # A file name that no file system takes: every write fails.
-    patches = {"trainer.checkpoint.PAYLOAD": "x" * 300, "trainer.checkpoint.RETRY_PAUSES": []}
+    patches = {
+        "trainer.model_folder.checkpoint.PAYLOAD": "x" * 300,
+        "trainer.model_folder.checkpoint.RETRY_PAUSES": [],
+    }
     answer = train(data, tmp_path / "model", "--steps=3", "--eval_steps=-1", patches=patches)
     assert answer.code == 74 and "done" not in answer.out and "could not be written" in answer.err
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests import commands, datasets
-from trainer import journal
+from trainer.model_folder import journal
 
 # 9 rows: never an even split. Not compiled by XLA: that is another test's business.
 JOB = [
@@ -110,7 +110,7 @@ def test_two_workers_take_the_hundred_steps_of_one(data, alone, tmp_path):
     ours, theirs = tensors(tmp_path / "model", 100), tensors(alone, 100)
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-7, atol=1e-9, err_msg=name)
-    figures = [
+    metrics = [
         [
             event["loss"]
             for event in journal.read(model / "journal.jsonl")
@@ -118,7 +118,7 @@ def test_two_workers_take_the_hundred_steps_of_one(data, alone, tmp_path):
         ]
         for model in (tmp_path / "model", alone)
     ]
-    assert len(figures[0]) == 3 and figures[0] == pytest.approx(figures[1], rel=1e-9)
+    assert len(metrics[0]) == 3 and metrics[0] == pytest.approx(metrics[1], rel=1e-9)
 
 
 def test_a_run_goes_on_with_two_three_and_one_worker(data, alone, tmp_path):

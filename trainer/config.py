@@ -644,7 +644,7 @@ class Config:
         if self.run.early_stop_patience and self.run.eval_split == "test":
             raise UsageError(
                 f"--early_stop_patience={self.run.early_stop_patience}: must not look at "
-                "--eval_split=test, or the figures "
+                "--eval_split=test, or the metrics "
                 "that judge the model would choose it. Use --eval_split=validation."
             )
         if self.run.early_stop_patience and self.run.eval_steps == -1:

@@ -1,4 +1,4 @@
-"""Exact figures of a model over a split: every row once, whatever the batch size and the number of
+"""Exact metrics of a model over a split: every row once, whatever the batch size and the number of
 replicas.
 """
 
@@ -8,24 +8,24 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer import restored
+from trainer import trained_model
 from trainer.data.pipeline import EvaluationBatches
 from trainer.exit_codes import BY_NAME, UsageError
-from trainer.progress import number
-from trainer.steps import EvaluationStep
-from trainer.tasks import Figures
+from trainer.reporting.progress import number
+from trainer.steps.steps import EvaluationStep
+from trainer.tasks.classification import Metrics
 
 ROWS = 256  # Rows per batch. It changes no figure, only speed and memory.
 
 
-def figures(
+def metrics(
     step: EvaluationStep,
     weights: Mapping[str, tf.Tensor],
     batches: EvaluationBatches,
     abandon: Callable[[], bool] = lambda: False,
     view: Callable | None = None,
-) -> Figures | None:
-    """Figures of `weights` over all of `batches`; None where `abandon()` turned true in between.
+) -> Metrics | None:
+    """Metrics of `weights` over all of `batches`; None where `abandon()` turned true in between.
 
     `view(examples, labels, losses, probabilities)` is shown every batch: int64 [rows], int32
     [rows], float [rows] and float [rows, classes].
@@ -35,7 +35,7 @@ def figures(
         if abandon():
             return None
         losses, probabilities = (values[:real] for values in step.outcomes(weights, batch))
-        found = Figures.of(losses, probabilities, batch.labels[:real])
+        found = Metrics.of(losses, probabilities, batch.labels[:real])
         total = found if total is None else total + found
         if view:
             view(examples, batch.labels[:real], losses, probabilities)
@@ -43,8 +43,8 @@ def figures(
 
 
 def command(settings: configuration.Evaluate) -> int:
-    """`trainer evaluate`: prints the figures of a trained model."""
-    model = restored.open_model(settings)
+    """`trainer evaluate`: prints the metrics of a trained model."""
+    model = trained_model.open_model(settings)
     if settings.split not in model.dataset.splits:
         raise UsageError(
             f"--split={settings.split}: the dataset {model.dataset.folder} has "
@@ -52,13 +52,13 @@ def command(settings: configuration.Evaluate) -> int:
             "Name one of them, or prepare the dataset with that split."
         )
     split = model.dataset.splits[settings.split]
-    found = figures(model.step, model.weights, EvaluationBatches(split, model.config.input, ROWS))
+    found = metrics(model.step, model.weights, EvaluationBatches(split, model.config.input, ROWS))
     report = as_report(settings.split, model.checkpoint_step, found, model.dataset.labels)
     print(json.dumps(report, ensure_ascii=False) if settings.format == "json" else as_text(report))
     return BY_NAME["done"]
 
 
-def as_report(split: str, step: int, found: Figures, labels) -> dict:
+def as_report(split: str, step: int, found: Metrics, labels) -> dict:
     """The object that `--format=json` prints."""
     return {
         "split": split,

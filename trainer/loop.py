@@ -1,7 +1,7 @@
 """The loop of a run: steps until something is due, then that, until the end or a request to stop.
 
 The order at one step is always: evaluate, then save, so that a checkpoint never stands for a step
-whose figures are missing; whatever was due at the restored step and is not on record is made up for
+whose metrics are missing; whatever was due at the restored step and is not on record is made up for
 first.
 
 Every worker of a gang runs this same loop; what their clocks and signals say is agreed on between
@@ -18,27 +18,20 @@ import time
 
 import numpy as np
 
-from trainer import (
-    best,
-    checkpoint,
-    evaluate,
-    lock,
-    optimizer,
-    progress,
-    selection,
-    state,
-    steps,
-    strategy,
-    views,
-)
 from trainer import config as configuration
+from trainer import evaluate
+from trainer.channel import Channel
 from trainer.data import order, pipeline, store
+from trainer.devices import strategy
 from trainer.exit_codes import BY_NAME, DivergedError, UsageError
-from trainer.gang.channel import Channel
-from trainer.journal import Journal
+from trainer.model_folder import best, checkpoint, lock, selection
+from trainer.model_folder.journal import Journal
 from trainer.models.networks import Network
+from trainer.reporting import progress
+from trainer.reporting.summaries import Nowhere, Summaries
+from trainer.steps import optimizer, state, steps
 from trainer.stopping import MEET_AGAIN, StopRequest
-from trainer.summaries import Nowhere, Summaries
+from trainer.tasks import views
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +55,7 @@ class Attempt:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated while training. `selects`: whether its figures may decide anything; a test
+    """What is evaluated while training. `selects`: whether its metrics may decide anything; a test
     split's never do.
     """
 
@@ -98,7 +91,7 @@ class Evaluation:
             raise UsageError(
                 f"--early_stop_patience={config.run.early_stop_patience}: needs a validation "
                 "split, since stopping by the "
-                "test split would choose the model by the figures that judge it. Prepare one with "
+                "test split would choose the model by the metrics that judge it. Prepare one with "
                 "--validation_fraction."
             )
         if not name or config.run.eval_steps == -1:
@@ -109,20 +102,20 @@ class Evaluation:
 
 @dataclasses.dataclass
 class _Window:
-    """Figures since the last point in TensorBoard."""
+    """Metrics since the last point in TensorBoard."""
 
-    figures: list = dataclasses.field(default_factory=list)
+    metrics: list = dataclasses.field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, figures: steps.StepFigures, seconds: float) -> None:
-        self.figures.append(figures)
+    def add(self, metrics: steps.StepMetrics, seconds: float) -> None:
+        self.metrics.append(metrics)
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:
         """loss, accuracy, gradient_norm per step; examples_per_second; input_wait as share of the
         time.
         """
-        sums = steps.StepFigures(*(np.concatenate(column) for column in zip(*self.figures)))
+        sums = steps.StepMetrics(*(np.concatenate(column) for column in zip(*self.metrics)))
         count = sums.count.sum()
         return {
             "loss": sums.loss_sum.sum() / count,
@@ -260,13 +253,13 @@ class Loop:
         count = min(due - self._step, int(self._placement.everyones([self._loop_size.steps])[0, 0]))
         self._warm_up(count)
         began = time.monotonic()
-        figures = self._train_steps.run(self._source, count)
+        metrics = self._train_steps.run(self._source, count)
         seconds = time.monotonic() - began
         self._loop_size.ran(count, seconds)
-        self._window.add(figures, seconds)
+        self._window.add(metrics, seconds)
         self._unlogged["steps"] += count
-        self._unlogged["input_seconds"] += float(figures.input_seconds.sum())
-        self._refuse_divergence(figures)
+        self._unlogged["input_seconds"] += float(metrics.input_seconds.sum())
+        self._refuse_divergence(metrics)
         self._step += count
         if self._step % run.log_steps == 0 or self._step == self._total:
             self._log_point()
@@ -284,7 +277,7 @@ class Loop:
         self._note_loops()
         self._warm_up_evaluation()
         view = views.EvaluationView(self._evaluation.dataset, name)
-        found = evaluate.figures(
+        found = evaluate.metrics(
             self._evaluation.step,
             self._state.evaluation_weights(),
             self._evaluation.batches,
@@ -294,14 +287,14 @@ class Loop:
         if found is None:
             self._journal.lap("evaluate_broken_off", step=self._step, split=name)
             return
-        figures = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
-        evaluation = selection.Evaluation(self._step, name, figures)
+        metrics = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+        evaluation = selection.Evaluation(self._step, name, metrics)
         if self._keeps_best:
             self._best.offer(evaluation, self._evaluations, self._state.snapshot)
-        self._eval_summaries.write(self._step, figures)
+        self._eval_summaries.write(self._step, metrics)
         view.write(self._eval_summaries, self._step, found)
         self._eval_summaries.flush()
-        self._journal.lap("evaluate", step=self._step, split=name, **figures)
+        self._journal.lap("evaluate", step=self._step, split=name, **metrics)
         self._print_line({f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy})
         self._attempt.held.check()  # The record is one file for all attempts.
         # Last: an evaluation that is on record is not made again, so everything that comes of it
@@ -382,16 +375,16 @@ class Loop:
                 self._journal.lap("compile", length=length, split=self._evaluation.split)
         self._cold_evaluation = []
 
-    def _refuse_divergence(self, figures: steps.StepFigures) -> None:
-        bad = ~np.isfinite([figures.loss_sum, figures.gradient_norm]).all(axis=0)
+    def _refuse_divergence(self, metrics: steps.StepMetrics) -> None:
+        bad = ~np.isfinite([metrics.loss_sum, metrics.gradient_norm]).all(axis=0)
         if not bad.any():
             return
         step = self._step + int(bad.argmax()) + 1
         rows = self._batches.examples(step - 1)
         self._journal.write("diverged", step=step, examples=rows)
         raise DivergedError(
-            f"step {step}: the loss is {figures.loss_sum[bad][0]}, the gradient's norm "
-            f"{figures.gradient_norm[bad][0]}, both must be "
+            f"step {step}: the loss is {metrics.loss_sum[bad][0]}, the gradient's norm "
+            f"{metrics.gradient_norm[bad][0]}, both must be "
             "finite. Its batch holds the training examples "
             f"{', '.join(map(str, rows[:32]))}{' ...' if len(rows) > 32 else ''} (counted "
             "from 0; all are in the journal). Nothing of this step was saved. Lower "
@@ -423,10 +416,10 @@ class Loop:
             return
         if not self._placement.is_chief:
             return
-        figures = {**self._epoch_figures(), **(evaluated or {})}
+        metrics = {**self._epoch_figures(), **(evaluated or {})}
         tell(
             f"epoch {epoch} step {self._step} "
-            + " ".join(f"{name} {progress.number(value)}" for name, value in figures.items())
+            + " ".join(f"{name} {progress.number(value)}" for name, value in metrics.items())
         )
 
     def _prune_best(self) -> None:
@@ -485,7 +478,7 @@ class Loop:
 
     @property
     def _evaluations(self) -> list[selection.Evaluation]:
-        """Those of the split that is evaluated now: figures of different splits say nothing about
+        """Those of the split that is evaluated now: metrics of different splits say nothing about
         each other.
         """
         return [
@@ -539,7 +532,7 @@ def tell(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         log.warning(
-            "nobody reads the standard output any more: training goes on, its figures stay in the "
+            "nobody reads the standard output any more: training goes on, its metrics stay in the "
             "journal"
         )
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

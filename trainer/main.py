@@ -15,10 +15,9 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
+from trainer import channel, flags, stopping
 from trainer import config as configuration
-from trainer import flags, stopping
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
-from trainer.gang import channel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ def _prepare(parsed: flags.Parsed) -> int:
     settings = configuration.Prepare(**parsed.values)
     _require(settings, "data_dir")
     stopping.unwind_on_sigterm()
-    from trainer.data import prepare
+    from trainer.prepare import command as prepare
 
     prepare.prepare(settings)
     return BY_NAME["done"]
@@ -92,7 +91,7 @@ def _export(parsed: flags.Parsed) -> int:
     _require(settings, "export_dir")
     _require_run(settings)
     stopping.unwind_on_sigterm()
-    from trainer import export
+    from trainer.export import command as export
 
     return export.command(settings)
 
@@ -100,7 +99,7 @@ def _export(parsed: flags.Parsed) -> int:
 def _chaos(parsed: flags.Parsed) -> int:
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
-    from trainer import chaos
+    from trainer.chaos import command as chaos
 
     return chaos.run(config, configuration.Chaos(parsed.values["kills"], parsed.values["workers"]))
 
@@ -108,7 +107,7 @@ def _chaos(parsed: flags.Parsed) -> int:
 def _report(parsed: flags.Parsed) -> int:
     settings = configuration.Report(**parsed.values)
     _require(settings, "model_dir")
-    from trainer import report
+    from trainer.reporting import command as report
 
     return report.command(settings)
 
@@ -161,7 +160,7 @@ COMMANDS = {
         _train,
     ),
     "evaluate": Command(
-        "exact figures of a model over a split",
+        "exact metrics of a model over a split",
         "evaluate --model_dir=DIR [flags]",
         (configuration.Evaluate,),
         _evaluate,

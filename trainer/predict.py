@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer import restored
+from trainer import trained_model
 from trainer.data import pipeline, store, text
 from trainer.exit_codes import BY_NAME, DataError, UsageError
 
@@ -18,7 +18,7 @@ ROWS = 64
 
 def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     """`trainer predict`: a line per text, from the arguments, a file or standard input."""
-    model = restored.open_model(settings)
+    model = trained_model.open_model(settings)
     tokenizer = text.tokenizer_of(model.dataset)
     at_a_terminal = not words and not settings.input and sys.stdin.isatty()
     for group in _groups(
@@ -30,7 +30,7 @@ def command(settings: configuration.Predict, words: Sequence[str]) -> int:
 
 
 def probabilities(
-    model: restored.Model, tokenizer: text.Tokenizer, texts: Sequence[str]
+    model: trained_model.TrainedModel, tokenizer: text.Tokenizer, texts: Sequence[str]
 ) -> np.ndarray:
     """float [texts, classes]."""
     ragged = tokenizer.encode(tf.constant(list(texts)))

@@ -9,8 +9,8 @@ import logging
 import signal
 from collections.abc import Callable, Iterable
 
+from trainer.channel import Channel
 from trainer.exit_codes import BY_NAME
-from trainer.gang.channel import Channel
 
 log = logging.getLogger(__name__)
 

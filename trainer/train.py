@@ -13,20 +13,11 @@ import traceback
 
 import numpy as np
 
-from trainer import (
-    checkpoint,
-    lock,
-    loop,
-    optimizer,
-    resources,
-    restored,
-    state,
-    steps,
-    strategy,
-    tasks,
-)
 from trainer import config as configuration
+from trainer import loop, trained_model
+from trainer.channel import Channel
 from trainer.data import order, pipeline, store
+from trainer.devices import resources, strategy
 from trainer.doctor import command as doctor
 from trainer.exit_codes import (
     BY_NAME,
@@ -36,9 +27,11 @@ from trainer.exit_codes import (
     TrainerError,
     UsageError,
 )
-from trainer.gang.channel import Channel
-from trainer.journal import Journal
+from trainer.model_folder import checkpoint, lock
+from trainer.model_folder.journal import Journal
+from trainer.steps import optimizer, state, steps
 from trainer.stopping import StopRequest
+from trainer.tasks import classification
 
 log = logging.getLogger(__name__)
 
@@ -156,12 +149,14 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     )
 
     # 3. Model, optimizer, step.
-    network = restored.build_network(config, dataset, placement)
-    for layer, implementation, reason in network.kernels:
+    network = trained_model.build_network(config, dataset, placement)
+    for layer, implementation, reason in network.implementations:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
     log.info("%d parameters", network.parameters)
     run_state = state.State(network, optimizer.Optimizer(config.optimizer, network.weights, total))
-    weights = tasks.balanced_weights(np.bincount(split.labels, minlength=len(dataset.labels)))
+    weights = classification.balanced_weights(
+        np.bincount(split.labels, minlength=len(dataset.labels))
+    )
     train_steps = steps.TrainSteps(
         network,
         run_state,

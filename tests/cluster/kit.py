@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 
-from trainer import journal
+from trainer.model_folder import journal
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KIT = pathlib.Path(os.environ.get("CLUSTER_KIT", ROOT.parent / "shared/cluster/cluster"))

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from trainer import config as configuration
-from trainer.accelerator import Evidence
+from trainer.devices.accelerator import Evidence
 from trainer.doctor import checks
 from trainer.doctor.checks import ERROR, OK, SKIPPED, WARNING, Finding
 from trainer.doctor.cluster import Cluster

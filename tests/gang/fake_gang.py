@@ -20,9 +20,10 @@ import signal
 import sys
 import time
 
-from trainer import config, flags
+from trainer import channel, config, flags
 from trainer.exit_codes import TrainerError
-from trainer.gang import channel, commits, member, supervisor
+from trainer.gang import member, supervisor
+from trainer.model_folder import commits
 from trainer.stopping import StopRequest
 
 STEP_SECONDS = 0.02

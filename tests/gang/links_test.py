@@ -8,7 +8,7 @@ import pytest
 
 from trainer.exit_codes import UsageError
 from trainer.gang import links
-from trainer.gang.cluster import Cluster
+from trainer.gang.roster import Roster
 
 SECONDS = 30
 
@@ -43,7 +43,7 @@ class Worker:
     def __init__(self, index, addresses, job="job", silence=10.0, different=""):
         self.recorder = Recorder(different)
         self.hello = links.Hello(index, f"instance{id(self)}", job, {})
-        self.links = links.Links(Cluster(index, addresses), self.hello, self.recorder, silence)
+        self.links = links.Links(Roster(index, addresses), self.hello, self.recorder, silence)
 
     async def until(self, name, *what):
         """Waits until that was heard; `what` may leave out the end."""

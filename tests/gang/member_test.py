@@ -14,7 +14,8 @@ import random
 import pytest
 
 from trainer.exit_codes import UsageError
-from trainer.gang import commits, member
+from trainer.gang import member
+from trainer.model_folder import commits
 
 START, STEP, LEAVE = 1.0, 1.0, 1.0
 DELAY = 0.01

@@ -16,9 +16,9 @@ import pytest
 
 from tests.gang.links_test import free_addresses
 from trainer import config as configuration
-from trainer import journal
 from trainer.exit_codes import UsageError
 from trainer.gang import member, supervisor
+from trainer.model_folder import journal
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 90

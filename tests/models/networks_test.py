@@ -435,9 +435,9 @@ def test_logits_in_each_precision_are_near_those_in_float64(precision, bound, ce
     "jit, implementation", [("on", "ours"), ("off", "keras"), ("auto", "ours")]
 )
 def test_the_network_says_which_kernel_each_layer_uses_and_why(jit, implementation):
-    kernels = network_of(jit=jit).kernels
-    assert [kernel[:2] for kernel in kernels] == [
+    implementations = network_of(jit=jit).implementations
+    assert [one[:2] for one in implementations] == [
         ("rnn_0", implementation),
         ("rnn_1", implementation),
     ]
-    assert all(reason for *_, reason in kernels)
+    assert all(reason for *_, reason in implementations)

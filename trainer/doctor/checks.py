@@ -9,13 +9,13 @@ import math
 import re
 from collections.abc import Callable
 
-from trainer import accelerator
 from trainer import config as configuration
 from trainer.data import order
+from trainer.devices import accelerator
 from trainer.doctor.cluster import quantity
 from trainer.doctor.facts import TENSORFLOWS, Data, Facts, Folder, Sight
 from trainer.exit_codes import StorageError, TrainerError, UsageError
-from trainer.models import sizes
+from trainer.models import shapes
 
 OK, WARNING, ERROR, SKIPPED = "ok", "warning", "error", "skipped"
 
@@ -318,7 +318,7 @@ def copies(config: configuration.Config, examples: int) -> int:
 def check_space(config: configuration.Config, facts: Facts) -> Finding:
     if not isinstance(facts.data, Data) or not isinstance(facts.model_folder, Folder):
         return Finding(SKIPPED, "free space", "needs a dataset and a model folder")
-    size = sizes.checkpoint_bytes(config, facts.data.vocabulary_size, facts.data.classes)
+    size = shapes.checkpoint_bytes(config, facts.data.vocabulary_size, facts.data.classes)
     wanted = max(1, copies(config, facts.data.examples) - facts.checkpoints)
     free, where = facts.model_folder.free, facts.model_folder.probed
     told = (

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Mapping
 
-from trainer import accelerator
 from trainer import config as configuration
+from trainer.devices import accelerator
 from trainer.doctor import checks, cluster, facts
 from trainer.exit_codes import BY_NAME
 

@@ -12,9 +12,9 @@ import sys
 import tempfile
 from collections.abc import Mapping
 
-from trainer import accelerator
 from trainer import config as configuration
 from trainer.data import store
+from trainer.devices import accelerator
 from trainer.doctor.cluster import Cluster
 from trainer.exit_codes import TrainerError
 

@@ -14,7 +14,7 @@ def look(wanted: str, cell: str, jit: str) -> dict:
     """What this program prints."""
     import keras
 
-    from trainer import accelerator, strategy
+    from trainer.devices import accelerator, strategy
     from trainer.models import recurrent
 
     visible = strategy.visible()

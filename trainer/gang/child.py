@@ -17,7 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from trainer.gang import channel, watchdog
+from trainer import channel
+from trainer.gang import watchdog
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Protocol
 
 from trainer.exit_codes import UsageError
-from trainer.gang.cluster import Cluster, host_and_port
+from trainer.gang.roster import Roster, host_and_port
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ class Links:
     """
 
     def __init__(
-        self, cluster: Cluster, own: Hello, listener: Listener, silence: float = SILENCE_SECONDS
+        self, roster: Roster, own: Hello, listener: Listener, silence: float = SILENCE_SECONDS
     ):
-        self._cluster = cluster
+        self._roster = roster
         self._own = own
         self._listener = listener
         self._silence = silence
@@ -93,9 +93,9 @@ class Links:
         """Listens and begins to dial. Raises UsageError where the port of this worker stays
         taken.
         """
-        if self._cluster.workers == 1:
+        if self._roster.workers == 1:
             return
-        host, port = host_and_port(self._cluster.addresses[self._own.index])
+        host, port = host_and_port(self._roster.addresses[self._own.index])
         deadline = time.monotonic() + BIND_SECONDS
         while self._server is None:
             try:
@@ -254,7 +254,7 @@ class Links:
                 "Give each job addresses of its own",
                 True,
             )
-        if not self._own.index < hello.index < self._cluster.workers:
+        if not self._own.index < hello.index < self._roster.workers:
             log.warning(
                 "a worker with index %d connected to worker %d: refused",
                 hello.index,
@@ -288,7 +288,7 @@ class Links:
     # --- the end that dials -----------------------------------------------------------------------
 
     async def _dial(self, index: int) -> None:
-        host, port = host_and_port(self._cluster.addresses[index])
+        host, port = host_and_port(self._roster.addresses[index])
         while not self._closing:
             try:
                 reader, writer = await _connect(host, port)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.exit_codes import BY_NAME, TrainerError
-from trainer.gang import commits, rendezvous
+from trainer.gang import rendezvous
+from trainer.model_folder import commits
 
 CLEAN = (BY_NAME["done"], BY_NAME["interrupted"], BY_NAME["terminated"])
 STOPPED = {2: BY_NAME["interrupted"], 15: BY_NAME["terminated"]}

@@ -20,11 +20,12 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from trainer import config as configuration
-from trainer import resources
 from trainer.data import order, store
+from trainer.devices import resources
 from trainer.exit_codes import BY_NAME
-from trainer.gang import child, cluster, commits, identity, links, member, watchdog
-from trainer.journal import Journal, read
+from trainer.gang import child, identity, links, member, roster, watchdog
+from trainer.model_folder import commits
+from trainer.model_folder.journal import Journal, read
 from trainer.stopping import StopRequest
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ def wanted(config: configuration.Config, environ: Mapping[str, str], pid: int) -
     """
     if config.gang.supervise == "off":  # Then TF_CONFIG alone tells who trains together.
         return False
-    workers = cluster.resolve(config.gang, environ).workers
-    cluster.check_strategy(config.run.strategy, workers)
+    workers = roster.resolve(config.gang, environ).workers
+    roster.check_strategy(config.run.strategy, workers)
     return config.gang.supervise == "on" or pid == 1 or workers > 1
 
 
@@ -105,9 +106,9 @@ class Supervisor:
         self._environ = environ
         self._command = command
         self._silence = silence
-        self._cluster = cluster.resolve(config.gang, environ)
+        self._roster = roster.resolve(config.gang, environ)
         self._folder = pathlib.Path(config.folders.model_dir)
-        self._journal = Journal(self._folder / "journal.jsonl", 0, worker=self._cluster.index)
+        self._journal = Journal(self._folder / "journal.jsonl", 0, worker=self._roster.index)
         self._child: child.Child | None = None
         self._links: links.Links | None = None
         self._exit: member.Exit | None = None
@@ -121,8 +122,8 @@ class Supervisor:
         loop.set_exception_handler(self._on_mistake)
         settings = self._config.gang
         rules = member.Rules(
-            self._cluster.index,
-            self._cluster.addresses,
+            self._roster.index,
+            self._roster.addresses,
             settings.min_workers,
             settings.rendezvous_seconds,
             settings.rejoin_seconds,
@@ -138,19 +139,19 @@ class Supervisor:
         if stop.asked:
             self._on_signal(stop.signal)
         _, digest = store.read_description(pathlib.Path(self._config.folders.data_dir))
-        self._identity = identity.of(self._config, self._cluster.workers, digest)
-        job = f"--model_dir={self._config.folders.model_dir}, workers at {','.join(self._cluster.addresses)}"
-        own = links.Hello(self._cluster.index, uuid.uuid4().hex, job, self._identity)
-        self._links = links.Links(self._cluster, own, self, self._silence)
+        self._identity = identity.of(self._config, self._roster.workers, digest)
+        job = f"--model_dir={self._config.folders.model_dir}, workers at {','.join(self._roster.addresses)}"
+        own = links.Hello(self._roster.index, uuid.uuid4().hex, job, self._identity)
+        self._links = links.Links(self._roster, own, self, self._silence)
         ticking = asyncio.create_task(self._tick())
         ticking.add_done_callback(self._on_end_of_ticks)
         try:
-            if self._cluster.workers > 1:
+            if self._roster.workers > 1:
                 log.info(
                     "worker %d of %d: meeting the others at %s",
-                    self._cluster.index,
-                    self._cluster.workers,
-                    self._cluster.addresses[self._cluster.index],
+                    self._roster.index,
+                    self._roster.workers,
+                    self._roster.addresses[self._roster.index],
                 )
             await self._links.open()
             self._member.begin(time.monotonic())
@@ -171,7 +172,7 @@ class Supervisor:
         """What keeps a worker from taking part; a gang that has not run yet does not begin without
         it.
         """
-        own = (self._cluster.index, self._identity)
+        own = (self._roster.index, self._identity)
         first, second = sorted([own, (hello.index, hello.identity)], key=lambda worker: worker[0])
         difference = identity.differences(*first, *second)
         if difference and self._member.has_run:
@@ -279,7 +280,7 @@ class Supervisor:
         try:
             self._child = child.Child(
                 self._command(self._config, start),
-                child_environment(self._environ, self._cluster.index, start),
+                child_environment(self._environ, self._roster.index, start),
                 self._config.gang.hang_seconds,
                 self._on_beat,
                 self._on_child_end,
@@ -308,9 +309,9 @@ class Supervisor:
 
     def _tell_end(self) -> int:
         if self._exit.code == BY_NAME["done"]:
-            log.info("worker %d: done", self._cluster.index)
+            log.info("worker %d: done", self._roster.index)
         elif self._exit.code in member.CLEAN:
-            log.info("worker %d: %s", self._cluster.index, self._exit.reason)
+            log.info("worker %d: %s", self._roster.index, self._exit.reason)
         else:
             print(f"error: {self._exit.reason}", file=sys.stderr)
         if self._exit.line:
@@ -335,9 +336,9 @@ class Supervisor:
         """Where TensorFlow will listen: a port that is free now, so that no connection of an
         earlier generation leads there.
         """
-        if self._cluster.workers == 1:
+        if self._roster.workers == 1:
             return ""
-        host = self._cluster.addresses[self._cluster.index].rpartition(":")[0]
+        host = self._roster.addresses[self._roster.index].rpartition(":")[0]
         with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:
             probe.bind(("", 0))
             return f"{host}:{probe.getsockname()[1]}"

@@ -22,8 +22,9 @@ import time
 from collections.abc import Sequence
 
 from trainer import config as configuration
-from trainer import exit_codes, journal, stopping
+from trainer import exit_codes, stopping
 from trainer.exit_codes import BY_NAME, UsageError
+from trainer.model_folder import journal
 
 log = logging.getLogger(__name__)
 

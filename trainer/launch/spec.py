@@ -11,9 +11,9 @@ import pathlib
 import re
 
 from trainer import config as configuration
-from trainer import journal
 from trainer.exit_codes import UsageError
-from trainer.gang import cluster
+from trainer.gang import roster
+from trainer.model_folder import journal
 
 # Where supervisors meet. TensorFlow's own ports are chosen anew for every generation of workers.
 PORT = 2222
@@ -338,7 +338,7 @@ def _check_gang(submit: configuration.Submit, train: configuration.Config) -> No
             "them out of the "
             "flags of train, and say --workers before the `--`."
         )
-    cluster.check_strategy(train.run.strategy, submit.workers)
+    roster.check_strategy(train.run.strategy, submit.workers)
     if gang.min_workers > submit.workers:
         raise UsageError(
             f"--min_workers={gang.min_workers}: there are --workers={submit.workers}. Lower it."

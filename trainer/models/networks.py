@@ -36,7 +36,7 @@ class Network:
     """The network of `settings`.
 
     weights: {logical name: Keras variable} of everything that is trained, in a fixed order,
-    initialised from `seed` alone. kernels: [(layer, implementation, reason)] for the log.
+    initialised from `seed` alone. implementations: [(layer, implementation, reason)] for the log.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Network:
         self._dtype = "float64" if precision == "float64" else "float32"
         self._implementation, reason = recurrent.choose(settings.cell, device_type, jit)
         self._recurrence = recurrent.recurrence(settings.cell, self._implementation)
-        self.kernels = [(name, self._implementation, reason) for name in self._rnn_names()]
+        self.implementations = [(name, self._implementation, reason) for name in self._rnn_names()]
         self.weights = self._build()
 
     @property

@@ -1,0 +1,127 @@
+"""The best evaluation and the end of patience, as functions of the history; the history through
+kills.
+"""
+
+import json
+import math
+import os
+
+import pytest
+
+from trainer.exit_codes import DataError
+from trainer.model_folder import selection
+from trainer.model_folder.selection import Evaluation, History
+
+
+def history(*values, metric="accuracy"):
+    return [
+        Evaluation(10 * (i + 1), "validation", {metric: value}) for i, value in enumerate(values)
+    ]
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    "metric, values, step",
+    [
+        ("accuracy", (0.5,), 10),
+        ("accuracy", (0.5, 0.7, 0.6), 20),
+        ("accuracy", (0.5, 0.7, 0.7), 20),  # the earliest of equal ones
+        ("macro_f1", (0.1, 0.2, 0.3), 30),
+        ("loss", (0.9, 0.3, 0.4), 20),  # lower is better
+        ("loss", (0.9, 0.3, 0.3), 20),
+        ("loss", (NAN, 0.9, 0.3), 30),  # NaN is worse than any number, wherever it stands
+        ("loss", (0.9, NAN), 10),
+        ("accuracy", (NAN, 0.0), 20),
+        ("loss", (NAN, NAN), 10),
+        ("loss", (math.inf, 5.0), 20),
+    ],
+)
+def test_the_best_evaluation(metric, values, step):
+    assert selection.best(history(*values, metric=metric), metric).step == step
+
+
+def test_nothing_is_the_best_of_nothing():
+    assert selection.best([], "loss") is None
+
+
+@pytest.mark.parametrize(
+    "values, patience, over",
+    [
+        ((), 1, False),
+        ((0.5,), 1, False),
+        ((0.5, 0.4), 1, True),
+        ((0.5, 0.6), 1, False),
+        ((0.5, 0.5), 1, True),  # as good is not better
+        ((0.5, 0.4, 0.4), 3, False),
+        ((0.5, 0.4, 0.4, 0.4), 3, True),
+        ((0.5, 0.4, 0.6, 0.4, 0.4), 3, False),  # a better one begins anew
+        ((0.5, 0.4, 0.4, 0.4), 0, False),  # never
+        ((NAN, NAN, 0.1), 1, False),
+        ((0.1, NAN, NAN), 2, True),
+    ],
+)
+def test_patience_is_over_when_nothing_got_better_for_so_many_evaluations(values, patience, over):
+    assert selection.patience_is_over(history(*values), "accuracy", patience) is over
+
+
+def test_a_history_is_read_again_up_to_the_restored_step(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    written = History(path, 0)
+    for entry in history(0.5, 0.6, 0.7):
+        written.append(entry)
+    assert History(path, 30).evaluations == written.evaluations == history(0.5, 0.6, 0.7)
+    assert History(path, 29).evaluations == history(0.5, 0.6)
+    assert History(path, 0).evaluations == []
+
+
+def test_what_a_killed_attempt_evaluated_beyond_its_checkpoint_is_forgotten(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    killed = History(path, 0)
+    for entry in history(0.5, 0.9):
+        killed.append(entry)
+    resumed = History(path, 10)
+    resumed.append(Evaluation(20, "validation", {"accuracy": 0.6}))
+    assert [entry.figures["accuracy"] for entry in History(path, 20).evaluations] == [0.5, 0.6]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_history_is_old_or_new_after_a_kill_at_any_moment(tmp_path, monkeypatch, call):
+    path = tmp_path / "evaluations.jsonl"
+    History(path, 0).append(history(0.5)[0])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "fsync") if call == "fsync" else (type(path), "replace")), killed)
+        with pytest.raises(KeyboardInterrupt):
+            History(path, 10).append(history(0.5, 0.6)[1])
+    assert History(path, 99).evaluations == history(0.5)
+
+
+def test_infinity_and_nan_survive_the_file(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    History(path, 0).append(Evaluation(1, "validation", {"loss": math.inf, "accuracy": NAN}))
+    [read] = History(path, 1).evaluations
+    assert read.figures["loss"] == math.inf and math.isnan(read.figures["accuracy"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "3",
+        '{"step": 1}',
+        json.dumps({"step": 1, "split": "test", "figures": {}, "more": 1}),
+    ],
+)
+def test_a_damaged_history_is_refused_with_its_line(tmp_path, line):
+    path = tmp_path / "evaluations.jsonl"
+    History(path, 0).append(history(0.5)[0])
+    with open(path, "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=r"evaluations\.jsonl:2 "):
+        History(path, 10)

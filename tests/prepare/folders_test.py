@@ -1,0 +1,106 @@
+import gzip
+
+import pytest
+
+from trainer.exit_codes import DataError, UsageError
+from trainer.prepare import folders, raw_files
+
+
+def make(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return str(root)
+
+
+def read(root, max_line_bytes=1000):
+    """[(split, label, line, text)]"""
+    parts = folders.find(root, "train", "raw_data")
+    return [
+        (rows.split, label, place[1], text)
+        for rows in folders.read(parts, lambda path: raw_files.Stream(path, 200), max_line_bytes)
+        for place, text, label in zip(rows.places, rows.texts, rows.labels)
+    ]
+
+
+def test_a_file_per_class_has_an_example_per_line(tmp_path):
+    root = make(
+        tmp_path,
+        {
+            "Czech.txt": b"Abl\r\n\r\nAdsit\n",
+            "Arabic.txt.gz": gzip.compress(b"\xef\xbb\xbfKhoury"),
+            "README.md": b"no class",
+            ".hidden.txt": b"no class",
+            "Czech.txt.bak": b"no class",
+        },
+    )
+    assert read(root) == [
+        ("train", "Arabic", 1, b"Khoury"),
+        ("train", "Czech", 1, b"Abl"),
+        ("train", "Czech", 3, b"Adsit"),
+    ]
+
+
+def test_a_folder_per_class_has_an_example_per_file(tmp_path):
+    root = make(
+        tmp_path,
+        {
+            "pos/2": b"one\r\ntwo\n",
+            "pos/1.txt": b"\xef\xbb\xbffine",
+            "neg/1.txt": b"",
+            "neg/.DS_Store": b"\0",
+        },
+    )
+    assert read(root) == [
+        ("train", "neg", 1, b""),
+        ("train", "pos", 1, b"fine"),
+        ("train", "pos", 1, b"one\ntwo"),
+    ]
+
+
+def test_acl_imdb_as_extracted_has_given_splits_and_no_unlabelled_texts(tmp_path):
+    root = make(
+        tmp_path,
+        {
+            "README": b"",
+            "imdbEr.txt": b"0.1",
+            "train/urls_pos.txt": b"http",
+            "train/pos/0_9.txt": b"fine",
+            "train/neg/0_1.txt": b"bad",
+            "train/unsup/0_0.txt": b"?",
+            "test/pos/0_8.txt": b"good",
+            "test/neg/0_2.txt": b"dull",
+        },
+    )
+    assert read(root) == [
+        ("test", "neg", 1, b"dull"),
+        ("test", "pos", 1, b"good"),
+        ("train", "neg", 1, b"bad"),
+        ("train", "pos", 1, b"fine"),
+    ]
+
+
+def test_given_splits_may_hold_a_file_per_class(tmp_path):
+    root = make(tmp_path, {"train/a.txt": b"1\n2\n", "dev/a.txt": b"3"})
+    assert read(root) == [
+        ("validation", "a", 1, b"3"),
+        ("train", "a", 1, b"1"),
+        ("train", "a", 2, b"2"),
+    ]
+
+
+def test_an_example_file_may_not_be_longer_than_a_line(tmp_path):
+    root = make(tmp_path, {"pos/1.txt": b"x" * 1000, "pos/2.txt": b"x" * 1001})
+    with pytest.raises(DataError, match="pos/2.txt:1: the text is longer than 1000 bytes"):
+        read(root)
+
+
+@pytest.mark.parametrize("files", [{}, {"notes.md": b"x"}, {"unsup/1.txt": b"x"}])
+def test_a_folder_without_a_class_is_named(tmp_path, files):
+    with pytest.raises(DataError, match=f"{tmp_path}: no class in it"):
+        folders.find(make(tmp_path, files), "train", "raw_data")
+
+
+def test_a_missing_folder_is_a_mistake_of_usage(tmp_path):
+    with pytest.raises(UsageError, match="--test_data=.*no such folder"):
+        folders.find(str(tmp_path / "none"), "test", "test_data")

@@ -1,0 +1,267 @@
+"""Updates against NumPy written from the papers, schedules against closed forms and Keras."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import config
+from trainer.models.networks import Network
+from trainer.steps import optimizer
+
+TOTAL = 20
+
+
+def settings(**changes):
+    return config.Optimizer(**changes)
+
+
+# --- The learning rate ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schedule, warmup, step, factor",
+    [
+        ("constant", 0, 0, 1),
+        ("constant", 0, 999, 1),
+        ("constant", 4, 0, 0.25),
+        ("constant", 4, 2, 0.75),
+        ("constant", 4, 3, 1),
+        ("constant", 4, 4, 1),
+        ("cosine", 0, 0, 1),
+        ("cosine", 0, 10, 0.5),
+        ("cosine", 0, 15, 0.5 - 0.5 / np.sqrt(2)),
+        ("cosine", 0, 20, 0),
+        ("cosine", 4, 1, 0.5),
+        ("cosine", 4, 4, 1),
+        ("cosine", 4, 12, 0.5),
+        ("cosine", 4, 20, 0),
+        ("exponential", 0, 10, 0.1),
+        ("exponential", 0, 20, 0.01),
+        ("exponential", 4, 0, 0.25),
+        ("exponential", 4, 12, 0.1),
+        ("exponential", 4, 20, 0.01),
+        ("cosine", 0, 21, 0),
+        ("exponential", 0, 99, 0.01),  # nothing comes back beyond the end
+        ("cosine", 30, 19, 20 / 30),  # a warm-up longer than the run
+    ],
+)
+def test_the_learning_rate_of_a_step(schedule, warmup, step, factor):
+    chosen = settings(learning_rate=0.4, schedule=schedule, warmup_steps=warmup)
+    for dtype, digits in (
+        (tf.float64, {"rtol": 1e-14, "atol": 1e-16}),
+        (tf.float32, {"rtol": 2e-6, "atol": 1e-8}),
+    ):
+        found = optimizer.learning_rate(chosen, tf.constant(step, tf.int64), TOTAL, dtype)
+        np.testing.assert_allclose(found, 0.4 * factor, **digits)
+
+
+@pytest.mark.parametrize(
+    "schedule, theirs",
+    [
+        ("cosine", keras.optimizers.schedules.CosineDecay(0.3, TOTAL)),
+        ("exponential", keras.optimizers.schedules.ExponentialDecay(0.3, TOTAL, 0.01)),
+    ],
+)
+def test_schedules_are_those_of_keras(schedule, theirs):
+    chosen = settings(learning_rate=0.3, schedule=schedule)
+    for step in range(TOTAL + 1):
+        np.testing.assert_allclose(
+            optimizer.learning_rate(chosen, step, TOTAL), theirs(step), rtol=1e-5, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "exponential"])
+def test_warm_up_rises_and_decay_falls_without_a_jump(schedule):
+    chosen = settings(learning_rate=1.0, schedule=schedule, warmup_steps=50)
+    rates = [float(optimizer.learning_rate(chosen, step, 1000)) for step in range(1000)]
+    assert np.diff(rates[:50]).min() > 0 and np.diff(rates[50:]).max() <= 0
+    assert max(np.abs(np.diff(rates))) <= 1 / 50 + 1e-6
+    assert max(rates) == rates[49] == 1
+
+
+# --- Updates --------------------------------------------------------------------------------------
+
+
+def numpy_updates(chosen, theta, gradients):
+    """(theta, m, v, average) after updates by each of `gradients`.
+
+    adam: Kingma and Ba 2015, algorithm 1 in the order of operations at the end of section 2. adamw:
+    Loshchilov and Hutter 2019, algorithm 2, the decay multiplied by the learning rate. sgd:
+    Sutskever et al. 2013, equations 1 and 2. The average: Kingma and Ba, section 7.2, begun with
+    the first weights in the place of a correction of its bias.
+    """
+    m = v = np.zeros_like(theta)
+    average = None
+    for t, g in enumerate(gradients, start=1):
+        rate = float(optimizer.learning_rate(chosen, t - 1, TOTAL, tf.float64))
+        if chosen.optimizer == "sgd":
+            m = chosen.momentum * m - rate * g
+            theta = theta + m
+        else:
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            decay = chosen.weight_decay if chosen.optimizer == "adamw" else 0
+            correction = np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+            theta = theta - rate * (correction * m / (np.sqrt(v) + 1e-7) + decay * theta)
+        average = theta if average is None else chosen.ema * average + (1 - chosen.ema) * theta
+    return theta, m, v, average
+
+
+UPDATES = [
+    {"optimizer": "adam"},
+    {"optimizer": "adam", "schedule": "cosine", "warmup_steps": 3},
+    {"optimizer": "adamw", "weight_decay": 0.3, "schedule": "exponential"},
+    {"optimizer": "adamw", "weight_decay": 0.0},
+    {"optimizer": "sgd"},
+    {"optimizer": "sgd", "momentum": 0.0, "warmup_steps": 4},
+    {"optimizer": "adam", "ema": 0.7},
+    {"optimizer": "sgd", "ema": 0.9, "schedule": "cosine"},
+]
+
+
+def values_of(weights, made):
+    """What an optimizer updates, as `State.values` has it, in the shapes of the weights."""
+    return {
+        **{f"model/{name}": tf.convert_to_tensor(weight.value) for name, weight in weights.items()},
+        **{
+            f"optimizer/{name}": tf.convert_to_tensor(variable)
+            for name, variable in made.named().items()
+        },
+    }
+
+
+@pytest.mark.parametrize("changes", UPDATES)
+@pytest.mark.parametrize("jit", [False, True])
+def test_updates_are_those_of_the_papers(changes, jit):
+    chosen = settings(learning_rate=0.05, **changes)
+    generator = np.random.default_rng(0)
+    start = [generator.normal(size=shape) for shape in ((3, 2), (4,))]
+    gradients = [[generator.normal(size=weight.shape) for weight in start] for _ in range(6)]
+    weights = {
+        name: keras.Variable(value, dtype="float64", name=name)
+        for name, value in zip(("kernel", "bias"), start)
+    }
+    made = optimizer.Optimizer(chosen, weights, TOTAL)
+    values = values_of(weights, made)
+    update = tf.function(lambda values, gradients: made.updated(values, gradients), jit_compile=jit)
+    for gradient in gradients:
+        values = update(values, dict(zip(weights, map(tf.constant, gradient))))
+    slots = {
+        name.removeprefix("optimizer/"): value
+        for name, value in values.items()
+        if name.startswith("optimizer/")
+    }
+    assert int(slots.pop("iteration")) == 6
+    expected = {"iteration"}
+    for i, name in enumerate(weights):
+        theta, m, v, average = numpy_updates(
+            chosen, start[i], [gradient[i] for gradient in gradients]
+        )
+        np.testing.assert_allclose(values[f"model/{name}"], theta, rtol=1e-13)
+        for slot, value in {"m": m, "v": v, "average": average}.items():
+            if f"{name}/{slot}" in slots:
+                np.testing.assert_allclose(slots[f"{name}/{slot}"], value, rtol=1e-12, atol=1e-16)
+                expected.add(f"{name}/{slot}")
+    wanted = {"m"} if chosen.optimizer == "sgd" else {"m", "v"}
+    wanted -= {"m"} if chosen.optimizer == "sgd" and not chosen.momentum else set()
+    wanted |= {"average"} if chosen.ema else set()
+    assert expected == {"iteration", *(f"{name}/{slot}" for name in weights for slot in wanted)}
+
+
+@pytest.mark.parametrize(
+    "changes, theirs",
+    [
+        ({"optimizer": "adam"}, lambda: keras.optimizers.Adam(0.05)),
+        (
+            {"optimizer": "adamw", "weight_decay": 0.3, "ema": 0.9},
+            lambda: keras.optimizers.AdamW(0.05, weight_decay=0.3, use_ema=True, ema_momentum=0.9),
+        ),
+        ({"optimizer": "sgd"}, lambda: keras.optimizers.SGD(0.05, momentum=0.9)),
+    ],
+)
+def test_updates_are_those_of_keras(changes, theirs):
+    generator = np.random.default_rng(0)
+    start = generator.normal(size=(5, 3)).astype(np.float32)
+    theirs, weight = theirs(), keras.Variable(start, name="kernel")
+    theirs.build([weight])
+    weights = {"kernel": keras.Variable(start, name="kernel")}
+    made = optimizer.Optimizer(settings(learning_rate=0.05, **changes), weights, TOTAL)
+    values = values_of(weights, made)
+    for _ in range(5):
+        gradient = tf.constant(generator.normal(size=(5, 3)), tf.float32)
+        theirs.apply([gradient], [weight])
+        values = made.updated(values, {"kernel": gradient})
+    np.testing.assert_allclose(values["model/kernel"], weight, rtol=1e-5, atol=1e-6)
+    if "ema" in changes:
+        [average] = [variable for variable in theirs.variables if "average" in variable.path]
+        np.testing.assert_allclose(
+            values["optimizer/kernel/average"], average, rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("from_cell", [False, True])
+def test_every_slot_has_the_logical_name_of_its_weight(cell, bidirectional, from_cell):
+    """None is lost to another of the same name, and its shape is the weight's."""
+    model = {"cell": cell, "bidirectional": bidirectional, "rnn_from_cell": from_cell}
+    weights = Network(config.Model(units=(3, 3), embedding_size=3, **model), 5, 3).weights
+    slots = optimizer.Optimizer(settings(ema=0.9), weights, TOTAL).named()
+    assert set(slots) == {
+        "iteration",
+        *(f"{name}/{slot}" for name in weights for slot in ("m", "v", "average")),
+    }
+    for name, weight in weights.items():
+        assert {tuple(slots[f"{name}/{slot}"].shape) for slot in ("m", "v", "average")} == {
+            tuple(weight.shape)
+        }
+
+
+# --- Clipping and scaling -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit, factor", [(0, 1), (26, 1), (13.0, 1), (6.5, 0.5), (1.3, 0.1)])
+def test_clipping_scales_all_gradients_to_the_global_norm(limit, factor):
+    gradients = [np.array([[3.0, 0.0]]), np.array([4.0, 12.0])]  # of norm 13
+    norm = optimizer.global_norm(list(map(tf.constant, gradients)))
+    assert float(norm) == 13
+    clipped = optimizer.clip(list(map(tf.constant, gradients)), norm, limit)
+    for ours, gradient in zip(clipped, gradients):
+        np.testing.assert_allclose(ours, factor * gradient, rtol=1e-15)
+
+
+def test_clipping_is_that_of_tensorflow():
+    generator = np.random.default_rng(0)
+    gradients = [
+        tf.constant(generator.normal(size=shape), tf.float32) for shape in ((5, 7), (3,), ())
+    ]
+    norm = optimizer.global_norm(gradients)
+    theirs, their_norm = tf.clip_by_global_norm(gradients, 0.7)
+    np.testing.assert_allclose(norm, their_norm, rtol=1e-6)
+    for one, other in zip(optimizer.clip(gradients, norm, 0.7), theirs):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_no_gradient_at_all_is_left_as_it_is_and_nan_stays_nan():
+    zero, nan = ([tf.constant([value, 0.0])] for value in (0.0, np.nan))
+    np.testing.assert_array_equal(optimizer.clip(zero, optimizer.global_norm(zero), 1.0)[0], [0, 0])
+    assert np.isnan(optimizer.clip(nan, optimizer.global_norm(nan), 1.0)[0]).any()
+
+
+@pytest.mark.parametrize(
+    "scale, fits, step, expected",
+    [
+        (2.0**10, True, 7, 2.0**10),
+        (2.0**10, False, 7, 2.0**9),
+        (2.0**10, True, 2000, 2.0**11),
+        (2.0**10, False, 2000, 2.0**9),
+        (2.0**15, True, 4000, 2.0**15),  # never above what a row's gradient can take
+        (1.0, False, 3, 1.0),  # nor below where nothing is scaled
+        (1.0, True, 2000, 2.0),
+    ],
+)
+def test_the_loss_scale_falls_at_an_overflow_and_rises_with_time(scale, fits, step, expected):
+    found = optimizer.next_loss_scale(
+        tf.constant(scale), tf.constant(fits), tf.constant(step, tf.int64)
+    )
+    assert float(found) == expected

@@ -1,0 +1,151 @@
+"""The state by its logical names: out, back in, and refused where it does not fit."""
+
+import numpy as np
+import pytest
+
+from trainer import config
+from trainer.exit_codes import DataError
+from trainer.models.networks import Network
+from trainer.steps import optimizer, state
+
+
+def new(precision="float32", seed=0, model=None, **changes):
+    settings = config.Model(**{"units": (3,), "embedding_size": 2, **(model or {})})
+    network = Network(settings, 5, 3, seed=seed, precision=precision)
+    return state.State(
+        network, optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10)
+    )
+
+
+def filled(seed=0, **options):
+    """A state in which every value is another."""
+    made, generator = new(**options), np.random.default_rng(seed)
+    for variable in made.named().values():
+        variable.assign(
+            (100 * generator.normal(size=variable.shape)).astype(variable.dtype.as_numpy_dtype)
+        )
+    return made
+
+
+WEIGHTS = [
+    "embedding/embeddings",
+    "rnn_0/kernel",
+    "rnn_0/recurrent_kernel",
+    "rnn_0/bias",
+    "logits/kernel",
+    "logits/bias",
+]
+ALWAYS = {"optimizer/iteration", "step", "epoch/loss_sum", "epoch/correct", "epoch/count"}
+
+
+@pytest.mark.parametrize(
+    "options, slots, more",
+    [
+        ({}, ["m", "v"], set()),
+        ({"optimizer": "adamw", "ema": 0.9}, ["m", "v", "average"], set()),
+        ({"optimizer": "sgd"}, ["m"], set()),
+        ({"optimizer": "sgd", "momentum": 0.0}, [], set()),
+        ({"precision": "float16"}, ["m", "v"], {"optimizer/loss_scale"}),
+    ],
+)
+def test_names_of_everything_that_the_next_step_depends_on(options, slots, more):
+    """They are those of INTERFACE: a checkpoint of today must be read by a version of next year."""
+    weights = {f"model/{name}" for name in WEIGHTS}
+    of_weights = {f"optimizer/{name}/{slot}" for name in WEIGHTS for slot in slots}
+    assert set(new(**options).named()) == weights | of_weights | ALWAYS | more
+
+
+@pytest.mark.parametrize(
+    "precision, dtype",
+    [
+        ("float32", "float32"),
+        ("bfloat16", "float32"),
+        ("float16", "float32"),
+        ("float64", "float64"),
+    ],
+)
+def test_types_of_the_state(precision, dtype):
+    """Weights keep 32 bits under the short types; sums of an epoch are exact or in 64 bits."""
+    dtypes = {name: variable.dtype.name for name, variable in new(precision).named().items()}
+    assert {
+        dtypes[name] for name in dtypes if name.startswith("model/") or name.endswith(("/m", "/v"))
+    } == {dtype}
+    assert {dtypes[name] for name in ("step", "epoch/count", "epoch/correct")} == {"int64"}
+    assert dtypes["epoch/loss_sum"] == "float64"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "adamw", "ema": 0.9},
+        {"optimizer": "sgd"},
+        {"precision": "float16"},
+        {"model": {"cell": "gru", "bidirectional": True}},
+    ],
+)
+def test_a_restored_state_is_the_one_that_was_saved(options):
+    saved = filled(**options).snapshot()
+    other = new(seed=9, **options)
+    other.restore(saved, "here")
+    for name, value in other.snapshot().items():
+        assert value.dtype == saved[name].dtype
+        np.testing.assert_array_equal(value, saved[name], err_msg=name)
+
+
+def test_a_snapshot_is_not_changed_by_what_follows():
+    made = filled()
+    before = made.snapshot()
+    copies = {name: value.copy() for name, value in before.items()}
+    for variable in made.named().values():
+        variable.assign_add(variable + 1)
+    for name, value in before.items():
+        np.testing.assert_array_equal(value, copies[name])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda tensors: tensors.pop("model/logits/bias"),
+            r"there holds other tensors .*missing \['model/logits/bias'\]",
+        ),
+        (lambda tensors: tensors.update(more=np.zeros(3)), r"unknown \['more'\]"),
+        (
+            lambda tensors: tensors.update({"model/rnn_0/bias": np.zeros(7, np.float32)}),
+            r"there: model/rnn_0/bias has shape \(7,\), .* \(12,\)",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(change, message):
+    tensors = filled().snapshot()
+    change(tensors)
+    with pytest.raises(DataError, match=message):
+        new().restore(tensors, "there")
+
+
+def test_the_sums_of_an_epoch_begin_at_zero_and_nothing_else_does():
+    made = filled()
+    before = made.snapshot()
+    made.begin_epoch()
+    for name, value in made.snapshot().items():
+        np.testing.assert_array_equal(value, 0 if name.startswith("epoch/") else before[name])
+
+
+@pytest.mark.parametrize("ema, slot", [(0.0, None), (0.9, "average")])
+def test_averaged_weights_are_used_where_there_are_any(ema, slot):
+    tensors = filled(ema=ema).snapshot()
+    found = state.evaluation_weights(tensors)
+    assert list(found) == WEIGHTS
+    for name, value in found.items():
+        np.testing.assert_array_equal(
+            value, tensors[f"optimizer/{name}/{slot}" if slot else f"model/{name}"]
+        )
+
+
+def test_only_float16_has_figures_of_a_loss_scale():
+    made = new("float16")
+    made.step.assign(9)
+    made.optimizer.iteration.assign(7)
+    assert made.scaling() == {"loss_scale": 2.0**15, "skipped_steps": 2.0}
+    assert new().scaling() == {}

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+
+from tests import datasets
+from trainer.reporting.summaries import Summaries
+from trainer.tasks import views
+from trainer.tasks.classification import Metrics
+
+TEXTS = [[1, 4, 5], [1, 6], [1, 7, 8], [1, 9]]
+LABELS = np.array([0, 1, 1, 0], np.int32)
+PROBABILITIES = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.1, 0.9]])
+
+
+@pytest.fixture
+def written(tmp_path):
+    """The event file of one evaluation of four examples, two of them mistaken, shown in two
+    batches.
+    """
+    dataset = datasets.write(
+        tmp_path / "data", {"test": (TEXTS, LABELS)}, vocabulary_size=12, classes=2
+    )
+    losses = -np.log(PROBABILITIES[np.arange(4), LABELS])
+    view = views.EvaluationView(dataset, "test")
+    for rows in ([3, 0], [1, 2]):
+        view(np.array(rows), LABELS[rows], losses[rows], PROBABILITIES[rows])
+    summaries = Summaries(tmp_path / "events", attempt=1, restored_step=0)
+    view.write(summaries, 7, Metrics.of(losses, PROBABILITIES, LABELS))
+    summaries.close()
+    return EventAccumulator(str(tmp_path / "events")).Reload()
+
+
+def test_an_evaluation_shows_confusion_curve_and_mistakes(written):
+    tags = written.Tags()
+    assert tags["images"] == ["confusion"]
+    assert {"class1/pr_curves", "mistakes"} <= set(tags["tensors"])
+
+
+def test_the_costliest_mistake_comes_first_with_its_text(written):
+    [event] = written.Tensors("mistakes")
+    shown = tensor_util.make_ndarray(event.tensor_proto).item().decode()
+    assert event.step == 7
+    assert shown.splitlines() == [
+        "1. **class0**, taken for **class1** at 0.900, loss 2.303: w9",
+        "1. **class1**, taken for **class0** at 0.600, loss 0.916: w6",
+    ]
+
+
+def test_only_the_costliest_mistakes_are_kept(tmp_path):
+    sequences, labels = [[1, 4]] * 50, np.zeros(50, np.int32)
+    dataset = datasets.write(
+        tmp_path / "data", {"test": (sequences, labels)}, vocabulary_size=12, classes=2
+    )
+    losses = np.random.default_rng(0).permutation(50).astype(float)
+    view = views.EvaluationView(dataset, "test")
+    view(np.arange(50), labels, losses, np.tile([0.1, 0.9], (50, 1)))
+    summaries = Summaries(tmp_path / "events", attempt=1, restored_step=0)
+    view.write(summaries, 1, Metrics.of(losses, np.tile([0.1, 0.9], (50, 1)), labels))
+    summaries.close()
+    [event] = EventAccumulator(str(tmp_path / "events")).Reload().Tensors("mistakes")
+    shown = tensor_util.make_ndarray(event.tensor_proto).item().decode().splitlines()
+    assert [line.partition("loss ")[2].partition(":")[0] for line in shown] == [
+        f"{49 - i}.000" for i in range(views.MISTAKES)
+    ]
+
+
+@pytest.mark.parametrize(
+    "examples, classes",
+    [
+        # the other curve shows the same decisions
+        ([5, 5], [1]),
+        ([1, 2, 3], [0, 1, 2]),
+        (list(range(30)), list(range(10, 30))),  # the twenty most frequent
+    ],
+)
+def test_which_classes_get_a_curve(examples, classes):
+    assert views.curves_for(examples) == classes

@@ -1,0 +1,216 @@
+"""Flags and environment to a Cluster: which worker is this, how many are there, and where do they
+meet.
+
+A pure function of the `Gang` flags and the environment; it opens no connection and imports no
+TensorFlow.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from trainer import config as configuration
+from trainer.exit_codes import UsageError
+
+# Kinds of tasks that train, in the order in which their workers are counted. "master" is the older
+# name of "chief".
+_TRAINING_TASKS = ("master", "chief", "worker")
+_REFUSED_TASKS = {
+    "ps": "parameters live on the workers, which add up their gradients in every step: there is "
+    "nothing for a parameter server to do. "
+    "Leave the ps replicas out",
+    "evaluator": "the workers evaluate, all on the same step, while they train. Leave the "
+    "evaluator out, or run "
+    "`evaluate --model_dir=...` as a job of its own",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Roster:
+    """Worker `index` of those who meet at `addresses`, HOST:PORT in order of the index; () for a
+    worker that is alone.
+    """
+
+    index: int
+    addresses: tuple[str, ...]
+
+    @property
+    def workers(self) -> int:
+        return max(1, len(self.addresses))
+
+
+def resolve(gang: configuration.Gang, environ: Mapping[str, str]) -> Roster:
+    """The cluster that `gang` and `environ` describe.
+
+    `TF_CONFIG` is read in the form that TensorFlow defines and TFJob, Vertex AI and SkyPilot users
+    set: {"cluster": {"chief": [ADDRESS], "worker": [ADDRESS, ...]}, "task": {"type": "worker",
+    "index": 0}}; a chief (or master) counts before the workers. Without it, --num_workers and
+    --hosts say who there is. The index comes from
+    --worker_index, else from TF_CONFIG, else from JOB_COMPLETION_INDEX (an Indexed Job of
+    Kubernetes).
+
+    Raises UsageError where they are incomplete or contradict each other.
+    """
+    index, addresses = _from_tf_config(environ)
+    if addresses is None:
+        addresses = _from_flags(gang)
+    else:
+        _check_flags_agree(gang, index, addresses)
+    if gang.worker_index >= 0:
+        index = gang.worker_index
+    if index is None:
+        index = _completion_index(environ) if len(addresses) > 1 else 0
+    workers = max(1, len(addresses))
+    if index >= workers:
+        raise UsageError(
+            f"worker index {index}: with {workers} worker(s) it must lie in [0, {workers}). "
+            "Correct --worker_index "
+            "(or JOB_COMPLETION_INDEX, TF_CONFIG) or --num_workers."
+        )
+    if gang.min_workers > workers:
+        raise UsageError(
+            f"--min_workers={gang.min_workers}: the job has {workers} worker(s). Lower it, or "
+            "raise --num_workers."
+        )
+    if workers == 1:
+        return Roster(0, ())
+    for address in addresses:
+        host_and_port(address)
+    if len(set(addresses)) < workers:
+        raise UsageError(
+            f"{', '.join(addresses)}: two workers cannot meet the others at one address. Name a "
+            "host or port for each; "
+            "--hosts takes a pattern with {index} or all of them separated by commas."
+        )
+    return Roster(index, addresses)
+
+
+def check_strategy(strategy: str, workers: int) -> None:
+    """Raises UsageError where --strategy=`strategy` is none for that many workers."""
+    if strategy == "multi_worker" and workers == 1:
+        raise UsageError(
+            "--strategy=multi_worker: there is one worker. Say who the others are by --num_workers "
+            "and --hosts or by "
+            "TF_CONFIG, or leave --strategy out."
+        )
+    if strategy in ("one_device", "mirrored", "tpu") and workers > 1:
+        raise UsageError(
+            f"--strategy={strategy}: is for one worker, there are {workers}. Use "
+            "--strategy=multi_worker, or leave it out."
+        )
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[IPv6]:port". Raises UsageError for anything else."""
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise UsageError(
+            f"{address}: an address of a worker must be HOST:PORT. Correct --hosts or TF_CONFIG."
+        )
+    return host, int(port)
+
+
+def _from_flags(gang: configuration.Gang) -> tuple[str, ...]:
+    workers = gang.num_workers or 1
+    if not gang.hosts and workers > 1:
+        raise UsageError(
+            f"--num_workers={workers}: several workers need --hosts to find each other, a pattern "
+            "like "
+            "NAME-{index}.NAME:2222 or all HOST:PORT separated by commas."
+        )
+    if "{index}" in gang.hosts:
+        return tuple(gang.hosts.replace("{index}", str(index)) for index in range(workers))
+    hosts = tuple(filter(None, gang.hosts.split(",")))
+    if hosts and len(hosts) != workers:
+        raise UsageError(
+            f"--hosts={gang.hosts}: names {len(hosts)} worker(s), --num_workers={gang.num_workers} "
+            f"means {workers}. "
+            "Make them agree."
+        )
+    return hosts
+
+
+def _from_tf_config(environ: Mapping[str, str]) -> tuple[int | None, tuple[str, ...] | None]:
+    """(index, addresses) of TF_CONFIG; (None, None) where it is not set or names no cluster."""
+    text = environ.get("TF_CONFIG", "")
+    if not text:
+        return None, None
+    try:
+        document = json.loads(text)
+        tasks = {
+            str(kind): _listed(found)
+            for kind, found in dict(document.get("cluster") or {}).items()
+            if found
+        }
+        task = dict(document.get("task") or {})
+        kind, place = str(task.get("type", "worker")), int(task.get("index", 0))
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise UsageError(
+            f'TF_CONFIG={text}: cannot be read ({problem}); it must be JSON with "cluster" and '
+            '"task". '
+            "Correct it, or unset it and use --num_workers, --worker_index and --hosts."
+        ) from None
+    for unwanted, reason in _REFUSED_TASKS.items():
+        if unwanted in tasks or kind == unwanted:
+            raise UsageError(f"TF_CONFIG has a task of type {unwanted}: {reason}.")
+    if not tasks:
+        return None, None
+    strange = sorted({*tasks, kind} - set(_TRAINING_TASKS))
+    if strange:
+        raise UsageError(
+            f"TF_CONFIG has a task of type {strange[0]}: it must be one of "
+            f"{', '.join(_TRAINING_TASKS)}. Rename it."
+        )
+    if not 0 <= place < len(tasks.get(kind, ())):
+        raise UsageError(
+            f"TF_CONFIG says this is {kind} {place}, and lists {len(tasks.get(kind, ()))} of them "
+            "in its cluster: it must be "
+            'one of these. Correct its "task".'
+        )
+    before = _TRAINING_TASKS[: _TRAINING_TASKS.index(kind)]
+    return sum(len(tasks.get(other, ())) for other in before) + place, sum(
+        (tasks.get(other, ()) for other in _TRAINING_TASKS), ()
+    )
+
+
+def _listed(addresses: Any) -> tuple[str, ...]:
+    if isinstance(addresses, Mapping):  # TensorFlow also takes {"0": ADDRESS, ...}.
+        addresses = [addresses[key] for key in sorted(addresses, key=int)]
+    if not isinstance(addresses, list):
+        raise ValueError(f"{addresses!r} is no list of addresses")
+    return tuple(map(str, addresses))
+
+
+def _check_flags_agree(gang: configuration.Gang, index: int, addresses: tuple[str, ...]) -> None:
+    told = [
+        ("num_workers", gang.num_workers, len(addresses)) if gang.num_workers else None,
+        ("worker_index", gang.worker_index, index) if gang.worker_index >= 0 else None,
+    ]
+    if gang.hosts:
+        by_flags = _from_flags(
+            dataclasses.replace(gang, num_workers=gang.num_workers or len(addresses))
+        )
+        told.append(("hosts", ",".join(by_flags), ",".join(addresses)))
+    for name, flag, found in filter(None, told):
+        if flag != found:
+            raise UsageError(
+                f"--{name}={flag}: TF_CONFIG says {found}. Leave the flag out, or unset TF_CONFIG."
+            )
+
+
+def _completion_index(environ: Mapping[str, str]) -> int:
+    text = environ.get("JOB_COMPLETION_INDEX", "")
+    if not text:
+        raise UsageError(
+            "--worker_index=-1: which of the workers this is must be said. Give --worker_index, or "
+            "TF_CONFIG, or "
+            "JOB_COMPLETION_INDEX (Kubernetes sets it in the pods of an Indexed Job)."
+        )
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(
+            f"JOB_COMPLETION_INDEX={text}: must be a whole number from 0. Correct it, or give "
+            "--worker_index."
+        )
+    return int(text)

@@ -1,0 +1,136 @@
+"""The attempts at a run, one small file each in MODEL_DIR/lock: who they were, and at which step
+each of them went on.
+
+Whoever makes the file of a number is that attempt. The system lets one process alone make it
+(O_EXCL), whatever happens at once on whatever hosts, and it is never removed, so no number is given
+twice. Only its own attempt writes to it. The attempt with the highest number is the one that
+counts.
+
+Where an attempt begins is a fence: earlier attempts may still be alive somewhere, and what they
+commit beyond that step after it was read is not part of the run.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from trainer.model_folder import journal
+
+_NUMBER = re.compile(r"\d{8,}")
+
+
+class Fence(NamedTuple):
+    """`attempt` went on from `step`."""
+
+    attempt: int
+    step: int
+
+
+def superseding(fences: Iterable[Fence], attempt: int, step: int) -> Fence | None:
+    """Returns a fence beyond which a checkpoint of `step` by `attempt` lies; None where it is part
+    of the run.
+    """
+    return next((fence for fence in fences if attempt < fence.attempt and step > fence.step), None)
+
+
+def outermost(fences: Iterable[Fence]) -> tuple[Fence, ...]:
+    """Returns `fences` by attempt, without those that a later one makes superfluous by beginning no
+    further on.
+    """
+    kept = []
+    for fence in sorted(fences, reverse=True):
+        if not kept or fence.step < kept[-1].step:
+            kept.append(fence)
+    return tuple(reversed(kept))
+
+
+def fences(model_dir: pathlib.Path) -> tuple[Fence, ...]:
+    """Returns the fences of a model folder: those that its newest attempt with a state knew when it
+    began, and its own.
+
+    The journal has them too; it is asked where records are lost or damaged.
+    """
+    found, complete = [], True
+    for number in reversed(numbers(model_dir)):
+        record = parse(content(model_dir, number))
+        if "began" in record:
+            found = [*record["fences"], Fence(number, record["began"])]
+            break
+        complete &= bool(record)
+    return outermost(found if found and complete else [*found, *_in_journal(model_dir)])
+
+
+def last_in_journal(model_dir: pathlib.Path) -> int:
+    """Returns the highest number in the journal, 0 where there is none: numbering goes on where
+    files are lost.
+    """
+    found = (entry.get("attempt") for entry in journal.read(model_dir / "journal.jsonl"))
+    return max(filter(_is_count, found), default=0)
+
+
+def numbers(model_dir: pathlib.Path) -> list[int]:
+    """Returns the numbers of the attempts that have a file, ascending; [] where there is no
+    folder.
+    """
+    try:
+        names = [path.name for path in folder(model_dir).iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+
+
+def folder(model_dir: pathlib.Path) -> pathlib.Path:
+    """Where the files of the attempts are."""
+    return model_dir / "lock"
+
+
+def path_of(model_dir: pathlib.Path, number: int) -> pathlib.Path:
+    """The file of attempt `number`."""
+    return folder(model_dir) / f"{number:08d}"
+
+
+def content(model_dir: pathlib.Path, number: int) -> bytes:
+    """Returns what is in the file of attempt `number`; nothing where there is none."""
+    try:
+        return path_of(model_dir, number).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+
+
+def parse(text: bytes) -> dict:
+    """Returns the record in an attempt's file; {} where it is damaged or not yet written.
+
+    Fields: attempt, host, boot (of the kernel), pid, started, beat (times); once it has a state,
+    began (a step) and fences (those before it); when it let go, ended (a time).
+    """
+    try:
+        record = json.loads(text.split(b"\n")[0])
+        known = [Fence(*pair) for pair in record.get("fences", [])]
+        counts = [
+            record["attempt"],
+            record["pid"],
+            record.get("began", 0),
+            *(number for fence in known for number in fence),
+        ]
+        texts = [record["host"], record["boot"], record["started"]]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+    if not all(map(_is_count, counts)) or not all(isinstance(text, str) for text in texts):
+        return {}
+    return {**record, "fences": known}
+
+
+def _in_journal(model_dir: pathlib.Path) -> list[Fence]:
+    starts = (
+        entry
+        for entry in journal.read(model_dir / "journal.jsonl")
+        if entry.get("event") == "start"
+    )
+    pairs = ((entry.get("attempt"), entry.get("step")) for entry in starts)
+    return [Fence(*pair) for pair in pairs if all(map(_is_count, pair))]
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,1 @@
+"""Train and evaluation steps, compiled, and the state that they change."""

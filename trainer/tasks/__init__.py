@@ -1,0 +1,1 @@
+"""What a run learns, and what its outputs are worth."""

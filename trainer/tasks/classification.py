@@ -1,0 +1,124 @@
+"""What a network's outputs are worth: losses per example, and metrics as sums that are divided once
+at the end.
+
+Sums and counts add up to the same metrics over any split of the rows into batches, shards, replicas
+and workers.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
+    """Cross-entropy of each example against its label, in nats.
+
+    With smoothing e, the target is (1 - e) at the label plus e / classes everywhere: Szegedy et
+    al., Rethinking the Inception Architecture, 2016, section 7.
+
+    Args:
+      logits: float [batch, classes].
+      labels: int32 [batch].
+
+    Returns:
+      float [batch].
+    """
+    log_p = tf.nn.log_softmax(logits)
+    chosen = tf.gather(log_p, labels, batch_dims=1)
+    if not smoothing:
+        return -chosen
+    return -(1 - smoothing) * chosen - smoothing * tf.reduce_mean(log_p, axis=-1)
+
+
+def training_sums(
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
+):
+    """(sum of the losses, correct predictions, examples), each a scalar of the type of `logits`.
+
+    `class_weights`, one per class, multiply the losses but not the counts, as Keras' class_weight
+    does.
+    """
+    losses = cross_entropy(logits, labels, smoothing)
+    if class_weights:
+        losses *= tf.gather(tf.constant(class_weights, logits.dtype), labels)
+    correct = tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), labels), logits.dtype)
+    return tf.reduce_sum(losses), tf.reduce_sum(correct), tf.cast(tf.size(labels), logits.dtype)
+
+
+def balanced_weights(label_counts: np.ndarray) -> list[float]:
+    """examples / (classes * examples of the class), the 'balanced' rule of scikit-learn: mean 1
+    over the examples.
+
+    A class without examples does not count as one; its weight, 0, is never used.
+    """
+    counts = np.asarray(label_counts, np.float64)
+    return _ratio(np.full(len(counts), counts.sum() / np.count_nonzero(counts)), counts).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """The metrics of a split. `confusion`: int64 [classes, classes], true class in rows, predicted
+    in columns.
+    """
+
+    loss_sum: float
+    confusion: np.ndarray
+
+    @classmethod
+    def of(cls, losses: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> "Metrics":
+        """Those of some rows: losses [rows], probabilities [rows, classes], labels int [rows]."""
+        classes = probabilities.shape[1]
+        confusion = np.zeros((classes, classes), np.int64)
+        np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+        return cls(float(losses.sum(dtype=np.float64)), confusion)
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        return Metrics(self.loss_sum + other.loss_sum, self.confusion + other.confusion)
+
+    @property
+    def examples(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.examples
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.trace(self.confusion) / self.examples)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """float64 [classes]; 0 for a class that is never predicted."""
+        return _ratio(np.diag(self.confusion), self.confusion.sum(axis=0))
+
+    @property
+    def recall(self) -> np.ndarray:
+        """float64 [classes]; 0 for a class that has no examples."""
+        return _ratio(np.diag(self.confusion), self.confusion.sum(axis=1))
+
+    @property
+    def f1(self) -> np.ndarray:
+        """float64 [classes]: 2 true positives / (predicted + examples), 0 where both are 0."""
+        return _ratio(
+            2 * np.diag(self.confusion), self.confusion.sum(axis=0) + self.confusion.sum(axis=1)
+        )
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 over the classes that have examples or predictions."""
+        present = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) > 0
+        return float(self.f1[present].mean())
+
+    def metric(self, name: str) -> float:
+        """loss, accuracy or macro_f1 by name."""
+        return getattr(self, name)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)

@@ -1,0 +1,92 @@
+"""What a person looks at in TensorBoard besides curves: which classes are confused, at what
+threshold, on which texts.
+
+A view collects the outcome of every row of an evaluation and is written as a whole.
+"""
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainer.data import store
+from trainer.reporting import pictures
+from trainer.reporting.summaries import Summaries
+from trainer.tasks.classification import Metrics
+
+MISTAKES = 12  # The costliest ones are listed.
+CURVES = 20  # Classes with a precision-recall curve: those with the most examples.
+SHOWN_TOKENS = 80  # Of each mistake.
+
+
+class EvaluationView:
+    """Collects one evaluation of `split` of `dataset`; call it with the outcomes of each batch."""
+
+    def __init__(self, dataset: store.Dataset, split: str):
+        self._dataset = dataset
+        self._split = dataset.splits[split]
+        self._labels, self._probabilities = [], []
+        # A heap of the costliest: (loss, example, predicted class, its probability).
+        self._mistakes = []
+
+    def __call__(
+        self,
+        examples: np.ndarray,
+        labels: np.ndarray,
+        losses: np.ndarray,
+        probabilities: np.ndarray,
+    ) -> None:
+        self._labels.append(labels)
+        self._probabilities.append(probabilities.astype(np.float32))
+        predicted = probabilities.argmax(axis=1)
+        for row in np.flatnonzero(predicted != labels):
+            mistake = (
+                float(losses[row]),
+                int(examples[row]),
+                int(predicted[row]),
+                float(probabilities[row].max()),
+            )
+            keep = heapq.heappush if len(self._mistakes) < MISTAKES else heapq.heappushpop
+            keep(self._mistakes, mistake)
+
+    def write(self, summaries: Summaries, step: int, found: Metrics) -> None:
+        """Writes confusion matrix, precision-recall curves and the costliest mistakes."""
+        summaries.image(
+            "confusion", pictures.confusion_matrix(found.confusion, self._dataset.labels), step
+        )
+        labels, probabilities = np.concatenate(self._labels), np.concatenate(self._probabilities)
+        for index in curves_for(found.confusion.sum(axis=1)):
+            summaries.pr_curve(
+                self._dataset.labels[index], labels == index, probabilities[:, index], step
+            )
+        summaries.text("mistakes", self._list(), step)
+
+    def _list(self) -> str:
+        """The mistakes as Markdown; a table would squeeze all columns but the text."""
+        names = self._dataset.labels
+        lines = [
+            f"1. **{names[self._split.labels[example]]}**, taken for **{names[predicted]}** at "
+            f"{chance:.3f}, loss {loss:.3f}: "
+            f"{self._text(example)}"
+            for loss, example, predicted, chance in sorted(self._mistakes, reverse=True)
+        ]
+        return "\n".join(lines) or "No mistake."
+
+    def _text(self, example: int) -> str:
+        begin, end = self._split.offsets[example : example + 2]
+        # The first is the start id.
+        ids = self._split.tokens[begin + 1 : min(end, begin + 1 + SHOWN_TOKENS)]
+        joint = " " if self._dataset.tokenizer["name"] == "words" else ""
+        shown = joint.join(self._dataset.vocabulary[i] for i in ids) + (
+            " …" if end - begin - 1 > SHOWN_TOKENS else ""
+        )
+        return " ".join(shown.replace("<", "&lt;").split())
+
+
+def curves_for(examples: Sequence[int]) -> list[int]:
+    """The classes that get a curve, given the examples of each: the second of two, else the most
+    frequent.
+    """
+    if len(examples) == 2:
+        return [1]  # The curve of the other class shows the same decisions.
+    return sorted(np.argsort(-np.asarray(examples), kind="stable")[:CURVES].tolist())
