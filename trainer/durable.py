@@ -1,0 +1,77 @@
+"""Files and folders that exist whole or not at all, and survive a loss of power.
+
+A name is durable only when the folder that holds it has been synced. So the order is always the
+same: write, sync the content, rename, sync the parent. The rules: https://lwn.net/Articles/457667
+and fsync(2), rename(2).
+"""
+
+import hashlib
+import os
+import pathlib
+
+_BLOCK = 1 << 20
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Returns when the content of a file, or the names in a folder, would survive a loss of power.
+
+    Raises OSError if the storage fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: pathlib.Path) -> None:
+    """Syncs everything below `folder`, then `folder` itself; its own name is durable after
+    `rename`.
+    """
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def rename(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Renames a file or folder whose content is synced; when this returns, the new name is durable.
+
+    An existing file, or an existing empty folder, is replaced. Raises OSError otherwise.
+    """
+    os.replace(source, target)
+    sync(target.parent)
+
+
+def publish(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Gives a finished folder its final name: `target` appears with all its files or not at all."""
+    sync_tree(folder)
+    rename(folder, target)
+
+
+def replace_file(path: pathlib.Path, content: bytes, temporary: pathlib.Path | None = None) -> None:
+    """Writes `path` so that a reader finds the old content or the new, never a part of it.
+
+    temporary: a name in the same folder that no reader looks at; default: `path` with `.tmp` added.
+    """
+    temporary = temporary or path.with_name(f"{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    rename(temporary, path)
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes `folder` and its missing parents; each new name is durable when this returns."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync(path.parent)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Returns the sha256 of a file's content in hexadecimal, reading 1 MiB at a time."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
