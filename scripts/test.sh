@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up and runs the tests; arguments go to pytest, paths are relative to the project.
+# Sets up, checks format and lint, and runs the tests; arguments go to pytest, paths are relative to the project.
+#   ruff format . && ruff check --fix .          what to do if the format or the lint fails
 #   scripts/test.sh                              all but the slow ones
 #   scripts/test.sh --slow                       all that need no cluster
 #   scripts/test.sh --cluster tests/cluster      those on a Kubernetes cluster, which they start and stop where this machine can
@@ -8,4 +9,6 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 environment test
 cd "$project"
+"$venv/bin/ruff" format --quiet --diff . && "$venv/bin/ruff" check --quiet . ||
+  fail "format or lint: run $venv/bin/ruff format . and $venv/bin/ruff check --fix ., then the tests again"
 exec "$venv/bin/python" -m pytest "$@"

@@ -1,0 +1,53 @@
+"""`tests/` mirrors `trainer/`: a reader of a module finds its tests, and a new module brings some."""
+
+import pathlib
+
+import pytest
+
+TESTS = pathlib.Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "trainer"
+
+# Tests of the whole program or of the repository, each with the question that it answers.
+WHOLE_PROGRAM = {
+    "cli_bad_input_test.py": "does every mistake on a command line end with a message and its code?",
+    "cluster/faults_test.py": "does a real cluster's job survive what clusters do?",
+    "cluster/shapes_test.py": "does a real cluster accept every shape of job?",
+    "digests_test.py": "are the results those of the version before?",
+    "durability_test.py": "does the kernel see writes, syncs and renames in the safe order?",
+    "docs_test.py": "is what the documents say true?",
+    "gang/network_cut_test.py": "does a gang survive a cut network?",
+    "launch/image_test.py": "does the image hold what a pod needs?",
+    "layers_test.py": "do imports point down?",
+    "mirror_test.py": "has every module its tests?",
+    "packaging_test.py": "does the package install and carry its files?",
+    "resume_test.py": "is a resumed run the same run?",
+    "smoke_test.py": "do the scripts work for a newcomer?",
+    "takeover_test.py": "is a model folder never written by two runs?",
+    "workers_test.py": "do several workers compute what one does?",
+}
+WITHOUT_TESTS = {"__main__.py"}  # Calls `main.console`, as tests/main_test.py does by `python -m`.
+
+
+def modules() -> set[str]:
+    """Paths below `trainer/` of all modules."""
+    paths = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+    return {path for path in paths if not path.endswith("__init__.py")} - WITHOUT_TESTS
+
+
+def test_files() -> set[str]:
+    """Paths below `tests/` of all files that pytest collects."""
+    return {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*_test.py")}
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_every_module_has_its_test_file(module):
+    assert module.replace(".py", "_test.py") in test_files()
+
+
+@pytest.mark.parametrize("path", sorted(test_files()))
+def test_every_test_file_has_its_module_or_tests_the_whole_program(path):
+    assert (path in WHOLE_PROGRAM) != (path.replace("_test.py", ".py") in modules())
+
+
+def test_no_whole_program_test_is_named_that_is_not_there():
+    assert WHOLE_PROGRAM.keys() <= test_files()
