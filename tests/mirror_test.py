@@ -1,4 +1,4 @@
-"""`tests/` mirrors `trainer/`: a reader of a module finds its tests, and a new module brings some."""
+"""`tests/` mirrors `trainer/`: every module has its tests, and a new module brings some."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ PACKAGE = TESTS.parent / "trainer"
 
 # Tests of the whole program or of the repository, each with the question that it answers.
 WHOLE_PROGRAM = {
-    "cli_bad_input_test.py": "does every mistake on a command line end with a message and its code?",
+    "cli_bad_input_test.py": "does every mistake on a command line end with a message and code 2?",
     "cluster/faults_test.py": "does a real cluster's job survive what clusters do?",
     "cluster/shapes_test.py": "does a real cluster accept every shape of job?",
     "digests_test.py": "are the results those of the version before?",
