@@ -32,7 +32,7 @@ INSIDE = {
     "data": "pipeline text / order store",
     "devices": "resources / strategy fusion / accelerator exchange",
     "doctor": "command / checks sight / facts / cluster",
-    "export": "command / readback",
+    "export": "command / proof keras_model / saved_model readback",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint lock commits / attempts selection / journal",

@@ -1,0 +1,125 @@
+"""The Keras file computes what the network computes, and needs none of our code."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from tests.export.small_models import CLASSES, LENGTH, VOCABULARY, large_weights, probabilities
+from trainer import config as configuration
+from trainer.export import keras_model
+from trainer.models.networks import Network
+
+IDS = np.array(
+    [[1, 4, 5, 6, 7, 8, 9], [1, 10, 2, 4, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]],
+    np.int32,
+)
+
+
+LENGTHS = np.array([7, 4, 1, 0], np.int32)
+
+
+NETWORKS = [  # cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units
+    ("simple_rnn", False, "last", "post", True, False, (5,)),
+    ("simple_rnn", False, "last", "post", True, True, (5,)),
+    ("simple_rnn", True, "max", "post", False, False, (5, 4)),
+    ("simple_rnn", True, "last", "pre", True, True, (5,)),
+    ("lstm", False, "last", "pre", False, False, (5,)),
+    ("lstm", False, "last", "post", False, False, (5, 4)),
+    ("lstm", False, "max", "post", False, True, (5,)),
+    ("lstm", False, "mean", "post", True, False, (5,)),
+    ("lstm", True, "last", "post", False, False, (5, 4)),
+    ("lstm", True, "last", "post", False, True, (5,)),
+    ("lstm", True, "mean", "post", False, False, (5, 4)),
+    ("lstm", True, "max", "pre", False, False, (5,)),
+    ("gru", False, "last", "post", False, False, (5,)),
+    ("gru", False, "mean", "pre", False, False, (5,)),
+    ("gru", True, "last", "post", True, True, (5, 4)),
+    ("gru", True, "max", "post", False, False, (5, 4)),
+]
+
+
+@pytest.mark.parametrize(
+    "cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units", NETWORKS
+)
+def test_the_keras_file_computes_what_the_network_computes(
+    cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units, tmp_path
+):
+    settings = configuration.Model(
+        cell=cell,
+        bidirectional=bidirectional,
+        pooling=pooling,
+        one_hot=one_hot,
+        rnn_from_cell=rnn_from_cell,
+        units=units,
+        embedding_size=3,
+        dropout=0.5,
+    )
+    network = Network(settings, VOCABULARY, CLASSES)
+    weights = large_weights(network)
+    inputs = configuration.Input(max_length=LENGTH, padding=padding)
+    ids = np.flip(IDS, axis=1) if padding == "pre" else IDS
+    lengths = np.full(len(IDS), LENGTH, np.int32) if padding == "pre" else LENGTHS
+    keras_model.build(network, weights, inputs).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = probabilities(network, weights, ids, lengths)
+    assert np.ptp(expected, axis=0).min() > 0.01
+    np.testing.assert_allclose(loaded(ids).numpy(), expected, atol=1e-6)
+
+
+def test_more_padding_behind_changes_nothing():
+    settings = configuration.Model(cell="gru", units=(5,), bidirectional=True, pooling="mean")
+    network = Network(settings, VOCABULARY, CLASSES)
+    model = keras_model.build(
+        network, large_weights(network), configuration.Input(max_length=LENGTH)
+    )
+    np.testing.assert_allclose(
+        model(np.pad(IDS, [(0, 0), (0, 9)])).numpy(), model(IDS).numpy(), atol=1e-6
+    )
+
+
+def test_a_model_with_padding_in_front_takes_max_length_ids_only():
+    network = Network(configuration.Model(units=(5,)), VOCABULARY, CLASSES)
+    model = keras_model.build(
+        network, large_weights(network), configuration.Input(max_length=LENGTH, padding="pre")
+    )
+    with pytest.raises(ValueError, match="shape"):
+        model(IDS[:, :-1])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_last_state_is_asked_of_the_layer_because_cudnn_has_zeros_under_the_mask(bidirectional):
+    settings = configuration.Model(units=(5, 4), pooling="last", bidirectional=bidirectional)
+    network = Network(settings, VOCABULARY, CLASSES)
+    model = keras_model.build(network, large_weights(network), configuration.Input())
+    assert [model.get_layer(name).return_sequences for name in ("rnn_0", "rnn_1")] == [True, False]
+
+
+def test_the_keras_file_is_plain_and_keeps_our_names(tmp_path):
+    settings = configuration.Model(units=(5, 4), bidirectional=True, pooling="max", dropout=0.5)
+    network = Network(settings, VOCABULARY, CLASSES)
+    model = keras_model.build(network, large_weights(network), configuration.Input())
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        objects = list(objects_in(json.loads(file.read("config.json"))))
+    assert {one["module"].partition(".")[0] for one in objects if one["module"]} == {"keras"}
+    # PACKAGE>NAME would be a class that somebody registered.
+    assert not any(">" in (one["registered_name"] or "") for one in objects)
+    assert not {"Dropout", "Lambda"} & {one["class_name"] for one in objects}
+    assert {"embedding", "rnn_0", "rnn_1", "logits", "probabilities"} <= {
+        layer.name for layer in model.layers
+    }
+
+
+def objects_in(config):
+    """Every serialised object in the JSON of a Keras file."""
+    if isinstance(config, dict):
+        if "registered_name" in config:
+            yield config
+        for value in config.values():
+            yield from objects_in(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from objects_in(value)

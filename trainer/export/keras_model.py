@@ -1,0 +1,87 @@
+"""Builds a network as plain Keras layers that hold its weights: a file that needs no code of ours.
+
+from collections.abc import Callable, Mapping
+
+import keras
+import tensorflow as tf
+
+from trainer import config as configuration
+from trainer.data import text
+from trainer.models.networks import Network, recurrent_weights
+
+
+def build(
+    network: Network, weights: Mapping[str, tf.Tensor], settings: configuration.Input
+) -> keras.Model:
+    """Returns a Keras model, without dropout: ids int32 [N, length] -> probabilities [N, classes].
+
+    Ids are cut and padded as in training. With padding=post id 0 counts nowhere and any length will
+    do; with padding=pre every id counts and the length is max_length.
+    """
+    pre = settings.padding == "pre"
+    ids = keras.Input([settings.max_length if pre else None], dtype="int32", name="ids")
+    mask = None if pre else keras.ops.not_equal(ids, text.PADDING)
+    layers = dict(network.layers())
+    states = layers["embedding"](ids)
+    *_, last = recurrent = [name for name in layers if name.startswith("rnn_")]
+    if network.settings.pooling == "last":
+        layers[last] = _returning_the_last_state(layers[last])
+    for name in recurrent:
+        states = layers[name](states, mask=mask)
+    logits = layers["logits"](_POOLING[network.settings.pooling](states, mask))
+    model = keras.Model(
+        ids,
+        keras.layers.Softmax(name="probabilities", dtype=logits.dtype)(logits),
+        name="classifier",
+    )
+    for name, layer in layers.items():
+        for key, variable in _trained(name, layer).items():
+            variable.assign(weights[key])
+    return model
+
+
+def _returning_the_last_state(layer: keras.Layer) -> keras.Layer:
+    """Returns the layer with `return_sequences=False`.
+
+    Taking the last output of a masked sequence is not the same: cuDNN puts zeros there, other
+    implementations repeat the last state.
+    """
+    config = layer.get_config()
+    both = isinstance(layer, keras.layers.Bidirectional)
+    for direction in (
+        [config[key]["config"] for key in ("layer", "backward_layer")] if both else [config]
+    ):
+        direction["return_sequences"] = False
+    return type(layer).from_config(config)
+
+
+def _maximum(states: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Pools states [N, length, units] under a bool mask [N, length], as `recurrent.maximum`."""
+    if mask is None:
+        return keras.ops.max(states, axis=1)
+    # No cell's state is below -1.
+    highest = keras.ops.max(keras.ops.where(keras.ops.expand_dims(mask, -1), states, -1.0), axis=1)
+    return keras.ops.where(keras.ops.any(mask, axis=1, keepdims=True), highest, 0.0)
+
+
+def _mean(states: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Pools states [N, length, units] under a bool mask [N, length], as `recurrent.mean`."""
+    if mask is None:
+        return keras.ops.mean(states, axis=1)
+    counts = keras.ops.cast(mask, states.dtype)
+    total = keras.ops.sum(states * keras.ops.expand_dims(counts, -1), axis=1)
+    return total / keras.ops.maximum(keras.ops.sum(counts, axis=1, keepdims=True), 1.0)
+
+
+_POOLING: dict[str, Callable] = {
+    "last": lambda states, mask: states,
+    "max": _maximum,
+    "mean": _mean,
+}
+
+
+def _trained(name: str, layer: keras.Layer) -> dict[str, keras.Variable]:
+    """Returns {logical name: variable} of the trained weights of a built layer."""
+    if name.startswith("rnn_"):
+        return recurrent_weights(name, layer)
+    return {f"{name}/{variable.name}": variable for variable in layer.trainable_variables}
