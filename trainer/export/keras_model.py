@@ -1,4 +1,4 @@
-"""Builds a network as plain Keras layers that hold its weights: a file that needs no code of ours.
+"""A network as plain Keras layers that hold its weights: a file that needs no code of ours."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,7 +1,6 @@
-"""What exported models answer to a program that has TensorFlow and Keras, but not this package.
+"""Loads and calls exported models in a process that has TensorFlow and Keras but not this package.
 
-`answers` runs this very file as a program of its own, so nothing of the package may be imported
-here.
+`answers` runs this very file as a program of its own, so it must import nothing of the package.
 """
 
 import json
@@ -27,8 +26,7 @@ def answers(groups: Mapping[str, Sequence]) -> dict[str, list[Answer]]:
 
     Args:
       groups: {path: inputs of each call}. A folder is a SavedModel: an input is a list of texts
-        (bytes). A file is a
-        Keras model: an input is int32 [rows, length].
+        (bytes). A file is a Keras model: an input is int32 [rows, length].
 
     Returns:
       {path: an answer for each group}.
