@@ -1,14 +1,11 @@
 #!/usr/bin/env python3
 """How fast the trainer is, against programs that do the same work, turn by turn in one run.
 
-    python scripts/bench.py seed --data_dir=D       W1: the published IMDB program's workload, whole
-        jobs
-    python scripts/bench.py long --data_dir=D       W2: real lengths cut at 400, embedding and LSTM
-        of 128
-    python scripts/bench.py prepare --tsv=FILE      prepare against TextVectorization.adapt + map on
-        the same file
-    python scripts/bench.py scaling --data_dir=D    two workers against one, on a core each; with a
-        supervisor and without
+    python scripts/bench.py seed --data_dir=D       W1: workload of the published IMDB program
+    python scripts/bench.py long --data_dir=D       W2: real lengths up to 400, embedding, LSTM 128
+    python scripts/bench.py prepare --tsv=FILE      prepare against TextVectorization, same file
+    python scripts/bench.py scaling --data_dir=D    two workers against one, on a core each; and
+                                                    with a supervisor against without
 
 Each contender is a process of its own, so that none inherits threads or caches. A turn runs every
 contender once; the table has the median of the turns, their spread, and the median of the ratios
@@ -37,13 +34,11 @@ LENGTH = {"seed": 32, "long": 400}
 WIDTH = {"seed": (16, 32), "long": (128, 128)}  # embedding, LSTM
 
 
-# --- Contenders: each is run as `bench.py contender NAME WORKLOAD DATA_DIR STEPS` and prints {"examples_per_second"} ---
+# --- Contenders: `bench.py contender NAME WORKLOAD DATA_DIR STEPS` prints its examples per second ---
 
 
 def ours(workload: str, data_dir: str, steps: int) -> float:
-    """`trainer train` as a user runs it, with its journal, log lines, TensorBoard files and
-    checkpoints.
-    """
+    """`trainer train` as a user runs it, with journal, log, TensorBoard files and checkpoints."""
     embedding, units = WIDTH[workload]
     shape = ["--padding=pre", "--truncate=start"] if workload == "seed" else ["--pooling=last"]
     return trained(
@@ -62,8 +57,9 @@ def ours(workload: str, data_dir: str, steps: int) -> float:
 def trained(
     data_dir: str, steps: int, batch: int, flags: list[str], workers: int = 1, pinned: bool = False
 ) -> float:
-    """Examples per second of a training by `workers` workers; `pinned`: each of them on a core of
-    its own, with one thread.
+    """Returns examples per second of a run by `workers` workers.
+
+    pinned: each worker has a core of its own, with one thread.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -109,7 +105,7 @@ def trained(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nobody listens on."""
+    """Returns free ports of the loopback address."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
@@ -120,9 +116,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def journaled_rate(model_dir: str, batch: int) -> float:
-    """Examples per second between the first line about loops, after the first compile, and the
-    last: with log lines and saves.
-    """
+    """Returns examples per second from the first `loop` line to the last, saves included."""
     from trainer.model_folder import journal
 
     events = list(journal.read(f"{model_dir}/journal.jsonl"))
@@ -138,9 +132,7 @@ def journaled_rate(model_dir: str, batch: int) -> float:
 
 
 def seed_loop(workload: str, data_dir: str, steps: int) -> float:
-    """The published program's loop: a tf.function step called once per batch of a shuffled dataset
-    held in memory.
-    """
+    """The published program's loop: a tf.function step per batch, data shuffled in memory."""
     import tensorflow as tf
 
     tokens, labels, model, optimizer = _model_and_data(workload, data_dir)
@@ -185,7 +177,7 @@ def keras_fit(workload: str, data_dir: str, steps: int) -> float:
     return steps * BATCH[workload] / (time.monotonic() - began)
 
 
-def _model_and_data(workload, data_dir):
+def _model_and_data(workload: str, data_dir: str):
     import keras
     import numpy as np
 
@@ -211,7 +203,7 @@ def _model_and_data(workload, data_dir):
     return tokens, np.asarray(split.labels), model, keras.optimizers.Adam(1e-3)
 
 
-def _rate(workload, steps, step, dataset) -> float:
+def _rate(workload: str, steps: int, step, dataset) -> float:
     iterator = iter(dataset)
     for _ in range(max(2, steps // 10)):
         step(next(iterator))
@@ -260,9 +252,8 @@ def compare(workload: str, data_dir: str, turns: int) -> None:
     for name, values in rates.items():
         ratio = statistics.median(ours / other for ours, other in zip(rates["ours"], values))
         print(
-            f"{name:10} median {statistics.median(values):.0f} min {min(values):.0f} max "
-            f"{max(values):.0f} examples/s, "
-            f"ours is {ratio:.2f} times as fast"
+            f"{name:10} median {statistics.median(values):.0f} min {min(values):.0f} "
+            f"max {max(values):.0f} examples/s, ours is {ratio:.2f} times as fast"
         )
 
 
@@ -298,9 +289,7 @@ AGAINST = [
 
 
 def compare_scaling(data_dir: str, turns: int) -> None:
-    """Each worker on a core of its own: fixed rows per worker, fixed global batch, and the cost of
-    a supervisor.
-    """
+    """Compares fixed rows per worker, a fixed global batch, and a supervisor with none."""
     rates = {name: [] for name in ON_CORES}
     for turn in range(turns):
         for name, (steps, batch, flags, workers) in ON_CORES.items():
@@ -310,9 +299,8 @@ def compare_scaling(data_dir: str, turns: int) -> None:
         ratios = [one / other for one, other in zip(rates[name], rates[base])]
         print(
             f"{what}: {statistics.median(ratios):.2f} times (from {min(ratios):.2f} to "
-            f"{max(ratios):.2f}), "
-            f"{statistics.median(rates[name]):.0f} against {statistics.median(rates[base]):.0f} "
-            "examples/s"
+            f"{max(ratios):.2f}), {statistics.median(rates[name]):.0f} against "
+            f"{statistics.median(rates[base]):.0f} examples/s"
         )
 
 
@@ -320,9 +308,7 @@ def compare_scaling(data_dir: str, turns: int) -> None:
 
 
 def compare_prepare(tsv: str, turns: int) -> None:
-    """MB/s of `prepare --source=csv` against TextVectorization on one TSV file with columns label
-    and text, in turns.
-    """
+    """Compares `prepare` with TextVectorization, in MB/s, on a TSV file of label and text."""
     megabytes = os.path.getsize(tsv) / 1e6
     ratios = []
     for turn in range(turns):
@@ -361,9 +347,7 @@ def _prepare_seconds(tsv: str) -> float:
 
 
 def vectorize(tsv: str) -> None:
-    """Adapts a TextVectorization layer to the file and maps it once; the start of TensorFlow is
-    part of both contenders.
-    """
+    """Adapts a TextVectorization layer to the file, maps it once; TensorFlow's start counts."""
     began = time.monotonic()
     import keras
     import tensorflow as tf

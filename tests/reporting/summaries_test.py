@@ -14,7 +14,6 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from trainer.exit_codes import StorageError
-from trainer.reporting.pictures import confusion_matrix
 from trainer.reporting.summaries import Summaries
 
 EVERYTHING = {"scalars": 0, "images": 0, "tensors": 0}  # no sampling
@@ -301,41 +300,3 @@ def test_the_projector_gets_no_more_rows_than_a_browser_can_show(tmp_path):
     )
     for name in ("vectors.tsv", "labels.tsv"):
         assert len((tmp_path / name).read_text().splitlines()) == 10_000
-
-
-# The picture of a confusion matrix
-
-
-def cell_colours(counts, labels):
-    """The colour in a corner of each cell: the picture is square and ends 8 pixels behind the last
-    cell.
-    """
-    picture = confusion_matrix(np.array(counts), labels)
-    assert (
-        picture.dtype == np.uint8 and picture.shape[2] == 3 and picture.shape[0] == picture.shape[1]
-    )
-    size = int(min(64, max(14, 800 / len(labels))))
-    corners = picture.shape[0] - 8 - size * np.arange(len(labels), 0, -1) + 2
-    return picture[np.ix_(corners, corners)].astype(int)
-
-
-def test_a_right_cell_is_green_a_wrong_one_red_and_an_empty_one_white():
-    colours = cell_colours([[9, 1], [0, 5]], ["negative", "positive"])
-    assert colours[1, 0].tolist() == [255, 255, 255]
-    assert colours[1, 1].tolist() == [35, 120, 70]
-    red, green, blue = colours[0, 1]
-    assert 255 > red > green and red > blue
-
-
-def test_a_cell_is_as_dark_as_its_share_of_its_row():
-    colours = cell_colours([[3, 0, 1], [0, 3000, 1000], [0, 0, 0]], ["rare", "frequent", "none"])
-    np.testing.assert_array_equal(colours[0, 0], colours[1, 1])
-    np.testing.assert_array_equal(colours[0, 2], colours[1, 2])
-    assert (colours[2] == 255).all()
-
-
-@pytest.mark.parametrize("classes", [1, 2, 18, 60, 61, 300])
-def test_the_picture_stays_small_for_any_number_of_classes(classes):
-    counts = np.random.default_rng(classes).integers(0, 100_000, (classes, classes))
-    picture = confusion_matrix(counts, [f"a rather long label {index}" for index in range(classes)])
-    assert max(picture.shape) < 1300

@@ -1,6 +1,4 @@
-"""`trainer report`: goodput, the buckets of time, the attempts and the first cause of a failure, as
-text or JSON.
-"""
+"""`trainer report`: goodput, where the time went, the attempts and the first cause of a failure."""
 
 import dataclasses
 import datetime
@@ -17,8 +15,9 @@ MEANINGS = {row.code: row.meaning for row in exit_codes.TABLE}
 
 
 def command(settings: configuration.Report) -> int:
-    """Prints the report of a model folder. Returns 0, also where the run itself failed; raises
-    UsageError without a journal.
+    """Prints the report of a model folder; returns 0, even if the run itself failed.
+
+    Raises UsageError if the folder has no journal.
     """
     path = pathlib.Path(settings.model_dir) / "journal.jsonl"
     found = goodput.summarize(
@@ -26,22 +25,20 @@ def command(settings: configuration.Report) -> int:
     )
     if found is None:
         raise UsageError(
-            f"--model_dir={settings.model_dir}: {path} is missing or has no line that can be read; "
-            "`train` writes one "
-            "as soon as it works in a folder. Name the folder of a run."
+            f"--model_dir={settings.model_dir}: {path} is missing or has no readable line; `train` "
+            "writes one as soon as it works in a folder. Name the folder of a run."
         )
     print(json.dumps(dataclasses.asdict(found)) if settings.format == "json" else as_text(found))
     return BY_NAME["done"]
 
 
-def as_text(report: goodput.Report) -> str:
-    """What `--format=text` prints."""
+def as_text(report: goodput.RunSummary) -> str:
+    """Returns what `--format=text` prints."""
     lines = [
         f"run: {_standing(report)}, at step {report.step}"
         + (f" of {report.total}" if report.total is not None else ""),
         f"goodput {progress.number(report.goodput)}: {progress.number(report.buckets['step'])} s "
-        "of steps that count in "
-        f"{progress.number(report.wall_seconds)} s",
+        f"of steps that count in {progress.number(report.wall_seconds)} s",
         "",
     ]
     lines += [
@@ -55,20 +52,19 @@ def as_text(report: goodput.Report) -> str:
     ]
     lines += [
         f"{attempt.number:7}  {attempt.began:25}  {progress.number(attempt.seconds):>10}  "
-        f"{_steps(attempt):>15}  "
-        f"{_or_dash(attempt.saved):>7}  {attempt.end}{_because(attempt)}"
+        f"{_steps(attempt):>15}  {_or_dash(attempt.saved):>7}  {attempt.end}{_because(attempt)}"
         for attempt in report.attempts
     ]
     if report.cause:
         lines += [
             "",
-            f"first cause: {_told(report.cause)}",
+            f"first cause: {_in_words(report.cause)}",
             *(f"    {line}" for line in report.cause.last_lines),
         ]
     return "\n".join(lines)
 
 
-def _standing(report: goodput.Report) -> str:
+def _standing(report: goodput.RunSummary) -> str:
     silent = f"last line {progress.as_clock(report.silent_seconds)} ago"
     if report.end == "running":
         return f"running, {silent}"
@@ -86,7 +82,7 @@ def _bucket(name: str, seconds: float, wall: float, meaning: str) -> str:
     return f"{name:13}  {progress.number(seconds):>10} s  {share:5.1f} %  {meaning}"
 
 
-def _steps(attempt: goodput.Attempt) -> str:
+def _steps(attempt: goodput.AttemptSummary) -> str:
     return f"{_or_dash(attempt.restored)} to {_or_dash(attempt.reached)}"
 
 
@@ -94,19 +90,16 @@ def _or_dash(step: int | None) -> str:
     return "-" if step is None else str(step)
 
 
-def _because(attempt: goodput.Attempt) -> str:
-    return f": {_told(attempt.cause)}" if attempt.cause else ""
+def _because(attempt: goodput.AttemptSummary) -> str:
+    return f": {_in_words(attempt.cause)}" if attempt.cause else ""
 
 
-def _told(cause: goodput.Cause) -> str:
-    """'worker 1, exit code 3 (bad data ...): a.csv:3: no label'."""
-    code = (
-        f", exit code {cause.code} ({MEANINGS[cause.code]})"
-        if cause.code in MEANINGS
-        else f", signal {-cause.code}"
-        if cause.code and cause.code < 0
-        else f", exit code {cause.code}"
-        if cause.code
-        else ""
-    )
+def _in_words(cause: goodput.Cause) -> str:
+    """Returns for example 'worker 1, exit code 3 (bad data ...): a.csv:3: no label'."""
+    if cause.code in MEANINGS:
+        code = f", exit code {cause.code} ({MEANINGS[cause.code]})"
+    elif cause.code and cause.code < 0:
+        code = f", signal {-cause.code}"
+    else:
+        code = f", exit code {cause.code}" if cause.code else ""
     return f"worker {cause.worker}{code}: {cause.reason}"

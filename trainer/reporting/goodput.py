@@ -1,21 +1,18 @@
-"""Where the time of a run went, and why it failed: the journal of all its attempts, added up by
-pure functions.
+"""Where the time of a run went, and why it failed: the journal added up by pure functions.
 
 The arithmetic walks along the wall clock once. Each line about work claims the seconds before it
 for one bucket; what no line claims goes where the lines around it point. So the buckets add up to
 the wall time, and what the journal cannot explain has a bucket of its own, `not_on_record`.
 
-- A killed attempt writes no last line: it ends with the last line that speaks of it. Its steps
-since its last line about
-  steps (5 s of them, or one longer loop) were told to nobody and look like a part of the restart
-  gap, unless a supervisor wrote when it lost the worker.
-- Steps beyond the checkpoint that a later attempt went on from are lost steps, with the time they
-waited for input.
-- A save runs in the background: only what it held up counts, copying the state and waiting for the
-save before it.
-- The first step of an attempt also compiles the update, which takes a thousand times as long: where
-it has a line of its own
-  (always, unless --steps_per_loop is set), that line counts as compile.
+- A killed attempt writes no last line: it ends with the last line that mentions it. Its steps since
+  its last `loop` line (5 s of them, or one longer loop) are on no record and count as restart gap,
+  unless a supervisor wrote when it lost the worker.
+- Steps beyond the checkpoint from which a later attempt continued are lost steps, with the time
+  that they waited for input.
+- A save runs in the background: only the time that it held up training counts, which is copying the
+  state and waiting for the save before it.
+- The first step of an attempt also compiles the update, which takes a thousand times as long: if it
+  has a line of its own (always, unless --steps_per_loop is set), that line counts as compile.
 """
 
 import dataclasses
@@ -39,7 +36,7 @@ BUCKETS = {
     "restart_gap": "from the end of an attempt to the next one's start",
     "not_on_record": "what the journal does not explain",
 }
-# Lines that claim the seconds before them. Any other line tells something and claims nothing.
+# Lines that claim the seconds before them. All other lines claim nothing.
 CLAIMS = {
     "launch": "start",
     "devices": "start",
@@ -64,15 +61,16 @@ GOOD_ENDS = {
     BY_NAME["interrupted"]: "stopped",
     BY_NAME["terminated"]: "stopped",
 }
-# They tell of a failure elsewhere or before.
+# They follow from a failure elsewhere or before.
 CONSEQUENCES = (BY_NAME["peer_lost"], BY_NAME["restart_limit"])
 RUNNING_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """What a failure began with. `code`: an exit code, negative for a signal; None where nothing
-    but silence told of it.
+    """What a failure began with.
+
+    code: an exit code, negative for a signal; None if silence is the only evidence.
     """
 
     worker: int
@@ -82,9 +80,11 @@ class Cause:
 
 
 @dataclasses.dataclass(frozen=True)
-class Attempt:
-    """`end`: done | stopped | left (to form a new gang) | failed | killed | running. `restored`,
-    `reached`, `saved`: steps, None where it did not come to that.
+class AttemptSummary:
+    """What the journal says about one attempt.
+
+    end: done | stopped | left (to form a new gang) | failed | killed | running.
+    restored, reached, saved: steps; None if the attempt did not get that far.
     """
 
     number: int
@@ -99,9 +99,10 @@ class Attempt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """`goodput`: seconds of steps that count / wall time. `end`, `code`, `cause`: those of the run
-    as it stands.
+class RunSummary:
+    """What the journal says about the run as it stands.
+
+    goodput: seconds of steps that count, divided by the wall time.
     """
 
     wall_seconds: float
@@ -113,18 +114,17 @@ class Report:
     code: int | None
     silent_seconds: float
     cause: Cause | None
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptSummary, ...]
 
 
-def summarize(events: Iterable[Mapping[str, Any]], now: float) -> Report | None:
-    """The report of the events of a journal, in the order of its lines; None where none of them can
-    be used.
+def summarize(events: Iterable[Mapping[str, Any]], now: float) -> RunSummary | None:
+    """Returns the summary of a journal; None if none of its events can be used.
 
     Args:
-      events: as `journal.read` returns them. What is no event (no time, no attempt, values of other
-        types) is left out. now: seconds since the epoch. A run without an end on record counts as
-        running while its last line is younger than
-        RUNNING_SECONDS; then its wall time ends with the last line about work.
+      events: as `journal.read` returns them, in the order of the file. Entries that are not events
+        (no time, no attempt, values of other types) are left out.
+      now: seconds since the epoch. A run without an end on record counts as running while its last
+        line is younger than RUNNING_SECONDS; then its wall time ends with the last line about work.
     """
     lines = [line for line in map(_line, events) if line]
     if not lines:
@@ -136,7 +136,7 @@ def summarize(events: Iterable[Mapping[str, Any]], now: float) -> Report | None:
     buckets, spans = _walk(groups, limits)
     wall = sum(buckets.values())
     last = groups[-1]
-    return Report(
+    return RunSummary(
         wall_seconds=wall,
         goodput=buckets["step"] / wall if wall else 0.0,
         buckets=buckets,
@@ -147,7 +147,7 @@ def summarize(events: Iterable[Mapping[str, Any]], now: float) -> Report | None:
         silent_seconds=silent,
         cause=_first_cause(groups),
         attempts=tuple(
-            Attempt(
+            AttemptSummary(
                 group.number,
                 _as_time(began),
                 ended - began,
@@ -169,8 +169,9 @@ def summarize(events: Iterable[Mapping[str, Any]], now: float) -> Report | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """`time`: its moment, seconds since the epoch. `seconds`: how much before it the line
-    claims.
+    """A line of the journal.
+
+    time: its moment, in seconds since the epoch. seconds: how much before it the line claims.
     """
 
     time: float
@@ -208,7 +209,7 @@ def _line(event: Mapping[str, Any]) -> _Line | None:
     )
 
 
-def _seconds(value) -> float:
+def _seconds(value: Any) -> float:
     return (
         float(value)
         if isinstance(value, (int, float)) and math.isfinite(value) and value > 0
@@ -226,8 +227,9 @@ def _as_time(seconds: float) -> str:
 
 
 class _Group:
-    """The lines of one attempt, supervisors' included; number 0: of workers that met, or tried to,
-    and never began an attempt.
+    """The lines of one attempt, supervisors' included.
+
+    Number 0 has the lines of workers that met, or tried to, and never began an attempt.
     """
 
     def __init__(self, number: int, lines: Sequence[_Line]):
@@ -247,7 +249,7 @@ class _Group:
 
     @property
     def code(self) -> int | None:
-        """The exit code of the whole gang where that is told, else of the attempt."""
+        """The exit code of the whole gang if it is on record, else of the attempt."""
         return next(
             (line.integer("code") for line in (self.last("gang_end"), self.last("stop")) if line),
             None,
@@ -290,7 +292,7 @@ class _Group:
 
     @property
     def causes(self) -> list[Cause]:
-        """All that is told of failures, in order."""
+        """All failures on record, in order."""
         return [
             Cause(
                 line.worker if line.integer("index") is None else line.integer("index"),
@@ -307,7 +309,7 @@ class _Group:
 
     @property
     def cause(self) -> Cause | None:
-        """What it failed of; None where it did not fail."""
+        """Why the attempt failed; None if it did not fail."""
         if self.end == "killed" and not self.causes:
             return Cause(
                 self.lines[-1].worker,
@@ -317,7 +319,7 @@ class _Group:
         return _first(self.causes) if self.end in ("killed", "failed") else None
 
 
-def _texts(lines) -> tuple[str, ...]:
+def _texts(lines: Any) -> tuple[str, ...]:
     return (
         tuple(map(str, lines))
         if isinstance(lines, (list, tuple))
@@ -326,9 +328,10 @@ def _texts(lines) -> tuple[str, ...]:
 
 
 def _grouped(lines: Sequence[_Line]) -> list[_Group]:
-    """One group per attempt, in order. What a gang's supervisors wrote (attempt 0) since it met
-    belongs to the attempt that follows, else to the one before it. What an attempt writes after a
-    newer one began no longer counts.
+    """Returns one group per attempt, in order.
+
+    Lines of a gang's supervisors (attempt 0) since it met belong to the attempt that follows, else
+    to the one before it. Lines that an attempt writes after a newer one began no longer count.
     """
     groups, waiting = [], []
     for line in lines:
@@ -346,13 +349,14 @@ def _grouped(lines: Sequence[_Line]) -> list[_Group]:
 
 
 def _first(causes: Sequence[Cause]) -> Cause | None:
-    """The first of them that is none of CONSEQUENCES, else the first."""
+    """Returns the first cause that is not a consequence of another, else the first."""
     return min(causes, key=lambda cause: cause.code in CONSEQUENCES, default=None)
 
 
 def _first_cause(groups: Sequence[_Group]) -> Cause | None:
-    """Why the run failed; where it gave up after too many restarts, what first disturbed it after
-    its last save.
+    """Returns why the run failed.
+
+    If it gave up after too many restarts, that is the first failure after its last save.
     """
     if groups[-1].code != BY_NAME["restart_limit"]:
         return groups[-1].cause
@@ -364,9 +368,7 @@ def _first_cause(groups: Sequence[_Group]) -> Cause | None:
 
 
 def _kept(groups: Sequence[_Group]) -> tuple[list[float], int]:
-    """For each group the last of its steps that counts, and the newest step that the run could go
-    on from.
-    """
+    """Returns the last step of each group that counts, and the newest step to continue from."""
     saved = 0
     for group in groups:
         saved = max(saved if group.restored is None else group.restored, group.saved or 0)
@@ -381,7 +383,7 @@ def _kept(groups: Sequence[_Group]) -> tuple[list[float], int]:
 def _walk(
     groups: Sequence[_Group], limits: Sequence[float]
 ) -> tuple[dict[str, float], list[tuple[float, float]]]:
-    """{bucket: seconds}, and for each group the moments at which it began and ended."""
+    """Returns {bucket: seconds}, and the moments at which each group began and ended."""
     buckets = dict.fromkeys(BUCKETS, 0.0)
     spans = []
     clock = groups[0].lines[0].time - groups[0].lines[0].seconds
@@ -409,8 +411,9 @@ def _walk(
 
 
 def _gap(previous: str, event: str) -> str:
-    """The bucket of time before `event` that no line claims; `previous`: the last line of the same
-    attempt that claimed some.
+    """Returns the bucket for time before `event` that no line claims.
+
+    previous: the last event of the same attempt that claimed some; "" if there is none.
     """
     if event == "rendezvous" or not previous:
         return "restart_gap"
@@ -418,7 +421,7 @@ def _gap(previous: str, event: str) -> str:
 
 
 def _claimed(line: _Line, seconds: float, group: _Group, limit: float) -> list[tuple[str, float]]:
-    """The buckets that the `seconds` of a line go to."""
+    """Returns the buckets that share the `seconds` of a line."""
     if line.event == "stop" and line.integer("code") not in GOOD_ENDS and not group.left_to_meet:
         return [("lost_steps" if group.last("start") else "start", seconds)]
     if line.event != "loop":

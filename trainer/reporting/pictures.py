@@ -1,6 +1,6 @@
-"""Draws a confusion matrix as a picture that can be read at a glance: a row per true label, a
-column per prediction.
-"""
+"""Draws a confusion matrix: a row per true label, a column per prediction."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -9,17 +9,17 @@ MOST_CLASSES = 60
 LABEL_LENGTH = 16  # characters
 MARGIN = 8  # pixels
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
-# a full cell on and off the diagonal
+# A full cell on and off the diagonal.
 _RIGHT, _WRONG = np.array([35, 120, 70]), np.array([190, 60, 40])
 
 
-def confusion_matrix(counts, labels):
+def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> np.ndarray:
     """Returns the picture, uint8 [height, width, 3].
 
     `counts`: integers [classes, classes], `counts[true, predicted]`; `labels`: a text per class. A
     cell is as dark as its share of its row, so that rare classes show as clearly as frequent ones:
-    green on the diagonal, red off it. Of more than 60 classes the 60 with the most examples are
-    drawn, and the picture says so.
+    green on the diagonal, red off it. If there are more than 60 classes, the 60 with the most
+    examples are drawn, and the picture says so.
     """
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -46,11 +46,19 @@ def confusion_matrix(counts, labels):
     return np.asarray(picture)
 
 
-def _shorten(label):
+def _shorten(label: str) -> str:
     return label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…"
 
 
-def _draw_cell(draw, corner, size, count, share, right, font):
+def _draw_cell(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    size: int,
+    count: int,
+    share: float,
+    right: bool,
+    font: ImageFont.ImageFont,
+) -> None:
     full = _RIGHT if right else _WRONG
     colour = np.round(np.array(_PAPER) + share * (full - np.array(_PAPER))).astype(int)
     left, top = corner
@@ -71,7 +79,9 @@ def _draw_cell(draw, corner, size, count, share, right, font):
         )
 
 
-def _draw_upright(picture, foot, text, font):
+def _draw_upright(
+    picture: Image.Image, foot: tuple[float, float], text: str, font: ImageFont.ImageFont
+) -> None:
     """Draws text from bottom to top, beginning at `foot` and centred on it."""
     width, height = int(font.getlength(text)) + 1, int(font.size * 1.3)
     strip = Image.new("RGB", (width, height), _PAPER)

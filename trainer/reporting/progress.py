@@ -1,25 +1,24 @@
-"""How a run is going: when the next event is due, how fast steps are, and one line or one bar that
-says so.
-"""
+"""How a run is going: when the next event is due, how fast steps are, and a line or a bar."""
 
 import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 log = logging.getLogger(__name__)
 
-# A stop is answered after the loop in progress, and a person sees the bar move.
+# A stop waits for the end of the loop in progress, and a person wants to see the bar move.
 LOOP_SECONDS = 0.5
-# Seconds: several workers agree at least this often whether somebody was asked to stop.
+# Seconds: several workers agree at least this often whether one of them was asked to stop.
 LONGEST_LOOP = 1.0
 LARGEST_LOOP = 10_000
-SECONDS_PER_LINE = 5.0  # Plain log lines come no faster, however small --log_steps is.
+SECONDS_PER_LINE = 5.0  # Plain log lines are at least this far apart, however small --log_steps is.
 
 
 def next_event(step: int, every: Iterable[int], at: Iterable[int]) -> int:
-    """The first step after `step` at which something is due.
+    """Returns the first step after `step` at which something is due.
 
     With step 10, every (4, 25) and at (11,): 11, since 12 and 25 come later.
 
@@ -32,10 +31,10 @@ def next_event(step: int, every: Iterable[int], at: Iterable[int]) -> int:
 
 
 class LoopSize:
-    """How many steps the next call of the compiled loop should run: a fixed number, or about
-    LOOP_SECONDS' worth.
+    """The number of steps for the next call of the compiled loop.
 
-    seconds: the most that a loop of the fixed number may take once its speed is known.
+    fixed: that number; 0 means as many as take about LOOP_SECONDS.
+    seconds: the longest that a loop of `fixed` steps may take, once its speed is known.
     """
 
     def __init__(self, fixed: int, seconds: float = math.inf):
@@ -45,35 +44,33 @@ class LoopSize:
 
     @property
     def steps(self) -> int:
+        """At least 1."""
         return self._steps
 
     def ran(self, steps: int, seconds: float) -> None:
-        """Learns from a loop of `steps` steps; grows at most fourfold, since first steps are
-        slow.
-        """
+        """Learns from a loop of `steps` steps; grows at most fourfold: first steps are slow."""
         if steps and seconds > 0 and math.isfinite(self._seconds):
             fitting = int(self._seconds * steps / seconds)
             self._steps = max(1, min(fitting, 4 * self._steps, self._fixed or LARGEST_LOOP))
 
 
 def as_clock(seconds: float) -> str:
-    """3725 -> '1:02:05', 65 -> '1:05'."""
+    """Returns 3725 as '1:02:05', 65 as '1:05'."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def line(step: int, total: int, epoch: int, metrics: Mapping[str, float], eta: float) -> str:
-    """'step 200/1000 epoch 1 loss 0.6931 accuracy 0.5000 ... eta 1:05', at least four significant
-    digits each.
-    """
+    """Returns for example 'step 200/1000 epoch 1 loss 0.6931 accuracy 0.5000 eta 1:05'."""
     shown = " ".join(f"{name} {number(value)}" for name, value in metrics.items())
     return f"step {step}/{total} epoch {epoch} {shown} eta {as_clock(eta)}"
 
 
 def number(value: float) -> str:
-    """At least four significant digits, none that only look exact: 0.50071 -> '0.5007', 12345.6 ->
-    '12346', 1e-3 -> '0.001000'.
+    """Returns at least four significant digits, and no digit that only looks exact.
+
+    0.50071 -> '0.5007', 12345.6 -> '12346', 1e-3 -> '0.001000'.
     """
     if value != value or abs(value) >= 1000 or value == 0:
         return f"{value:.0f}" if value else "0.000"
@@ -82,11 +79,12 @@ def number(value: float) -> str:
 
 
 class Progress:
-    """Shows a run: a bar where stderr is a terminal, else a plain line now and then. Use it as a
-    context manager.
+    """Shows a run on stderr: a bar on a terminal, else a plain line now and then.
+
+    Use it as a context manager.
     """
 
-    def __init__(self, step: int, total: int, clock=time.monotonic):
+    def __init__(self, step: int, total: int, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._total = total
         self._first = step
@@ -104,12 +102,12 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
     def show(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Tells of `step`. `metrics`: {name: value} in the order in which they are shown."""
+        """Shows `step` with its metrics, {name: value}, in their order."""
         elapsed = self._clock() - self._began
         eta = elapsed / max(1, step - self._first) * (self._total - step)
         if self._bar:
@@ -125,18 +123,18 @@ class Progress:
 _ON_THE_BAR = ("loss", "accuracy", "examples_per_second")
 
 
-def _bar(total: int):
-    # Imported here: a run without a terminal needs none of it.
-    from rich import console, progress
+def _bar(total: int) -> Any:
+    # Imported here: a run without a terminal does not need it.
+    import rich.console
+    import rich.progress
 
-    return progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[metrics]}"),
-        progress.TimeRemainingColumn(),
-        console=console.Console(file=sys.stderr),
-        # What goes to stdout is the result of the command: it may be taken over only where it is
-        # seen beside the bar.
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[metrics]}"),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(file=sys.stderr),
+        # Stdout carries results: the bar may redraw it only if both share a terminal.
         redirect_stdout=sys.stdout.isatty(),
     )

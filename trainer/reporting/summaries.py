@@ -2,20 +2,19 @@
 
 One event file per attempt, named so that files sort by attempt and not by a clock. What a killed
 attempt wrote after the step that is restored never happened: an attempt begins by taking those
-events out of the older files, and its own file begins with a SessionLog START that tells the same
-to readers that have them in memory already. (The START alone would leave orphaned points in
-TensorBoard's default loader, and texts and PR curves twice in `EventAccumulator`.)
+events out of the older files, and its own file begins with a SessionLog START for readers that
+have them in memory already. (The START alone would leave orphaned points in TensorBoard's default
+loader, and texts and PR curves twice in `EventAccumulator`.)
 
-For the points up to a checkpoint to be there after any kill, call `flush` before that checkpoint is
-saved.
+Call `flush` before a checkpoint is saved: then the points up to it survive any kill.
 """
 
 import contextlib
 import io
-import os
 import pathlib
 import socket
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +26,7 @@ from tensorboard.plugins.hparams import api as hparams_plugin
 from tensorboard.plugins.text import summary_v2 as text_plugin
 from tensorboard.summary import v1 as summary_v1
 
+from trainer import durable
 from trainer.exit_codes import StorageError
 
 PROJECTOR_ROWS = 10_000
@@ -36,15 +36,14 @@ class Summaries:
     """Writes the events of one attempt into `folder` (for example MODEL_DIR/tensorboard/train).
 
     A value is visible to a running TensorBoard when the call returns. A (step, tag) of the restored
-    step that is there already is not written twice. Every method raises StorageError where the
+    step that the folder already has is not written twice. Every method raises StorageError if the
     folder cannot be written.
     """
 
-    def __init__(self, folder, attempt, restored_step):
-        """`attempt`: its number; `restored_step`: step of the checkpoint that was restored, 0 where
-        there was none.
+    def __init__(self, folder: str | pathlib.Path, attempt: int, restored_step: int):
+        """Removes the events beyond `restored_step` from the folder, all of them if it is 0.
 
-        Events beyond `restored_step` are removed from the folder, all of them where it is 0.
+        attempt: its number. restored_step: step of the restored checkpoint, 0 if there was none.
         """
         folder = pathlib.Path(folder)
         first = restored_step + 1 if restored_step else 0
@@ -57,20 +56,20 @@ class Summaries:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._append(event_pb2.Event(step=first, session_log=start))
 
-    def write(self, step, scalars):
-        """Writes `scalars` (tag -> number) at the global step `step`."""
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes scalars ({tag: number}) at the global step `step`."""
         values = (
             summary_pb2.Summary.Value(tag=tag, simple_value=float(number))
             for tag, number in scalars.items()
         )
         self._add(step, values)
 
-    def text(self, tag, markdown, step):
+    def text(self, tag: str, markdown: str, step: int) -> None:
         """Writes `markdown` for the text dashboard."""
         self._add(step, text_plugin.text_pb(tag, markdown).value)
 
-    def image(self, tag, pixels, step):
-        """Writes a picture; `pixels`: uint8 [height, width, 3]."""
+    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """Writes a picture: uint8 [height, width, 3]."""
         height, width, _ = pixels.shape
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, format="png")
@@ -79,32 +78,30 @@ class Summaries:
         )
         self._add(step, [summary_pb2.Summary.Value(tag=tag, image=image)])
 
-    def pr_curve(self, tag, labels, scores, step):
+    def pr_curve(self, tag: str, labels: np.ndarray, scores: np.ndarray, step: int) -> None:
         """Writes precision and recall at 201 thresholds from 0 to 1, under the tag `TAG/pr_curves`.
 
-        `labels`: bool [examples], true where the example is of the class; `scores`: float
-        [examples] in [0, 1].
+        labels: bool [examples], true for examples of the class. scores: float [examples] in [0, 1].
         """
         curve = summary_v1.pr_curve_pb(
             tag, np.asarray(labels, bool), np.asarray(scores, np.float64)
         )
         self._add(step, summary_pb2.Summary.FromString(curve.SerializeToString()).value)
 
-    def hparams(self, configuration):
-        """Writes the configuration (name -> bool, number or text) as the row of this run in the
-        HParams dashboard.
+    def hparams(self, configuration: Mapping[str, bool | float | str]) -> None:
+        """Writes the configuration as the row of this run in the HParams dashboard.
 
         TensorBoard takes the metrics of the row from the event files in this folder and below it,
-        and of several rows in one folder the first: write it into the folder above train/ and
-        eval/, opened with `restored_step=0`.
+        and uses the first row of a folder only: write it into the folder above train/ and eval/,
+        opened with `restored_step=0`.
         """
         self._add(0, hparams_plugin.hparams_pb(configuration).value)
 
-    def projector(self, weights, labels):
-        """Writes vectors for the projector dashboard, in place of those from before.
+    def projector(self, weights: np.ndarray, labels: Sequence[str]) -> None:
+        """Writes vectors for the projector dashboard, replacing earlier ones.
 
-        `weights`: float [rows, size]; `labels`: a text per row. The browser gets the first 10,000
-        rows, which are the most frequent ones of a vocabulary.
+        weights: float [rows, size]. labels: a text per row. The browser gets the first 10,000 rows,
+        which are the most frequent ones of a vocabulary.
         """
         # TSV and not binary, although it is longer: TensorBoard tries text first and fails on some
         # binary files.
@@ -123,70 +120,64 @@ class Summaries:
             )
             projector_plugin.visualize_embeddings(str(self._path.parent), config)
 
-    def flush(self):
+    def flush(self) -> None:
         """Returns when everything written would survive a loss of power."""
         with self._storing():
             self._file.flush()
-            _fsync(self._path)
+            durable.sync(self._path)
 
-    def close(self):
+    def close(self) -> None:
         """Flushes and closes the file; the object cannot be used any more."""
         self.flush()
         self._file.close()
 
-    def _add(self, step, values):
+    def _add(self, step: int, values: Iterable[summary_pb2.Summary.Value]) -> None:
         values = [value for value in values if (step, value.tag) not in self._there]
         if values:
             with self._storing():
                 self._append(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
                 self._file.flush()
 
-    def _append(self, event):
+    def _append(self, event: event_pb2.Event) -> None:
         event.wall_time = time.time()
         self._file.write(event.SerializeToString())
 
     @contextlib.contextmanager
-    def _storing(self):
+    def _storing(self) -> Iterator[None]:
         try:
             yield
         except (OSError, tf.errors.OpError) as problem:
             raise StorageError(
                 f"{self._path} cannot be written: {problem}; the model folder must stay writable; "
-                "check "
-                f"free space and permissions, then run the same command again"
+                "check free space and permissions, then run the same command again"
             ) from problem
 
 
 class Nowhere:
-    """Takes what `Summaries` takes and keeps nothing: for the workers of a gang that are not the
-    chief.
-    """
+    """Accepts the calls of `Summaries` and writes nothing: for workers that are not the chief."""
 
-    def _nothing(self, *_):
+    def _nothing(self, *_: object) -> None:
         pass
 
     write = text = image = pr_curve = hparams = projector = flush = close = _nothing
 
 
-def _lines(texts):
+def _lines(texts: Iterable[str]) -> bytes:
     return "".join(f"{text}\n" for text in texts).encode()
 
 
-def _visible(label):
-    """Returns `label`, or its `repr` where nothing would be seen or where it would break the
-    line.
-    """
+def _visible(label: str) -> str:
+    """Returns `label`, or its `repr` if it would be invisible or would break the line."""
     return label if label.isprintable() and label.strip() else repr(label)
 
 
-# Older event files
+# --- Older event files --------------------------------------------------------------------------
 
 
-def _forget(folder, first):
-    """Takes the values of step `first` and later out of the event files; files without any others
-    are removed.
+def _forget(folder: pathlib.Path, first: int) -> set[tuple[int, str]]:
+    """Removes the values of step `first` and later from the event files.
 
-    Returns what there is of the step before, as {(step, tag)}.
+    Files without other values are deleted. Returns the (step, tag) pairs of the step before.
     """
     there = set()
     for path in sorted(folder.glob("events.out.tfevents.*")):
@@ -205,9 +196,8 @@ def _forget(folder, first):
     return there
 
 
-def _records(data):
-    """Yields (framed record, its event) up to the end or the first damaged record, where every
-    reader stops.
+def _records(data: bytes) -> Iterator[tuple[bytes, event_pb2.Event]]:
+    """Yields (framed record, its event) up to the end, or to a damaged one, where readers stop.
 
     A record is its length (8 bytes, little-endian), a checksum of that (4), the event, and a
     checksum of the event (4): https://www.tensorflow.org/tutorials/load_data/tfrecord.
@@ -225,17 +215,6 @@ def _records(data):
         position = end
 
 
-def _replace(path, data):
-    """Writes a file whole or not at all; its temporary name is none that TensorBoard reads."""
-    temporary = path.with_name("rewriting.tmp")
-    temporary.write_bytes(data)
-    _fsync(temporary)
-    temporary.replace(path)
-
-
-def _fsync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _replace(path: pathlib.Path, content: bytes) -> None:
+    # TensorBoard reads no file of this name.
+    durable.replace_file(path, content, temporary=path.with_name("rewriting.tmp"))

@@ -1,5 +1,4 @@
-"""What a person looks at in TensorBoard besides curves: which classes are confused, at what
-threshold, on which texts.
+"""TensorBoard's view of an evaluation: confusion matrix, precision-recall curves, costly mistakes.
 
 A view collects the outcome of every row of an evaluation and is written as a whole.
 """
@@ -14,9 +13,9 @@ from trainer.reporting import pictures
 from trainer.reporting.summaries import Summaries
 from trainer.tasks.classification import Metrics
 
-MISTAKES = 12  # The costliest ones are listed.
+MISTAKES = 12  # The costliest mistakes are listed, at most this many.
 CURVES = 20  # Classes with a precision-recall curve: those with the most examples.
-SHOWN_TOKENS = 80  # Of each mistake.
+SHOWN_TOKENS = 80  # At most, of each listed mistake.
 
 
 class EvaluationView:
@@ -25,9 +24,10 @@ class EvaluationView:
     def __init__(self, dataset: store.Dataset, split: str):
         self._dataset = dataset
         self._split = dataset.splits[split]
-        self._labels, self._probabilities = [], []
+        self._labels: list[np.ndarray] = []
+        self._probabilities: list[np.ndarray] = []
         # A heap of the costliest: (loss, example, predicted class, its probability).
-        self._mistakes = []
+        self._mistakes: list[tuple[float, int, int, float]] = []
 
     def __call__(
         self,
@@ -62,12 +62,11 @@ class EvaluationView:
         summaries.text("mistakes", self._list(), step)
 
     def _list(self) -> str:
-        """The mistakes as Markdown; a table would squeeze all columns but the text."""
+        """Returns the mistakes as a Markdown list: a table would squeeze the other columns."""
         names = self._dataset.labels
         lines = [
             f"1. **{names[self._split.labels[example]]}**, taken for **{names[predicted]}** at "
-            f"{chance:.3f}, loss {loss:.3f}: "
-            f"{self._text(example)}"
+            f"{chance:.3f}, loss {loss:.3f}: {self._text(example)}"
             for loss, example, predicted, chance in sorted(self._mistakes, reverse=True)
         ]
         return "\n".join(lines) or "No mistake."
@@ -84,8 +83,9 @@ class EvaluationView:
 
 
 def curves_for(examples: Sequence[int]) -> list[int]:
-    """The classes that get a curve, given the examples of each: the second of two, else the most
-    frequent.
+    """Returns the classes that get a curve, given the number of examples of each.
+
+    The second of two classes; of more, the most frequent ones.
     """
     if len(examples) == 2:
         return [1]  # The curve of the other class shows the same decisions.
