@@ -34,7 +34,7 @@ LENGTH = {"seed": 32, "long": 400}
 WIDTH = {"seed": (16, 32), "long": (128, 128)}  # embedding, LSTM
 
 
-# --- Contenders: `bench.py contender NAME WORKLOAD DATA_DIR STEPS` prints its examples per second ---
+# --- Contenders: `bench.py contender NAME WORKLOAD DATA_DIR STEPS` prints examples per second ---
 
 
 def ours(workload: str, data_dir: str, steps: int) -> float:
