@@ -128,7 +128,7 @@ def test_text_says_what_the_json_says(killed_and_continued):
 
 
 CAUSE = goodput.Cause(1, 3, "bad data", ("Traceback (most recent call last):", "a.csv:3: no label"))
-ATTEMPT = goodput.Attempt(1, "2026-01-01T00:00:00+00:00", 20.0, 0, 70, 40, "failed", 3, CAUSE)
+ATTEMPT = goodput.AttemptSummary(1, "2026-01-01T00:00:00+00:00", 20.0, 0, 70, 40, "failed", 3, CAUSE)
 SECONDS = {
     **dict.fromkeys(goodput.BUCKETS, 0.0),
     "start": 4.0,
@@ -136,7 +136,7 @@ SECONDS = {
     "step": 8.0,
     "lost_steps": 6.0,
 }
-FAILED = goodput.Report(20.0, 0.4, SECONDS, 40, 100, "failed", 3, 3725.0, CAUSE, (ATTEMPT,))
+FAILED = goodput.RunSummary(20.0, 0.4, SECONDS, 40, 100, "failed", 3, 3725.0, CAUSE, (ATTEMPT,))
 TEXT = """\
 run: failed with exit code 3, at step 40 of 100
 goodput 0.4000: 8.000 s of steps that count in 20.00 s
@@ -181,7 +181,7 @@ def test_text_of_a_failure_ends_with_its_first_cause_and_its_last_lines():
     ],
 )
 def test_the_first_line_says_how_the_run_stands(end, code, standing):
-    changed = goodput.Report(**{**vars(FAILED), "end": end, "code": code})
+    changed = goodput.RunSummary(**{**vars(FAILED), "end": end, "code": code})
     assert report.as_text(changed).startswith(standing)
 
 
@@ -190,7 +190,7 @@ def test_the_first_line_says_how_the_run_stands(end, code, standing):
     [(-9, "worker 1, signal 9: "), (None, "worker 1: "), (42, "worker 1, exit code 42: ")],
 )
 def test_a_cause_names_code_or_signal(code, told):
-    changed = goodput.Report(**{**vars(FAILED), "cause": goodput.Cause(1, code, "why")})
+    changed = goodput.RunSummary(**{**vars(FAILED), "cause": goodput.Cause(1, code, "why")})
     assert report.as_text(changed).splitlines()[-1] == f"first cause: {told}why"
 
 
@@ -226,7 +226,7 @@ def test_an_unexpected_exception_is_told_with_its_last_lines(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\n{}\n[1]\n"])
-def test_a_folder_without_a_journal_is_told(tmp_path, content):
+def test_a_folder_without_a_journal_is_in_words(tmp_path, content):
     if content is not None:
         (tmp_path / "journal.jsonl").write_bytes(content)
     answer = commands.call("report", f"--model_dir={tmp_path}")
