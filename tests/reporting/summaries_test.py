@@ -188,8 +188,7 @@ def test_a_kill_while_older_files_are_rewritten_loses_no_point(tmp_path, monkeyp
     train(tmp_path, 1, 0, 40).close()
     with monkeypatch.context() as patch:
         patch.setattr(
-            "trainer.reporting.summaries._fsync",
-            lambda path: (_ for _ in ()).throw(KeyboardInterrupt),
+            "trainer.durable.os.fsync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             Summaries(tmp_path, 2, 20)
