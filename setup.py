@@ -25,6 +25,15 @@ setup(
     "survives any kill.",
     python_requires=">=3.10",
     packages=find_packages(include=["trainer", "trainer.*"]),
+    license="Apache-2.0",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    classifiers=[
+        "Environment :: Console",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     package_data={"trainer": ["configs/*.flags", "launch/templates/*.yaml"]},
     install_requires=[
         "absl-py",

@@ -50,9 +50,12 @@ def archives(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     shutil.copytree(
         ROOT / "trainer", source / "trainer", ignore=shutil.ignore_patterns("__pycache__")
     )
-    for name in ("setup.py", "pyproject.toml"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    program = f"from setuptools import build_meta as b; b.build_wheel({str(built)!r}); b.build_sdist({str(built)!r})"
+    program = (
+        "from setuptools import build_meta as b; "
+        f"b.build_wheel({str(built)!r}); b.build_sdist({str(built)!r})"
+    )
     subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True)
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     return wheel, sdist
@@ -113,6 +116,16 @@ def test_the_version_is_the_package_s_own(metadata):
     import trainer
 
     assert metadata["Version"] == trainer.__version__
+
+
+def test_the_archives_carry_licence_and_description(archives, metadata):
+    assert "Apache-2.0" in (metadata["License"], metadata["License-Expression"])
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert (ROOT / "README.md").read_text(encoding="utf-8").strip() in metadata.get_payload()
+    with zipfile.ZipFile(archives[0]) as wheel:
+        assert any(name.endswith("/LICENSE") for name in wheel.namelist())
+    with tarfile.open(archives[1]) as sdist:
+        assert {"LICENSE", "README.md"} <= {name.partition("/")[2] for name in sdist.getnames()}
 
 
 @pytest.mark.parametrize(
