@@ -165,14 +165,14 @@ def test_who_was_taken_over_in_its_last_save_does_not_report_it_and_prunes_nothi
     two_chiefs, monkeypatch
 ):
     folder, old, new = two_chiefs
-    rename, saved = os.rename, []
+    replace, saved = os.replace, []
 
     def wake_up_late(*arguments):
         old.is_mine = is_mine
-        rename(*arguments)
+        replace(*arguments)
 
     is_mine, old.is_mine = old.is_mine, lambda: True
-    monkeypatch.setattr(os, "rename", wake_up_late)
+    monkeypatch.setattr(os, "replace", wake_up_late)
     with pytest.raises(TakenOverError):
         with checkpoint.Writer(
             folder / "checkpoints", 1, old, **DIGESTS, on_saved=lambda *_: saved.append(1)
@@ -230,7 +230,7 @@ def test_the_best_checkpoint_obeys_the_fence_too(two_chiefs):
 FROZEN = """
 import os, pathlib, signal, sys, threading
 import numpy as np
-from trainer import checkpoint, lock
+from trainer.model_folder import checkpoint, lock
 
 folder = pathlib.Path(sys.argv[1])
 lock.BEAT_SECONDS, lock._boot = 0.1, lambda: "another host"
@@ -240,14 +240,14 @@ def state(step):
 
 def freeze_first(*arguments):
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # This thread goes no further; os.kill may stop another first.
-    return rename(*arguments)
+    return replace(*arguments)
 
 with lock.hold(folder) as held:
     held.began(0)
     with checkpoint.Writer(folder / "checkpoints", 1, held, "c", "d") as writer:
         writer.submit(10, state(10))
         writer.wait()
-        rename, os.rename = os.rename, freeze_first
+        replace, os.replace = os.replace, freeze_first
         writer.submit(20, state(20))
     print("saved")
 """

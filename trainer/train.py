@@ -14,7 +14,7 @@ import traceback
 import numpy as np
 
 from trainer import config as configuration
-from trainer import loop, trained_model
+from trainer import durable, loop, trained_model
 from trainer.channel import Channel
 from trainer.data import order, pipeline, store
 from trainer.devices import resources, strategy
@@ -252,12 +252,8 @@ def _refuse_unequal_states(placement: strategy.Placement, run_state: state.State
 
 
 def _write_config(config: configuration.Config, folder: pathlib.Path) -> None:
-    with open(folder / "config.json.tmp", "w", encoding="utf-8") as file:
-        file.write(configuration.to_json(config))
-        file.flush()
-        # Without it no checkpoint could be continued after a loss of power.
-        os.fsync(file.fileno())
-    os.replace(folder / "config.json.tmp", folder / "config.json")
+    # Durable: without it no checkpoint could be continued after a loss of power.
+    durable.replace_file(folder / "config.json", configuration.to_json(config).encode())
 
 
 def _check_continues(found: checkpoint.Checkpoint, dataset: store.Dataset, total: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainer import durable
 from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError
 from trainer.model_folder import checkpoint
 
@@ -170,14 +171,16 @@ def test_the_manifest_describes_every_file(tmp_path):
 def test_everything_is_on_disk_before_the_folder_gets_its_name_and_then_the_name_is(
     tmp_path, monkeypatch
 ):
-    calls, fsync, rename = [], checkpoint._fsync, os.rename
-    monkeypatch.setattr(checkpoint, "_fsync", lambda path: calls.append(path) or fsync(path))
-    monkeypatch.setattr(os, "rename", lambda old, new: calls.append("rename") or rename(old, new))
-    commit(tmp_path, 5)
-    temporary = tmp_path / "step-00000005.tmp-1"
+    calls, sync, replace = [], durable.sync, os.replace
+    monkeypatch.setattr(durable, "sync", lambda path: calls.append(path) or sync(path))
+    monkeypatch.setattr(os, "replace", lambda old, new: calls.append("rename") or replace(old, new))
+    parent = tmp_path / "model" / "checkpoints"
+    commit(parent, 5)
+    temporary = parent / "step-00000005.tmp-1"
     files = ["MANIFEST.json", "tensors.data-00000-of-00001", "tensors.index"]
-    assert sorted(calls[:3]) == [temporary / name for name in files]
-    assert calls[3:] == [temporary, "rename", tmp_path]
+    assert calls[:2] == [tmp_path, tmp_path / "model"]  # The names of the new folders.
+    assert sorted(calls[2:5]) == [temporary / name for name in files]
+    assert calls[5:] == [temporary, "rename", parent]
 
 
 def test_a_valid_checkpoint_is_never_written_twice(tmp_path):
@@ -464,9 +467,9 @@ def failing(function, times, error=OSError(28, "No space left on device")):
         tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
     ],
 )
-@pytest.mark.parametrize("name", ["_save_bundle", "_fsync"])
-def test_a_write_that_fails_is_tried_again(tmp_path, monkeypatch, no_pauses, name, error):
-    monkeypatch.setattr(checkpoint, name, failing(getattr(checkpoint, name), 2, error))
+@pytest.mark.parametrize("module, name", [(checkpoint, "_save_bundle"), (durable, "sync")])
+def test_a_write_that_fails_is_tried_again(tmp_path, monkeypatch, no_pauses, module, name, error):
+    monkeypatch.setattr(module, name, failing(getattr(module, name), 2, error))
     commit(tmp_path, 10)
     assert names(tmp_path) == ["step-00000010"]
     assert checkpoint.load(tmp_path / "step-00000010").step == 10
@@ -475,7 +478,7 @@ def test_a_write_that_fails_is_tried_again(tmp_path, monkeypatch, no_pauses, nam
 def test_a_write_that_keeps_failing_ends_in_a_storage_error_and_leaves_nothing(
     tmp_path, monkeypatch, no_pauses
 ):
-    monkeypatch.setattr(checkpoint, "_fsync", failing(None, 99))
+    monkeypatch.setattr(durable, "sync", failing(None, 99))
     with pytest.raises(
         StorageError, match="step-00000010 could not be written in 3 tries.*No space left"
     ) as raised:
@@ -494,11 +497,11 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch, no_pause
     for step in (10, 20):
         commit(tmp_path, step)
     monkeypatch.setattr(
-        checkpoint, "_sha256", failing(checkpoint._sha256, 2, OSError(5, "Input/output error"))
+        durable, "sha256", failing(durable.sha256, 2, OSError(5, "Input/output error"))
     )
     assert checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2).step == 20
     monkeypatch.setattr(
-        checkpoint, "_sha256", failing(checkpoint._sha256, 99, OSError(5, "Input/output error"))
+        durable, "sha256", failing(durable.sha256, 99, OSError(5, "Input/output error"))
     )
     with pytest.raises(StorageError, match="could not be read"):
         checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2)
@@ -556,7 +559,7 @@ def test_submit_returns_while_the_save_is_running_and_the_next_one_waits(tmp_pat
 def test_a_failed_save_is_logged_and_raised_by_everything_that_follows(
     tmp_path, monkeypatch, no_pauses, caplog
 ):
-    monkeypatch.setattr(checkpoint, "_fsync", failing(None, 99))
+    monkeypatch.setattr(durable, "sync", failing(None, 99))
     saved = []
     with pytest.raises(StorageError, match="step-00000010"):
         with checkpoint.Writer(
@@ -574,7 +577,7 @@ def test_a_failed_save_is_logged_and_raised_by_everything_that_follows(
 def test_a_failed_save_does_not_hide_the_error_that_ends_the_run(
     tmp_path, monkeypatch, no_pauses, caplog
 ):
-    monkeypatch.setattr(checkpoint, "_fsync", failing(None, 99))
+    monkeypatch.setattr(durable, "sync", failing(None, 99))
     with pytest.raises(KeyError):
         with checkpoint.Writer(tmp_path, 2, Holder(), **DIGESTS) as writer:
             writer.submit(10, state(10))
@@ -629,7 +632,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
 
-@pytest.mark.parametrize("function", ["fsync", "mkdir", "rename", "unlink", "rmdir"])
+@pytest.mark.parametrize("function", ["fsync", "mkdir", "rename", "replace", "unlink", "rmdir"])
 def test_a_kill_at_any_call_of_the_file_system_leaves_a_valid_newest_checkpoint(
     tmp_path, monkeypatch, function
 ):
@@ -671,7 +674,7 @@ KILLED_WRITER = """
 import itertools, os, pathlib, signal, sys, time, types
 import numpy as np
 import tensorflow as tf
-from trainer import checkpoint
+from trainer.model_folder import checkpoint
 
 parent, pauses = pathlib.Path(sys.argv[1]), [float(text) for text in sys.argv[2:]]
 weights = np.zeros((200, 200), np.float32)

@@ -97,7 +97,7 @@ def test_no_file_is_an_empty_journal(tmp_path):
 def test_lines_of_processes_that_write_at_once_never_mix(tmp_path):
     path = tmp_path / "journal.jsonl"
     script = (
-        "import sys; from trainer.journal import Journal; journal = Journal(sys.argv[1], 1, "
+        "import sys; from trainer.model_folder.journal import Journal; journal = Journal(sys.argv[1], 1, "
         "int(sys.argv[2]))\n"
         "for number in range(300): journal.write('loop', number=number, filler='x' * 20_000)"
     )

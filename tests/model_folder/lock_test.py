@@ -20,7 +20,7 @@ from trainer.model_folder.journal import Journal
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOLDER = """
 import os, subprocess, sys
-from trainer import lock
+from trainer.model_folder import lock
 lock.BEAT_SECONDS = 0.1
 lock._boot = lambda: sys.argv[2]
 with lock.hold(sys.argv[1]) as held:
@@ -199,7 +199,7 @@ def test_a_child_that_outlives_the_holder_does_not_hold_the_lock(tmp_path, start
 def test_a_forked_child_leaves_the_block_quietly_and_frees_nothing(tmp_path):
     script = (
         "import fcntl, os, sys\n"
-        "from trainer import lock\n"
+        "from trainer.model_folder import lock\n"
         "with lock.hold(sys.argv[1]):\n"
         "    child = os.fork()\n"
         "    if child:\n"
@@ -404,7 +404,7 @@ def test_a_frozen_holder_on_this_host_is_not_taken_over(tmp_path, start_holder, 
 
 CONTENDER = """
 import os, sys
-from trainer import lock
+from trainer.model_folder import lock
 lock.BEAT_SECONDS, lock.POLL_SECONDS = 0.1, 0.01
 lock._boot = lambda: sys.argv[2]
 print("ready", flush=True)
@@ -537,7 +537,7 @@ def test_the_heart_goes_on_beating_after_storage_failed(tmp_path, monkeypatch, c
 
 def test_a_process_that_dies_of_an_error_ends_although_its_heart_beats():
     script = (
-        "import sys, tempfile\nfrom trainer import lock\n"
+        "import sys, tempfile\nfrom trainer.model_folder import lock\n"
         "block = lock.hold(tempfile.mkdtemp())\nblock.__enter__()\nraise SystemExit(7)"
     )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60).returncode == 7
@@ -580,8 +580,9 @@ def test_the_heart_stops_where_the_folder_was_taken_over(tmp_path, monkeypatch, 
     assert "attempt 1 stops at its next save: attempt 2" in caplog.text
 
 
-def test_the_lock_needs_no_tensorflow():
+def test_the_lock_needs_neither_tensorflow_nor_numpy():
     script = (
-        "import sys, trainer.lock; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
+        "import sys, trainer.model_folder.lock\n"
+        "sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0

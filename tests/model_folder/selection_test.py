@@ -95,7 +95,7 @@ def test_a_history_is_old_or_new_after_a_kill_at_any_moment(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((os, "fsync") if call == "fsync" else (type(path), "replace")), killed)
+        patch.setattr(os, call, killed)
         with pytest.raises(KeyboardInterrupt):
             History(path, 10).append(history(0.5, 0.6)[1])
     assert History(path, 99).evaluations == history(0.5)

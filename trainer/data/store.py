@@ -37,6 +37,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from trainer import durable
 from trainer.exit_codes import DataError, StorageError, UsageError
 
 log = logging.getLogger(__name__)
@@ -153,18 +154,10 @@ def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: boo
             size = path.stat().st_size
             if size != expected["size"]:
                 raise _damaged(path, f"{size} bytes, but dataset.json says {expected['size']}")
-            if verify and _sha256(path) != expected["sha256"]:
+            if verify and durable.sha256(path) != expected["sha256"]:
                 raise _damaged(path, "its sha256 is not the one in dataset.json")
         except OSError as problem:
             raise _damaged(path, f"cannot be read ({problem.strerror})") from None
-
-
-def _sha256(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _open_split(folder: pathlib.Path) -> Split:
@@ -248,7 +241,7 @@ def new_folder(data_dir) -> Iterator[pathlib.Path]:
     data_dir = pathlib.Path(data_dir).absolute()
     folder = None
     try:
-        data_dir.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(data_dir.parent)
         remove_leftovers(data_dir)
         prefix = f"{_temporary_prefix(data_dir)}{os.getpid()}-"
         folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir.parent))
@@ -326,7 +319,7 @@ class SplitWriter:
         self._tokens.write(tokens)
 
     def close(self) -> dict[str, dict]:
-        """Makes the files durable. Returns {name below the dataset's folder: {"size",
+        """Closes the files. Returns {name below the dataset's folder: {"size",
         "sha256"}}.
         """
         offsets = self._array("offsets", len(self._lengths) + 1)
@@ -376,7 +369,7 @@ class ArrayWriter:
         self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
 
     def close(self) -> dict:
-        """Makes the file durable. Returns its {"size", "sha256"}."""
+        """Closes the file. Returns its {"size", "sha256"}."""
         return self._file.close()
 
 
@@ -392,9 +385,7 @@ class HashedFile:
         self._digest.update(content)
 
     def close(self) -> dict:
-        """Makes the file durable. Returns its {"size", "sha256"}."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Closes the file; `publish` makes it durable. Returns its {"size", "sha256"}."""
         size = self._file.tell()
         self._file.close()
         return {"size": size, "sha256": self._digest.hexdigest()}
@@ -426,17 +417,15 @@ def publish(folder: pathlib.Path, description: Mapping, data_dir) -> Dataset:
     file = HashedFile(folder / "dataset.json")
     file.write(content.encode())
     digest = file.close()["sha256"]
-    for path in (*(folder / split for split in SPLITS), folder):
-        if path.is_dir():
-            _fsync_folder(path)
+    durable.sync_tree(folder)
     try:
-        os.rename(folder, data_dir)
+        durable.rename(folder, data_dir)
     except OSError:
-        if not data_dir.exists():
+        # Without the folder the rename succeeded and its sync failed: that is not another writer.
+        if not folder.exists() or not data_dir.exists():
             raise
         _accept_existing(data_dir, digest)
         return open_dataset(data_dir)
-    _fsync_folder(data_dir.absolute().parent)
     return open_dataset(data_dir, verify=False)
 
 
@@ -465,11 +454,3 @@ def refuse_other_content(data_dir) -> None:
             "a "
             "folder that does not exist yet."
         )
-
-
-def _fsync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

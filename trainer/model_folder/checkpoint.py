@@ -28,6 +28,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from trainer import durable
 from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError
 from trainer.model_folder import attempts
 
@@ -344,7 +345,7 @@ def _present(folder, digest, held):
 
 def _write(folder, manifest, tensors, held):
     temporary = folder.with_name(f"{folder.name}.tmp-{held.number}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(folder.parent)
     _remove_temporary(folder.parent, held.number)
     try:
         temporary.mkdir()
@@ -352,11 +353,10 @@ def _write(folder, manifest, tensors, held):
         files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
         manifest = {**manifest, "files": files}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        for path in (*temporary.iterdir(), temporary):
-            _fsync(path)
+        durable.sync_tree(temporary)
+        # Between sync and rename: the sync may take minutes, in which another attempt takes over.
         held.check()
-        temporary.rename(folder)
-        _fsync(folder.parent)
+        durable.rename(temporary, folder)
     except (OSError, tf.errors.OpError):
         shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
         raise
@@ -375,23 +375,7 @@ def _save_bundle(prefix, tensors):
 
 
 def _describe(path):
-    return {"size": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fsync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return {"size": path.stat().st_size, "sha256": durable.sha256(path)}
 
 
 def _set_aside(folder, why, attempt):
@@ -552,7 +536,7 @@ def _verify(path, name, entry):
     size = _on_missing(path, name, lambda file: file.stat().st_size)
     if size != entry["size"]:
         raise _Damaged(path, f"{name} has {size} bytes, the manifest says {entry['size']}")
-    if _on_missing(path, name, _sha256) != entry["sha256"]:
+    if _on_missing(path, name, durable.sha256) != entry["sha256"]:
         raise _Damaged(path, f"{name} has another sha256 than the manifest says")
 
 

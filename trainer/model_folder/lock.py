@@ -22,6 +22,7 @@ import socket
 import threading
 import time
 
+from trainer import durable
 from trainer.exit_codes import FolderInUseError, StorageError, TakenOverError, UsageError
 from trainer.model_folder import attempts
 
@@ -94,7 +95,7 @@ class Held:
             "beat": "",
         }
         self._beat()
-        _sync_folder(attempts.folder(model_dir))  # Only then is the new name durable.
+        durable.sync(attempts.folder(model_dir))  # Only then is the name of the file durable.
         self.fences = attempts.fences(model_dir)
 
     def is_mine(self):
@@ -276,7 +277,7 @@ def _claim(model_dir, newest):
     if _newest(model_dir) != newest:
         return None
     path = attempts.path_of(model_dir, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(path.parent)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except (FileExistsError, FileNotFoundError):  # The latter where somebody removes the folder.
@@ -354,14 +355,6 @@ def _boot():
 
 def _now(precision):
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec=precision)
-
-
-def _sync_folder(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _name(record):

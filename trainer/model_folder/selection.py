@@ -9,10 +9,10 @@ was killed) is forgotten.
 import dataclasses
 import json
 import math
-import os
 import pathlib
 from collections.abc import Sequence
 
+from trainer import durable
 from trainer.exit_codes import DataError
 
 LOWER_IS_BETTER = {"loss"}
@@ -70,17 +70,10 @@ class History:
         self.evaluations.append(evaluation)
         if not self._writes:
             return
-        temporary = self._path.with_suffix(".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(
-                json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.evaluations
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        os.fsync(folder)  # Only then is the new name durable.
-        os.close(folder)
+        lines = [json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.evaluations]
+        durable.replace_file(
+            self._path, "".join(lines).encode(), temporary=self._path.with_suffix(".tmp")
+        )
 
 
 def _read(path: pathlib.Path) -> list[Evaluation]:
