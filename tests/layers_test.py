@@ -30,7 +30,7 @@ ROOMS = """
 INSIDE = {
     "chaos": "command / faults / jobs",
     "data": "pipeline text / order store",
-    "devices": "resources / strategy fusion / accelerator exchange",
+    "devices": "resources strategy / fusion accelerator exchange placement peers",
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / readback",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",

@@ -27,7 +27,7 @@ import tensorflow as tf
 from trainer import config as configuration
 from trainer import trained_model
 from trainer.data import pipeline, store, text
-from trainer.devices import strategy
+from trainer.devices.placement import Placement
 from trainer.exit_codes import BY_NAME, StorageError, TrainerError, UsageError
 from trainer.export import readback
 from trainer.models.networks import Network, recurrent_weights
@@ -316,7 +316,7 @@ def _differences(model: trained_model.TrainedModel, folder: pathlib.Path) -> dic
 
 def _expected(model: trained_model.TrainedModel, batch: pipeline.Batch) -> np.ndarray:
     """float32 [rows, classes]: what `evaluate` computes, in float32 and on the CPU."""
-    placement = strategy.Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
+    placement = Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
     with tf.device("CPU:0"):
         step = EvaluationStep(_network(model, model.config.run.jit), placement)
         _, probabilities = step.outcomes(model.weights, batch)
