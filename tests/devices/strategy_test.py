@@ -95,7 +95,7 @@ def test_threads_are_those_of_the_configuration_and_at_least_two_operations_run_
     assert placed(({"threads": 1, "shards": 1}, 8)) == ["OneDeviceStrategy CPU 1 1", "1 2"]
 
 
-def test_a_run_that_asks_for_an_accelerator_that_is_not_visible_does_not_start():
+def test_a_run_does_not_start_without_the_accelerator_it_requests():
     lines = placed(
         *(
             ({"threads": 1, "shards": 1, "accelerator": kind}, 8)
@@ -103,11 +103,11 @@ def test_a_run_that_asks_for_an_accelerator_that_is_not_visible_does_not_start()
         )
     )
     assert lines[0].startswith(
-        "--accelerator=gpu: TensorFlow sees 1 CPU. A run that asks for a GPU must not train on "
+        "--accelerator=gpu: TensorFlow sees 1 CPU. A run that requests a GPU must not train on "
         "something else."
     )
     assert lines[1].startswith(
-        "--accelerator=tpu: TensorFlow sees 1 CPU. A run that asks for a TPU must not train on "
+        "--accelerator=tpu: TensorFlow sees 1 CPU. A run that requests a TPU must not train on "
         "something else."
     )
     assert lines[2:4] == ["OneDeviceStrategy CPU 1 1"] * 2
