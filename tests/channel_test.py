@@ -1,3 +1,5 @@
+"""The channel between a supervisor and its training process, over real sockets."""
+
 import os
 import signal
 import socket
@@ -45,22 +47,22 @@ def test_a_beat_cut_in_two_is_put_together():
     "line",
     [b"garbage", b"[]", b'{"step": 1}', b'{"phase": "train", "step": "x"}', b"\xff\xfe", b""],
 )
-def test_what_is_no_beat_is_left_out(line):
-    assert channel.beats(line + b'\n{"phase": "end"}\n') == ([{"phase": "end", "step": 0}], b"")
+def test_a_line_that_is_not_a_beat_is_left_out(line):
+    assert channel.beats(line + b'\n{"phase": "save"}\n') == ([{"phase": "save", "step": 0}], b"")
 
 
-def test_beats_never_block_and_are_whole_lines_when_nobody_reads_for_long(ends):
+def test_beats_never_block_and_stay_whole_lines_if_the_supervisor_does_not_read(ends):
     wire, ours = ends
     for step in range(50_000):
         wire.beat("train", step)
     ours.setblocking(False)
     received = b""
-    for _ in range(2):  # What could not be sent goes out with the next beat.
+    for _ in range(2):  # The next beat sends what could not be sent before.
         try:
             while True:
                 received += ours.recv(1 << 20)
         except BlockingIOError:
-            wire.beat("end", 1)
+            wire.beat("save", 1)
     steps = [beat["step"] for beat in channel.beats(received)[0]]
     assert received.count(b"\n") == len(steps) and steps[:100] == list(range(100))
 
@@ -81,7 +83,7 @@ def test_the_newest_request_counts_and_a_stop_stays_a_stop(ends):
     assert wire.asked() == {"ask": "stop", "signal": 2} == wire.asked()
 
 
-def test_half_a_request_is_waited_for(ends):
+def test_half_a_request_waits_for_its_other_half(ends):
     wire, ours = ends
     line = channel.request({"ask": "reform"})
     ours.send(line[:5])
@@ -90,26 +92,30 @@ def test_half_a_request_is_waited_for(ends):
     assert wire.asked() == {"ask": "reform"}
 
 
-def test_a_lost_supervisor_means_to_stop(ends):
+def test_a_lost_supervisor_is_a_request_to_stop(ends):
     wire, ours = ends
     ours.close()
     assert wire.asked() == {"ask": "stop", "signal": 15} == wire.asked()
 
 
-def test_a_lost_supervisor_does_not_change_what_it_asked_for(ends):
+def test_a_lost_supervisor_does_not_change_its_last_request(ends):
     wire, ours = ends
     ours.send(channel.request({"ask": "stop", "signal": 2}))
     ours.close()
     assert wire.asked() == {"ask": "stop", "signal": 2}
 
 
-def test_what_the_child_starts_does_not_inherit_the_channel(ends):
+def test_processes_that_the_child_starts_do_not_inherit_the_channel(ends):
     wire, ours = ends
     assert not os.get_inheritable(wire._end.fileno())
 
 
-def test_a_child_whose_supervisor_has_died_before_it_could_be_tied_to_it_ends_itself():
-    program = "import os; from trainer.gang import channel; channel.end_with_supervisor(os.environ); print('still here')"
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
+def test_a_child_whose_supervisor_died_before_the_child_was_tied_to_it_is_killed():
+    program = (
+        "import os; from trainer import channel; channel.end_with_supervisor(os.environ); "
+        "print('still here')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, channel.SUPERVISOR: "1234567"},

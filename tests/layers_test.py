@@ -24,13 +24,14 @@ ROOMS = """
     doctor gang prepare tasks
     reporting data flags models devices
     config model_folder stopping
-    channel durable exit_codes
+    channel
+    durable exit_codes processes
 """
 # The same for the modules of each package.
 INSIDE = {
     "chaos": "command / faults / jobs",
     "data": "pipeline text / order store",
-    "devices": "resources / strategy fusion / accelerator exchange",
+    "devices": "resources strategy / fusion accelerator exchange placement peers",
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / proof keras_model / saved_model readback",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
@@ -56,7 +57,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, and every process
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
-    main flags stopping config exit_codes channel durable
+    main flags stopping config exit_codes channel durable processes
     chaos.command chaos.jobs chaos.faults
     devices.accelerator devices.resources devices.fusion devices.exchange
     doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight

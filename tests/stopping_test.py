@@ -1,3 +1,5 @@
+"""Signals as requests to stop, and the codes that a process exits with after them."""
+
 import signal
 
 import pytest
@@ -20,7 +22,7 @@ def test_nothing_is_asked_before_a_signal(stop):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_asks_and_decides_the_exit_code(stop, number, code):
+def test_a_signal_asks_to_stop_and_determines_the_exit_code(stop, number, code):
     signal.raise_signal(number)
     assert stop.asked and stop.exit_code == code
 
@@ -33,7 +35,7 @@ def test_a_signal_asks_and_decides_the_exit_code(stop, number, code):
         ((signal.SIGINT, signal.SIGTERM), 130),
     ],
 )
-def test_the_first_signal_decides(stop, numbers, code):
+def test_the_first_signal_determines_the_exit_code(stop, numbers, code):
     for number in numbers:
         signal.raise_signal(number)
     assert stop.exit_code == code
@@ -51,18 +53,79 @@ def test_only_a_second_ctrl_c_stops_at_once(stop, before):
     assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
-def test_the_log_says_what_a_second_ctrl_c_does(stop, monkeypatch):
+def test_the_log_explains_what_a_second_ctrl_c_does(stop, monkeypatch):
     said = []
     monkeypatch.setattr(stopping.log, "info", lambda text, *values: said.append(text % values))
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGINT)
     assert said == [
         "SIGTERM: stopping after the current loop, with a checkpoint",
-        "SIGINT: stopping after the current loop, with a checkpoint; once more to stop without one",
+        "SIGINT: stopping after the current loop, with a checkpoint; press Ctrl-C again to stop "
+        "without one",
     ]
 
 
-# `stop` puts the handlers back.
+class Supervisor:
+    """A channel whose supervisor has made `request`."""
+
+    def __init__(self, request=None):
+        self.request = request
+
+    def asked(self):
+        return self.request
+
+
+@pytest.mark.parametrize(
+    "request_, code",
+    [
+        ({"ask": "stop", "signal": 15}, 143),
+        ({"ask": "stop", "signal": 2}, 130),
+        ({"ask": "reform"}, 75),
+    ],
+)
+def test_a_supervisor_asks_in_the_place_of_a_signal(request_, code):
+    stop = StopRequest(Supervisor(request_))
+    assert stop.asked and stop.exit_code == code
+
+
+def test_a_stop_replaces_the_request_to_meet_again():
+    channel = Supervisor({"ask": "reform"})
+    stop = StopRequest(channel)
+    assert stop.asked and stop.signal == stopping.MEET_AGAIN
+    channel.request = {"ask": "stop", "signal": 15}
+    assert stop.asked and stop.exit_code == 143
+
+
+@pytest.mark.parametrize(
+    "numbers, code",
+    [
+        ((0, 15), 143),
+        ((0, 2, 15), 143),  # SIGTERM wins over SIGINT,
+        ((1, 2), 130),  # and both over meeting again
+        ((0, 1), 75),
+    ],
+)
+def test_all_workers_agree_on_the_strongest_request(numbers, code):
+    stops = [StopRequest() for _ in numbers]
+    for stop, number in zip(stops, numbers):
+        stop.signal = signal.Signals(number) if number else None
+    sent = [stop.signal or 0 for stop in stops]
+    assert [stop.agree(lambda own: sent) for stop in stops] == [True] * len(numbers)
+    assert {stop.exit_code for stop in stops} == {code}
+
+
+def test_workers_continue_while_none_is_asked_to_stop():
+    stop = StopRequest()
+    assert not stop.agree(lambda own: [own, 0]) and not stop.agreed and not stop.asked
+
+
+def test_an_agreement_is_not_changed_by_later_requests():
+    stop = StopRequest()
+    assert stop.agree(lambda own: [own, 2]) and stop.agree(lambda own: [own, 15])
+    assert stop.exit_code == 130
+
+
+# `stop` restores the handlers.
 def test_sigterm_unwinds_a_short_command_so_that_it_cleans_up(stop):
     stopping.unwind_on_sigterm()
     cleaned = []

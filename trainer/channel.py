@@ -1,33 +1,30 @@
-"""What a supervisor and the training process that it started tell each other: lines of JSON over a
-pair of sockets.
+"""The channel between a supervisor and its training process: lines of JSON over a socket pair.
 
-    child -> supervisor   {"phase": PHASE, "step": S}    when a phase begins, at every loop
-        boundary, at every evaluation batch
+    child -> supervisor   {"phase": PHASE, "step": S}    a beat: when a phase begins, at every
+                                                         loop boundary and evaluation batch
     supervisor -> child   {"ask": "stop", "signal": 15 | 2}    {"ask": "reform"}
 
-The child reads only where it polls, at loop boundaries, never in a thread or a signal handler:
+PHASE is import, meet, restore, compile, train, evaluate or save.
+
+The child reads only when it polls, at loop boundaries. A thread or a signal handler would not help:
 TensorFlow may hold the interpreter for minutes.
 """
 
-import ctypes
 import json
-import os
-import signal
 import socket
-import sys
 from collections.abc import Mapping
+from typing import Any
 
-VARIABLE = "RNN_TRAINER_CHANNEL"  # The child's end, a descriptor.
-SUPERVISOR = "RNN_TRAINER_SUPERVISOR"  # The number of the supervisor's process.
-PHASES = ("import", "meet", "restore", "compile", "train", "evaluate", "save", "end")
+from trainer import processes
 
-_GONE = {"ask": "stop", "signal": 15}  # What a child without a supervisor should do.
+VARIABLE = "RNN_TRAINER_CHANNEL"  # The file descriptor of the child's end.
+SUPERVISOR = "RNN_TRAINER_SUPERVISOR"  # The process id of the supervisor.
+
+_GONE = {"ask": "stop", "signal": 15}  # A lost supervisor counts as this request.
 
 
 class Channel:
-    """The child's end. Without a supervisor it is silent: beats go nowhere and nothing is ever
-    asked.
-    """
+    """The child's end. Without a supervisor, beats go nowhere and no request ever comes."""
 
     def __init__(self, end: socket.socket | None):
         self._end = end
@@ -36,17 +33,18 @@ class Channel:
             end.set_inheritable(False)
         self._unsent = b""
         self._received = b""
-        self._asked = None
+        self._asked: dict[str, Any] | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Channel":
-        """The end whose descriptor RNN_TRAINER_CHANNEL names; a silent one where it is absent."""
+        """Returns the end that RNN_TRAINER_CHANNEL names; a silent one if it is not set."""
         descriptor = environ.get(VARIABLE)
         return cls(socket.socket(fileno=int(descriptor)) if descriptor else None)
 
     def beat(self, phase: str, step: int = 0) -> None:
-        """Says that the child lives and what it is at. Never blocks, never raises; where nobody
-        reads, beats are lost.
+        """Sends a beat: the child is alive, in `phase`, at `step`.
+
+        It never blocks and never raises. If the supervisor does not read, beats are lost.
         """
         if self._end is None:
             return
@@ -60,9 +58,10 @@ class Channel:
         except OSError:
             self._unsent = b""
 
-    def asked(self) -> dict | None:
-        """The newest request, None if there is none. A stop stays a stop. Where the supervisor is
-        gone: to stop.
+    def asked(self) -> dict[str, Any] | None:
+        """Returns the newest request; None if there is none.
+
+        After a request to stop, later ones are ignored. A lost supervisor is a request to stop.
         """
         while self._end is not None:
             try:
@@ -81,33 +80,30 @@ class Channel:
                 self._take(json.loads(line))
         return self._asked
 
-    def _take(self, request: dict) -> None:
+    def _take(self, request: dict[str, Any]) -> None:
         if self._asked is None or self._asked["ask"] != "stop":
             self._asked = request
 
 
 def end_with_supervisor(environ: Mapping[str, str]) -> None:
-    """Ties this process to the supervisor that started it, if one did: the kernel kills it when
-    that one is gone.
+    """Makes this process die with the supervisor that started it, if one did.
 
-    To be called first of all. A supervisor that died even earlier is noticed here. Elsewhere than
-    on Linux the end of the channel has to do, which is read at loop boundaries.
+    Call it first of all. Where the system cannot do this (see `processes.tied_to`), the process
+    stops at its next loop boundary, when it finds the channel closed.
     """
-    parent = environ.get(SUPERVISOR)
-    if parent and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
-        if os.getppid() != int(parent):
-            os.kill(os.getpid(), signal.SIGKILL)
+    if parent := environ.get(SUPERVISOR):
+        processes.tied_to(int(parent))()
 
 
-def request(ask: dict) -> bytes:
-    """The line that asks a child for `ask`."""
+def request(ask: dict[str, Any]) -> bytes:
+    """Returns the line that sends the request `ask` to a child."""
     return json.dumps(ask).encode() + b"\n"
 
 
-def beats(received: bytes) -> tuple[list[dict], bytes]:
-    """The beats in what a supervisor has read so far, and the rest, which is no whole line yet.
-    What is no beat is left out.
+def beats(received: bytes) -> tuple[list[dict[str, Any]], bytes]:
+    """Returns the beats in `received`, and its last line, which is not complete yet.
+
+    Lines that are not beats are left out.
     """
     *lines, rest = received.split(b"\n")
     found = []

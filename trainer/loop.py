@@ -22,7 +22,7 @@ from trainer import config as configuration
 from trainer import evaluate
 from trainer.channel import Channel
 from trainer.data import order, pipeline, store
-from trainer.devices import strategy
+from trainer.devices.placement import Placement
 from trainer.exit_codes import BY_NAME, DivergedError, UsageError
 from trainer.model_folder import best, checkpoint, lock, selection
 from trainer.model_folder.journal import Journal
@@ -74,7 +74,7 @@ class Evaluation:
         config: configuration.Config,
         dataset: store.Dataset,
         network: Network,
-        placement: strategy.Placement,
+        placement: Placement,
     ) -> "Evaluation | None":
         """What `config` asks for; None where nothing is evaluated. Raises UsageError where a test
         split would select.
@@ -139,7 +139,7 @@ class Loop:
         batches: pipeline.TrainingBatches,
         run_state: state.State,
         train_steps: steps.TrainSteps,
-        placement: strategy.Placement,
+        placement: Placement,
         evaluation: Evaluation | None,
         found: checkpoint.Checkpoint | None,
         total: int,

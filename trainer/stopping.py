@@ -1,21 +1,21 @@
-"""A request to stop, made by a signal at any time and answered by the program at the next place
-where that is safe.
+"""A request to stop: a signal makes it at any time, the program answers at the next safe place.
 
-The handlers are installed before TensorFlow is imported: until then SIGTERM would kill the process
-at once.
+The handlers are installed before TensorFlow is imported, because until then SIGTERM would kill the
+process at once.
 """
 
 import logging
 import signal
+import types
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from trainer.channel import Channel
 from trainer.exit_codes import BY_NAME
 
 log = logging.getLogger(__name__)
 
-# SIGHUP stands for the wish of a supervisor that the workers leave, with a checkpoint, to meet
-# again in another number.
+# SIGHUP means: save, exit and form the gang again with a different number of workers.
 MEET_AGAIN = signal.SIGHUP
 _EXIT_CODES = {
     signal.SIGINT: BY_NAME["interrupted"],
@@ -25,15 +25,15 @@ _EXIT_CODES = {
 
 
 class StopRequest:
-    """`asked` turns true with the first SIGINT or SIGTERM; a second SIGINT raises
-    KeyboardInterrupt.
+    """A request to stop. The first SIGINT or SIGTERM makes it; a second SIGINT interrupts.
 
-    Several workers must stop at one step, so the loop goes by `agreed`, which turns true with the
-    first `agree` that shows that some worker was asked.
+    `asked` is true from the first signal on. Several workers must stop at the same step, so the
+    loop uses `agreed`: it is true from the first `agree` that finds any worker asked. A second
+    SIGINT raises KeyboardInterrupt.
     """
 
     def __init__(self, channel: Channel | None = None):
-        """`channel`: where a supervisor may ask, in the place of a signal."""
+        """`channel`: through which a supervisor may make the request instead of a signal."""
         self.signal: signal.Signals | None = None
         self.agreed = False
         self._channel = channel
@@ -41,22 +41,23 @@ class StopRequest:
 
     @classmethod
     def on_signals(cls, channel: Channel | None = None) -> "StopRequest":
-        """A request that SIGINT and SIGTERM of this process make, or the supervisor at the other
-        end of `channel`.
-        """
+        """Returns a request that SIGINT, SIGTERM or the supervisor behind `channel` makes."""
         stop = cls(channel)
         stop.listen()
         return stop
 
     def listen(self) -> None:
-        """Takes the signals; once more after anything that may have taken them away, as a strategy
-        of several workers does.
+        """Installs the signal handlers.
+
+        Call it again after anything that may have replaced them: a strategy of several workers
+        does.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     @property
     def asked(self) -> bool:
+        """Returns whether a signal or the supervisor has made the request."""
         if (
             self.signal in (None, MEET_AGAIN)
             and self._channel
@@ -65,16 +66,17 @@ class StopRequest:
             asked = MEET_AGAIN if request["ask"] == "reform" else signal.Signals(request["signal"])
             if asked != self.signal:
                 log.info(
-                    "asked to %s: stopping after the current loop, with a checkpoint",
-                    "meet the other workers again" if asked == MEET_AGAIN else "stop",
+                    "%s requested: stopping after the current loop, with a checkpoint",
+                    "a new rendezvous" if asked == MEET_AGAIN else "a stop",
                 )
             self.signal = asked
         return self.signal is not None
 
     def agree(self, everyones: Callable[[float], Iterable[float]]) -> bool:
-        """Whether some worker was asked to stop, the same answer on all.
+        """Returns whether any worker was asked to stop; the answer is the same on all workers.
 
-        everyones(number): the numbers that all workers gave at this moment of their loops.
+        everyones(number): sends this worker's number and returns the numbers of all workers, each
+        from the same place in its loop.
         """
         # The greatest number: SIGTERM (15) before SIGINT (2) before meeting again (1).
         asked = max(everyones(self.signal if self.asked else 0))
@@ -84,12 +86,12 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What a process that stopped on this request exits with."""
+        """Returns the exit code of a process that stopped on this request."""
         return _EXIT_CODES[self.signal]
 
-    def _on_signal(self, number, frame):
+    def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
         if self._interrupted and number == signal.SIGINT:
-            # A third one ends the process, whatever it is at.
+            # A third one ends the process, whatever it is doing.
             signal.signal(number, signal.SIG_DFL)
             raise KeyboardInterrupt
         self._interrupted |= number == signal.SIGINT
@@ -97,16 +99,14 @@ class StopRequest:
         log.info(
             "%s: stopping after the current loop, with a checkpoint%s",
             signal.Signals(number).name,
-            "; once more to stop without one" if number == signal.SIGINT else "",
+            "; press Ctrl-C again to stop without one" if number == signal.SIGINT else "",
         )
 
 
 def unwind_on_sigterm() -> None:
-    """Makes SIGTERM end this process as an exception does, so that what was half written is
-    removed: for short commands.
-    """
+    """Makes SIGTERM raise SystemExit, so that a short command removes what it has half written."""
 
-    def on_signal(number, frame):
+    def on_signal(number: int, frame: types.FrameType | None) -> NoReturn:
         raise SystemExit(_EXIT_CODES[number])
 
     signal.signal(signal.SIGTERM, on_signal)

@@ -17,7 +17,8 @@ from trainer import config as configuration
 from trainer import durable, loop, trained_model
 from trainer.channel import Channel
 from trainer.data import order, pipeline, store
-from trainer.devices import resources, strategy
+from trainer.devices import peers, resources, strategy
+from trainer.devices.placement import Placement
 from trainer.doctor import command as doctor
 from trainer.exit_codes import (
     BY_NAME,
@@ -47,7 +48,7 @@ def train(
     writes to the folder. `began`: when this process did, a moment of time.monotonic().
     """
     folder = pathlib.Path(config.folders.model_dir)
-    worker, workers = member = strategy.member(os.environ)
+    worker, workers = member = peers.member(os.environ)
     with (
         lock.hold(folder, abandon=lambda: stop.asked)
         if worker == 0
@@ -69,12 +70,12 @@ def train(
         except TrainerError as problem:
             outcome = {"code": problem.code, "reason": str(problem)}
             raise
-        except strategy.LOST_PEER as problem:
+        except peers.LOST_PEER as problem:
             if workers == 1:
                 raise
-            outcome = {"code": PeerLostError.code, "reason": strategy.told_by(problem)}
+            outcome = {"code": PeerLostError.code, "reason": peers.reason_of(problem)}
             raise PeerLostError(
-                f"worker {worker} of {workers} lost another one ({strategy.told_by(problem)}): a "
+                f"worker {worker} of {workers} lost another one ({peers.reason_of(problem)}): a "
                 "step needs all of them. "
                 "Start the missing one again; the run goes on from its newest checkpoint."
             ) from problem
@@ -213,7 +214,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     ).run()
 
 
-def _newest(placement: strategy.Placement, attempt: loop.Attempt) -> checkpoint.Checkpoint | None:
+def _newest(placement: Placement, attempt: loop.Attempt) -> checkpoint.Checkpoint | None:
     """The checkpoint that the chief finds to be the newest valid one, read by every worker."""
     folder = attempt.folder / "checkpoints"
     found = (
@@ -237,7 +238,7 @@ def _newest(placement: strategy.Placement, attempt: loop.Attempt) -> checkpoint.
         ) from None
 
 
-def _refuse_unequal_states(placement: strategy.Placement, run_state: state.State) -> None:
+def _refuse_unequal_states(placement: Placement, run_state: state.State) -> None:
     """Raises UsageError where the workers begin with different states."""
     if placement.workers == 1:
         return

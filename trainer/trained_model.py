@@ -10,6 +10,7 @@ import tensorflow as tf
 from trainer import config as configuration
 from trainer.data import store
 from trainer.devices import strategy
+from trainer.devices.placement import Placement
 from trainer.exit_codes import UsageError
 from trainer.model_folder import attempts, checkpoint
 from trainer.models.networks import Network
@@ -72,7 +73,7 @@ ROWS_AT_LEAST = 64  # Rows that an evaluation batch surely has: the bound for th
 
 
 def build_network(
-    config: configuration.Config, dataset: store.Dataset, placement: strategy.Placement
+    config: configuration.Config, dataset: store.Dataset, placement: Placement
 ) -> Network:
     """The network of a run over a dataset, with initial weights."""
     return Network(

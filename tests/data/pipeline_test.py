@@ -12,7 +12,7 @@ from tests.data.order_test import twin_example, twin_key, twin_permute
 from trainer import config
 from trainer.data import order, pipeline
 from trainer.data.store import Split
-from trainer.devices.strategy import bounds
+from trainer.devices.placement import bounds
 
 
 def split_of(sequences, labels=None):

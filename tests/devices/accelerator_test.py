@@ -1,4 +1,4 @@
-"""What was asked for, what is there, and who may train on what."""
+"""Which accelerators were requested, which are there, and what a run may use."""
 
 import pytest
 
@@ -18,7 +18,7 @@ GPU_POD = {"NVIDIA_VISIBLE_DEVICES": "GPU-8a6cd1f2"}
             ["/dev/nvidia0"],
             {"GPU": Evidence("NVIDIA_VISIBLE_DEVICES=0,1", True)},
         ),
-        ({"NVIDIA_VISIBLE_DEVICES": "all"}, [], {}),  # from the CUDA base image: nobody asked
+        ({"NVIDIA_VISIBLE_DEVICES": "all"}, [], {}),  # from the CUDA base image: not a request
         ({"NVIDIA_VISIBLE_DEVICES": "void"}, [], {}),
         (
             {"NVIDIA_VISIBLE_DEVICES": "all"},
@@ -45,7 +45,7 @@ GPU_POD = {"NVIDIA_VISIBLE_DEVICES": "GPU-8a6cd1f2"}
         ),
     ],
 )
-def test_what_a_process_was_given_shows_in_its_variables_and_device_files(environ, files, given):
+def test_variables_and_device_files_show_the_accelerators_of_a_process(environ, files, given):
     assert accelerator.given(environ, files) == given
 
 
@@ -59,13 +59,13 @@ def test_what_a_process_was_given_shows_in_its_variables_and_device_files(enviro
         ("tpu", {"CPU": 1, "GPU": 2, "TPU": 8}, "TPU"),
     ],
 )
-def test_what_can_be_had_is_chosen(wanted, visible, kind):
+def test_a_visible_accelerator_is_chosen(wanted, visible, kind):
     assert accelerator.refusal(wanted, visible) is None
     assert accelerator.chosen(wanted, visible) == kind
 
 
 @pytest.mark.parametrize(
-    "wanted, visible, told",
+    "wanted, visible, parts",
     [
         (
             "gpu",
@@ -89,6 +89,6 @@ def test_what_can_be_had_is_chosen(wanted, visible, kind):
         ("gpu", {}, ["sees no device"]),
     ],
 )
-def test_what_cannot_be_had_is_refused_with_what_is_there_and_a_remedy(wanted, visible, told):
+def test_an_accelerator_that_is_not_visible_is_refused_with_a_remedy(wanted, visible, parts):
     message = accelerator.refusal(wanted, visible)
-    assert all(part in message for part in told)
+    assert all(part in message for part in parts)

@@ -1,4 +1,4 @@
-"""Bytes on the wire, counted by hand."""
+"""Bytes between workers, counted by hand."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from trainer.devices import exchange
         (0, 4, 0),
     ],
 )
-def test_a_ring_sends_each_piece_twice_but_for_its_last_stop(values, workers, expected):
+def test_in_a_ring_each_worker_sends_almost_twice_its_vector(values, workers, expected):
     assert exchange.all_reduce_bytes(values, workers) == expected
 
 
@@ -38,7 +38,7 @@ def test_gathering_sends_all_rows_to_all_others(rows, width, workers, expected):
         (20_000, 128, 64 * 200, 2, True),  # 6.7 MB against 10.2 MB
         (20_000, 128, 64 * 200, 4, False),  # 20 MB against 15.4 MB: more workers, more copies
         (100, 16, 16 * 32, 2, False),  # characters
-        (10_000, 16, 16 * 32, 1, False),  # nobody to send to
+        (10_000, 16, 16 * 32, 1, False),  # no other worker
         (0, 0, 0, 2, False),  # no embedding is trained
     ],
 )

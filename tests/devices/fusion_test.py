@@ -1,6 +1,4 @@
-"""Which runs take many steps inside one program."""
-
-import dataclasses
+"""Which runs take many steps inside one program. What follows from it: resources_test."""
 
 import pytest
 
@@ -34,36 +32,22 @@ def test_the_multiplications_of_a_step(changes, product):
 
 
 @pytest.mark.parametrize(
-    "changes, settled",
+    "changes, pays",
     [
-        ({}, ("on", 1, 1)),
-        ({"threads": 1}, ("on", 1, 1)),
-        ({"dropout": 0.3, "clip_norm": 1.0, "ema": 0.9, "precision": "float16"}, ("on", 1, 1)),
-        ({"batch_size": 128}, ("off", 0, 0)),  # large steps use more threads better
-        ({"units": (128,)}, ("off", 0, 0)),
-        ({"padding": "post"}, ("off", 0, 0)),  # several lengths
-        ({"threads": 2}, ("off", 2, 0)),  # threads that were asked for are used
-        ({"shards": 2}, ("off", 0, 2)),
-        ({"accumulate": 2}, ("off", 0, 0)),
-        ({"jit": "off"}, ("off", 0, 0)),
-        ({"devices": 2}, ("off", 0, 0)),
-        ({"strategy": "mirrored"}, ("off", 0, 0)),
-        # always fused there, with the threads of the host
-        ({"strategy": "tpu"}, ("off", 0, 1)),
-        ({"strategy": "tpu", "batch_size": 128, "units": (512,)}, ("off", 0, 1)),
-        ({"fuse": "off"}, ("off", 0, 0)),
-        ({"fuse": "on", "padding": "post", "units": (128,)}, ("on", 1, 1)),
-        ({"fuse": "on", "threads": 2, "shards": 3}, ("on", 2, 3)),
+        ({}, True),
+        ({"threads": 1, "shards": 1, "devices": 1, "strategy": "one_device"}, True),
+        ({"dropout": 0.3, "clip_norm": 1.0, "ema": 0.9, "precision": "float16"}, True),
+        ({"batch_size": 128}, False),  # large steps use more threads better
+        ({"units": (128,)}, False),
+        ({"padding": "post"}, False),  # several lengths
+        ({"threads": 2}, False),  # threads that the flags ask for are used
+        ({"shards": 2}, False),
+        ({"accumulate": 2}, False),
+        ({"jit": "off"}, False),
+        ({"devices": 2}, False),
+        ({"strategy": "mirrored"}, False),
+        ({"strategy": "tpu"}, False),
     ],
 )
-def test_small_steps_are_fused_on_one_thread_and_all_others_stay_as_they_are(changes, settled):
-    asked = config.from_flat({**SMALL, **changes})
-    run = fusion.settled(asked)
-    assert (run.fuse, run.threads, run.shards) == settled
-    assert run == dataclasses.replace(
-        asked.run, fuse=run.fuse, threads=run.threads, shards=run.shards
-    )
-
-
-def test_several_workers_take_their_steps_one_by_one():
-    assert fusion.settled(config.from_flat(SMALL), workers=2).fuse == "off"
+def test_fused_steps_pay_if_steps_are_small_whole_compiled_and_of_one_length(changes, pays):
+    assert fusion.pays(config.from_flat({**SMALL, **changes})) is pays

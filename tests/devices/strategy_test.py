@@ -1,5 +1,5 @@
-"""Devices and rows. What TensorFlow takes only once in a process (threads, devices) has a process
-of its own.
+"""From flags to devices. TensorFlow takes threads and devices only once in a process, so most tests
+start one.
 """
 
 import json
@@ -30,44 +30,25 @@ def test_a_tpu_slice_of_several_hosts_is_refused_with_the_reason(names, refused)
     assert (found is None) if refused is None else (refused in found)
 
 
-@pytest.mark.parametrize(
-    "rows, parts, expected",
-    [
-        (6, 3, [(0, 2), (2, 4), (4, 6)]),
-        (5, 2, [(0, 2), (2, 5)]),
-        (7, 3, [(0, 2), (2, 4), (4, 7)]),
-        (3, 3, [(0, 1), (1, 2), (2, 3)]),
-        (9, 1, [(0, 9)]),
-    ],
-)
-def test_rows_are_dealt_out_in_slices(rows, parts, expected):
-    assert strategy.bounds(rows, parts) == expected
-
-
-@pytest.mark.parametrize("rows", range(1, 30))
-def test_slices_hold_every_row_once_and_differ_by_at_most_one(rows):
-    for parts in range(1, rows + 1):
-        edges = strategy.bounds(rows, parts)
-        assert [row for first, end in edges for row in range(first, end)] == list(range(rows))
-        sizes = {end - first for first, end in edges}
-        assert max(sizes) - min(sizes) <= 1
-
-
 def placed(*calls) -> list[str]:
-    """What `place` makes of each of `calls`, (flags, rows), one after the other in one process: a
-    line each.
+    """One process calls `place` for each of `calls`, (flags, rows). Returns a line for each, and a
+    last line with its threads.
     """
     program = """
 import json, sys
-from trainer import config, exit_codes, strategy
+from trainer import config, exit_codes
+from trainer.devices import strategy
+assert strategy.visible()["CPU"] == 1  # starts nothing: `place` can still choose
 for flags, rows in json.loads(sys.argv[1]):
     try:
-        placement = strategy.place(config.Run(**flags), rows)
-        print(type(placement.strategy).__name__, placement.device_type, placement.replicas, len(set(placement.devices)))
+        made = strategy.place(config.Run(**flags), rows)
+        name = type(made.strategy).__name__
+        print(name, made.device_type, made.replicas, len(set(made.devices)))
     except exit_codes.UsageError as problem:
         print(problem)
-import tensorflow as tf
-print(tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threading.get_inter_op_parallelism_threads())
+from tensorflow import config
+threads = config.threading
+print(threads.get_intra_op_parallelism_threads(), threads.get_inter_op_parallelism_threads())
 """
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(calls)],
@@ -81,17 +62,17 @@ print(tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threadin
     return done.stdout.splitlines()
 
 
-def test_devices_are_logical_cpus_where_there_is_no_gpu():
+def test_without_a_gpu_devices_are_logical_cpus():
     lines = placed(
         ({"threads": 2, "shards": 3, "devices": 4}, 32),
-        # a process with more devices serves for fewer
+        # a process with more devices can use fewer
         ({"threads": 2, "shards": 3, "devices": 2}, 32),
         ({"threads": 2, "shards": 3, "devices": 0}, 32),
         ({"threads": 2, "shards": 3, "strategy": "mirrored"}, 32),
         ({"threads": 2, "shards": 3, "devices": 5}, 32),  # too late for more
         ({"threads": 2, "shards": 3, "devices": 4}, 11),
         ({"threads": 1, "shards": 1}, 32),
-        # asked for and not there: never the CPU instead
+        # requested and not there: the CPU does not take its place
         ({"threads": 2, "shards": 3, "strategy": "tpu"}, 32),
     )
     assert lines[:4] == [
@@ -102,7 +83,7 @@ def test_devices_are_logical_cpus_where_there_is_no_gpu():
     ]
     assert lines[4].startswith("--devices=5: TensorFlow sees 4 CPU device(s).")
     assert lines[5].startswith("--batch_size: 11 row(s) at a time for 4 device(s) with --shards=3")
-    assert lines[6].startswith("--threads=1: TensorFlow runs already with another number")
+    assert lines[6].startswith("--threads=1: TensorFlow already runs with another number")
     assert (
         lines[7].startswith("--strategy=tpu: TensorFlow finds no TPU on this host (")
         and "Install tensorflow-tpu" in lines[7]
@@ -110,11 +91,11 @@ def test_devices_are_logical_cpus_where_there_is_no_gpu():
     assert lines[8] == "2 3"  # every shard has a thread
 
 
-def test_threads_are_those_of_the_configuration_and_never_only_one_side_by_side():
+def test_threads_are_those_of_the_configuration_and_at_least_two_operations_run_side_by_side():
     assert placed(({"threads": 1, "shards": 1}, 8)) == ["OneDeviceStrategy CPU 1 1", "1 2"]
 
 
-def test_a_run_that_asks_for_an_accelerator_that_is_not_visible_does_not_start():
+def test_a_run_does_not_start_without_the_accelerator_it_requests():
     lines = placed(
         *(
             ({"threads": 1, "shards": 1, "accelerator": kind}, 8)
@@ -122,11 +103,11 @@ def test_a_run_that_asks_for_an_accelerator_that_is_not_visible_does_not_start()
         )
     )
     assert lines[0].startswith(
-        "--accelerator=gpu: TensorFlow sees 1 CPU. A run that asks for a GPU must not train on "
+        "--accelerator=gpu: TensorFlow sees 1 CPU. A run that requests a GPU must not train on "
         "something else."
     )
     assert lines[1].startswith(
-        "--accelerator=tpu: TensorFlow sees 1 CPU. A run that asks for a TPU must not train on "
+        "--accelerator=tpu: TensorFlow sees 1 CPU. A run that requests a TPU must not train on "
         "something else."
     )
     assert lines[2:4] == ["OneDeviceStrategy CPU 1 1"] * 2

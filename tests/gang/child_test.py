@@ -19,7 +19,7 @@ SECONDS = 60
 # A child that says hello, so that one knows that it runs, and then does `BODY`.
 PROGRAM = """
 import faulthandler, os, signal, subprocess, sys, time
-from trainer.gang import channel
+from trainer import channel
 channel.end_with_supervisor(os.environ)
 faulthandler.register(signal.SIGUSR1)
 wire = channel.Channel.from_environment(os.environ)
@@ -73,7 +73,7 @@ def supervised(body, act=lambda process: None, look=False):
 
 
 def test_a_child_ends_with_its_code_and_all_its_beats_are_heard():
-    code, reason, lines, steps = supervised("wire.beat('end', 7); sys.exit(3)")
+    code, reason, lines, steps = supervised("wire.beat('save', 7); sys.exit(3)")
     assert (code, reason, lines, steps[-1]) == (3, "", (), 7)
 
 

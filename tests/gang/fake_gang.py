@@ -7,7 +7,7 @@ peer lost after SILENCE seconds.
 
 The child "trains" by counting: --steps steps of 20 ms each; rank 0 commits a "checkpoint" every
 --save_steps. FAKE_PLAN in its environment says what it does besides: {"WORKER.GENERATION": {MOMENT:
-WHAT}}, where * is any generation; MOMENT is a phase, "step S", "stop" or "reform", WHAT is "sleep",
+WHAT}}, where * is any generation; MOMENT is a phase, "step S", "stop", "reform" or "end", WHAT is "sleep",
 "exit CODE" or a signal that it sends itself.
 """
 
@@ -130,7 +130,6 @@ def _child(generation: str, arguments) -> int:
         step += 1
         if rank == 0 and step % run.run.save_steps == 0:
             _commit(folder, step)
-    wire.beat("end", step)
     _at(plan, "end")
     print(f"done step={step} state_digest={_commit(folder, step)}", flush=True)
     return 0

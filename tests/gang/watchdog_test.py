@@ -118,7 +118,7 @@ def test_the_time_in_which_the_watcher_slept_does_not_count():
         (("compile", "train"), True),
         (("train", "compile"), True),
         (("evaluate",), True),
-        (("end",), True),
+        (("save",), True),
     ],
 )
 def test_there_is_something_to_save_once_the_loop_was_reached(phases, trained):

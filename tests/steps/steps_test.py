@@ -17,7 +17,7 @@ from tests import numpy_network
 from trainer import config
 from trainer.data import pipeline
 from trainer.data.store import Split
-from trainer.devices import strategy
+from trainer.devices.placement import Placement, bounds
 from trainer.models.networks import Network
 from trainer.steps import optimizer, state, steps
 
@@ -61,7 +61,7 @@ def make(devices=1, class_weights=(), total=100, **flags):
         if devices == 1
         else tf.distribute.MirroredStrategy(names)
     )
-    placement = strategy.Placement(spanning, "CPU", names)
+    placement = Placement(spanning, "CPU", names)
     network = Network(
         made_of.model,
         VOCABULARY,
@@ -586,7 +586,7 @@ def test_a_part_whose_number_is_known_only_to_the_program_has_a_size_that_is_kno
         )
     )
     part_of = tf.function(lambda part: steps._part(batch, part, parts), jit_compile=True)
-    for part, (first, end) in enumerate(strategy.bounds(rows, parts)):
+    for part, (first, end) in enumerate(bounds(rows, parts)):
         found = part_of(tf.constant(part))
         assert found.rows.shape == (rows // parts,)
         for ours, array in zip(found, batch, strict=True):

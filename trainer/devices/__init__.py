@@ -1,1 +1,1 @@
-"""What a run computes on: strategy, accelerators, threads, fused steps, what goes between workers."""
+"""What a run computes on: threads, devices, replicas and workers, and what workers exchange."""

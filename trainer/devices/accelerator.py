@@ -1,8 +1,7 @@
-"""Whether the accelerator that a run asks for, or that its machine was given, is one that it can
-use.
+"""Checks that a run uses the accelerator that its user requested or that its machine has.
 
-A job that asks for a GPU and trains on the CPU without a word costs the price of the one and the
-time of the other.
+A job that requests a GPU and silently trains on the CPU costs the price of the one and the time of
+the other.
 """
 
 import glob
@@ -11,8 +10,8 @@ from typing import NamedTuple
 
 KINDS = ("CPU", "GPU", "TPU")
 _DEVICE_FILES = {"GPU": "/dev/nvidia[0-9]*", "TPU": "/dev/accel[0-9]*"}
-# Values that ask for nothing: `all` is written into every CUDA base image, `void` is what the
-# device plugin writes for a container without GPUs
+# Values that request nothing: every CUDA base image sets `all`, and the device plugin sets `void`
+# in a container without GPUs
 # (https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html).
 _NO_GPU_ASKED = ("", "all", "none", "void")
 # What GKE's device plugin sets in containers with google.com/tpu
@@ -21,8 +20,9 @@ _TPU_VARIABLES = ("TPU_ACCELERATOR_TYPE", "TPU_TOPOLOGY", "TPU_WORKER_HOSTNAMES"
 
 
 class Evidence(NamedTuple):
-    """Where an accelerator shows. `asked`: somebody chose it for this process; else it merely is in
-    the machine.
+    """A sign of an accelerator: a variable or a device file.
+
+    asked: whether it was requested for this process; otherwise the machine merely has it.
     """
 
     text: str
@@ -30,15 +30,15 @@ class Evidence(NamedTuple):
 
 
 def device_files() -> list[str]:
-    """The files of accelerators in this machine or container, such as /dev/nvidia0."""
+    """Returns the device files of accelerators that are visible here, such as /dev/nvidia0."""
     return sorted(path for pattern in _DEVICE_FILES.values() for path in glob.glob(pattern))
 
 
 def given(environ: Mapping[str, str], files: Sequence[str]) -> dict[str, Evidence]:
-    """{"GPU" or "TPU": evidence} of the accelerators that this process was started with.
+    """Returns {"GPU" or "TPU": evidence} of the accelerators that this process was given.
 
-    environ: the environment variables; files: as `device_files` returns them. CUDA_VISIBLE_DEVICES
-    set to nothing or to -1 hides GPUs on purpose.
+    environ: the environment variables; files: as `device_files` returns them. An empty
+    CUDA_VISIBLE_DEVICES, or -1, hides GPUs on purpose.
     """
     evidence = [
         ("GPU" if path.startswith("/dev/nvidia") else "TPU", Evidence(path, asked=False))
@@ -53,15 +53,15 @@ def given(environ: Mapping[str, str], files: Sequence[str]) -> dict[str, Evidenc
         if environ.get(name)
     ]
     hidden = environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    # What was asked for comes last and stays.
+    # A request comes after a device file and replaces it.
     return {kind: one for kind, one in evidence if not (kind == "GPU" and hidden)}
 
 
 def chosen(wanted: str, visible: Mapping[str, int]) -> str:
-    """The kind of device that a run uses: what --accelerator says; with auto GPUs where there are
-    some, else the CPU.
+    """Returns the kind of device that a run uses: "CPU", "GPU" or "TPU".
 
-    visible: {"CPU", "GPU", "TPU": devices} that TensorFlow sees.
+    wanted: --accelerator; auto means GPU if TensorFlow sees one, else CPU.
+    visible: {"CPU", "GPU", "TPU": number of devices} that TensorFlow sees.
     """
     if wanted != "auto":
         return wanted.upper()
@@ -69,30 +69,29 @@ def chosen(wanted: str, visible: Mapping[str, int]) -> str:
 
 
 def refusal(wanted: str, visible: Mapping[str, int]) -> str | None:
-    """Why a run with --accelerator=`wanted` must not start; None where it may. `visible` as in
-    `chosen`.
+    """Returns why a run with --accelerator=`wanted` must not start; None if it may.
+
+    visible: as in `chosen`.
     """
     if wanted in ("auto", "cpu") or visible.get(wanted.upper()):
         return None
     return (
-        f"--accelerator={wanted}: TensorFlow sees {in_words(visible)}. A run that asks for a "
-        f"{wanted.upper()} must not train on "
-        f"something else. {remedy(wanted.upper())}"
+        f"--accelerator={wanted}: TensorFlow sees {in_words(visible)}. A run that requests a "
+        f"{wanted.upper()} must not train on something else. {remedy(wanted.upper())}"
     )
 
 
 def in_words(visible: Mapping[str, int]) -> str:
-    """`1 CPU, 2 GPU`."""
+    """Returns `1 CPU, 2 GPU`, or `no device`."""
     return ", ".join(f"{count} {kind}" for kind, count in visible.items() if count) or "no device"
 
 
 def remedy(kind: str) -> str:
-    """What to do where a "GPU" or "TPU" is not visible."""
+    """Returns what to do if a "GPU" or "TPU" is not visible."""
     return {
-        "GPU": "Install tensorflow[and-cuda] and no other TensorFlow package, see that nvidia-smi "
-        "works and that the pod asks for "
-        "nvidia.com/gpu; or say --accelerator=cpu.",
-        "TPU": "Install tensorflow-tpu and no other TensorFlow package, and see that the pod asks "
-        "for google.com/tpu or the "
-        "container on a TPU VM is privileged; or say --accelerator=cpu.",
+        "GPU": "Install tensorflow[and-cuda] and no other TensorFlow package, and check that "
+        "nvidia-smi works and that the pod requests nvidia.com/gpu; or use --accelerator=cpu.",
+        "TPU": "Install tensorflow-tpu and no other TensorFlow package, and check that the pod "
+        "requests google.com/tpu or that the container on a TPU VM is privileged; or use "
+        "--accelerator=cpu.",
     }[kind]

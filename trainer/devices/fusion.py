@@ -5,30 +5,11 @@ weights, threads that wait for each other. One program of many steps on one thre
 but only one thread.
 """
 
-import dataclasses
-
 from trainer import config as configuration
 
 # Most multiplications of a step's forward pass; about where two shards side by side catch up with
 # one program.
 SMALL = 16_000_000
-
-
-def settled(config: configuration.Config, workers: int = 1) -> configuration.Run:
-    """`config.run` on `workers` workers with `fuse` decided; where it is on, one thread and shard
-    unless others were asked for.
-
-    It changes bits, and so is decided once for a run, by its configuration alone.
-    """
-    run = config.run
-    if run.strategy == "tpu":  # Its cores are replicas; within one there is nothing to share out.
-        return dataclasses.replace(
-            run, fuse="off" if run.fuse == "auto" else run.fuse, shards=run.shards or 1
-        )
-    fuse = run.fuse if run.fuse != "auto" else "on" if workers == 1 and pays(config) else "off"
-    if fuse == "off":
-        return dataclasses.replace(run, fuse=fuse)
-    return dataclasses.replace(run, fuse=fuse, threads=run.threads or 1, shards=run.shards or 1)
 
 
 def pays(config: configuration.Config) -> bool:

@@ -1,5 +1,7 @@
-"""What a run takes from its machine and what decides bits: threads, shards, fused steps, settled
-before TensorFlow starts.
+"""Settles fused steps, threads and shards of a run, before TensorFlow starts.
+
+All three affect the last bits of the result. They are chosen once, at the first start of a run, and
+every resume keeps them.
 """
 
 import dataclasses
@@ -8,30 +10,37 @@ import os
 from trainer import config as configuration
 from trainer.devices import fusion
 
-
-def resolve(run: configuration.Run, rows: int, workers: int = 1) -> configuration.Run:
-    """`run` with the numbers that decide bits filled in where they are 0: threads from this
-    machine, shards from both.
-
-    rows: of the global batch that are worked through at once, --batch_size / --accumulate; each of
-    `workers` has its share of them. A shard has at least 16, or splitting costs more than it gains;
-    on one device more shards than threads gain nothing.
-    """
-    threads = run.threads or len(os.sched_getaffinity(0))
-    shards = run.shards or max(1, min(threads, rows // workers // (16 * max(1, run.devices))))
-    return dataclasses.replace(run, threads=threads, shards=shards)
+SHARD_ROWS = 16  # The fewest rows of a shard that is worth splitting off.
 
 
 def settled(
     config: configuration.Config, has_checkpoints: bool, workers: int = 1
 ) -> configuration.Config:
-    """The configuration with nothing left open: as the run in its model folder began, or chosen now
-    for a new one.
+    """Returns `config` with `fuse`, `threads` and `shards` filled in.
 
-    Raises UsageError where the folder has checkpoints of a run with another configuration.
+    A run that has checkpoints keeps the values in its config.json. A new run keeps those of its
+    flags, and chooses the rest:
+
+    - fuse: "on" with one worker if `fusion.pays`. The machine does not matter.
+    - threads: the cores that this process may use; 1 for a fused run.
+    - shards: as many as threads, but each with at least SHARD_ROWS rows of a replica. 1 for a fused
+      run and on TPU.
+
+    Raises UsageError if the folder has checkpoints of a run with another configuration.
     """
     if has_checkpoints:
         config = configuration.resumed(config, configuration.written_in(config.folders.model_dir))
-    config = dataclasses.replace(config, run=fusion.settled(config, workers))
-    rows = config.input.batch_size // config.optimizer.accumulate
-    return dataclasses.replace(config, run=resolve(config.run, rows, workers))
+    run = config.run
+    fuse, threads, shards = run.fuse, run.threads, run.shards
+    if fuse == "auto":
+        fuse = "on" if workers == 1 and fusion.pays(config) else "off"
+    if run.strategy == "tpu":  # Its cores are replicas; one core has nothing to share out.
+        shards = shards or 1
+    elif fuse == "on":
+        threads, shards = threads or 1, shards or 1
+    threads = threads or len(os.sched_getaffinity(0))
+    rows = config.input.batch_size // config.optimizer.accumulate // workers // max(1, run.devices)
+    shards = shards or max(1, min(threads, rows // SHARD_ROWS))
+    return dataclasses.replace(
+        config, run=dataclasses.replace(run, fuse=fuse, threads=threads, shards=shards)
+    )

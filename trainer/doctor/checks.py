@@ -19,7 +19,7 @@ from trainer.models import shapes
 
 OK, WARNING, ERROR, SKIPPED = "ok", "warning", "error", "skipped"
 
-# Below that a replica is mostly overhead; the bound of `resources.resolve` for shards.
+# Below that a replica is mostly overhead; the bound of `resources.settled` for shards.
 ROWS_AT_LEAST = 16
 _OTHER_FILES = 100_000_000  # Bytes left for journal, event files and whatever else lies there.
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from trainer import config as configuration
 from trainer import trained_model
 from trainer.data import pipeline, store, text
-from trainer.devices import strategy
+from trainer.devices import placement
 from trainer.exit_codes import TrainerError
 from trainer.export import readback, saved_model
 from trainer.models.networks import Network
@@ -92,9 +92,9 @@ def differences(model: trained_model.TrainedModel, folder: pathlib.Path) -> dict
 
 def _expected(model: trained_model.TrainedModel, batch: pipeline.Batch) -> np.ndarray:
     """Returns float32 [rows, classes]: what `evaluate` computes, in float32 on the CPU."""
-    placement = strategy.Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
+    cpu = placement.Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
     with tf.device("CPU:0"):
-        step = EvaluationStep(network_of(model, model.config.run.jit), placement)
+        step = EvaluationStep(network_of(model, model.config.run.jit), cpu)
         _, probabilities = step.outcomes(model.weights, batch)
         return probabilities
 

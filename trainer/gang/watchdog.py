@@ -68,7 +68,7 @@ class Watch:
     @property
     def trained(self) -> bool:
         """Whether it has got as far as the loop: only then there can be anything new to save."""
-        return bool(self.reached & {"train", "evaluate", "save", "end"})
+        return bool(self.reached & {"train", "evaluate", "save"})
 
     def look(self, stat: str, now: float) -> str:
         """What is wrong with the process, in words; "" while nothing is. `stat`: /proc/PID/stat."""

@@ -19,7 +19,7 @@ from trainer import config as configuration
 from trainer.data import pipeline
 from trainer.data.pipeline import Batch
 from trainer.devices import exchange
-from trainer.devices.strategy import Placement
+from trainer.devices.placement import Placement
 from trainer.models.networks import Network, Noise
 from trainer.steps import optimizer as optimizers
 from trainer.steps.state import State
@@ -468,7 +468,7 @@ def _blank(length: int, rows: int) -> Batch:
 
 def _slice(values, part, parts: int):
     """Rows [n * part / parts, n * (part + 1) / parts) of n: the same bounds as
-    `strategy.bounds`.
+    `placement.bounds`.
     """
     if values.shape[0] is not None and values.shape[0] % parts == 0:
         # A size that does not hang on `part`: inside a program of XLA the number of a replica is
