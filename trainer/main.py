@@ -124,25 +124,22 @@ def _doctor(parsed: flags.Parsed) -> int:
 
 def _submit(parsed: flags.Parsed) -> int:
     settings = configuration.Submit(**parsed.values)
-    if settings.stop or settings.status:
+    from trainer.launch import submit
+
+    if settings.verb != configuration.START:
         if parsed.words:
             raise UsageError(
-                f"{parsed.words[0]}: --stop and --status take nothing after the flags. Leave it "
-                "out."
+                f"{parsed.words[0]}: --{settings.verb} takes nothing after the flags. Leave it out."
             )
-        from trainer.launch import submit
-
         return submit.stop(settings) if settings.stop else submit.status(settings)
     if not parsed.words or parsed.words[0] != "train":
         raise UsageError(
-            f"{' '.join(parsed.words) or 'nothing'}: after `--` comes what the job runs, `train` "
-            "and its flags: "
+            f"{' '.join(parsed.words) or 'nothing'}: after `--` comes the command that the job "
+            "runs, `train` and its flags: "
             "submit --name=imdb --image=... -- train --data_dir=... --model_dir=..."
         )
     config = configuration.from_flat(_parse("train", parsed.words[1:]).values)
     _require(config.folders, "data_dir", "model_dir")
-    from trainer.launch import submit
-
     return submit.start(settings, config)
 
 
