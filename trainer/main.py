@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from trainer import channel, flags, stopping
+from trainer import __version__, channel, flags, stopping
 from trainer import config as configuration
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
 
@@ -228,6 +228,9 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(_overview(), file=sys.stdout if arguments else sys.stderr)
         return BY_NAME["done" if arguments else "usage"]
+    if arguments[0] == "--version":
+        print(f"rnn-trainer {__version__}")
+        return BY_NAME["done"]
     name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(f"{name}: no such command. Commands: {', '.join(COMMANDS)}.")
@@ -260,7 +263,7 @@ def _overview() -> str:
     return (
         "python -m trainer COMMAND [flags]\n\n"
         + "\n".join(lines)
-        + "\n\n`COMMAND --help` lists its flags."
+        + "\n\n`COMMAND --help` lists the flags of a command, `--version` prints the version."
     )
 
 
