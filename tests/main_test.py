@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import trainer
 from tests import commands
 from trainer import main
 from trainer.exit_codes import DataError
@@ -19,7 +20,7 @@ MISTAKES = [
     ([], ["python -m trainer COMMAND", "prepare", "train", "evaluate", "predict"]),
     (["dance"], ["dance: no such command", "prepare, train, evaluate, predict"]),
     (["dance", "--help"], ["dance: no such command"]),
-    (["--version"], ["--version: no such command"]),
+    (["train", "--version"], ["--version: no such flag of `train`"]),
     ([""], ["no such command"]),
     (["train"], ["--data_dir is empty", "Name a folder"]),
     (["train", "--data_dir=DATA"], ["--model_dir is empty", "Name a folder"]),
@@ -114,7 +115,7 @@ def answers(tmp_path_factory):
     """[answer] to HELP and MISTAKES, all given by one process that has not imported TensorFlow
     before.
     """
-    requests = HELP + [arguments for arguments, _ in MISTAKES]
+    requests = [*HELP, *(arguments for arguments, _ in MISTAKES), ["--version"]]
     done = subprocess.run(
         [sys.executable, "-c", _ANSWER_EACH],
         input=json.dumps(requests),
@@ -143,6 +144,16 @@ def test_help_exits_0_and_answers_on_stdout_before_tensorflow_is_imported(answer
     answer = answers[place]
     assert answer["code"] == 0 and answer["err"] == "" and answer["imported"] == []
     assert "python -m trainer" in answer["out"]
+
+
+def test_the_version_is_printed_before_tensorflow_is_imported(answers):
+    assert answers[-1] == {
+        "code": 0,
+        "out": f"rnn-trainer {trainer.__version__}\n",
+        "err": "",
+        "imported": [],
+    }
+    assert "`--version` prints the version" in answers[0]["out"]
 
 
 def test_help_names_every_command_and_the_help_of_a_command_every_flag(answers):

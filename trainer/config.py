@@ -515,84 +515,225 @@ class Doctor(Checked):
     queue: str = knob("", "Queue of Kueue (a LocalQueue) that the job would wait in.")
 
 
+KUBERNETES, LOCAL, TPU_VM = TARGETS = ("kubernetes", "local", "tpu_vm")
+START, STATUS, STOP = VERBS = ("start", "status", "stop")
+
+
+def _submit_knob(
+    default,
+    help: str,
+    rule: Rule | None = None,
+    targets: Sequence[str] = TARGETS,
+    verbs: Sequence[str] = (START,),
+):
+    """A field of `Submit`, with the `targets` and `verbs` that use it; all others refuse it.
+
+    The groups of `submit --help` come from the targets too.
+    """
+    field = knob(default, help, rule)
+    words = _targets_in_words(targets)
+    heading = f"For {words}:" if START in verbs else f"For a job that was submitted to {words}:"
+    metadata = {**field.metadata, "targets": targets, "verbs": verbs, "heading": heading}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _targets_in_words(targets: Sequence[str]) -> str:
+    if set(targets) == set(TARGETS):
+        return "every target"
+    return " and ".join(f"--target={target}" for target in targets)
+
+
 @dataclasses.dataclass(frozen=True)
 class Submit(Checked):
-    """Where a job runs and how large it is. What it runs follows after `--`: `-- train
-    --data_dir=...`.
+    """Where a job runs and how large it is; the command that it runs follows after `--`.
+
+    Raises UsageError, when it is made, for every flag that the target or the verb would ignore. A
+    flag counts as given if its value is not its default, so `--memory=4Gi` passes everywhere: it
+    asks for nothing that the job would not do anyway.
     """
 
-    target: str = knob(
-        "kubernetes",
+    target: str = _submit_knob(
+        KUBERNETES,
         "The kind of place: a Kubernetes cluster, worker processes on this machine, a Cloud TPU "
         "VM.",
-        one_of("kubernetes", "local", "tpu_vm"),
+        one_of(*TARGETS),
+        verbs=VERBS,
     )
-    name: str = knob("", "Name of the job; everything that belongs to it carries it.")
-    image: str = knob(
-        "", "Container image with its tag or digest: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX."
+
+    workers: int = _submit_knob(
+        1, "Workers that train together.", at_least(1), targets=(KUBERNETES, LOCAL)
     )
-    workers: int = knob(1, "Pods that train together.", at_least(1))
-    cpu: str = knob(
-        "2",
-        "CPUs of a worker, as Kubernetes writes them: 4, 500m. They become --threads where train "
-        "names none.",
+
+    name: str = _submit_knob(
+        "", "Name of the job and of everything that belongs to it.", targets=(KUBERNETES, TPU_VM)
     )
-    memory: str = knob("4Gi", "Memory of a worker.")
-    gpus: int = knob(0, "GPUs of a worker (nvidia.com/gpu).", at_least(0))
-    tpu: str = knob(
-        "", "TPU slice of one host: on GKE for example v5e-8, of a TPU VM for example v5litepod-8."
+    image: str = _submit_knob(
+        "",
+        "Container image with its tag or digest: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX.",
+        targets=(KUBERNETES, TPU_VM),
     )
-    shm: str = knob(
-        "1Gi", "Size of /dev/shm, over which the GPUs of a worker talk; it counts as memory."
+    tpu: str = _submit_knob(
+        "",
+        "TPU slice of one host: for example v5e-8 on GKE, v5litepod-8 for a TPU VM.",
+        targets=(KUBERNETES, TPU_VM),
     )
-    volume: tuple[str, ...] = knob(
-        (),
-        "What is mounted where: pvc:CLAIM:/PATH, emptydir:SIZE:/PATH, gcsfuse:BUCKET:/PATH or "
-        "secret:NAME:/PATH. Give it once for each.",
-    )
-    node_selector: tuple[str, ...] = knob(
-        (), "KEY=VALUE that a node must be labelled with. Give it once for each."
-    )
-    toleration: tuple[str, ...] = knob(
-        (), "Taint that is no obstacle: KEY=VALUE:EFFECT, KEY:EFFECT or KEY. Give it once for each."
-    )
-    spot: bool = knob(False, "GKE Spot nodes, which are taken away with 15 seconds' notice.")
-    service_account: str = knob("default", "Service account of the pods; its token is not mounted.")
-    pull_secret: str = knob("", "Secret with which the image is pulled.")
-    jobset: bool = knob(
-        False, "A JobSet, which starts all workers anew together, instead of a Job."
-    )
-    queue: str = knob("", "Kueue LocalQueue that admits the job; it waits there, suspended.")
-    tensorboard: bool = knob(False, "Serve TensorBoard beside the job.")
-    retries: int = knob(
-        6,
-        "Failures that count (bugs, storage, out of memory) before the job is given up.",
-        at_least(0),
-    )
-    deadline_seconds: int = knob(
-        604_800,
-        "The job ends as failed after this long, however often it was restarted.",
-        at_least(1),
-    )
-    ttl_seconds: int = knob(
-        86_400, "A job that has ended is deleted after this long; its volumes stay.", at_least(0)
-    )
-    context: str = knob("", "Cluster, as in kubectl; default: kubectl's current one.")
-    namespace: str = knob("", "Namespace, as in kubectl; default: the context's own.")
-    zone: str = knob("", "Zone of a TPU VM, as in gcloud.")
-    project: str = knob("", "Project of a TPU VM; default: gcloud's current one.")
-    valid_until: str = knob("6h", "How long a request for a TPU VM waits in the queue.")
-    runtime_version: str = knob("", "Software of a TPU VM; default: what fits --tpu.")
-    apply: bool = knob(
-        False, "Send the manifest, after the cluster has checked it. Without it, it is printed."
-    )
-    follow: bool = knob(
+    spot: bool = _submit_knob(
         False,
-        "Print the logs of all workers until the job ends and exit as it did. Ctrl-C leaves the "
-        "job running.",
+        "Spot capacity: cheaper, but the provider may take it away. GKE gives 15 seconds' notice.",
+        targets=(KUBERNETES, TPU_VM),
     )
-    stop: str = knob("", "Name of a job to end: its workers write a checkpoint; volumes stay.")
-    status: str = knob("", "Name of a job to report on.")
+    service_account: str = _submit_knob(
+        "default",
+        "Service account of the pods (its token is not mounted) or of the TPU VM.",
+        targets=(KUBERNETES, TPU_VM),
+    )
+    apply: bool = _submit_knob(
+        False,
+        "Start the job. Without it, the manifest or the commands are printed.",
+        targets=(KUBERNETES, TPU_VM),
+    )
+
+    cpu: str = _submit_knob(
+        "2",
+        "CPUs of a worker, as Kubernetes writes them: 4, 500m. They set --threads of train unless "
+        "you do.",
+        targets=(KUBERNETES,),
+    )
+    memory: str = _submit_knob("4Gi", "Memory of a worker.", targets=(KUBERNETES,))
+    gpus: int = _submit_knob(
+        0, "GPUs of a worker (nvidia.com/gpu).", at_least(0), targets=(KUBERNETES,)
+    )
+    shm: str = _submit_knob(
+        "1Gi",
+        "Size of /dev/shm, which the GPUs of a worker use to communicate; it counts as memory.",
+        targets=(KUBERNETES,),
+    )
+    volume: tuple[str, ...] = _submit_knob(
+        (),
+        "A volume and its path in the pods: pvc:CLAIM:/PATH, emptydir:SIZE:/PATH, "
+        "gcsfuse:BUCKET:/PATH or secret:NAME:/PATH. Repeat the flag for each volume.",
+        targets=(KUBERNETES,),
+    )
+    node_selector: tuple[str, ...] = _submit_knob(
+        (),
+        "KEY=VALUE: a label that the nodes must have. Repeat the flag for each label.",
+        targets=(KUBERNETES,),
+    )
+    toleration: tuple[str, ...] = _submit_knob(
+        (),
+        "A taint that the pods tolerate: KEY=VALUE:EFFECT, KEY:EFFECT or KEY. Repeat the flag for "
+        "each taint.",
+        targets=(KUBERNETES,),
+    )
+    pull_secret: str = _submit_knob(
+        "", "Secret that is used to pull the image.", targets=(KUBERNETES,)
+    )
+    jobset: bool = _submit_knob(
+        False,
+        "Submit a JobSet, which restarts all workers together, instead of a Job.",
+        targets=(KUBERNETES,),
+    )
+    queue: str = _submit_knob(
+        "",
+        "Kueue LocalQueue of the job; the job stays suspended until the queue admits it.",
+        targets=(KUBERNETES,),
+    )
+    tensorboard: bool = _submit_knob(
+        False, "Serve TensorBoard beside the job.", targets=(KUBERNETES,)
+    )
+    retries: int = _submit_knob(
+        6,
+        "Counted failures (bugs, storage, out of memory) after which the job fails.",
+        at_least(0),
+        targets=(KUBERNETES,),
+    )
+    deadline_seconds: int = _submit_knob(
+        604_800,
+        "Time after which the job fails, restarts included.",
+        at_least(1),
+        targets=(KUBERNETES,),
+    )
+    ttl_seconds: int = _submit_knob(
+        86_400,
+        "Time after its end when the job is deleted; its volumes stay.",
+        at_least(0),
+        targets=(KUBERNETES,),
+    )
+    context: str = _submit_knob(
+        "", "Context of kubectl; default: its current one.", targets=(KUBERNETES,), verbs=VERBS
+    )
+    namespace: str = _submit_knob(
+        "",
+        "Namespace of the job; default: that of the context.",
+        targets=(KUBERNETES,),
+        verbs=VERBS,
+    )
+    follow: bool = _submit_knob(
+        False,
+        "Print the logs of all workers until the job ends and exit with its code. Ctrl-C leaves "
+        "the job running.",
+        targets=(KUBERNETES,),
+    )
+
+    zone: str = _submit_knob("", "Zone of the TPU VM, as in gcloud.", targets=(TPU_VM,))
+    project: str = _submit_knob(
+        "", "Project of the TPU VM; default: gcloud's current one.", targets=(TPU_VM,)
+    )
+    valid_until: str = _submit_knob(
+        "6h", "How long the request for a TPU VM waits in the queue.", targets=(TPU_VM,)
+    )
+    runtime_version: str = _submit_knob(
+        "", "Software of the TPU VM; default: the one that fits --tpu.", targets=(TPU_VM,)
+    )
+
+    status: str = _submit_knob(
+        "", "Name of a job: print how it is doing.", targets=(KUBERNETES,), verbs=(STATUS,)
+    )
+    stop: str = _submit_knob(
+        "",
+        "Name of a job: stop it. Its workers write a checkpoint; volumes stay.",
+        targets=(KUBERNETES,),
+        verbs=(STOP,),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _refuse_ignored(self)
+
+    @property
+    def verb(self) -> str:
+        """START, or what is done to a job that was started before: STATUS or STOP."""
+        return STOP if self.stop else STATUS if self.status else START
+
+
+def _refuse_ignored(submit: Submit) -> None:
+    problems, remedy = [], "Leave it out."
+    for field in dataclasses.fields(submit):
+        value = getattr(submit, field.name)
+        if value == field.default:
+            continue
+        if submit.target not in field.metadata["targets"]:
+            users = _targets_in_words(field.metadata["targets"])
+            rule = f"--target={submit.target} would ignore it; it is for {users}"
+            remedy = "Leave it out, or use another --target."
+        elif submit.verb not in field.metadata["verbs"]:
+            asked = f"--{submit.verb}={getattr(submit, submit.verb)}"
+            rule = f"{asked} would ignore it; it takes only --context and --namespace"
+        else:
+            continue
+        problems.append(f"{_as_given(field.name, value)}: {rule}.")
+    if len(problems) == 1:
+        raise UsageError(f"{problems[0]} {remedy}")
+    if problems:
+        raise UsageError("\n".join([*problems, remedy.replace("it", "them", 1)]))
+
+
+def _as_given(name: str, value) -> str:
+    """The flag as a user writes it."""
+    if value is True:
+        return f"--{name}"
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(f"--{name}={each}" for each in values)
 
 
 @dataclasses.dataclass(frozen=True)

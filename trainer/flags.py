@@ -9,6 +9,7 @@ itself they are a mistake.
 
 import dataclasses
 import difflib
+import itertools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -203,20 +204,14 @@ def _refuse_foreign(command: str, arguments: Sequence[str], foreign) -> None:
 
 
 def help_text(usage: str, sections: Sequence[type]) -> str:
-    """What `--help` prints: the usage, then each flag with its default, its rule and its
-    meaning.
-    """
+    """Returns what `--help` prints: the usage, then each flag with default, meaning and rule."""
     lines = [usage, ""]
     for section in sections:
-        lines.append(f"{section.__doc__.splitlines()[0]}")
-        for name, field in _fields([section]).items():
-            if field.type is bool:
-                shown = f"--{'' if field.default else 'no'}{name}"
-            else:
-                shown = f"--{name}={as_text(field.default)}"
-            rule = field.metadata.get("rule")
-            lines.append(f"  {shown}")
-            lines.append(f"      {field.metadata['help']}" + (f" ({rule.text})" if rule else ""))
+        lines.append(section.__doc__.splitlines()[0])
+        for heading, fields in itertools.groupby(dataclasses.fields(section), _heading):
+            lines += ["", heading] if heading else []
+            for field in fields:
+                lines += _help_of(field)
         lines.append("")
     lines += [
         "--flagfile=FILE reads flags from a file, one per line; `#` starts a comment. Named runs "
@@ -224,3 +219,17 @@ def help_text(usage: str, sections: Sequence[type]) -> str:
         "  " + "  ".join(sorted(path.name for path in NAMED_RUNS.glob("*.flags"))),
     ]
     return "\n".join(lines)
+
+
+def _heading(field: dataclasses.Field) -> str:
+    """The heading of the group that the field belongs to; "" if its section has no groups."""
+    return field.metadata.get("heading", "")
+
+
+def _help_of(field: dataclasses.Field) -> list[str]:
+    if field.type is bool:
+        shown = f"--{'' if field.default else 'no'}{field.name}"
+    else:
+        shown = f"--{field.name}={as_text(field.default)}"
+    rule = field.metadata.get("rule")
+    return [f"  {shown}", f"      {field.metadata['help']}" + (f" ({rule.text})" if rule else "")]

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from trainer import channel, flags, stopping
+from trainer import __version__, channel, flags, stopping
 from trainer import config as configuration
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
 
@@ -124,25 +124,22 @@ def _doctor(parsed: flags.Parsed) -> int:
 
 def _submit(parsed: flags.Parsed) -> int:
     settings = configuration.Submit(**parsed.values)
-    if settings.stop or settings.status:
+    from trainer.launch import submit
+
+    if settings.verb != configuration.START:
         if parsed.words:
             raise UsageError(
-                f"{parsed.words[0]}: --stop and --status take nothing after the flags. Leave it "
-                "out."
+                f"{parsed.words[0]}: --{settings.verb} takes nothing after the flags. Leave it out."
             )
-        from trainer.launch import submit
-
         return submit.stop(settings) if settings.stop else submit.status(settings)
     if not parsed.words or parsed.words[0] != "train":
         raise UsageError(
-            f"{' '.join(parsed.words) or 'nothing'}: after `--` comes what the job runs, `train` "
-            "and its flags: "
+            f"{' '.join(parsed.words) or 'nothing'}: after `--` comes the command that the job "
+            "runs, `train` and its flags: "
             "submit --name=imdb --image=... -- train --data_dir=... --model_dir=..."
         )
     config = configuration.from_flat(_parse("train", parsed.words[1:]).values)
     _require(config.folders, "data_dir", "model_dir")
-    from trainer.launch import submit
-
     return submit.start(settings, config)
 
 
@@ -231,6 +228,9 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(_overview(), file=sys.stdout if arguments else sys.stderr)
         return BY_NAME["done" if arguments else "usage"]
+    if arguments[0] == "--version":
+        print(f"rnn-trainer {__version__}")
+        return BY_NAME["done"]
     name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(f"{name}: no such command. Commands: {', '.join(COMMANDS)}.")
@@ -263,7 +263,7 @@ def _overview() -> str:
     return (
         "python -m trainer COMMAND [flags]\n\n"
         + "\n".join(lines)
-        + "\n\n`COMMAND --help` lists its flags."
+        + "\n\n`COMMAND --help` lists the flags of a command, `--version` prints the version."
     )
 
 

@@ -358,8 +358,8 @@ def test_status_of_a_job_that_does_not_run(fake, capsys, document, state):
 @pytest.mark.parametrize(
     "arguments, told",
     [
-        ([], "after `--` comes what the job runs, `train` and its flags"),
-        (["--", "evaluate"], "evaluate: after `--` comes what the job runs"),
+        ([], "after `--` comes the command that the job runs, `train` and its flags"),
+        (["--", "evaluate"], "evaluate: after `--` comes the command that the job runs"),
         (["--", "train", "--data_dir=/data/d"], "--model_dir is empty"),
         (["--", "train", "--unit=3"], "--unit: no such flag of `train`. Did you mean --units?"),
         (["--", "train", "--batch_size=0"], "--batch_size=0: must be at least 1"),

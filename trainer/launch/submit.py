@@ -85,16 +85,10 @@ def _local(submit: configuration.Submit, train: configuration.Config) -> int:
 
 
 def _tpu_vm(submit: configuration.Submit, train: configuration.Config) -> int:
-    if (
-        submit.workers > 1
-        or train.run.accelerator not in ("auto", "tpu")
-        or train.run.strategy not in ("auto", "tpu")
-    ):
+    if train.run.accelerator not in ("auto", "tpu") or train.run.strategy not in ("auto", "tpu"):
         raise UsageError(
-            "--target=tpu_vm: is one worker on the TPUs of one host, not "
-            f"--workers={submit.workers} with "
-            f"--accelerator={train.run.accelerator} and --strategy={train.run.strategy}. Leave "
-            "them out."
+            f"--accelerator={train.run.accelerator} and --strategy={train.run.strategy}: "
+            "--target=tpu_vm trains on the TPUs of one host. Leave them out."
         )
     own = ("data_dir", "model_dir", "accelerator", "strategy", "grace_seconds")
     job = tpu_vm.Job(
