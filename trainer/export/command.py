@@ -318,7 +318,7 @@ def _expected(model: trained_model.TrainedModel, batch: pipeline.Batch) -> np.nd
     """float32 [rows, classes]: what `evaluate` computes, in float32 and on the CPU."""
     placement = strategy.Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
     with tf.device("CPU:0"):
-        step = EvaluationStep(_network(model, model.config.run.jit), placement)
+        step = EvaluationStep(_network(model, model.config.run.jit), placement, model.step.task)
         _, probabilities = step.outcomes(model.weights, batch)
         return probabilities
 
