@@ -23,7 +23,8 @@ ROOMS = """
     launch steps
     doctor gang prepare tasks
     reporting data flags models devices
-    config model_folder stopping
+    model_folder stopping
+    config
     channel
     durable exit_codes processes
 """
@@ -42,7 +43,7 @@ INSIDE = {
     " / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "steps / state / optimizer",
-    "tasks": "views / classification",
+    "tasks": "views / table / classification",
 }
 
 

@@ -41,6 +41,9 @@ def one_of(*choices: str) -> Rule:
     return Rule(f"must be one of {' | '.join(choices)}", lambda value: value in choices)
 
 
+# {task: {metric: whether a lower or a higher value is better}}
+TASKS = {"classification": {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}}
+
 POSITIVE = Rule("must be greater than 0", lambda value: value > 0)
 SPLIT_OR_DEFAULT = Rule(
     "must be one of train | validation | test",
@@ -306,7 +309,7 @@ class Run(Checked):
     best_metric: str = knob(
         "accuracy",
         "Figure of the evaluated split that decides which checkpoint is the best.",
-        one_of("accuracy", "loss", "macro_f1"),
+        one_of(*sorted({metric for metrics in TASKS.values() for metric in metrics})),
     )
     early_stop_patience: int = knob(
         0, "Stop after this many evaluations without a better one; 0: never.", at_least(0)

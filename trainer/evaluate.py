@@ -35,7 +35,7 @@ def metrics(
         if abandon():
             return None
         losses, probabilities = (values[:real] for values in step.outcomes(weights, batch))
-        found = Metrics.of(losses, probabilities, batch.labels[:real])
+        found = step.task.exact_metrics.of(losses, probabilities, batch.labels[:real])
         total = found if total is None else total + found
         if view:
             view(examples, batch.labels[:real], losses, probabilities)
@@ -64,9 +64,7 @@ def as_report(split: str, step: int, found: Metrics, labels) -> dict:
         "split": split,
         "step": step,
         "examples": found.examples,
-        "loss": found.loss,
-        "accuracy": found.accuracy,
-        "macro_f1": found.macro_f1,
+        **found.metrics(),
         "classes": {
             label: {
                 "precision": float(found.precision[i]),

@@ -17,6 +17,7 @@ import sys
 import time
 
 import numpy as np
+import tensorflow as tf
 
 from trainer import config as configuration
 from trainer import evaluate
@@ -31,7 +32,7 @@ from trainer.reporting import progress
 from trainer.reporting.summaries import Nowhere, Summaries
 from trainer.steps import optimizer, state, steps
 from trainer.stopping import MEET_AGAIN, StopRequest
-from trainer.tasks import views
+from trainer.tasks import table, views
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +98,16 @@ class Evaluation:
         if not name or config.run.eval_steps == -1:
             return None
         batches = pipeline.EvaluationBatches(dataset.splits[name], config.input, evaluate.ROWS)
-        return cls(dataset, name, batches, steps.EvaluationStep(network, placement))
+        return cls(
+            dataset, name, batches, steps.EvaluationStep(network, placement, table.task_of(dataset))
+        )
 
 
 @dataclasses.dataclass
 class _Window:
     """Metrics since the last point in TensorBoard."""
 
+    task: table.Task
     metrics: list = dataclasses.field(default_factory=list)
     seconds: float = 0.0
 
@@ -112,17 +116,16 @@ class _Window:
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:
-        """loss, accuracy, gradient_norm per step; examples_per_second; input_wait as share of the
+        """The task's metrics; gradient_norm per step; examples_per_second; input_wait as share of the
         time.
         """
-        sums = steps.StepMetrics(*(np.concatenate(column) for column in zip(*self.metrics)))
-        count = sums.count.sum()
+        joined = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *self.metrics)
+        sums = {name: values.sum() for name, values in joined.sums.items()}
         return {
-            "loss": sums.loss_sum.sum() / count,
-            "accuracy": sums.correct.sum() / count,
-            "gradient_norm": sums.gradient_norm.mean(),
-            "examples_per_second": count / self.seconds,
-            "input_wait": sums.input_seconds.sum() / self.seconds,
+            **self.task.metrics(sums),
+            "gradient_norm": joined.gradient_norm.mean(),
+            "examples_per_second": sums[table.COUNT] / self.seconds,
+            "input_wait": joined.input_seconds.sum() / self.seconds,
         }
 
 
@@ -175,7 +178,7 @@ class Loop:
         self._loop_size = progress.LoopSize(
             config.run.steps_per_loop, progress.LONGEST_LOOP if placement.workers > 1 else math.inf
         )
-        self._window = _Window()
+        self._window = _Window(self._state.task)
         self._unlogged = {"steps": 0, "input_seconds": 0.0}
         # The first step of an attempt is noted at once: it is the end of a recovery.
         self._noted_at = -math.inf
@@ -287,7 +290,7 @@ class Loop:
         if found is None:
             self._journal.lap("evaluate_broken_off", step=self._step, split=name)
             return
-        metrics = {"loss": found.loss, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+        metrics = found.metrics()
         evaluation = selection.Evaluation(self._step, name, metrics)
         if self._keeps_best:
             self._best.offer(evaluation, self._evaluations, self._state.snapshot)
@@ -295,7 +298,7 @@ class Loop:
         view.write(self._eval_summaries, self._step, found)
         self._eval_summaries.flush()
         self._journal.lap("evaluate", step=self._step, split=name, **metrics)
-        self._print_line({f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy})
+        self._print_line({f"{name}_{metric}": metrics[metric] for metric in self._epoch_figures()})
         self._attempt.held.check()  # The record is one file for all attempts.
         # Last: an evaluation that is on record is not made again, so everything that comes of it
         # must be there.
@@ -376,14 +379,15 @@ class Loop:
         self._cold_evaluation = []
 
     def _refuse_divergence(self, metrics: steps.StepMetrics) -> None:
-        bad = ~np.isfinite([metrics.loss_sum, metrics.gradient_norm]).all(axis=0)
+        losses = metrics.sums[table.LOSS_SUM]
+        bad = ~np.isfinite([losses, metrics.gradient_norm]).all(axis=0)
         if not bad.any():
             return
         step = self._step + int(bad.argmax()) + 1
         rows = self._batches.examples(step - 1)
         self._journal.write("diverged", step=step, examples=rows)
         raise DivergedError(
-            f"step {step}: the loss is {metrics.loss_sum[bad][0]}, the gradient's norm "
+            f"step {step}: the loss is {losses[bad][0]}, the gradient's norm "
             f"{metrics.gradient_norm[bad][0]}, both must be "
             "finite. Its batch holds the training examples "
             f"{', '.join(map(str, rows[:32]))}{' ...' if len(rows) > 32 else ''} (counted "
@@ -394,7 +398,7 @@ class Loop:
 
     def _log_point(self) -> None:
         means = self._window.means()
-        self._window = _Window()
+        self._window = _Window(self._state.task)
         rate = optimizer.learning_rate(self._config.optimizer, self._step - 1, self._total)
         self._train_summaries.write(
             self._step, {**means, "learning_rate": float(rate), **self._state.scaling()}
@@ -511,10 +515,7 @@ class Loop:
 
     def _epoch_figures(self) -> dict[str, float]:
         sums = {name: total.numpy() for name, total in self._state.epoch.items()}
-        return {
-            "loss": float(sums["loss_sum"] / sums["count"]),
-            "accuracy": float(sums["correct"] / sums["count"]),
-        }
+        return self._state.task.metrics(sums)
 
 
 def say_stopped(stop: StopRequest, step: int, digest: str) -> int:

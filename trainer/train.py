@@ -32,7 +32,7 @@ from trainer.model_folder import checkpoint, lock
 from trainer.model_folder.journal import Journal
 from trainer.steps import optimizer, state, steps
 from trainer.stopping import StopRequest
-from trainer.tasks import classification
+from trainer.tasks import classification, table
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,11 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     for layer, implementation, reason in network.implementations:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
     log.info("%d parameters", network.parameters)
-    run_state = state.State(network, optimizer.Optimizer(config.optimizer, network.weights, total))
+    run_state = state.State(
+        network,
+        optimizer.Optimizer(config.optimizer, network.weights, total),
+        table.task_of(dataset),
+    )
     weights = classification.balanced_weights(
         np.bincount(split.labels, minlength=len(dataset.labels))
     )

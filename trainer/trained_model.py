@@ -16,6 +16,7 @@ from trainer.model_folder import attempts, checkpoint
 from trainer.models.networks import Network
 from trainer.steps import state as states
 from trainer.steps.steps import EvaluationStep
+from trainer.tasks import table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def open_model(settings) -> TrainedModel:
         dataset,
         network,
         {name: tf.constant(weights[name]) for name in network.weights},
-        EvaluationStep(network, placement),
+        EvaluationStep(network, placement, table.task_of(dataset)),
         found.step,
     )
 

@@ -6,6 +6,7 @@ from trainer import config as configuration
 from trainer.models import shapes
 from trainer.models.networks import Network
 from trainer.steps import optimizer, state
+from trainer.tasks import table
 
 VARIANTS = [
     {},
@@ -23,7 +24,9 @@ def test_sizes_are_those_of_the_network_and_of_its_state(flags):
     network = Network(config.model, 20, 3, precision=config.run.precision)
     assert shapes.parameters(config.model, 20, 3) == network.parameters
     saved = state.State(
-        network, optimizer.Optimizer(config.optimizer, network.weights, 10)
+        network,
+        optimizer.Optimizer(config.optimizer, network.weights, 10),
+        table.TASKS["classification"],
     ).snapshot()
     arrays = sum(array.nbytes for name, array in saved.items() if array.ndim)
     assert shapes.checkpoint_bytes(config, 20, 3) == arrays

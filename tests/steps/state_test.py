@@ -7,13 +7,16 @@ from trainer import config
 from trainer.exit_codes import DataError
 from trainer.models.networks import Network
 from trainer.steps import optimizer, state
+from trainer.tasks import table
 
 
 def new(precision="float32", seed=0, model=None, **changes):
     settings = config.Model(**{"units": (3,), "embedding_size": 2, **(model or {})})
     network = Network(settings, 5, 3, seed=seed, precision=precision)
     return state.State(
-        network, optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10)
+        network,
+        optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10),
+        table.TASKS["classification"],
     )
 
 

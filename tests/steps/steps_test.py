@@ -20,8 +20,10 @@ from trainer.data.store import Split
 from trainer.devices.placement import Placement, bounds
 from trainer.models.networks import Network
 from trainer.steps import optimizer, state, steps
+from trainer.tasks import table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+TASK = table.TASKS["classification"]
 VOCABULARY, CLASSES = 20, 3
 BATCH = 14  # An odd number of rows for each of 2 replicas, and not the same for each of 4.
 # One padded length and the cheapest cell. XLA compiles for seconds what runs for milliseconds: on
@@ -71,7 +73,7 @@ def make(devices=1, class_weights=(), total=100, **flags):
         jit=made_of.run.jit,
     )
     built = optimizer.Optimizer(made_of.optimizer, network.weights, total)
-    run_state = state.State(network, built)
+    run_state = state.State(network, built, TASK)
     batches = pipeline.TrainingBatches(a_split(), made_of.input, made_of.run.seed)
     train_steps = steps.TrainSteps(network, run_state, placement, made_of, class_weights)
     return Made(train_steps, run_state, batches, network, made_of, placement)
@@ -131,13 +133,15 @@ def test_any_split_of_the_batch_takes_the_same_hundred_steps(split):
         if name not in ("devices", "shards", "accumulate", "fuse")
     }
     (expected, weights), (metrics, ours) = hundred_steps(**whole), hundred_steps(**split)
-    np.testing.assert_array_equal(metrics.count, np.full(100, BATCH))
-    np.testing.assert_array_equal(metrics.correct, expected.correct)
-    np.testing.assert_allclose(metrics.loss_sum, expected.loss_sum, rtol=1e-9)
+    np.testing.assert_array_equal(metrics.sums["count"], np.full(100, BATCH))
+    np.testing.assert_array_equal(metrics.sums["correct"], expected.sums["correct"])
+    np.testing.assert_allclose(metrics.sums["loss_sum"], expected.sums["loss_sum"], rtol=1e-9)
     np.testing.assert_allclose(metrics.gradient_norm, expected.gradient_norm, rtol=1e-9)
     for name, weight in weights.items():
         np.testing.assert_allclose(ours[name], weight, rtol=1e-7, atol=1e-9, err_msg=name)
-    assert metrics.loss_sum[-20:].mean() < 0.8 * metrics.loss_sum[:20].mean()  # and they train
+    assert (
+        metrics.sums["loss_sum"][-20:].mean() < 0.8 * metrics.sums["loss_sum"][:20].mean()
+    )  # and they train
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_in_float32_a_hundred_losses_agree_to_four_digits(split, jit):
     expected, metrics = (
         hundred_steps(precision="float32", jit=jit, **changes)[0] for changes in ({}, split)
     )
-    np.testing.assert_allclose(metrics.loss_sum, expected.loss_sum, rtol=1e-4)
+    np.testing.assert_allclose(metrics.sums["loss_sum"], expected.sums["loss_sum"], rtol=1e-4)
 
 
 # --- The gradient ---------------------------------------------------------------------------------
@@ -207,10 +211,10 @@ def test_a_step_moves_by_the_gradient_of_the_mean_loss(flags):
     smoothing, class_weights = flags.get("label_smoothing", 0.0), flags.get("class_weights")
     loss_sum, expected = numpy_gradients(made, batch, before, smoothing, class_weights)
     scores = numpy_network.logits(made.config.model, before, batch.tokens, batch.lengths)
-    np.testing.assert_allclose(metrics.loss_sum, [loss_sum], rtol=1e-12)
+    np.testing.assert_allclose(metrics.sums["loss_sum"], [loss_sum], rtol=1e-12)
     np.testing.assert_allclose(metrics.gradient_norm, [norm_of(expected)], rtol=1e-10)
-    assert metrics.correct.tolist() == [(scores.argmax(axis=1) == batch.labels).sum()]
-    assert metrics.count.tolist() == [BATCH]
+    assert metrics.sums["correct"].tolist() == [(scores.argmax(axis=1) == batch.labels).sum()]
+    assert metrics.sums["count"].tolist() == [BATCH]
     assert 0 <= metrics.input_seconds[0] < 60
     for name, gradient in expected.items():
         np.testing.assert_allclose(moved[name], gradient, rtol=1e-9, atol=1e-14, err_msg=name)
@@ -272,7 +276,7 @@ BOUNDS = {"float32": 2e-6, "bfloat16": 5e-2, "float16": 5e-3}
 def test_gradients_in_each_precision_are_near_those_of_float64(precision, bound, cell, jit):
     made, batch, before, metrics, moved = one_plain_step(precision=precision, cell=cell, jit=jit)
     loss_sum, expected = numpy_gradients(made, batch, before)
-    np.testing.assert_allclose(metrics.loss_sum, [loss_sum], rtol=bound)
+    np.testing.assert_allclose(metrics.sums["loss_sum"], [loss_sum], rtol=bound)
     for name, gradient in expected.items():
         assert np.linalg.norm(moved[name] - gradient) < bound * np.linalg.norm(gradient) + 1e-7, (
             name
@@ -305,9 +309,10 @@ def twelve_steps(loops, precision, jit, fuse):
             made.state.restore(saved, "the snapshot")
             iterator = made.steps.source(made.batches, step)
         else:
-            metrics.append(made.steps.run(iterator, count)[:4])  # all but the time
+            metrics.append(made.steps.run(iterator, count)._replace(input_seconds=()))
             step += count
-    return np.concatenate(metrics, axis=1), made.state.snapshot()
+    joined = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *metrics)
+    return np.stack(tf.nest.flatten(joined)), made.state.snapshot()
 
 
 @pytest.mark.parametrize(
@@ -334,8 +339,8 @@ def test_the_sums_of_an_epoch_are_those_of_its_steps():
     metrics = run(made, 4, first=3)
     sums = {name: total.numpy() for name, total in made.state.epoch.items()}
     assert sums == {
-        "loss_sum": metrics.loss_sum.sum(),
-        "correct": metrics.correct.sum(),
+        "loss_sum": metrics.sums["loss_sum"].sum(),
+        "correct": metrics.sums["correct"].sum(),
         "count": 4 * BATCH,
     }
 
@@ -348,7 +353,7 @@ def test_a_loop_ends_with_the_first_step_that_is_not_finite(fuse):
     weight = made.network.weights["logits/bias"]
     weight.assign(np.where(np.arange(CLASSES) == 1, np.nan, weight.numpy()))
     metrics = made.steps.run(iterator, 10)
-    assert len(metrics.loss_sum) == 1 and not np.isfinite(metrics.loss_sum[0])
+    assert len(metrics.sums["loss_sum"]) == 1 and not np.isfinite(metrics.sums["loss_sum"][0])
     assert made.state.step.numpy() == 4
     if fuse == "off":
         # no batch was lost
@@ -365,8 +370,8 @@ def test_a_gradient_that_is_not_finite_ends_a_loop_though_the_loss_is():
         weight.assign(np.zeros(weight.shape))  # tanh stays where its slope is 1
     made.network.weights["logits/kernel"].assign(np.full((4, CLASSES), 1e25) * [1, -1, 0])
     metrics = run(made, 5)
-    assert len(metrics.loss_sum) == 1
-    assert np.isfinite(metrics.loss_sum[0]) and not np.isfinite(metrics.gradient_norm[0])
+    assert len(metrics.sums["loss_sum"]) == 1
+    assert np.isfinite(metrics.sums["loss_sum"][0]) and not np.isfinite(metrics.gradient_norm[0])
 
 
 # --- float16 --------------------------------------------------------------------------------------
@@ -385,7 +390,7 @@ def test_a_gradient_too_large_for_float16_makes_no_update_and_halves_the_scale()
     while not (metrics := made.steps.run(iterator, 1)).gradient_norm[0]:
         assert_same_bits(weights_of(made), before)
         assert made.state.optimizer.iteration.numpy() == 0
-        assert np.isfinite(metrics.loss_sum).all()
+        assert np.isfinite(metrics.sums["loss_sum"]).all()
         scales.append(made.state.scaling()["loss_scale"])
     assert scales == [2.0**14, 2.0**13, 2.0**12, 2.0**11][: len(scales)] and len(scales) >= 1
     skipped = len(scales)
@@ -422,7 +427,9 @@ def test_a_gradient_that_overflows_at_every_scale_is_divergence():
     metrics = run(made, 40)
     assert len(metrics.gradient_norm) == 16  # 2^15 ... 2^0
     np.testing.assert_array_equal(metrics.gradient_norm[:-1], 0)
-    assert not np.isfinite(metrics.gradient_norm[-1]) and np.isfinite(metrics.loss_sum).all()
+    assert (
+        not np.isfinite(metrics.gradient_norm[-1]) and np.isfinite(metrics.sums["loss_sum"]).all()
+    )
     assert_same_bits(weights_of(made), before)
 
 
@@ -459,7 +466,7 @@ def test_outcomes_are_those_of_each_row_on_any_number_of_replicas(devices, jit):
         name: np.random.default_rng(1).normal(size=weight.shape)
         for name, weight in made.network.weights.items()
     }
-    losses, probabilities = steps.EvaluationStep(made.network, made.placement).outcomes(
+    losses, probabilities = steps.EvaluationStep(made.network, made.placement, TASK).outcomes(
         {name: tf.constant(value) for name, value in given.items()}, batch
     )
     scores = numpy_network.logits(made.config.model, given, batch.tokens, batch.lengths)
@@ -476,7 +483,7 @@ sys.path.insert(0, ".")
 import tensorflow as tf
 [cpu] = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests import steps_test
+from tests.steps import steps_test
 dump = pathlib.Path(sys.argv[1])
 
 def programs():
@@ -601,5 +608,5 @@ def test_accumulation_inside_one_program_takes_the_same_step():
     expected, ours = make(**flags), make(**flags, fuse="on", accumulate=3, shards=2)
     assert ours.steps.fused
     metrics, whole = run(ours, 3), run(expected, 3)
-    np.testing.assert_allclose(metrics.loss_sum, whole.loss_sum, rtol=1e-9)
+    np.testing.assert_allclose(metrics.sums["loss_sum"], whole.sums["loss_sum"], rtol=1e-9)
     np.testing.assert_allclose(metrics.gradient_norm, whole.gradient_norm, rtol=1e-9)

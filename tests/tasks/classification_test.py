@@ -51,31 +51,25 @@ def test_cross_entropy_of_extreme_scores_is_finite(logits, label, loss):
     )
 
 
-def test_training_sums_add_up_over_any_split_of_the_rows():
-    whole = [float(value) for value in classification.training_sums(tf.constant(LOGITS), LABELS)]
-    parts = np.sum(
-        [
-            [
-                float(value)
-                for value in classification.training_sums(tf.constant(LOGITS[part]), LABELS[part])
-            ]
-            for part in (slice(0, 7), slice(7, 8), slice(8, 40))
-        ],
-        axis=0,
-    )
-    np.testing.assert_allclose(parts, whole, rtol=1e-13)
-    assert whole[1:] == [(LOGITS.argmax(axis=1) == LABELS).sum(), 40]
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_training_sums_are_loss_right_predictions_and_examples(smoothing):
+    target = (1 - smoothing) * np.eye(4)[LABELS] + smoothing / 4
+    sums = classification.training_sums(tf.constant(LOGITS), LABELS, smoothing)
+    np.testing.assert_allclose(sums["loss_sum"], -(target * log_softmax(LOGITS)).sum(), rtol=1e-13)
+    assert sums["correct"] == (LOGITS.argmax(axis=1) == LABELS).sum()
+    assert sums["count"] == 40
 
 
 def test_class_weights_multiply_losses_and_not_counts_as_in_keras():
     weights = (0.5, 2.0, 0.0, 1.0)
-    loss, correct, count = classification.training_sums(
-        tf.constant(LOGITS), LABELS, class_weights=weights
-    )
+    sums = classification.training_sums(tf.constant(LOGITS), LABELS, class_weights=weights)
     theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
     expected = theirs(LABELS, LOGITS, sample_weight=np.array(weights)[LABELS])
-    np.testing.assert_allclose(loss / count, expected, rtol=1e-12)
-    assert [float(correct), float(count)] == [(LOGITS.argmax(axis=1) == LABELS).sum(), 40]
+    np.testing.assert_allclose(sums["loss_sum"] / sums["count"], expected, rtol=1e-12)
+    assert [float(sums[name]) for name in ("correct", "count")] == [
+        (LOGITS.argmax(axis=1) == LABELS).sum(),
+        40,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +90,7 @@ def test_balanced_weights_are_the_inverse_of_a_classs_share(counts, weights):
 # --- Metrics --------------------------------------------------------------------------------------
 
 
-def test_figures_of_rows_add_up_over_any_split_of_them():
+def test_metrics_of_rows_add_up_over_any_split_of_them():
     losses, probabilities = -log_softmax(LOGITS)[np.arange(40), LABELS], np.exp(log_softmax(LOGITS))
     whole = classification.Metrics.of(losses, probabilities, LABELS)
     parts = [
@@ -112,7 +106,7 @@ def test_figures_of_rows_add_up_over_any_split_of_them():
         np.testing.assert_allclose(metrics.loss, losses.mean(), rtol=1e-13)
 
 
-def test_the_figures_of_a_small_table_by_hand():
+def test_the_metrics_of_a_small_table_by_hand():
     """Rows: true class; columns: predicted. Class 2 is never predicted, class 3 neither occurs nor
     is predicted.
     """
@@ -126,11 +120,7 @@ def test_the_figures_of_a_small_table_by_hand():
     np.testing.assert_allclose(metrics.recall, [3 / 4, 2 / 4, 0, 0])
     np.testing.assert_allclose(metrics.f1, [0.6, 0.5, 0, 0])
     assert metrics.macro_f1 == pytest.approx(1.1 / 3)  # class 3 does not count
-    assert [metrics.metric(name) for name in ("loss", "accuracy", "macro_f1")] == [
-        0.5,
-        0.5,
-        metrics.macro_f1,
-    ]
+    assert metrics.metrics() == {"loss": 0.5, "accuracy": 0.5, "macro_f1": metrics.macro_f1}
 
 
 def test_a_class_that_is_predicted_without_having_examples_lowers_the_macro_f1():
@@ -139,7 +129,7 @@ def test_a_class_that_is_predicted_without_having_examples_lowers_the_macro_f1()
     )
 
 
-def test_figures_are_those_of_keras():
+def test_metrics_are_those_of_keras():
     metrics = classification.Metrics.of(np.zeros(40), np.exp(log_softmax(LOGITS)), LABELS)
     f1 = keras.metrics.F1Score(average=None)
     f1.update_state(np.eye(4)[LABELS], tf.nn.softmax(LOGITS))

@@ -162,12 +162,14 @@ class TrainingBatches:
 
         def load(step):
             arrays = tf.numpy_function(
-                lambda step: tuple(self.batch(int(step), *rows)),
+                lambda step: tf.nest.flatten(self.batch(int(step), *rows)),
                 [step],
-                [spec.dtype for spec in SIGNATURE],
+                [spec.dtype for spec in tf.nest.flatten(SIGNATURE)],
             )
-            return Batch(
-                *(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, SIGNATURE))
+            return tf.nest.map_structure(
+                lambda array, spec: tf.ensure_shape(array, spec.shape),
+                tf.nest.pack_sequence_as(SIGNATURE, arrays),
+                SIGNATURE,
             )
 
         return tf.data.Dataset.range(first_step, 2**62).map(load).prefetch(tf.data.AUTOTUNE)
@@ -186,11 +188,9 @@ class TrainingBatches:
             np.concatenate([self.examples(step + i) for i in range(count)]), length
         )
         flat = flat._replace(rows=flat.rows % self.batch_size)
-        return Batch(
-            *(
-                _filled(values.reshape(count, self.batch_size, *values.shape[1:]), most)
-                for values in flat
-            )
+        return tf.nest.map_structure(
+            lambda values: _filled(values.reshape(count, self.batch_size, *values.shape[1:]), most),
+            flat,
         ), count
 
     def stacks(self, first_step: int, most: int) -> tf.data.Dataset:
@@ -203,7 +203,9 @@ class TrainingBatches:
                 yield stack, count
                 step += count
 
-        signature = Batch(*(tf.TensorSpec([most, *spec.shape], spec.dtype) for spec in SIGNATURE))
+        signature = tf.nest.map_structure(
+            lambda spec: tf.TensorSpec([most, *spec.shape], spec.dtype), SIGNATURE
+        )
         return tf.data.Dataset.from_generator(
             made, output_signature=(signature, tf.TensorSpec([], tf.int32))
         ).prefetch(2)

@@ -94,7 +94,7 @@ def _expected(model: trained_model.TrainedModel, batch: pipeline.Batch) -> np.nd
     """Returns float32 [rows, classes]: what `evaluate` computes, in float32 on the CPU."""
     cpu = placement.Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
     with tf.device("CPU:0"):
-        step = EvaluationStep(network_of(model, model.config.run.jit), cpu)
+        step = EvaluationStep(network_of(model, model.config.run.jit), cpu, model.step.task)
         _, probabilities = step.outcomes(model.weights, batch)
         return probabilities
 

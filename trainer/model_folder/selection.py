@@ -13,9 +13,12 @@ import pathlib
 from collections.abc import Sequence
 
 from trainer import durable
+from trainer.config import TASKS
 from trainer.exit_codes import DataError
 
-LOWER_IS_BETTER = {"loss"}
+LOWER_IS_BETTER = {
+    metric for metrics in TASKS.values() for metric, better in metrics.items() if better == "lower"
+}
 
 
 @dataclasses.dataclass(frozen=True)

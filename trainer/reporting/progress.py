@@ -112,7 +112,9 @@ class Progress:
         eta = elapsed / max(1, step - self._first) * (self._total - step)
         if self._bar:
             shown = "  ".join(
-                f"{name} {number(value)}" for name, value in metrics.items() if name in _ON_THE_BAR
+                f"{name} {number(value)}"
+                for name, value in metrics.items()
+                if name not in _NOT_ON_THE_BAR
             )
             self._bar.update(self._task, completed=step, metrics=shown)
         elif self._clock() - self._last_line >= SECONDS_PER_LINE or step == self._total:
@@ -120,7 +122,7 @@ class Progress:
             log.info("%s", line(step, self._total, epoch, metrics, eta))
 
 
-_ON_THE_BAR = ("loss", "accuracy", "examples_per_second")
+_NOT_ON_THE_BAR = ("gradient_norm", "input_wait")
 
 
 def _bar(total: int) -> Any:

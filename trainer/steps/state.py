@@ -10,25 +10,26 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.exit_codes import DataError
+from trainer.models.networks import Network
 from trainer.steps import optimizer as optimizers
-
-EPOCH_SUMS = {"loss_sum": tf.float64, "correct": tf.int64, "count": tf.int64}
+from trainer.tasks.table import Task
 
 
 class State:
     """Weights, optimizer slots, the step, and the sums of the epoch in progress.
 
-    step: int64, steps done. epoch: {"loss_sum", "correct", "count"} over the steps of the current
-    epoch. loss_scale: float32 under float16, else None.
+    step: int64, steps done. epoch: {the task's sums: over the steps of the current epoch}.
+    loss_scale: float32 under float16, else None.
     """
 
-    def __init__(self, network, optimizer):
+    def __init__(self, network: Network, optimizer: optimizers.Optimizer, task: Task):
         self.network = network
         self.optimizer = optimizer
+        self.task = task
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.epoch = {
             name: tf.Variable(0, dtype=dtype, trainable=False, name=name)
-            for name, dtype in EPOCH_SUMS.items()
+            for name, dtype in task.sums.items()
         }
         self.loss_scale = None
         if network.compute_dtype == "float16":

@@ -23,10 +23,9 @@ from trainer.devices.placement import Placement
 from trainer.models.networks import Network, Noise
 from trainer.steps import optimizer as optimizers
 from trainer.steps.state import State
-from trainer.tasks import classification
+from trainer.tasks.table import COUNT, LOSS_SUM, Task
 
 EMBEDDING = "embedding/embeddings"  # The first of a network's weights, where it is trained.
-SUMS = 3  # loss, correct, examples: the tail of a packed vector
 LOSS_SCALE = "optimizer/loss_scale"
 # Batches that a program of many steps takes at once: a call costs as much as a small step.
 STACK = 32
@@ -35,13 +34,11 @@ STACK = 32
 class StepMetrics(NamedTuple):
     """Metrics of n steps, each float64 [n].
 
-    gradient_norm: before clipping; 0 where the step made no update because its gradient overflowed
+    sums: {name: values}, those of the task. gradient_norm: before clipping; 0 where the step made no update because its gradient overflowed
     float16. input_seconds: how long the step waited for its batch.
     """
 
-    loss_sum: np.ndarray
-    correct: np.ndarray
-    count: np.ndarray
+    sums: dict[str, np.ndarray]
     gradient_norm: np.ndarray
     input_seconds: np.ndarray
 
@@ -74,6 +71,7 @@ class TrainSteps:
     ):
         self._network = network
         self._state = state
+        self._task = state.task
         self._placement = placement
         self._shards = config.run.shards
         self._settings = config.optimizer
@@ -82,8 +80,11 @@ class TrainSteps:
         on_tpu = placement.device_type == "TPU"
         jit = compiles(network) and not on_tpu  # What a TPU strategy runs is compiled as a whole.
         self._names = list(network.weights)
+        self._columns = len(state.task.sums) + 1  # and the gradient's norm
         sizes = [weight.value.shape.num_elements() for weight in network.weights.values()]
-        self._sizes = [tf.TensorShape([size]) for size in sizes] + [tf.TensorShape([])] * SUMS
+        self._sizes = [tf.TensorShape([size]) for size in sizes] + [tf.TensorShape([])] * len(
+            state.task.sums
+        )
         weights = [
             tf.TensorSpec(weight.value.shape, weight.value.dtype)
             for weight in network.weights.values()
@@ -109,11 +110,9 @@ class TrainSteps:
             and placement.replicas == placement.workers == 1
         )
         rows, number = [STACK, config.input.batch_size], tf.TensorSpec([], tf.int32)
-        stack = Batch(
-            *(
-                tf.TensorSpec(rows + spec.shape[1:].as_list(), spec.dtype)
-                for spec in pipeline.SIGNATURE
-            )
+        stack = tf.nest.map_structure(
+            lambda spec: tf.TensorSpec(rows + spec.shape[1:].as_list(), spec.dtype),
+            pipeline.SIGNATURE,
         )
         # One trace for all lengths, or the order in which they come would decide what is compiled.
         # A TPU wants them in the trace.
@@ -138,7 +137,8 @@ class TrainSteps:
             if self.fused
             else self._loop(source, tf.constant(steps, tf.int32)).numpy()
         )
-        return StepMetrics(*table.T)
+        *sums, gradient_norm, input_seconds = table.T
+        return StepMetrics(dict(zip(self._task.sums, sums)), gradient_norm, input_seconds)
 
     def warm_up(self, length: int, rows: int) -> None:
         """Compiles what depends on the shape of batches, of `rows` rows padded to `length`, and
@@ -147,7 +147,7 @@ class TrainSteps:
         if self.fused:
             blank = _blank(length, rows)
             self._program(
-                Batch(*(tf.repeat(values[None], STACK, axis=0) for values in blank)),
+                tf.nest.map_structure(lambda values: tf.repeat(values[None], STACK, axis=0), blank),
                 tf.constant(0),
                 tf.constant(0),
             )
@@ -175,16 +175,17 @@ class TrainSteps:
             logits = self._network.logits(
                 named, batch.tokens, batch.lengths, Noise(batch.rows, step)
             )
-            sums = classification.training_sums(
+            sums = self._task.training_sums(
                 logits, batch.labels, self._settings.label_smoothing, self._class_weights
             )
-            scaled = sums[0] * tf.cast(scale, sums[0].dtype)
+            scaled = sums[LOSS_SUM] * tf.cast(scale, sums[LOSS_SUM].dtype)
         gradients = tape.gradient(scaled, weights)
         slices = ()
         if self.exchange.embedding_by_row:
             embedding, *gradients = gradients
             slices = embedding.values, tf.cast(embedding.indices, tf.int64)
-        return pack([tf.convert_to_tensor(gradient) for gradient in gradients] + list(sums)), slices
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return pack(gradients + [sums[name] for name in self._task.sums]), slices
 
     def _replica_gradient(self, weights, step, scale, batch: Batch):
         """As `_shard_gradient`, of this replica's rows: its shards side by side, its parts one
@@ -235,8 +236,10 @@ class TrainSteps:
         """(the state's values after a step, its metrics): the update by the packed sums of a whole
         batch.
         """
-        *gradients, loss_sum, correct, count = unpack(packed, self._sizes)
-        factor = 1 / (count * tf.cast(self._scale(values), count.dtype))
+        parts = unpack(packed, self._sizes)
+        gradients = parts[: len(self._names)]
+        sums = dict(zip(self._task.sums, parts[len(self._names) :]))
+        factor = 1 / (sums[COUNT] * tf.cast(self._scale(values), sums[COUNT].dtype))
         gradients = [gradient * factor for gradient in gradients]
         norm = optimizers.global_norm(gradients)
         gradients = optimizers.clip(gradients, norm, self._settings.clip_norm)
@@ -244,12 +247,10 @@ class TrainSteps:
         after["step"] = values["step"] + 1
         if LOSS_SCALE in values:
             after, norm = self._if_it_fits(values, after, norm)
-        for name, value in zip(("loss_sum", "correct", "count"), (loss_sum, correct, count)):
+        for name, value in sums.items():
             total = values[f"epoch/{name}"]
             after[f"epoch/{name}"] = total + tf.cast(value, total.dtype)
-        return after, tf.stack(
-            [tf.cast(value, tf.float64) for value in (loss_sum, correct, count, norm)]
-        )
+        return after, tf.stack([tf.cast(value, tf.float64) for value in (*sums.values(), norm)])
 
     def _if_it_fits(self, before, after, norm):
         """The values without the update if the gradient overflowed, and the norm; 0 where a smaller
@@ -301,7 +302,9 @@ class TrainSteps:
             metrics = metrics.write(done, tf.concat([row, [waited]], axis=0))
             return done + 1, tf.reduce_all(tf.math.is_finite(row)), metrics
 
-        metrics = tf.TensorArray(tf.float64, steps, dynamic_size=False, element_shape=[5])
+        metrics = tf.TensorArray(
+            tf.float64, steps, dynamic_size=False, element_shape=[self._columns + 1]
+        )
         done, _, metrics = tf.while_loop(
             lambda done, finite, _: tf.logical_and(done < steps, finite),
             one,
@@ -312,7 +315,7 @@ class TrainSteps:
     # --- many steps in one program ----------------------------------------------------------------
 
     def _run_stack(self, stack: Batch, first, end):
-        """Runs steps on batches [first, end) of a stack. Returns (metrics [stack, 4], steps
+        """Runs steps on batches [first, end) of a stack. Returns (metrics [stack, sums and norm], steps
         done).
         """
         strategy = self._placement.strategy
@@ -331,7 +334,7 @@ class TrainSteps:
         """
 
         def one(at, _, values, metrics):
-            batch = Batch(*(entries[at] for entries in stack))
+            batch = tf.nest.map_structure(lambda entries: entries[at], stack)
             packed, _ = self._replica_gradient(
                 self._weights(values), values["step"], self._scale(values), batch
             )
@@ -339,7 +342,7 @@ class TrainSteps:
             metrics = tf.tensor_scatter_nd_update(metrics, [[at]], row[None])
             return at + 1, tf.reduce_all(tf.math.is_finite(row)), values, metrics
 
-        metrics = tf.zeros([tf.shape(stack.rows)[0], 4], tf.float64)
+        metrics = tf.zeros([tf.shape(stack.rows)[0], self._columns], tf.float64)
         at, _, values, metrics = tf.while_loop(
             lambda at, finite, *_: tf.logical_and(at < end, finite),
             one,
@@ -355,7 +358,7 @@ class TrainSteps:
         )
 
     def _run_fused(self, stacks: "Stacks", steps: int) -> np.ndarray:
-        parts, left = [np.zeros([0, 5])], steps
+        parts, left = [np.zeros([0, self._columns + 1])], steps
         while left:
             asked = time.monotonic()
             stack, first, end = stacks.take(left)
@@ -397,9 +400,10 @@ class EvaluationStep:
     of a placement.
     """
 
-    def __init__(self, network: Network, placement: Placement):
+    def __init__(self, network: Network, placement: Placement, task: Task):
         self._network = network
         self._placement = placement
+        self.task = task
         on_tpu = placement.device_type == "TPU"
         self._outcomes = _function(
             self._outcomes_of,
@@ -413,7 +417,7 @@ class EvaluationStep:
         computes its own rows.
         """
         first, end = self._placement.rows(len(batch.rows))
-        own = Batch(*(values[first:end] for values in batch))
+        own = tf.nest.map_structure(lambda values: values[first:end], batch)
         per_replica = zip(
             *map(self._placement.strategy.experimental_local_results, self._replicas(weights, own))
         )
@@ -441,7 +445,7 @@ class EvaluationStep:
 
     def _outcomes_of(self, weights, batch):
         logits = self._network.logits(weights, batch.tokens, batch.lengths)
-        return classification.cross_entropy(logits, batch.labels), tf.nn.softmax(logits)
+        return self.task.outcomes(logits, batch.labels)
 
 
 def _function(python_function, **options):
@@ -484,7 +488,9 @@ def _slice(values, part, parts: int):
 
 
 def _part(batch: Batch, part, parts: int) -> Batch:
-    return batch if parts == 1 else Batch(*(_slice(values, part, parts) for values in batch))
+    if parts == 1:
+        return batch
+    return tf.nest.map_structure(lambda values: _slice(values, part, parts), batch)
 
 
 def _clock() -> tf.Tensor:

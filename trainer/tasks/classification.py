@@ -1,19 +1,19 @@
-"""What a network's outputs are worth: losses per example, and metrics as sums that are divided once
-at the end.
+"""Classification of texts: losses, and metrics as sums that are divided once at the end.
 
 Sums and counts add up to the same metrics over any split of the rows into batches, shards, replicas
 and workers.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
-    """Cross-entropy of each example against its label, in nats.
+    """Returns the cross-entropy of each example against its label, in nats.
 
     With smoothing e, the target is (1 - e) at the label plus e / classes everywhere: Szegedy et
     al., Rethinking the Inception Architecture, 2016, section 7.
@@ -37,24 +37,41 @@ def training_sums(
     labels: tf.Tensor,
     smoothing: float = 0.0,
     class_weights: Sequence[float] = (),
-):
-    """(sum of the losses, correct predictions, examples), each a scalar of the type of `logits`.
+) -> dict[str, tf.Tensor]:
+    """Returns the sums of a step's rows, each a scalar of the type of `logits`.
 
-    `class_weights`, one per class, multiply the losses but not the counts, as Keras' class_weight
-    does.
+    loss_sum: of the losses. correct: right predictions. count: examples. `class_weights`, one per
+    class, multiply the losses but not the counts, as Keras' class_weight does.
     """
     losses = cross_entropy(logits, labels, smoothing)
     if class_weights:
         losses *= tf.gather(tf.constant(class_weights, logits.dtype), labels)
     correct = tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), labels), logits.dtype)
-    return tf.reduce_sum(losses), tf.reduce_sum(correct), tf.cast(tf.size(labels), logits.dtype)
+    return {
+        "loss_sum": tf.reduce_sum(losses),
+        "correct": tf.reduce_sum(correct),
+        "count": tf.cast(tf.size(labels), logits.dtype),
+    }
+
+
+def metrics(sums: Mapping[str, Any]) -> dict[str, float]:
+    """Returns loss and accuracy from the added `training_sums` of some steps."""
+    return {
+        "loss": float(sums["loss_sum"] / sums["count"]),
+        "accuracy": float(sums["correct"] / sums["count"]),
+    }
+
+
+def outcomes(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (losses [batch], probabilities [batch, classes])."""
+    return cross_entropy(logits, labels), tf.nn.softmax(logits)
 
 
 def balanced_weights(label_counts: np.ndarray) -> list[float]:
-    """examples / (classes * examples of the class), the 'balanced' rule of scikit-learn: mean 1
-    over the examples.
+    """Returns examples / (classes * examples of the class), scikit-learn's 'balanced' weights.
 
-    A class without examples does not count as one; its weight, 0, is never used.
+    Their mean over the examples is 1. A class without examples does not count as a class; its
+    weight, 0, is never used.
     """
     counts = np.asarray(label_counts, np.float64)
     return _ratio(np.full(len(counts), counts.sum() / np.count_nonzero(counts)), counts).tolist()
@@ -62,8 +79,9 @@ def balanced_weights(label_counts: np.ndarray) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """The metrics of a split. `confusion`: int64 [classes, classes], true class in rows, predicted
-    in columns.
+    """The exact metrics of some rows; those of several parts add up.
+
+    confusion: int64 [classes, classes], true class in rows, predicted class in columns.
     """
 
     loss_sum: float
@@ -71,7 +89,7 @@ class Metrics:
 
     @classmethod
     def of(cls, losses: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> "Metrics":
-        """Those of some rows: losses [rows], probabilities [rows, classes], labels int [rows]."""
+        """Returns those of losses [rows], probabilities [rows, classes] and labels int [rows]."""
         classes = probabilities.shape[1]
         confusion = np.zeros((classes, classes), np.int64)
         np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
@@ -104,7 +122,7 @@ class Metrics:
 
     @property
     def f1(self) -> np.ndarray:
-        """float64 [classes]: 2 true positives / (predicted + examples), 0 where both are 0."""
+        """float64 [classes]: 2 true positives / (predicted + examples), 0 if both are 0."""
         return _ratio(
             2 * np.diag(self.confusion), self.confusion.sum(axis=0) + self.confusion.sum(axis=1)
         )
@@ -115,9 +133,9 @@ class Metrics:
         present = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) > 0
         return float(self.f1[present].mean())
 
-    def metric(self, name: str) -> float:
-        """loss, accuracy or macro_f1 by name."""
-        return getattr(self, name)
+    def metrics(self) -> dict[str, float]:
+        """Returns the metrics that an evaluation records and `--best_metric` can name."""
+        return {"loss": self.loss, "accuracy": self.accuracy, "macro_f1": self.macro_f1}
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
