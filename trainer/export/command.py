@@ -32,7 +32,7 @@ from trainer.exit_codes import BY_NAME, StorageError, TrainerError, UsageError
 from trainer.export import readback
 from trainer.models.networks import Network, recurrent_weights
 from trainer.reporting.progress import number
-from trainer.steps.steps import EvaluationStep
+from trainer.steps.evaluation import EvaluationStep
 
 log = logging.getLogger(__name__)
 
