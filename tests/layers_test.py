@@ -42,7 +42,8 @@ INSIDE = {
     "prepare": "command / sources classes vocabulary / folders formats imdb_npz splits spool"
     " / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",
-    "steps": "steps / state / optimizer",
+    "steps": "training / stepwise fused evaluation / gradient update"
+    " / state programs parts packing / optimizer",
     "tasks": "views / table / classification",
 }
 

@@ -12,7 +12,7 @@ from trainer import trained_model
 from trainer.data.pipeline import EvaluationBatches
 from trainer.exit_codes import BY_NAME, UsageError
 from trainer.reporting.progress import number
-from trainer.steps.steps import EvaluationStep
+from trainer.steps.evaluation import EvaluationStep
 from trainer.tasks.classification import Metrics
 
 ROWS = 256  # Rows per batch. It changes no figure, only speed and memory.

@@ -30,7 +30,9 @@ from trainer.model_folder.journal import Journal
 from trainer.models.networks import Network
 from trainer.reporting import progress
 from trainer.reporting.summaries import Nowhere, Summaries
-from trainer.steps import optimizer, state, steps
+from trainer.steps import optimizer, state, training
+from trainer.steps.evaluation import EvaluationStep
+from trainer.steps.update import StepMetrics
 from trainer.stopping import MEET_AGAIN, StopRequest
 from trainer.tasks import table, views
 
@@ -63,7 +65,7 @@ class Evaluation:
     dataset: store.Dataset
     split: str
     batches: pipeline.EvaluationBatches
-    step: steps.EvaluationStep
+    step: EvaluationStep
 
     @property
     def selects(self) -> bool:
@@ -99,7 +101,7 @@ class Evaluation:
             return None
         batches = pipeline.EvaluationBatches(dataset.splits[name], config.input, evaluate.ROWS)
         return cls(
-            dataset, name, batches, steps.EvaluationStep(network, placement, table.task_of(dataset))
+            dataset, name, batches, EvaluationStep(network, placement, table.task_of(dataset))
         )
 
 
@@ -111,13 +113,14 @@ class _Window:
     metrics: list = dataclasses.field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, metrics: steps.StepMetrics, seconds: float) -> None:
+    def add(self, metrics: StepMetrics, seconds: float) -> None:
         self.metrics.append(metrics)
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:
-        """The task's metrics; gradient_norm per step; examples_per_second; input_wait as share of the
-        time.
+        """Returns the task's metrics, gradient_norm and examples_per_second.
+
+        Also input_wait, as a share of the time.
         """
         joined = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *self.metrics)
         sums = {name: values.sum() for name, values in joined.sums.items()}
@@ -141,7 +144,7 @@ class Loop:
         dataset: store.Dataset,
         batches: pipeline.TrainingBatches,
         run_state: state.State,
-        train_steps: steps.TrainSteps,
+        train_steps: training.TrainSteps,
         placement: Placement,
         evaluation: Evaluation | None,
         found: checkpoint.Checkpoint | None,
@@ -378,7 +381,7 @@ class Loop:
                 self._journal.lap("compile", length=length, split=self._evaluation.split)
         self._cold_evaluation = []
 
-    def _refuse_divergence(self, metrics: steps.StepMetrics) -> None:
+    def _refuse_divergence(self, metrics: StepMetrics) -> None:
         losses = metrics.sums[table.LOSS_SUM]
         bad = ~np.isfinite([losses, metrics.gradient_norm]).all(axis=0)
         if not bad.any():

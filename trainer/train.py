@@ -30,7 +30,7 @@ from trainer.exit_codes import (
 )
 from trainer.model_folder import checkpoint, lock
 from trainer.model_folder.journal import Journal
-from trainer.steps import optimizer, state, steps
+from trainer.steps import optimizer, state, training
 from trainer.stopping import StopRequest
 from trainer.tasks import classification, table
 
@@ -162,15 +162,12 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     weights = classification.balanced_weights(
         np.bincount(split.labels, minlength=len(dataset.labels))
     )
-    train_steps = steps.TrainSteps(
-        network,
+    train_steps = training.train_steps(
         run_state,
         placement,
         config,
         tuple(weights) if config.optimizer.class_weights == "balanced" else (),
     )
-    if train_steps.fused:
-        log.info("steps are small: up to %d at a time inside one program", steps.STACK)
     if placement.workers > 1:
         log.info(
             "a step sends %.3g MB to other workers, the gradient of the embedding %s",

@@ -15,7 +15,7 @@ from trainer.exit_codes import UsageError
 from trainer.model_folder import attempts, checkpoint
 from trainer.models.networks import Network
 from trainer.steps import state as states
-from trainer.steps.steps import EvaluationStep
+from trainer.steps.evaluation import EvaluationStep
 from trainer.tasks import table
 
 

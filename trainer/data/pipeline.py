@@ -231,6 +231,16 @@ def _filled(values: np.ndarray, count: int) -> np.ndarray:
     )
 
 
+def blank(length: int, rows: int) -> Batch:
+    """Returns a batch of padding, of `rows` rows: for its shape."""
+    return Batch(
+        tf.range(rows),
+        tf.zeros([rows, length], tf.int32),
+        tf.ones([rows], tf.int32),
+        tf.zeros([rows], tf.int32),
+    )
+
+
 def loose_batch(split: Split, settings: configuration.Input) -> Batch:
     """All examples of a small split, in its own order, as one batch padded to a power of two: for
     texts that just came in.

@@ -16,7 +16,7 @@ from trainer.exit_codes import TrainerError
 from trainer.export import readback, saved_model
 from trainer.models.networks import Network
 from trainer.reporting.progress import number
-from trainer.steps.steps import EvaluationStep
+from trainer.steps.evaluation import EvaluationStep
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
-"""Everything that the next step depends on, under logical names that are the same on any number of
-devices.
+"""Everything that the next step depends on, under names that are the same on any number of devices.
 
-`named` is the one list of what a checkpoint holds; save and restore go through it.
+`State.named` is the one list of what a checkpoint holds; saving and restoring go through it.
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -14,11 +14,15 @@ from trainer.models.networks import Network
 from trainer.steps import optimizer as optimizers
 from trainer.tasks.table import Task
 
+LOSS_SCALE = "optimizer/loss_scale"
+
+Value = TypeVar("Value")
+
 
 class State:
     """Weights, optimizer slots, the step, and the sums of the epoch in progress.
 
-    step: int64, steps done. epoch: {the task's sums: over the steps of the current epoch}.
+    step: int64, steps done. epoch: {name: scalar} of the task's sums over the steps of the epoch.
     loss_scale: float32 under float16, else None.
     """
 
@@ -38,19 +42,17 @@ class State:
             )
 
     def named(self) -> dict[str, tf.Variable]:
-        """{logical name: variable} of the whole state."""
+        """Returns {logical name: variable} of the whole state."""
         return {
             **{f"model/{name}": weight.value for name, weight in self.network.weights.items()},
             **{f"optimizer/{name}": variable for name, variable in self.optimizer.named().items()},
-            **({"optimizer/loss_scale": self.loss_scale} if self.loss_scale is not None else {}),
+            **({LOSS_SCALE: self.loss_scale} if self.loss_scale is not None else {}),
             "step": self.step,
             **{f"epoch/{name}": total for name, total in self.epoch.items()},
         }
 
     def values(self) -> dict[str, tf.Tensor]:
-        """{logical name: tensor} of the whole state, arrays flat: a step computes the next ones of
-        them.
-        """
+        """Returns {logical name: tensor} of the whole state, arrays flat, for a step to update."""
         return {
             name: tf.reshape(variable, [-1])
             if variable.shape.rank
@@ -59,17 +61,18 @@ class State:
         }
 
     def assign(self, values: Mapping[str, tf.Tensor]) -> None:
-        """Takes over what `values` returned, or what a step made of it."""
+        """Sets the state to `values`, which `values()` returned or a step made from it."""
         for name, variable in self.named().items():
             variable.assign(tf.reshape(values[name], variable.shape))
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        """Copies of all values, which later steps do not change."""
+        """Returns copies of all values, which later steps do not change."""
         return {name: np.array(variable.numpy()) for name, variable in self.named().items()}
 
     def restore(self, tensors: Mapping[str, np.ndarray], origin: str) -> None:
-        """Takes over the values of a checkpoint; `origin` is named where they do not fit
-        (DataError).
+        """Sets the state to the values of a checkpoint.
+
+        Raises DataError, which names `origin`, if they do not fit.
         """
         variables = self.named()
         if set(variables) != set(tensors):
@@ -82,14 +85,14 @@ class State:
             if variable.shape != tensors[name].shape:
                 raise DataError(
                     f"{origin}: {name} has shape {tensors[name].shape}, the model's is "
-                    f"{tuple(variable.shape)}. "
-                    "Use the configuration that wrote it."
+                    f"{tuple(variable.shape)}. Use the configuration that wrote it."
                 )
             variable.assign(tensors[name])
 
     def scaling(self) -> dict[str, float]:
-        """Under float16 the loss scale, and the steps so far that made no update because their
-        gradient overflowed.
+        """Returns the loss scale and the steps without an update so far; {} except under float16.
+
+        Such a step, one of `skipped_steps`, had a gradient that overflowed.
         """
         if self.loss_scale is None:
             return {}
@@ -97,14 +100,9 @@ class State:
         return {"loss_scale": float(self.loss_scale.numpy()), "skipped_steps": float(skipped)}
 
     def evaluation_weights(self) -> dict[str, tf.Tensor]:
-        """{weight: value} to evaluate with: averaged ones where the run keeps them."""
-        named = self.named()
-        return {
-            name: tf.convert_to_tensor(
-                named.get(f"optimizer/{name}/average", named[f"model/{name}"])
-            )
-            for name in self.network.weights
-        }
+        """Returns {weight: value} to evaluate with: the averages if the run keeps them."""
+        weights = evaluation_weights(self.named())
+        return {name: tf.convert_to_tensor(weight) for name, weight in weights.items()}
 
     def begin_epoch(self) -> None:
         """Sets the sums of the epoch to zero."""
@@ -112,11 +110,10 @@ class State:
             total.assign(tf.zeros_like(total))
 
 
-def evaluation_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """{weight: value} for evaluate, predict and export from the tensors of a checkpoint: averaged
-    ones where there are.
+def evaluation_weights(named: Mapping[str, Value]) -> dict[str, Value]:
+    """Returns {weight: value} to evaluate with from a whole state, given by its logical names.
+
+    They are the averaged weights if the state has them.
     """
-    names = [name.removeprefix("model/") for name in tensors if name.startswith("model/")]
-    return {
-        name: tensors.get(f"optimizer/{name}/average", tensors[f"model/{name}"]) for name in names
-    }
+    names = [name.removeprefix("model/") for name in named if name.startswith("model/")]
+    return {name: named.get(f"optimizer/{name}/average", named[f"model/{name}"]) for name in names}

@@ -1,0 +1,64 @@
+"""The gradient of a step against NumPy, in any division of the batch and any precision."""
+
+import numpy as np
+import pytest
+
+from tests import numpy_network
+from tests.steps import runs
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"jit": "on"},
+        {"label_smoothing": 0.2, "class_weights": (0.5, 2.0, 1.0)},
+        {"shards": 3, "accumulate": 2},
+        {"devices": 2, "shards": 2},
+        {"cell": "gru", "bidirectional": True, "pooling": "mean"},
+        {"cell": "lstm", "padding": "pre", "one_hot": True},
+        pytest.param(
+            {"cell": "lstm", "units": (3, 2), "bidirectional": True, "devices": 2, "jit": "on"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_step_moves_by_the_gradient_of_the_mean_loss(flags):
+    made, batch, before, metrics, moved = runs.one_plain_step(**flags)
+    smoothing, class_weights = flags.get("label_smoothing", 0.0), flags.get("class_weights")
+    loss_sum, expected = runs.numpy_gradients(made, batch, before, smoothing, class_weights)
+    scores = numpy_network.logits(made.config.model, before, batch.tokens, batch.lengths)
+    np.testing.assert_allclose(metrics.sums["loss_sum"], [loss_sum], rtol=1e-12)
+    np.testing.assert_allclose(metrics.gradient_norm, [runs.norm_of(expected)], rtol=1e-10)
+    assert metrics.sums["correct"].tolist() == [(scores.argmax(axis=1) == batch.labels).sum()]
+    assert metrics.sums["count"].tolist() == [runs.BATCH]
+    assert 0 <= metrics.input_seconds[0] < 60
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(moved[name], gradient, rtol=1e-9, atol=1e-14, err_msg=name)
+
+
+# Of the norm of a weight's gradient. Rounding errors of a format with p bits, 2^-p each, add up
+# over steps and rows.
+BOUNDS = {"float32": 2e-6, "bfloat16": 5e-2, "float16": 5e-3}
+
+
+@pytest.mark.parametrize("precision, bound", BOUNDS.items())
+@pytest.mark.parametrize(
+    "cell, jit",
+    [
+        ("lstm", "off"),
+        *(
+            pytest.param(cell, "on", marks=pytest.mark.slow)
+            for cell in ("simple_rnn", "lstm", "gru")
+        ),
+    ],
+)
+def test_gradients_in_each_precision_are_near_those_of_float64(precision, bound, cell, jit):
+    made, batch, before, metrics, moved = runs.one_plain_step(
+        precision=precision, cell=cell, jit=jit
+    )
+    loss_sum, expected = runs.numpy_gradients(made, batch, before)
+    np.testing.assert_allclose(metrics.sums["loss_sum"], [loss_sum], rtol=bound)
+    for name, gradient in expected.items():
+        assert np.linalg.norm(moved[name] - gradient) < bound * np.linalg.norm(gradient) + 1e-7, (
+            name
+        )

@@ -1,0 +1,33 @@
+"""Parts of a batch."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.steps import runs
+from trainer import config
+from trainer.data import pipeline
+from trainer.devices import placement
+from trainer.steps.parts import part_of
+
+
+@pytest.mark.parametrize("rows, parts", [(14, 3), (14, 1), (2, 5)])
+def test_uneven_parts_have_the_bounds_of_a_placement(rows, parts):
+    batch = pipeline.blank(4, rows)
+    for part, (first, end) in enumerate(placement.bounds(rows, parts)):
+        found = part_of(batch, part, parts)
+        np.testing.assert_array_equal(found.rows, range(first, end))
+        assert found.tokens.shape == (end - first, 4)
+
+
+@pytest.mark.parametrize("rows, parts", [(14, 2), (14, 7), (12, 4)])
+def test_the_size_of_a_part_is_known_before_its_number_is(rows, parts):
+    """Each replica of a TPU takes its rows this way: XLA compiles only arrays of known size."""
+    whole = pipeline.TrainingBatches(runs.a_split(), config.Input(), 0).batch(0)
+    batch = tf.nest.map_structure(lambda array: tf.constant(array[:rows]), whole)
+    compiled = tf.function(lambda part: part_of(batch, part, parts), jit_compile=True)
+    for part, (first, end) in enumerate(placement.bounds(rows, parts)):
+        found = compiled(tf.constant(part))
+        assert found.rows.shape == (rows // parts,)
+        for ours, array in zip(found, batch, strict=True):
+            np.testing.assert_array_equal(ours, array[first:end])

@@ -1,0 +1,173 @@
+"""Small runs, put together as `train` puts them together, and their gradients in NumPy."""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from tests import numpy_network
+from trainer import config
+from trainer.data import pipeline
+from trainer.data.store import Split
+from trainer.devices.placement import Placement
+from trainer.models.networks import Network
+from trainer.steps import optimizer, state, training
+from trainer.tasks import table
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TASK = table.TASKS["classification"]
+VOCABULARY, CLASSES = 20, 3
+BATCH = 14  # An odd number of rows for each of 2 replicas, and not the same for each of 4.
+# One padded length and the cheapest cell. XLA takes seconds to compile what runs for milliseconds:
+# it is on only if a test is about it.
+SMALL = {
+    "cell": "simple_rnn",
+    "units": (4,),
+    "embedding_size": 3,
+    "batch_size": BATCH,
+    "max_length": 8,
+    "precision": "float64",
+    "shards": 1,
+    "learning_rate": 0.01,
+    "jit": "off",
+}
+
+
+def a_split(size=60, longest=14):
+    """Returns a split whose labels can be learned."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, longest + 1, size)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    labels = generator.integers(0, CLASSES, size).astype(np.int32)
+    tokens = generator.integers(1, VOCABULARY, lengths.sum())
+    tokens[offsets[:-1]] = 1 + labels  # Something to learn.
+    return Split(tokens.astype(np.int32), offsets, labels)
+
+
+Made = collections.namedtuple("Made", "steps state batches network config placement")
+
+
+def make(devices=1, class_weights=(), total=100, **flags):
+    """Returns a run on some of this process' logical devices."""
+    made_of = config.from_flat({**SMALL, **flags})
+    names = tuple(f"/device:CPU:{i}" for i in range(devices))
+    spanning = (
+        tf.distribute.OneDeviceStrategy(names[0])
+        if devices == 1
+        else tf.distribute.MirroredStrategy(names)
+    )
+    placement = Placement(spanning, "CPU", names)
+    network = Network(
+        made_of.model,
+        VOCABULARY,
+        CLASSES,
+        seed=made_of.run.seed,
+        precision=made_of.run.precision,
+        jit=made_of.run.jit,
+    )
+    built = optimizer.Optimizer(made_of.optimizer, network.weights, total)
+    run_state = state.State(network, built, TASK)
+    batches = pipeline.TrainingBatches(a_split(), made_of.input, made_of.run.seed)
+    train_steps = training.train_steps(run_state, placement, made_of, class_weights)
+    return Made(train_steps, run_state, batches, network, made_of, placement)
+
+
+def run(made, count, first=0):
+    return made.steps.run(made.steps.source(made.batches, first), count)
+
+
+def weights_of(made):
+    return {name: weight.numpy() for name, weight in made.network.weights.items()}
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.tobytes() == other[name].tobytes(), name
+
+
+def numpy_gradients(made, batch, weights, smoothing=0.0, class_weights=None):
+    """Returns (loss sum, {name: gradient of the mean loss}) of a batch, from the equations."""
+
+    def loss(weights):
+        scores = numpy_network.logits(made.config.model, weights, batch.tokens, batch.lengths)
+        return numpy_network.loss_sum(scores, batch.labels, smoothing, class_weights)
+
+    weights = {name: weight.astype(np.float64) for name, weight in weights.items()}
+    found = numpy_network.gradients(loss, weights)
+    return loss(weights), {name: gradient / len(batch.labels) for name, gradient in found.items()}
+
+
+def norm_of(gradients):
+    return np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
+
+
+def one_plain_step(**flags):
+    """Takes a step of SGD at rate 1 without momentum, which subtracts exactly the gradient.
+
+    Returns (the run, the batch, weights before, metrics, {name: what was subtracted}).
+    """
+    made = make(optimizer="sgd", momentum=0.0, **{"learning_rate": 1.0, **flags})
+    before = weights_of(made)
+    while not (metrics := run(made, 1)).gradient_norm[0]:
+        pass  # The first loss scales may be too large for float16: such a step makes no update.
+    after = weights_of(made)
+    moved = {name: before[name].astype(np.float64) - after[name] for name in before}
+    return made, made.batches.batch(0), before, metrics, moved
+
+
+# --- Compiling ------------------------------------------------------------------------------------
+
+COMPILES = """
+import json, os, pathlib, sys
+sys.path.insert(0, ".")
+import tensorflow as tf
+[cpu] = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.steps import runs
+dump = pathlib.Path(sys.argv[1])
+
+def programs():
+    # XLA writes a file for each program that it compiles.
+    return sorted(path.name for path in dump.glob("*.before_optimizations.txt"))
+
+made = runs.make(**json.loads(sys.argv[2]))
+for length in made.batches.lengths:
+    made.steps.warm_up(int(length), made.batches.batch_size)
+warm = programs()
+iterator = made.steps.source(made.batches, 0)
+seen = {made.batches.padded_length(step) for step in range(20)}
+made.steps.run(iterator, 1)
+first = programs()
+made.steps.run(iterator, 19)
+found = {"lengths": sorted(map(int, seen)), "warm": warm, "first": first, "all": programs()}
+print(json.dumps(found))
+"""
+
+
+def compiled(tmp_path, **flags):
+    """Returns the programs that XLA compiles by the end of each stage of a run of 20 steps."""
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILES, str(tmp_path), json.dumps(flags)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def kinds(names):
+    """Returns {function: programs} by the name that TensorFlow gives a function's program."""
+    return collections.Counter(
+        re.search(r"(shard_gradient|apply|run_stack)", name)[1] for name in names
+    )
