@@ -82,8 +82,8 @@ def test_the_figures_are_those_counted_by_hand(report, expected):
 @pytest.mark.parametrize(
     "flags, patches",
     [
-        ([], {"trainer.evaluate.ROWS": 7}),
-        ([], {"trainer.evaluate.ROWS": 1000}),
+        ([], {"trainer.evaluate.ROWS_PER_BATCH": 7}),
+        ([], {"trainer.evaluate.ROWS_PER_BATCH": 1000}),
         (["--devices=2"], {}),
     ],
     ids=["batches of 7", "one batch", "two devices"],

@@ -18,7 +18,9 @@ ROOMS = """
     main
     train
     loop
-    evaluate predict export
+    warm_up
+    recorder keeper
+    evaluate predict export outcome
     chaos trained_model
     launch steps
     doctor gang prepare tasks
@@ -31,7 +33,7 @@ ROOMS = """
 # The same for the modules of each package.
 INSIDE = {
     "chaos": "command / faults / jobs",
-    "data": "pipeline text / order store",
+    "data": "pipeline text epochs / order store",
     "devices": "resources strategy / fusion accelerator exchange placement peers",
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / proof keras_model / saved_model readback",

@@ -104,9 +104,9 @@ def test_nothing_in_gives_nothing_out(model):
 @pytest.mark.parametrize(
     "content, told",
     [
-        (b"fine\nb\xff\n", "standard input:2 is no UTF-8"),
-        (b"\xff\xfea\x00", "standard input:1 is no UTF-8"),
-        (b"fine\ncut off \xc3", "standard input:2 is no UTF-8"),
+        (b"fine\nb\xff\n", "standard input:2 is not valid UTF-8"),
+        (b"\xff\xfea\x00", "standard input:1 is not valid UTF-8"),
+        (b"fine\ncut off \xc3", "standard input:2 is not valid UTF-8"),
     ],
 )
 def test_bad_utf_8_exits_3_and_names_the_line(model, content, told):
@@ -117,7 +117,7 @@ def test_bad_utf_8_exits_3_and_names_the_line(model, content, told):
 def test_a_bad_line_in_a_file_names_the_file(model, tmp_path):
     (tmp_path / "texts").write_bytes(b"fine\n" * 70 + b"b\xff\n")
     answer = predict(model, f"--input={tmp_path / 'texts'}")
-    assert answer.code == 3 and f"{tmp_path / 'texts'}:71 is no UTF-8" in answer.err
+    assert answer.code == 3 and f"{tmp_path / 'texts'}:71 is not valid UTF-8" in answer.err
     assert len(answer.lines) == 64  # Whole groups that came before it.
 
 
@@ -126,7 +126,7 @@ def test_an_argument_that_is_no_utf_8_exits_3(model):
     assert (answer.code, answer.out) == (
         3,
         "",
-    ) and "text 2 on the command line is no UTF-8" in answer.err
+    ) and "text 2 on the command line is not valid UTF-8" in answer.err
 
 
 @pytest.mark.parametrize("name, told", [("nowhere", "No such file"), (".", "Is a directory")])

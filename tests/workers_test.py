@@ -156,7 +156,7 @@ def test_a_killed_worker_ends_the_other_with_75_and_the_next_attempt_ends_as_und
     killed, left = commands.finish(other), commands.finish(chief)
     assert (
         (left.code, killed.code) == (75, -9)
-        and "lost another one" in left.err
+        and "lost another worker" in left.err
         and "Traceback" not in left.err
     )
     again = run(2, data, tmp_path / "model", "--steps=400")

@@ -1,222 +1,170 @@
 """The story of a run, from a configuration to a trained model: read this first.
 
 A run is a function of (configuration, dataset, step). To continue one, restore a state and ask for
-the batches from its step on; that is all a resume is. This file tells the order of events up to the
-loop, which is in `loop`.
+the batches from its step on: a resume is nothing more. This file tells the order of events up to
+the loop, which is in `loop`.
 """
 
 import contextlib
 import logging
 import os
 import pathlib
-import traceback
 
 import numpy as np
 
 from trainer import config as configuration
-from trainer import durable, loop, trained_model
+from trainer import durable, loop, outcome, recorder
 from trainer.channel import Channel
-from trainer.data import order, pipeline, store
+from trainer.data import pipeline, store
+from trainer.data.epochs import Epochs
 from trainer.devices import peers, resources, strategy
 from trainer.devices.placement import Placement
 from trainer.doctor import command as doctor
-from trainer.exit_codes import (
-    BY_NAME,
-    DataError,
-    PeerLostError,
-    StorageError,
-    TrainerError,
-    UsageError,
-)
+from trainer.evaluate import Evaluator
+from trainer.exit_codes import DataError, UsageError
+from trainer.keeper import Keeper
 from trainer.model_folder import checkpoint, lock
 from trainer.model_folder.journal import Journal
+from trainer.models import networks
 from trainer.steps import optimizer, state, training
 from trainer.stopping import StopRequest
 from trainer.tasks import classification, table
 
 log = logging.getLogger(__name__)
 
-LAST_LINES = 10  # of a traceback, in the journal
-
 
 def train(
     config: configuration.Config, stop: StopRequest, supervisor: Channel, began: float
 ) -> int:
-    """Trains, or goes on training, the model in `config.folders.model_dir`; returns the exit code.
+    """Trains the model in `config.folders.model_dir`, or continues to; returns the exit code.
 
-    In a gang this is one of its workers, each with the same state; the first of them, the chief,
-    writes to the folder. `began`: when this process did, a moment of time.monotonic().
+    In a gang this process is one of the workers, which all have the same state; the first of them,
+    the chief, writes to the folder. began: when this process started, by time.monotonic().
     """
     folder = pathlib.Path(config.folders.model_dir)
-    worker, workers = member = peers.member(os.environ)
+    worker, _ = member = peers.member(os.environ)
     with (
         lock.hold(folder, abandon=lambda: stop.asked)
         if worker == 0
         else contextlib.nullcontext(lock.Guest()) as held
     ):
         if held is None:
-            return loop.say_stopped(stop, 0, "none")
-        journal = Journal(
-            folder / "journal.jsonl" if worker == 0 else os.devnull, held.number, began=began
-        )
+            return recorder.print_stopped(stop, 0, None)
+        path = folder / "journal.jsonl" if worker == 0 else os.devnull
+        journal = Journal(path, held.number, began=began)
         journal.lap("launch")
-        outcome = {"code": BY_NAME["bug"], "reason": "unexpected exception"}
-        try:
-            code = _run(config, loop.Attempt(folder, held, journal, stop, supervisor), member)
-            outcome = {"code": code, "reason": stop.signal.name if stop.asked else "done"}
-            if code == PeerLostError.code:
-                outcome |= {"reason": "the workers meet again", "meets_again": True}
-            return code
-        except TrainerError as problem:
-            outcome = {"code": problem.code, "reason": str(problem)}
-            raise
-        except peers.LOST_PEER as problem:
-            if workers == 1:
-                raise
-            outcome = {"code": PeerLostError.code, "reason": peers.reason_of(problem)}
-            raise PeerLostError(
-                f"worker {worker} of {workers} lost another one ({peers.reason_of(problem)}): a "
-                "step needs all of them. "
-                "Start the missing one again; the run goes on from its newest checkpoint."
-            ) from problem
-        except OSError as problem:
-            outcome = {"code": StorageError.code, "reason": str(problem)}
-            raise StorageError(
-                f"{problem}; the model folder {folder} must stay writable; check free space and "
-                "permissions, then "
-                "run the same command again"
-            ) from problem
-        except Exception as problem:
-            outcome["reason"] = f"{type(problem).__name__}: {problem}"
-            outcome["last_lines"] = traceback.format_exc().splitlines()[-LAST_LINES:]
-            raise
-        except KeyboardInterrupt:
-            outcome = {
-                "code": BY_NAME["interrupted"],
-                "reason": "stopped at once, without a checkpoint",
-            }
-            raise
-        finally:
-            journal.lap("stop", **outcome)
-            journal.close()
+        with outcome.recorded(journal, stop, folder, member) as end:
+            end.code = _run(config, loop.Attempt(folder, held, journal, stop, supervisor), member)
+        return end.code
 
 
 def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int, int]) -> int:
-    folder, held, journal, tell_supervisor = (
-        attempt.folder,
-        attempt.held,
-        attempt.journal,
-        attempt.supervisor.beat,
-    )
-    if member[0] == 0:
-        log.info("attempt %d in %s", held.number, folder)
+    folder, journal, supervisor = attempt.folder, attempt.journal, attempt.supervisor
+    worker, workers = member
+    if worker == 0:
+        log.info("attempt %d in %s", attempt.held.number, folder)
     has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
-    config = resources.settled(config, has_checkpoints, member[1])
+    config = resources.settled(config, has_checkpoints, workers)
 
     # 1. Devices, and the other workers.
     for finding in doctor.at_start(config, strategy.visible()):
         log.warning("%s", finding)
-    tell_supervisor("meet")
-    placement = strategy.place(
-        config.run, config.input.batch_size // config.optimizer.accumulate, member
-    )
-    attempt.stop.listen()
-    log.info(
-        "%d %s replica(s) under %s, %d shard(s) each, %d threads%s",
-        placement.replicas,
-        placement.device_type,
-        type(placement.strategy).__name__,
-        config.run.shards,
-        config.run.threads,
-        f"; worker {placement.worker} of {placement.workers}" if placement.workers > 1 else "",
-    )
+    supervisor.beat("meet")
+    rows_at_once = config.input.batch_size // config.optimizer.accumulate
+    placement = strategy.place(config.run, rows_at_once, member)
+    attempt.stop.listen()  # Again: a strategy of several workers takes the signals away.
+    log.info("%s", _devices(placement, config.run))
     journal.lap("meet" if placement.workers > 1 else "devices")
 
     # 2. Data.
     log.info("opening %s and checking its files", config.folders.data_dir)
     dataset = store.open_dataset(config.folders.data_dir)
     journal.lap("open_dataset")
-    split = dataset.splits["train"]
-    batches = pipeline.TrainingBatches(split, config.input, config.run.seed)
-    total = config.run.steps or order.epoch_end(
-        config.run.epochs, len(split), config.input.batch_size
-    )
-    log.info(
-        "%d training examples, %d classes, vocabulary of %d; batches are padded to %s",
-        len(split),
-        len(dataset.labels),
-        len(dataset.vocabulary),
-        ", ".join(map(str, batches.lengths)),
-    )
+    batches = pipeline.TrainingBatches(dataset.splits["train"], config.input, config.run.seed)
+    log.info("%s", _data(dataset, batches))
 
     # 3. Model, optimizer, step.
-    network = trained_model.build_network(config, dataset, placement)
+    network = networks.of_run(
+        config, len(dataset.vocabulary), len(dataset.labels), placement.device_type
+    )
     for layer, implementation, reason in network.implementations:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
-    log.info("%d parameters", network.parameters)
+    epochs = Epochs(batches.size, batches.batch_size)
+    total = epochs.total_steps(config.run)
     run_state = state.State(
         network,
         optimizer.Optimizer(config.optimizer, network.weights, total),
         table.task_of(dataset),
     )
-    weights = classification.balanced_weights(
-        np.bincount(split.labels, minlength=len(dataset.labels))
-    )
     train_steps = training.train_steps(
-        run_state,
-        placement,
-        config,
-        tuple(weights) if config.optimizer.class_weights == "balanced" else (),
+        run_state, placement, config, _class_weights(config.optimizer, dataset)
     )
-    if placement.workers > 1:
-        log.info(
-            "a step sends %.3g MB to other workers, the gradient of the embedding %s",
-            train_steps.exchange.bytes / 1e6,
-            "by the row" if train_steps.exchange.embedding_by_row else "whole",
-        )
-    evaluation = loop.Evaluation.of(config, dataset, network, placement)
+    for line in _step(network, train_steps, placement.workers):
+        log.info("%s", line)
+    evaluator = Evaluator.of_run(config, dataset, network, placement)
     journal.lap("build")
 
     # 4. Where the state comes from: the newest valid checkpoint of this folder, or the seed.
-    tell_supervisor("restore")
+    supervisor.beat("restore")
     found = _newest(placement, attempt)
+    step = found.step if found else 0
     if found:
         _check_continues(found, dataset, total)
         run_state.restore(found.tensors, str(found.path))
-        journal.lap("restore", step=found.step)
-        log.info("restored step %d of %d from %s", found.step, total, found.path)
+        log.info("restored step %d of %d from %s", step, total, found.path)
     else:
         log.info("no checkpoint yet: initial weights from seed %d", config.run.seed)
-        journal.lap("initialise", step=0)
+    journal.lap("restore" if found else "initialise", step=step)
     _refuse_unequal_states(placement, run_state)
-    held.began(found.step if found else 0)
+    attempt.held.began(step)
     if placement.is_chief:
         _write_config(config, folder)
-    journal.lap(
-        "start",
-        step=found.step if found else 0,
-        total=total,
-        devices=placement.devices,
-        pid=os.getpid(),
-    )
+    journal.lap("start", step=step, total=total, devices=placement.devices, pid=os.getpid())
 
     # 5. The loop, and what it leaves behind.
-    return loop.Loop(
+    record = recorder.Recorder(
         config,
+        folder,
+        attempt.held.number,
+        journal,
+        dataset.vocabulary,
+        run_state,
+        epochs,
+        writes=placement.is_chief,
+        step=step,
+        total=total,
+    )
+    keeper = Keeper(
+        config,
+        folder,
+        attempt.held,
+        dataset.digest,
+        evaluator.split if evaluator else "",
+        found,
+        writes=placement.is_chief,
+        on_saved=record.saved,
+    )
+    return loop.Loop(
+        config.run,
         attempt,
-        dataset,
-        batches,
+        placement,
         run_state,
         train_steps,
-        placement,
-        evaluation,
-        found,
+        batches,
+        epochs,
+        evaluator,
+        keeper,
+        record,
+        step,
         total,
     ).run()
 
 
 def _newest(placement: Placement, attempt: loop.Attempt) -> checkpoint.Checkpoint | None:
-    """The checkpoint that the chief finds to be the newest valid one, read by every worker."""
+    """Returns the newest valid checkpoint, None if there is none.
+
+    The chief finds it, and every worker reads the one that the chief has found.
+    """
     folder = attempt.folder / "checkpoints"
     found = (
         checkpoint.newest_valid(
@@ -232,24 +180,22 @@ def _newest(placement: Placement, attempt: loop.Attempt) -> checkpoint.Checkpoin
         return checkpoint.load(checkpoint.folder_of(folder, step))
     except DataError as problem:
         raise UsageError(
-            f"worker {placement.worker} cannot read the checkpoint of step {step} that the chief "
-            f"goes on from ({problem}): all "
-            f"workers must see the same folder as --model_dir={attempt.folder}. Put it on storage "
-            "that they share."
+            f"worker {placement.worker} cannot read the checkpoint of step {step}, from which the "
+            f"chief continues ({problem}): all workers must see the same folder as "
+            f"--model_dir={attempt.folder}. Put it on storage that they share."
         ) from None
 
 
 def _refuse_unequal_states(placement: Placement, run_state: state.State) -> None:
-    """Raises UsageError where the workers begin with different states."""
+    """Raises UsageError if the workers begin with different states."""
     if placement.workers == 1:
         return
     digest = checkpoint.state_digest(run_state.snapshot())
     if not placement.all_have(digest):
         raise UsageError(
             f"worker {placement.worker} of {placement.workers} begins with the state "
-            f"{digest[:12]}, others with another one: all "
-            "must begin with the same bits. Run the same image on the same kind of machine "
-            "everywhere."
+            f"{digest[:12]}, other workers with another one: all must begin with the same bits. "
+            "Run the same image on the same kind of machine everywhere."
         )
 
 
@@ -259,17 +205,52 @@ def _write_config(config: configuration.Config, folder: pathlib.Path) -> None:
 
 
 def _check_continues(found: checkpoint.Checkpoint, dataset: store.Dataset, total: int) -> None:
+    """Raises UsageError if the run cannot continue from `found`."""
     if found.manifest["dataset_digest"] != dataset.digest:
         raise UsageError(
             f"{dataset.folder} has the digest {dataset.digest[:12]}, the checkpoint {found.path} "
-            "was made with "
-            f"{found.manifest['dataset_digest'][:12]}: a resume must see the same data. Name that "
-            "dataset, or another "
-            "--model_dir."
+            f"was made with {found.manifest['dataset_digest'][:12]}: a resume must see the same "
+            "data. Name that dataset, or another --model_dir."
         )
     if found.step > total:
         raise UsageError(
             f"{found.path} is beyond the last step of this run, {total}: a run may be made longer, "
-            "not shorter. "
-            "Raise --steps or --epochs, or name another --model_dir."
+            "not shorter. Raise --steps or --epochs, or name another --model_dir."
         )
+
+
+def _class_weights(settings: configuration.Optimizer, dataset: store.Dataset) -> tuple[float, ...]:
+    """Returns the weight of each class in the loss; () if all weigh the same."""
+    if settings.class_weights != "balanced":
+        return ()
+    counts = np.bincount(dataset.splits["train"].labels, minlength=len(dataset.labels))
+    return tuple(classification.balanced_weights(counts))
+
+
+# --- sentences for the log ------------------------------------------------------------------------
+
+
+def _devices(placement: Placement, run: configuration.Run) -> str:
+    return (
+        f"{placement.replicas} {placement.device_type} replica(s) under "
+        f"{type(placement.strategy).__name__}, {run.shards} shard(s) each, {run.threads} threads"
+        + (f"; worker {placement.worker} of {placement.workers}" if placement.workers > 1 else "")
+    )
+
+
+def _data(dataset: store.Dataset, batches: pipeline.TrainingBatches) -> str:
+    return (
+        f"{batches.size} training examples, {len(dataset.labels)} classes, vocabulary of "
+        f"{len(dataset.vocabulary)}; batches are padded to {', '.join(map(str, batches.lengths))}"
+    )
+
+
+def _step(network: networks.Network, train_steps: training.TrainSteps, workers: int) -> list[str]:
+    lines = [f"{network.parameters} parameters"]
+    if workers > 1:
+        exchange = train_steps.exchange
+        lines.append(
+            f"a step sends {exchange.bytes / 1e6:.3g} MB to other workers, the gradient of the "
+            f"embedding {'by the row' if exchange.embedding_by_row else 'whole'}"
+        )
+    return lines

@@ -1,6 +1,4 @@
-"""A trained model, opened for use: its configuration, its dataset and the weights of one of its
-checkpoints.
-"""
+"""A trained model opened for use: its configuration, its dataset and weights of a checkpoint."""
 
 import dataclasses
 import pathlib
@@ -10,10 +8,9 @@ import tensorflow as tf
 from trainer import config as configuration
 from trainer.data import store
 from trainer.devices import strategy
-from trainer.devices.placement import Placement
 from trainer.exit_codes import UsageError
 from trainer.model_folder import attempts, checkpoint
-from trainer.models.networks import Network
+from trainer.models import networks
 from trainer.steps import state as states
 from trainer.steps.evaluation import EvaluationStep
 from trainer.tasks import table
@@ -21,44 +18,45 @@ from trainer.tasks import table
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """weights: {logical name: tensor}, averaged ones where the run keeps them."""
+    """What a run has learned. weights: {logical name: tensor}, averages if the run keeps them."""
 
     config: configuration.Config
     dataset: store.Dataset
-    network: Network
+    network: networks.Network
     weights: dict[str, tf.Tensor]
     step: EvaluationStep
     checkpoint_step: int
 
 
-def open_model(settings) -> TrainedModel:
-    """The model in `settings.model_dir`; `settings` has data_dir, checkpoint ("auto", "newest",
-    "best") and perhaps devices.
+def open_model(
+    settings: configuration.Evaluate | configuration.Predict | configuration.Export,
+    devices: int = 1,
+    rows: int = 1,
+) -> TrainedModel:
+    """Returns the model in `settings.model_dir`, from the checkpoint that `settings` names.
 
-    Raises UsageError where there is no model, or the dataset is another one than it was trained on;
-    DataError where every checkpoint is damaged.
+    Its step runs on `devices` devices, in batches of at least `rows` rows.
+
+    Raises UsageError if there is no model or if the dataset differs from the one it was trained on,
+    DataError if every checkpoint is damaged.
     """
     folder = pathlib.Path(settings.model_dir)
     config = configuration.from_flat(configuration.written_in(folder))
     found = _checkpoint(folder, settings.checkpoint)
-    placement = strategy.place(
-        dataclasses.replace(
-            config.run,
-            devices=getattr(settings, "devices", 0) or 1,
-            strategy="auto",
-            accelerator="auto",
-            shards=1,
-        ),
-        ROWS_AT_LEAST,
+    run = dataclasses.replace(
+        config.run, devices=devices, strategy="auto", accelerator="auto", shards=1
     )
+    placement = strategy.place(run, rows)
     dataset = store.open_dataset(settings.data_dir or config.folders.data_dir)
     if dataset.digest != found.manifest["dataset_digest"]:
         raise UsageError(
             f"{dataset.folder} has the digest {dataset.digest[:12]}, {found.path} was trained on "
             f"{found.manifest['dataset_digest'][:12]}: ids would mean other words. Name the "
-            "dataset of the training."
+            "dataset that the model was trained on."
         )
-    network = build_network(config, dataset, placement)
+    network = networks.of_run(
+        config, len(dataset.vocabulary), len(dataset.labels), placement.device_type
+    )
     weights = states.evaluation_weights(found.tensors)
     return TrainedModel(
         config,
@@ -70,38 +68,17 @@ def open_model(settings) -> TrainedModel:
     )
 
 
-ROWS_AT_LEAST = 64  # Rows that an evaluation batch surely has: the bound for the number of devices.
-
-
-def build_network(
-    config: configuration.Config, dataset: store.Dataset, placement: Placement
-) -> Network:
-    """The network of a run over a dataset, with initial weights."""
-    return Network(
-        config.model,
-        len(dataset.vocabulary),
-        len(dataset.labels),
-        seed=config.run.seed,
-        precision=config.run.precision,
-        device_type=placement.device_type,
-        jit=config.run.jit,
-    )
-
-
 def _checkpoint(folder: pathlib.Path, which: str) -> checkpoint.Checkpoint:
+    """Returns the checkpoint that --checkpoint names: "best", "newest" or "auto"."""
     fences = attempts.fences(folder)
-    best = (
-        None
-        if which == "newest"
-        else checkpoint.newest_valid(folder / "best", fences=fences, repair=False)
-    )
-    if best:
-        return best
+    if which != "newest":
+        best = checkpoint.newest_valid(folder / "best", fences=fences, repair=False)
+        if best:
+            return best
     if which == "best":
         raise UsageError(
-            f"--checkpoint=best: {folder} has no best checkpoint. One is kept where a validation "
-            "split is evaluated. "
-            "Use --checkpoint=newest."
+            f"--checkpoint=best: {folder} has no best checkpoint. A run keeps one if it evaluates "
+            "a validation split. Use --checkpoint=newest."
         )
     newest = checkpoint.newest_valid(folder / "checkpoints", fences=fences, repair=False)
     if newest is None:

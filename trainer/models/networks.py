@@ -239,6 +239,21 @@ class Network:
         return weights
 
 
+def of_run(
+    config: configuration.Config, vocabulary_size: int, classes: int, device_type: str
+) -> Network:
+    """Returns the network of a run, with initial weights; for a dataset of the given sizes."""
+    return Network(
+        config.model,
+        vocabulary_size,
+        classes,
+        seed=config.run.seed,
+        precision=config.run.precision,
+        device_type=device_type,
+        jit=config.run.jit,
+    )
+
+
 def recurrent_weights(name: str, layer) -> dict[str, keras.Variable]:
     """{logical name: variable} of a recurrent layer, wrapped for both directions or not."""
     if isinstance(layer, keras.layers.Bidirectional):
