@@ -10,9 +10,13 @@ import tensorflow as tf
 from trainer import config as configuration
 from trainer import trained_model
 from trainer.data import store
+from trainer.devices.placement import Placement
 from trainer.export import proof, readback
 from trainer.models.networks import Network
 from trainer.prepare import command as prepare
+from trainer.steps.evaluation import EvaluationStep
+from trainer.tasks import table
+
 
 VOCABULARY, CLASSES, LENGTH = 11, 3, 7
 
@@ -71,7 +75,9 @@ def a_model(dataset: store.Dataset, **flags) -> trained_model.TrainedModel:
     network = Network(
         config.model, len(dataset.vocabulary), len(dataset.labels), precision=config.run.precision
     )
-    return trained_model.TrainedModel(config, dataset, network, large_weights(network), None, 7)
+    on_cpu = Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
+    step = EvaluationStep(network, on_cpu, table.task_of(dataset))
+    return trained_model.TrainedModel(config, dataset, network, large_weights(network), step, 7)
 
 
 def answers_from_here(groups):
