@@ -30,7 +30,7 @@ ROOMS = """
 # The same for the modules of each package.
 INSIDE = {
     "chaos": "command / faults / jobs",
-    "data": "pipeline text / order store",
+    "data": "pipeline text / plans / order store",
     "devices": "resources / strategy fusion / accelerator exchange",
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / readback",
@@ -60,6 +60,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 WITHOUT_TENSORFLOW = """
     main flags stopping config exit_codes channel durable
     chaos.command chaos.jobs chaos.faults
+    data.plans
     devices.accelerator devices.resources devices.fusion devices.exchange
     doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight
     gang.supervisor gang.member gang.links gang.child gang.identity gang.rendezvous gang.roster

@@ -22,7 +22,7 @@ import tensorflow as tf
 from trainer import config as configuration
 from trainer import evaluate
 from trainer.channel import Channel
-from trainer.data import order, pipeline, store
+from trainer.data import pipeline, store
 from trainer.devices import strategy
 from trainer.exit_codes import BY_NAME, DivergedError, UsageError
 from trainer.model_folder import best, checkpoint, lock, selection
@@ -174,9 +174,11 @@ class Loop:
             attempt.folder / "best", config.run.best_metric, attempt.held, self._digests
         )
         self._is_cold = True
-        self._cold = set(map(int, batches.lengths))
-        self._cold_evaluation = evaluation.batches.lengths() if evaluation else []
-        self._rows = placement.rows(batches.batch_size)
+        self._cold = set(map(int, batches.plan.lengths))
+        self._cold_evaluation = (
+            list(map(int, evaluation.batches.plan.lengths)) if evaluation else []
+        )
+        self._rows = placement.rows(batches.plan.batch_size)
         self._source = train_steps.source(batches, self._step)
         self._loop_size = progress.LoopSize(
             config.run.steps_per_loop, progress.LONGEST_LOOP if placement.workers > 1 else math.inf
@@ -362,7 +364,7 @@ class Loop:
         if not self._cold:
             return
         for length in sorted(
-            {self._batches.padded_length(self._step + i) for i in range(count)} & self._cold
+            {self._batches.plan.padded_length(self._step + i) for i in range(count)} & self._cold
         ):
             self._attempt.supervisor.beat("compile", self._step)
             self._note_loops()
@@ -376,7 +378,9 @@ class Loop:
             if not self._stop.agreed:
                 self._attempt.supervisor.beat("compile", self._step)
                 self._evaluation.step.warm_up(
-                    self._state.evaluation_weights(), length, self._evaluation.batches.batch_size
+                    self._state.evaluation_weights(),
+                    length,
+                    self._evaluation.batches.plan.batch_size,
                 )
                 self._journal.lap("compile", length=length, split=self._evaluation.split)
         self._cold_evaluation = []
@@ -387,7 +391,7 @@ class Loop:
         if not bad.any():
             return
         step = self._step + int(bad.argmax()) + 1
-        rows = self._batches.examples(step - 1)
+        rows = self._batches.plan.examples(step - 1)
         self._journal.write("diverged", step=step, examples=rows)
         raise DivergedError(
             f"step {step}: the loss is {losses[bad][0]}, the gradient's norm "
@@ -495,10 +499,10 @@ class Loop:
         ]
 
     def _epoch(self, step: int) -> int:
-        return order.epoch_of(step, self._batches.size, self._batches.batch_size)
+        return self._batches.plan.epoch_of(step)
 
     def _epoch_end(self, epoch: int) -> int:
-        return order.epoch_end(epoch, self._batches.size, self._batches.batch_size)
+        return self._batches.plan.epoch_end(epoch)
 
     def _ends_epoch(self, step: int) -> bool:
         return step > 0 and self._epoch(step + 1) > self._epoch(step)

@@ -16,7 +16,7 @@ import numpy as np
 from trainer import config as configuration
 from trainer import loop, trained_model
 from trainer.channel import Channel
-from trainer.data import order, pipeline, store
+from trainer.data import pipeline, plans, store
 from trainer.devices import resources, strategy
 from trainer.doctor import command as doctor
 from trainer.exit_codes import (
@@ -136,16 +136,15 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     dataset = store.open_dataset(config.folders.data_dir)
     journal.lap("open_dataset")
     split = dataset.splits["train"]
-    batches = pipeline.TrainingBatches(split, config.input, config.run.seed)
-    total = config.run.steps or order.epoch_end(
-        config.run.epochs, len(split), config.input.batch_size
-    )
+    plan = plans.ShuffledPlan(split, config.input, config.run.seed)
+    batches = pipeline.TrainingBatches(split, config.input, plan)
+    total = config.run.steps or plan.epoch_end(config.run.epochs)
     log.info(
         "%d training examples, %d classes, vocabulary of %d; batches are padded to %s",
         len(split),
         len(dataset.labels),
         len(dataset.vocabulary),
-        ", ".join(map(str, batches.lengths)),
+        ", ".join(map(str, plan.lengths)),
     )
 
     # 3. Model, optimizer, step.
