@@ -33,7 +33,7 @@ ROOMS = """
 # The same for the modules of each package.
 INSIDE = {
     "chaos": "command / faults / jobs",
-    "data": "pipeline text epochs / order store",
+    "data": "pipeline text / plans / epochs store / order",
     "devices": "resources strategy / fusion accelerator exchange placement peers",
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / proof keras_model / saved_model readback",
@@ -63,6 +63,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 WITHOUT_TENSORFLOW = """
     main flags stopping config exit_codes channel durable processes
     chaos.command chaos.jobs chaos.faults
+    data.plans
     devices.accelerator devices.resources devices.fusion devices.exchange
     doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight
     gang.supervisor gang.member gang.links gang.child gang.identity gang.rendezvous gang.roster

@@ -65,11 +65,11 @@ class Evaluator:
 
     def lengths(self) -> list[int]:
         """Returns the lengths that its batches are padded to."""
-        return self.batches.lengths()
+        return list(map(int, self.batches.plan.lengths))
 
     def warm_up(self, weights: Mapping[str, tf.Tensor], length: int) -> None:
         """Compiles the step for batches padded to `length`."""
-        self.step.warm_up(weights, length, self.batches.batch_size)
+        self.step.warm_up(weights, length, self.batches.plan.batch_size)
 
     def view(self) -> EvaluationView:
         """Returns a new view that collects the outcomes of one evaluation."""

@@ -220,7 +220,7 @@ class Loop:
         if not bad.any():
             return
         step = self._step + int(bad.argmax()) + 1
-        rows = self._batches.examples(step - 1)
+        rows = self._batches.plan.examples(step - 1)
         self._record.diverged(step, rows)
         raise DivergedError(
             f"step {step}: the loss is {losses[bad][0]}, the gradient's norm {norms[bad][0]}, both "

@@ -15,8 +15,7 @@ import numpy as np
 from trainer import config as configuration
 from trainer import durable, loop, outcome, recorder
 from trainer.channel import Channel
-from trainer.data import pipeline, store
-from trainer.data.epochs import Epochs
+from trainer.data import pipeline, plans, store
 from trainer.devices import peers, resources, strategy
 from trainer.devices.placement import Placement
 from trainer.doctor import command as doctor
@@ -80,8 +79,11 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     log.info("opening %s and checking its files", config.folders.data_dir)
     dataset = store.open_dataset(config.folders.data_dir)
     journal.lap("open_dataset")
-    batches = pipeline.TrainingBatches(dataset.splits["train"], config.input, config.run.seed)
-    log.info("%s", _data(dataset, batches))
+    split = dataset.splits["train"]
+    plan = plans.ShuffledPlan(split, config.input, config.run.seed)
+    batches = pipeline.TrainingBatches(split, config.input, plan)
+    total = plan.epochs.total_steps(config.run)
+    log.info("%s", _data(dataset, plan))
 
     # 3. Model, optimizer, step.
     network = networks.of_run(
@@ -89,8 +91,6 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     )
     for layer, implementation, reason in network.implementations:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
-    epochs = Epochs(batches.size, batches.batch_size)
-    total = epochs.total_steps(config.run)
     run_state = state.State(
         network,
         optimizer.Optimizer(config.optimizer, network.weights, total),
@@ -129,7 +129,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
         journal,
         dataset.vocabulary,
         run_state,
-        epochs,
+        plan.epochs,
         writes=placement.is_chief,
         step=step,
         total=total,
@@ -151,7 +151,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
         run_state,
         train_steps,
         batches,
-        epochs,
+        plan.epochs,
         evaluator,
         keeper,
         record,
@@ -238,10 +238,10 @@ def _devices(placement: Placement, run: configuration.Run) -> str:
     )
 
 
-def _data(dataset: store.Dataset, batches: pipeline.TrainingBatches) -> str:
+def _data(dataset: store.Dataset, plan: plans.ShuffledPlan) -> str:
     return (
-        f"{batches.size} training examples, {len(dataset.labels)} classes, vocabulary of "
-        f"{len(dataset.vocabulary)}; batches are padded to {', '.join(map(str, batches.lengths))}"
+        f"{plan.size} training examples, {len(dataset.labels)} classes, vocabulary of "
+        f"{len(dataset.vocabulary)}; batches are padded to {', '.join(map(str, plan.lengths))}"
     )
 
 

@@ -30,13 +30,13 @@ class WarmUp:
     ):
         self._train_steps = train_steps
         self._batches = batches
-        first_row, end_row = placement.rows(batches.batch_size)
+        first_row, end_row = placement.rows(batches.plan.batch_size)
         self._rows = end_row - first_row
         self._evaluator = evaluator
         self._record = record
         self._supervisor = supervisor
         self._is_loop_cold = True
-        self._cold_lengths = set(map(int, batches.lengths))
+        self._cold_lengths = set(map(int, batches.plan.lengths))
         self._cold_evaluation = evaluator.lengths() if evaluator else []
 
     def before_steps(self, source: Any, step: int, count: int) -> None:
@@ -47,7 +47,7 @@ class WarmUp:
             self._is_loop_cold = False
         if not self._cold_lengths:
             return
-        lengths = {self._batches.padded_length(step + i) for i in range(count)}
+        lengths = {self._batches.plan.padded_length(step + i) for i in range(count)}
         for length in sorted(lengths & self._cold_lengths):
             self._supervisor.beat("compile", step)
             self._record.steps(step)

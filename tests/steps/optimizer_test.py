@@ -42,7 +42,7 @@ def settings(**changes):
         ("exponential", 4, 12, 0.1),
         ("exponential", 4, 20, 0.01),
         ("cosine", 0, 21, 0),
-        ("exponential", 0, 99, 0.01),  # nothing comes back beyond the end
+        ("exponential", 0, 99, 0.01),  # the rate does not rise again after the end
         ("cosine", 30, 19, 20 / 30),  # a warm-up longer than the run
     ],
 )
@@ -84,12 +84,12 @@ def test_warm_up_rises_and_decay_falls_without_a_jump(schedule):
 
 
 def numpy_updates(chosen, theta, gradients):
-    """(theta, m, v, average) after updates by each of `gradients`.
+    """Returns (theta, m, v, average) after updates by each of `gradients`.
 
     adam: Kingma and Ba 2015, algorithm 1 in the order of operations at the end of section 2. adamw:
     Loshchilov and Hutter 2019, algorithm 2, the decay multiplied by the learning rate. sgd:
-    Sutskever et al. 2013, equations 1 and 2. The average: Kingma and Ba, section 7.2, begun with
-    the first weights in the place of a correction of its bias.
+    Sutskever et al. 2013, equations 1 and 2. The average: Kingma and Ba, section 7.2; it starts
+    as the first weights instead of correcting its bias.
     """
     m = v = np.zeros_like(theta)
     average = None
@@ -120,7 +120,7 @@ UPDATES = [
 
 
 def values_of(weights, made):
-    """What an optimizer updates, as `State.values` has it, in the shapes of the weights."""
+    """Returns what an optimizer updates, named as in `State.values`, in the weights' shapes."""
     return {
         **{f"model/{name}": tf.convert_to_tensor(weight.value) for name, weight in weights.items()},
         **{
@@ -203,7 +203,7 @@ def test_updates_are_those_of_keras(changes, theirs):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("from_cell", [False, True])
 def test_every_slot_has_the_logical_name_of_its_weight(cell, bidirectional, from_cell):
-    """None is lost to another of the same name, and its shape is the weight's."""
+    """No two slots share a name, and each has the shape of its weight."""
     model = {"cell": cell, "bidirectional": bidirectional, "rnn_from_cell": from_cell}
     weights = Network(config.Model(units=(3, 3), embedding_size=3, **model), 5, 3).weights
     slots = optimizer.Optimizer(settings(ema=0.9), weights, TOTAL).named()
@@ -242,7 +242,7 @@ def test_clipping_is_that_of_tensorflow():
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_no_gradient_at_all_is_left_as_it_is_and_nan_stays_nan():
+def test_a_gradient_of_zero_stays_zero_and_nan_stays_nan():
     zero, nan = ([tf.constant([value, 0.0])] for value in (0.0, np.nan))
     np.testing.assert_array_equal(optimizer.clip(zero, optimizer.global_norm(zero), 1.0)[0], [0, 0])
     assert np.isnan(optimizer.clip(nan, optimizer.global_norm(nan), 1.0)[0]).any()
@@ -255,8 +255,8 @@ def test_no_gradient_at_all_is_left_as_it_is_and_nan_stays_nan():
         (2.0**10, False, 7, 2.0**9),
         (2.0**10, True, 2000, 2.0**11),
         (2.0**10, False, 2000, 2.0**9),
-        (2.0**15, True, 4000, 2.0**15),  # never above what a row's gradient can take
-        (1.0, False, 3, 1.0),  # nor below where nothing is scaled
+        (2.0**15, True, 4000, 2.0**15),  # never too large for the gradient of a row
+        (1.0, False, 3, 1.0),  # never below a scale of 1
         (1.0, True, 2000, 2.0),
     ],
 )

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests import numpy_network
 from trainer import config
-from trainer.data import pipeline
+from trainer.data import pipeline, plans
 from trainer.data.store import Split
 from trainer.devices.placement import Placement
 from trainer.models.networks import Network
@@ -50,6 +50,11 @@ def a_split(size=60, longest=14):
     return Split(tokens.astype(np.int32), offsets, labels)
 
 
+def batches_of(split, settings, seed=0):
+    """Returns the training batches of a split."""
+    return pipeline.TrainingBatches(split, settings, plans.ShuffledPlan(split, settings, seed))
+
+
 Made = collections.namedtuple("Made", "steps state batches network config placement")
 
 
@@ -73,7 +78,7 @@ def make(devices=1, class_weights=(), total=100, **flags):
     )
     built = optimizer.Optimizer(made_of.optimizer, network.weights, total)
     run_state = state.State(network, built, TASK)
-    batches = pipeline.TrainingBatches(a_split(), made_of.input, made_of.run.seed)
+    batches = batches_of(a_split(), made_of.input, made_of.run.seed)
     train_steps = training.train_steps(run_state, placement, made_of, class_weights)
     return Made(train_steps, run_state, batches, network, made_of, placement)
 
@@ -138,11 +143,11 @@ def programs():
     return sorted(path.name for path in dump.glob("*.before_optimizations.txt"))
 
 made = runs.make(**json.loads(sys.argv[2]))
-for length in made.batches.lengths:
-    made.steps.warm_up(int(length), made.batches.batch_size)
+for length in made.batches.plan.lengths:
+    made.steps.warm_up(int(length), made.batches.plan.batch_size)
 warm = programs()
 iterator = made.steps.source(made.batches, 0)
-seen = {made.batches.padded_length(step) for step in range(20)}
+seen = {made.batches.plan.padded_length(step) for step in range(20)}
 made.steps.run(iterator, 1)
 first = programs()
 made.steps.run(iterator, 19)

@@ -1,4 +1,4 @@
-"""The state by its logical names: out, back in, and refused where it does not fit."""
+"""The state by its logical names: saved, restored, and refused if it does not fit."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def new(precision="float32", seed=0, model=None, **changes):
 
 
 def filled(seed=0, **options):
-    """A state in which every value is another."""
+    """Returns a state whose values all differ."""
     made, generator = new(**options), np.random.default_rng(seed)
     for variable in made.named().values():
         variable.assign(
@@ -52,7 +52,7 @@ ALWAYS = {"optimizer/iteration", "step", "epoch/loss_sum", "epoch/correct", "epo
     ],
 )
 def test_names_of_everything_that_the_next_step_depends_on(options, slots, more):
-    """They are those of INTERFACE: a checkpoint of today must be read by a version of next year."""
+    """A later version must read the checkpoints of this one."""
     weights = {f"model/{name}" for name in WEIGHTS}
     of_weights = {f"optimizer/{name}/{slot}" for name in WEIGHTS for slot in slots}
     assert set(new(**options).named()) == weights | of_weights | ALWAYS | more
@@ -136,17 +136,19 @@ def test_the_sums_of_an_epoch_begin_at_zero_and_nothing_else_does():
 
 
 @pytest.mark.parametrize("ema, slot", [(0.0, None), (0.9, "average")])
-def test_averaged_weights_are_used_where_there_are_any(ema, slot):
-    tensors = filled(ema=ema).snapshot()
-    found = state.evaluation_weights(tensors)
-    assert list(found) == WEIGHTS
-    for name, value in found.items():
-        np.testing.assert_array_equal(
-            value, tensors[f"optimizer/{name}/{slot}" if slot else f"model/{name}"]
-        )
+def test_averaged_weights_are_used_if_there_are_any(ema, slot):
+    """From the tensors of a checkpoint as from the state itself."""
+    made = filled(ema=ema)
+    tensors = made.snapshot()
+    for found in (state.evaluation_weights(tensors), made.evaluation_weights()):
+        assert list(found) == WEIGHTS
+        for name, value in found.items():
+            np.testing.assert_array_equal(
+                value, tensors[f"optimizer/{name}/{slot}" if slot else f"model/{name}"]
+            )
 
 
-def test_only_float16_has_figures_of_a_loss_scale():
+def test_only_float16_has_metrics_of_a_loss_scale():
     made = new("float16")
     made.step.assign(9)
     made.optimizer.iteration.assign(7)

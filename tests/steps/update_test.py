@@ -4,7 +4,6 @@ import numpy as np
 import tensorflow as tf
 
 from tests.steps import runs
-from trainer.data import pipeline
 from trainer.data.store import Split
 from trainer.steps import packing
 from trainer.steps.update import Update
@@ -19,7 +18,9 @@ def test_an_update_divides_by_the_count_and_adds_the_sums_to_those_of_the_epoch(
     summed = {
         name: generator.normal(size=weight.shape) for name, weight in made.network.weights.items()
     }
-    packed = packing.pack([tf.constant(each) for each in [*summed.values(), 30.0, 3.0, 4.0]])
+    packed = packing.pack(
+        [tf.constant(each, tf.float64) for each in [*summed.values(), 30.0, 3.0, 4.0]]
+    )
     after, row = update.after(before, packed)
     for name, gradient in summed.items():
         moved = before[f"model/{name}"] - after[f"model/{name}"]
@@ -121,7 +122,7 @@ def test_small_gradients_survive_float16_because_the_loss_is_scaled():
     made.network.weights["logits/bias"].assign(np.array([12.0, 0.0, 0.0]))
     split = runs.a_split()
     split = Split(split.tokens, split.offsets, np.zeros_like(split.labels))
-    right = pipeline.TrainingBatches(split, made.config.input, 0)
+    right = runs.batches_of(split, made.config.input)
     before = runs.weights_of(made)
     made.steps.run(iter(right.dataset(0)), 1)
     _, expected = runs.numpy_gradients(made, right.batch(0), before)

@@ -107,8 +107,9 @@ def test_metrics_of_rows_add_up_over_any_split_of_them():
 
 
 def test_the_metrics_of_a_small_table_by_hand():
-    """Rows: true class; columns: predicted. Class 2 is never predicted, class 3 neither occurs nor
-    is predicted.
+    """Rows: true class; columns: predicted. Class 2 is never predicted.
+
+    Class 3 neither occurs nor is predicted.
     """
     metrics = classification.Metrics(
         5.0, np.array([[3, 1, 0, 0], [2, 2, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])

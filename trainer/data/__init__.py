@@ -1,1 +1,1 @@
-"""From raw files to the batch of a step: sources -> text -> store on disk -> order -> pipeline."""
+"""From a prepared dataset to the batch of a step: store -> order -> plans -> pipeline."""

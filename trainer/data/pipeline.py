@@ -1,31 +1,21 @@
-"""batch(step): which examples a step sees and the padded arrays it gets, as a pure function of the
-step.
+"""The padded batch of every step: a plan names the examples, this module pads and carries them.
 
-Nothing here remembers where it is. tf.data only carries the arrays: a range of steps is mapped to
-batches ahead of time.
+tf.data only carries the arrays: it maps a range of steps to batches ahead of time.
 """
 
-import dataclasses
-import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer.data import order
+from trainer.data import plans
 from trainer.data.store import Split
-
-# Most batches that are sorted by length together; also the unit in which the order is computed.
-WINDOW_BATCHES = 64
-# Padded lengths, each compiled once by XLA: fewer means more padding, more means more compiling.
-LENGTHS = 6
-GRAIN = 8  # Padded lengths are multiples of it.
 
 
 class Batch(NamedTuple):
-    """What a step needs of its rows.
+    """What a step needs of its rows; NumPy arrays, tensors or their types.
 
     rows: int32 [batch], the row of the global batch; dropout is keyed by it.
     tokens: int32 [batch, length], 0 where padded.
@@ -33,10 +23,10 @@ class Batch(NamedTuple):
     labels: int32 [batch].
     """
 
-    rows: np.ndarray
-    tokens: np.ndarray
-    lengths: np.ndarray
-    labels: np.ndarray
+    rows: Any
+    tokens: Any
+    lengths: Any
+    labels: Any
 
 
 SIGNATURE = Batch(
@@ -47,27 +37,13 @@ SIGNATURE = Batch(
 )
 
 
-def padded_lengths(lengths: np.ndarray, max_length: int, count: int = LENGTHS) -> np.ndarray:
-    """The few lengths that batches are padded to: quantiles of the split's own lengths, rounded up
-    to the grain.
-
-    With lengths 1 .. 100, max_length 100 and count 4: [32 56 80 100].
-
-    Args:
-      lengths: int [examples], already cut to max_length.
-
-    Returns:
-      int64, increasing, at most `count` values; the last holds the longest example.
-    """
-    quantiles = np.quantile(lengths, np.arange(1, count + 1) / count, method="higher")
-    rounded = -(-quantiles.astype(np.int64) // GRAIN) * GRAIN
-    return np.unique(np.minimum(rounded, max_length))
+# --- Padding --------------------------------------------------------------------------------------
 
 
 def pad(
     split: Split, examples: np.ndarray, length: int, settings: configuration.Input
 ) -> np.ndarray:
-    """Tokens of `examples`, cut and filled up with 0 to `length`: int32 [examples, length]."""
+    """Returns the tokens of `examples`, cut and filled up with 0: int32 [examples, length]."""
     starts = split.offsets[examples]
     full = split.offsets[examples + 1] - starts
     kept = np.minimum(full, min(length, settings.max_length))
@@ -82,85 +58,71 @@ def pad(
     return tokens
 
 
-class _Source:
-    """Lengths and padding of one split under one configuration of the input."""
-
-    def __init__(self, split: Split, settings: configuration.Input):
-        self.split = split
-        self.settings = settings
-        self.cut = np.minimum(np.diff(split.offsets), settings.max_length).astype(np.int32)
-        pre = settings.padding == "pre"
-        self.lengths = (
-            np.array([settings.max_length])
-            if pre
-            else padded_lengths(self.cut, settings.max_length)
-        )
-
-    def padded_length(self, examples: np.ndarray) -> int:
-        """The smallest of the padded lengths that holds each of `examples`."""
-        if len(self.lengths) == 1:
-            return int(self.lengths[0])
-        return int(self.lengths[np.searchsorted(self.lengths, self.cut[examples].max())])
-
-    def batch(self, examples: np.ndarray, length: int, first_row: int = 0) -> Batch:
-        tokens = pad(self.split, examples, length, self.settings)
+def batch_of(
+    split: Split,
+    examples: np.ndarray,
+    length: int,
+    settings: configuration.Input,
+    first_row: int = 0,
+) -> Batch:
+    """Returns the batch of `examples`, int64 [rows], padded to `length`; rows from `first_row`."""
+    if settings.padding == "pre":
         # Padding in front counts as tokens: the published programs that use it mask nothing.
-        lengths = (
-            np.full(len(examples), length, np.int32)
-            if self.settings.padding == "pre"
-            else self.cut[examples]
-        )
-        rows = np.arange(first_row, first_row + len(examples), dtype=np.int32)
-        return Batch(rows, tokens, lengths, np.asarray(self.split.labels[examples]))
+        lengths = np.full(len(examples), length, np.int32)
+    else:
+        full = split.offsets[examples + 1] - split.offsets[examples]
+        lengths = np.minimum(full, settings.max_length).astype(np.int32)
+    return Batch(
+        rows=np.arange(first_row, first_row + len(examples), dtype=np.int32),
+        tokens=pad(split, examples, length, settings),
+        lengths=lengths,
+        labels=np.asarray(split.labels[examples]),
+    )
+
+
+def loose_batch(split: Split, settings: configuration.Input) -> Batch:
+    """Returns all examples of a small split in its own order, as one batch: for new texts."""
+    length = plans.loose_length(split, settings)
+    return batch_of(split, np.arange(len(split)), length, settings)
+
+
+def blank(length: int, rows: int) -> Batch:
+    """Returns a batch of padding, of `rows` rows: for its shape."""
+    return Batch(
+        tf.range(rows),
+        tf.zeros([rows, length], tf.int32),
+        tf.ones([rows], tf.int32),
+        tf.zeros([rows], tf.int32),
+    )
+
+
+# --- Training -------------------------------------------------------------------------------------
 
 
 class TrainingBatches:
-    """The batch of every step of a run; steps are counted from 0 here.
+    """The padded batch of every step of `plan`; steps are counted from 0 here."""
 
-    Row r of step s is the example at position s * batch_size + r of the order. With buckets, the
-    positions of a window of `window` steps are sorted by length, cut into batches, and the batches
-    put in a keyed order. A window is no longer than an epoch, or copies of an example, equally
-    long, would meet in a batch.
-    """
-
-    def __init__(self, split: Split, settings: configuration.Input, seed: int):
-        self.size = len(split)
-        self.batch_size = settings.batch_size
-        self.window = min(WINDOW_BATCHES, max(1, self.size // self.batch_size))
-        self._seed = seed
-        self._source = _Source(split, settings)
-        self._bucket = settings.bucket and settings.padding == "post"
-        self._examples_of = functools.lru_cache(maxsize=8)(self._window_examples)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """The lengths that batches can have."""
-        return self._source.lengths
-
-    def examples(self, step: int) -> np.ndarray:
-        """int64 [batch_size]: the examples of a step."""
-        window, place = divmod(step, self.window)
-        return self._examples_of(window)[place]
-
-    def padded_length(self, step: int) -> int:
-        """The length that a step's batch is padded to."""
-        return self._source.padded_length(self.examples(step))
+    def __init__(self, split: Split, settings: configuration.Input, plan: plans.ShuffledPlan):
+        self.plan = plan
+        self._split = split
+        self._settings = settings
 
     def batch(self, step: int, first_row: int = 0, end_row: int | None = None) -> Batch:
-        """Rows [first_row, end_row) of a step's global batch; padded like the whole batch, whoever
-        asks for which rows.
+        """Returns rows [first_row, end_row) of a step's global batch.
+
+        They are padded like the whole batch, whichever rows are asked for.
         """
-        examples = self.examples(step)
-        return self._source.batch(
-            examples[first_row:end_row], self._source.padded_length(examples), first_row
-        )
+        examples = self.plan.examples(step)[first_row:end_row]
+        length = self.plan.padded_length(step)
+        return batch_of(self._split, examples, length, self._settings, first_row)
 
     def dataset(self, first_step: int, rows: tuple[int, int | None] = (0, None)) -> tf.data.Dataset:
-        """The batches from `first_step` on, without end, made ahead of time. `rows`: [first, end)
-        of the global batch.
+        """Returns the batches from `first_step` on, without end, made ahead of time.
+
+        rows: [first, end) of the global batch.
         """
 
-        def load(step):
+        def load(step: tf.Tensor) -> Batch:
             arrays = tf.numpy_function(
                 lambda step: tf.nest.flatten(self.batch(int(step), *rows)),
                 [step],
@@ -175,28 +137,26 @@ class TrainingBatches:
         return tf.data.Dataset.range(first_step, 2**62).map(load).prefetch(tf.data.AUTOTUNE)
 
     def stack(self, step: int, most: int) -> tuple[Batch, int]:
-        """(the batches of the steps from `step` on that have one padded length, `most` at most, how
-        many they are).
+        """Returns (the batches of the next steps that have one padded length, how many they are).
 
-        Every array of the batch has an axis of `most` steps before its own; it is zero where there
-        are fewer.
+        They are the steps from `step` on, `most` at most. Every array of the batch has an axis of
+        `most` steps before its own; it is zero beyond the steps that there are.
         """
-        length, count = self.padded_length(step), 1
-        while count < most and self.padded_length(step + count) == length:
+        length, count = self.plan.padded_length(step), 1
+        while count < most and self.plan.padded_length(step + count) == length:
             count += 1
-        flat = self._source.batch(
-            np.concatenate([self.examples(step + i) for i in range(count)]), length
-        )
-        flat = flat._replace(rows=flat.rows % self.batch_size)
+        size = self.plan.batch_size
+        examples = np.concatenate([self.plan.examples(step + i) for i in range(count)])
+        flat = batch_of(self._split, examples, length, self._settings)
+        flat = flat._replace(rows=flat.rows % size)
         return tf.nest.map_structure(
-            lambda values: _filled(values.reshape(count, self.batch_size, *values.shape[1:]), most),
-            flat,
+            lambda values: _filled(values.reshape(count, size, *values.shape[1:]), most), flat
         ), count
 
     def stacks(self, first_step: int, most: int) -> tf.data.Dataset:
-        """The batches from `first_step` on as (stack, count), without end, made ahead of time."""
+        """Returns the batches from `first_step` on as (stack, count), without end, made ahead."""
 
-        def made():
+        def made() -> Iterator[tuple[Batch, int]]:
             step = first_step
             while True:
                 stack, count = self.stack(step, most)
@@ -210,70 +170,27 @@ class TrainingBatches:
             made, output_signature=(signature, tf.TensorSpec([], tf.int32))
         ).prefetch(2)
 
-    def _window_examples(self, window: int) -> np.ndarray:
-        first = window * self.window * self.batch_size
-        positions = np.arange(first, first + self.window * self.batch_size)
-        examples = order.examples_at(positions, self.size, self._seed)
-        if self._bucket:
-            examples = examples[np.argsort(self._source.cut[examples], kind="stable")]
-        batches = examples.reshape(self.window, self.batch_size)
-        if self._bucket:
-            # Of three parts: none of the order's own.
-            key = order.key(self._seed, window, WINDOW_BATCHES)
-            batches = batches[order.permute(np.arange(self.window), self.window, key)]
-        return batches
-
 
 def _filled(values: np.ndarray, count: int) -> np.ndarray:
-    """`values` with zeros behind them, to `count` entries."""
+    """Returns `values` with zeros after them, `count` entries in all."""
     return np.concatenate(
         [values, np.zeros((count - len(values), *values.shape[1:]), values.dtype)]
     )
 
 
-def blank(length: int, rows: int) -> Batch:
-    """Returns a batch of padding, of `rows` rows: for its shape."""
-    return Batch(
-        tf.range(rows),
-        tf.zeros([rows, length], tf.int32),
-        tf.ones([rows], tf.int32),
-        tf.zeros([rows], tf.int32),
-    )
+# --- Evaluation -----------------------------------------------------------------------------------
 
 
-def loose_batch(split: Split, settings: configuration.Input) -> Batch:
-    """All examples of a small split, in its own order, as one batch padded to a power of two: for
-    texts that just came in.
-    """
-    source = _Source(split, settings)
-    length = settings.max_length
-    if settings.padding == "post":
-        length = min(length, max(2 * GRAIN, 2 ** int(source.cut.max() - 1).bit_length()))
-    return source.batch(np.arange(len(split)), length)
-
-
-@dataclasses.dataclass(frozen=True)
 class EvaluationBatches:
-    """Every example of a split once, in order of length, `batch_size` rows at a time.
+    """The padded batches of an evaluation: every example of a split once."""
 
-    All batches have the same number of rows, so that XLA compiles one shape per length: the last is
-    filled up with copies of the shortest example, and comes with the number of rows that count.
-    """
-
-    split: Split
-    settings: configuration.Input
-    batch_size: int
-
-    def lengths(self) -> list[int]:
-        """The lengths that batches can have."""
-        return _Source(self.split, self.settings).lengths.tolist()
+    def __init__(self, split: Split, settings: configuration.Input, batch_size: int):
+        self.plan = plans.EvaluationPlan(split, settings, batch_size)
+        self._split = split
+        self._settings = settings
 
     def __iter__(self) -> Iterator[tuple[Batch, np.ndarray, int]]:
-        """Yields (batch, examples int64 [batch], rows that count)."""
-        source = _Source(self.split, self.settings)
-        by_length = np.argsort(source.cut, kind="stable")
-        for first in range(0, len(by_length), self.batch_size):
-            examples = by_length[first : first + self.batch_size]
-            real = len(examples)
-            filled = np.concatenate([examples, np.full(self.batch_size - real, by_length[0])])
-            yield source.batch(filled, source.padded_length(filled)), examples, real
+        """Yields (batch, examples int64 [real], real): the first `real` rows count."""
+        for examples, real, length in self.plan:
+            batch = batch_of(self._split, examples, length, self._settings)
+            yield batch, examples[:real], real

@@ -1,6 +1,4 @@
-"""From the summed gradient to an update: learning rate by step, clipping by global norm, the
-algorithms.
-"""
+"""The arithmetic of an update: learning rate, clipping, the algorithms, the loss scale."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,21 +9,24 @@ from trainer import config as configuration
 
 EXPONENTIAL_END = 0.01  # The exponential schedule ends at this share of the learning rate.
 
-# The gradient of a row's loss by its scores is at most 1: times this it fits float16, whose largest
-# number is 65504.
+# The gradient of a row's loss by its scores is at most 1: times this scale it fits float16, whose
+# largest number is 65504.
 LARGEST_LOSS_SCALE = 2.0**15
 SMALLEST_LOSS_SCALE = 1.0
 STEPS_PER_DOUBLING = 2_000
 
 
 def learning_rate(
-    settings: configuration.Optimizer, step, total_steps: int, dtype=tf.float32
+    settings: configuration.Optimizer,
+    step: int | tf.Tensor,
+    total_steps: int,
+    dtype: tf.DType = tf.float32,
 ) -> tf.Tensor:
-    """The learning rate of a step (from 0).
+    """Returns the learning rate of a step, from 0: a scalar of type `dtype`.
 
-    Rises linearly over the warm-up, step w of it using (w + 1) / warmup_steps; then constant, or a
-    half cosine that reaches 0 after the last step (Loshchilov and Hutter, SGDR, 2017, equation 5
-    without restarts), or an exponential that reaches a hundredth of it.
+    It rises linearly over the warm-up, where step w uses (w + 1) / warmup_steps of it. Then it is
+    constant, or a half cosine that reaches 0 after the last step (Loshchilov and Hutter, SGDR,
+    2017, equation 5 without restarts), or an exponential that reaches a hundredth of it.
     """
     step = tf.cast(step, dtype)
     warm = settings.warmup_steps
@@ -39,11 +40,13 @@ def learning_rate(
 
 
 class Optimizer:
-    """The algorithm of `settings`, with the variables that it keeps of each weight.
+    """The algorithm of `settings`, with the variables that it keeps for each weight.
 
-    Every update is elementwise and computed by one pure function of arrays of any shape: XLA on CPU
-    makes vector code along the last axis only, so that the caller's flat arrays of an embedding
-    [10000, 16] are five times as fast.
+    One pure function of arrays of any shape computes every update, element by element. The caller's
+    arrays are flat: XLA on CPU makes vector code along the last axis only, so that an embedding of
+    [10000, 16] is updated five times as fast when flat.
+
+    iteration: int64, updates made so far.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Optimizer:
         weights: Mapping[str, keras.Variable],
         total_steps: int,
     ):
-        """weights: {logical name: variable}; total_steps: where the schedule ends."""
+        """weights: {logical name: variable}; total_steps: the step at which the schedule ends."""
         self._settings = settings
         self._total_steps = total_steps
         self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False, name="iteration")
@@ -63,20 +66,21 @@ class Optimizer:
         }
 
     def named(self) -> dict[str, tf.Variable]:
-        """{logical name: variable} of everything that the next update depends on: 'iteration',
-        'rnn_0/kernel/m', ...
+        """Returns {logical name: variable} of all that the next update depends on.
+
+        The names are 'iteration', 'rnn_0/kernel/m', ...
         """
         return {"iteration": self.iteration, **self._slots}
 
     def updated(
         self, values: Mapping[str, tf.Tensor], gradients: Mapping[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
-        """`values` after one update.
+        """Returns `values` after one update.
 
         Args:
           values: {'model/<weight>', 'optimizer/<weight>/<slot>', 'optimizer/iteration': tensor} and
-            others, which stay. gradients: {weight: tensor} of the shapes that the weights have in
-            `values`.
+            others, which do not change.
+          gradients: {weight: tensor} of the shapes that the weights have in `values`.
         """
         iteration = values["optimizer/iteration"]
         after = {**values, "optimizer/iteration": iteration + 1}
@@ -94,7 +98,7 @@ class Optimizer:
 
 
 def slots(settings: configuration.Optimizer) -> tuple[str, ...]:
-    """Names of the arrays that an update keeps of each weight, all zero before the first."""
+    """Returns the names of the arrays that an update keeps for each weight; they start at zero."""
     of_algorithm = (
         ("m", "v") if settings.optimizer != "sgd" else ("m",) if settings.momentum else ()
     )
@@ -109,14 +113,18 @@ def update(
     kept: Mapping[str, tf.Tensor],
     gradient: tf.Tensor,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """(weight, kept) after an update at learning rate `rate`, `iteration` (from 0) updates having
-    been made before.
+    """Returns (weight, kept) after an update, elementwise; `kept` is {slot: array}.
+
+    Args:
+      rate: scalar, the learning rate.
+      iteration: int64 scalar, updates made before this one.
+      weight, kept, gradient: of one shape.
 
     adam: Kingma and Ba 2015, algorithm 1 in the order of operations at the end of section 2, beta
     0.9 and 0.999, epsilon 1e-7, as in Keras. adamw: Loshchilov and Hutter 2019, algorithm 2, the
     decay multiplied by the learning rate. sgd: Sutskever et al. 2013, equations 1 and 2. The
-    average: Kingma and Ba, section 7.2, begun with the first weights in the place of a correction
-    of its bias.
+    average: Kingma and Ba, section 7.2; it starts as the first weights instead of correcting its
+    bias.
     """
     after = {}
     if settings.optimizer == "sgd":
@@ -142,8 +150,9 @@ def update(
 
 
 def clip(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[tf.Tensor]:
-    """Gradients scaled so that their global norm, given as `norm`, is at most `limit`; 0 means as
-    they are.
+    """Returns gradients scaled so that their global norm is at most `limit`; 0 does not scale.
+
+    norm: scalar, their global norm before.
 
     Pascanu, Mikolov, Bengio: On the difficulty of training recurrent neural networks, 2013,
     algorithm 1.
@@ -156,17 +165,17 @@ def clip(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[
 
 
 def next_loss_scale(scale: tf.Tensor, fits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-    """The factor by which float16 multiplies the loss of the next step, so that small gradients do
-    not vanish.
+    """Returns the factor by which float16 multiplies the loss of the next step.
 
-    Half of this step's where its gradient overflowed, the double every 2,000 steps, within the
-    bounds above: Micikevicius et al., Mixed Precision Training, 2018, section 3.2, with the step as
-    clock and no count to keep.
+    Without it small gradients would vanish. It is half of this step's if the gradient overflowed,
+    and doubles every 2,000 steps, within the bounds above: Micikevicius et al., Mixed Precision
+    Training, 2018, section 3.2, with the step as clock, so that there is no count to keep.
 
     Args:
       scale: scalar, this step's; a power of two, so that it changes no digit of a gradient that
-        fits. fits: bool scalar, whether this step's gradient is finite. step: int64 scalar, updates
-        done after this step.
+        fits.
+      fits: bool scalar, whether this step's gradient is finite.
+      step: int64 scalar, steps done after this one.
     """
     doubled = tf.where(step % STEPS_PER_DOUBLING == 0, 2 * scale, scale)
     return tf.clip_by_value(
@@ -175,5 +184,5 @@ def next_loss_scale(scale: tf.Tensor, fits: tf.Tensor, step: tf.Tensor) -> tf.Te
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The square root of the sum of all squares, of dense gradients only."""
+    """Returns the square root of the sum of all squares; the gradients must be dense."""
     return tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients]))

@@ -31,7 +31,7 @@ class Stepwise:
 
     def source(self, batches: pipeline.TrainingBatches, first_step: int) -> Iterator[Batch]:
         """Returns this worker's rows of the batches from `first_step` on."""
-        return iter(batches.dataset(first_step, self._placement.rows(batches.batch_size)))
+        return iter(batches.dataset(first_step, self._placement.rows(batches.plan.batch_size)))
 
     def run(self, source: Iterator[Batch], steps: int) -> StepMetrics:
         """Runs at most `steps` steps; a step that is not finite is the last."""

@@ -1,4 +1,4 @@
-"""Everything that differs between tasks: one frozen record for each, and no other place that asks.
+"""What differs between tasks: one frozen record for each; no other module distinguishes them.
 
 Names and directions of the metrics of a task are in `config.TASKS`, which needs no TensorFlow.
 """

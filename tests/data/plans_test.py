@@ -1,0 +1,278 @@
+"""Plans: which examples a step sees and how long they are padded, by the step alone."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from tests.data.order_test import twin_example, twin_key, twin_permute
+from trainer import config
+from trainer.data import order, plans
+from trainer.data.store import Split
+
+
+def split_of(sequences, labels=None):
+    offsets = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])]).astype(
+        np.int64
+    )
+    labels = np.arange(len(sequences)) % 7 if labels is None else labels
+    return Split(np.concatenate(sequences).astype(np.int32), offsets, np.asarray(labels, np.int32))
+
+
+def random_split(size, longest=40, seed=0):
+    """Example i begins with the token 1000 + i, so that a batch shows which examples it holds."""
+    lengths = np.random.default_rng(seed).integers(1, longest + 1, size)
+    return split_of(
+        [
+            np.concatenate([[1000 + i], 1 + np.arange(length - 1) % 50])
+            for i, length in enumerate(lengths)
+        ]
+    )
+
+
+def settings(**changes):
+    return config.Input(**{"batch_size": 8, "max_length": 40, **changes})
+
+
+def plan_of(split, seed=3, **changes):
+    return plans.ShuffledPlan(split, settings(**changes), seed)
+
+
+# --- Padded lengths -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lengths, max_length, count, expected",
+    [
+        # quartiles 26, 51, 76, 100; the last is not rounded beyond max_length
+        (range(1, 101), 100, 4, [32, 56, 80, 100]),
+        ([5, 5, 5, 5], 100, 4, [8]),  # equal ones fall together
+        ([3] * 50 + [30] * 50, 100, 6, [8, 32]),
+        ([1], 1, 6, [1]),
+        ([40] * 99 + [1], 40, 6, [40]),
+        ([5], 3, 6, [3]),  # below the grain
+    ],
+)
+def test_padded_lengths_are_quantiles_rounded_up(lengths, max_length, count, expected):
+    cut = np.minimum(list(lengths), max_length)
+    assert plans.padded_lengths(cut, max_length, count).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_padded_lengths_are_few_rise_and_hold_every_example(seed):
+    generator = np.random.default_rng(seed)
+    cut = np.minimum(generator.geometric(0.02, 3000), 200)
+    lengths = plans.padded_lengths(cut, 200)
+    assert len(lengths) <= plans.LENGTHS
+    assert (np.diff(lengths) > 0).all()
+    assert lengths[-1] >= cut.max()
+    assert all(length % plans.GRAIN == 0 or length == 200 for length in lengths)
+
+
+# --- The examples of a step -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size, batch", [(20, 4), (20, 7), (20, 20), (20, 33), (1, 3), (300, 4)])
+@pytest.mark.parametrize("bucket", [False, True])
+def test_an_epochs_worth_of_windows_holds_each_example_equally_often(size, batch, bucket):
+    """Windows are runs of positions: so many of them that they are whole epochs are balanced
+    exactly.
+    """
+    plan = plan_of(random_split(size), batch_size=batch, bucket=bucket)
+    steps = plan.window * size  # `size` windows are window * batch epochs
+    seen = collections.Counter(
+        np.concatenate([plan.examples(step) for step in range(steps)]).tolist()
+    )
+    assert seen == dict.fromkeys(range(size), steps * batch // size)
+
+
+@pytest.mark.parametrize("size, batch", [(20, 4), (20, 7), (21, 20), (20, 33), (300, 4)])
+def test_without_buckets_each_epoch_holds_each_example_once(size, batch):
+    plan = plan_of(random_split(size), batch_size=batch, bucket=False)
+    positions = np.concatenate([plan.examples(step) for step in range(4 * size)])
+    for epoch in positions[: 4 * size].reshape(4, size):
+        assert sorted(epoch) == list(range(size))
+
+
+@pytest.mark.parametrize("size, batch", [(20, 4), (50, 16), (300, 4), (1000, 8)])
+def test_with_buckets_an_epoch_is_sharp_to_within_one_window(size, batch):
+    plan = plan_of(random_split(size), batch_size=batch)
+    for epoch in range(1, 4):
+        # The first whole windows that hold the epoch.
+        steps = -(-epoch * size // batch // plan.window) * plan.window
+        seen = np.bincount(
+            np.concatenate([plan.examples(step) for step in range(steps)]), minlength=size
+        )
+        assert seen.min() >= epoch
+        assert seen.sum() - epoch * size <= plan.window * batch
+
+
+@pytest.mark.parametrize(
+    "size, batch, window", [(20, 32, 1), (50, 16, 3), (511, 8, 63), (512, 8, 64), (10_000, 8, 64)]
+)
+def test_a_window_is_no_longer_than_an_epoch(size, batch, window):
+    """Else the copies of an example, being equally long, would be sorted into one batch."""
+    assert plan_of(random_split(size), batch_size=batch).window == window
+
+
+@pytest.mark.parametrize("size", [48, 50, 100])
+def test_an_example_comes_at_most_twice_in_a_batch(size):
+    plan = plan_of(random_split(size, longest=3), batch_size=16)
+    for step in range(300):
+        assert np.bincount(plan.examples(step)).max() <= 2
+
+
+@pytest.mark.parametrize("size, batch", [(100, 8), (1000, 8), (700, 5)])
+def test_bucketing_keeps_each_windows_examples(size, batch):
+    with_buckets, without = (
+        plan_of(random_split(size), batch_size=batch, bucket=bucket) for bucket in (True, False)
+    )
+    for window in range(5):
+        steps = range(window * with_buckets.window, (window + 1) * with_buckets.window)
+        sorted_out, plain = (
+            np.concatenate([each.examples(step) for step in steps])
+            for each in (with_buckets, without)
+        )
+        assert sorted(sorted_out) == sorted(plain)
+        assert sorted_out.tolist() != plain.tolist()
+
+
+def twin_window(split, window, *, seed, batch, cut):
+    """Returns the batches of a window, in plain Python: a newer version must see the same ones."""
+    size = len(split)
+    count = min(64, max(1, size // batch))
+    positions = range(window * count * batch, (window + 1) * count * batch)
+    examples = [twin_example(position, size, seed) for position in positions]
+    # A stable sort.
+    examples.sort(
+        key=lambda example: min(cut, int(split.offsets[example + 1] - split.offsets[example]))
+    )
+    batches = [examples[first : first + batch] for first in range(0, count * batch, batch)]
+    return [
+        batches[twin_permute(place, count, twin_key(seed, window, 64))] for place in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    "size, batch, seed, cut", [(100, 8, 0, 40), (600, 3, 5, 13), (10, 16, 1, 40)]
+)
+def test_the_batches_of_a_window_never_change(size, batch, seed, cut):
+    split = random_split(size)
+    plan = plan_of(split, seed, batch_size=batch, max_length=cut)
+    for window in (0, 1, 50):
+        found = [
+            plan.examples(window * plan.window + place).tolist() for place in range(plan.window)
+        ]
+        assert found == twin_window(split, window, seed=seed, batch=batch, cut=cut)
+
+
+def test_a_window_is_cut_into_batches_of_like_length_in_an_order_of_its_own():
+    split = random_split(1000)
+    lengths = np.diff(split.offsets)
+    plan = plan_of(split)
+    orders = []
+    for window in range(3):
+        of_window = [lengths[plan.examples(step)] for step in range(window * 64, (window + 1) * 64)]
+        ranked = sorted(
+            range(64), key=lambda place: (of_window[place].min(), of_window[place].max())
+        )
+        for shorter, longer in zip(ranked, ranked[1:]):
+            assert of_window[shorter].max() <= of_window[longer].min()
+        orders.append(ranked)
+    assert sorted(orders[0]) != orders[0] != orders[1] != orders[2]
+
+
+def test_bucketing_saves_padding():
+    with_buckets, without = (plan_of(random_split(1000), bucket=bucket) for bucket in (True, False))
+    padded = [
+        sum(each.padded_length(step) for step in range(64)) for each in (with_buckets, without)
+    ]
+    assert padded[0] < 0.7 * padded[1]
+
+
+def test_without_buckets_row_r_of_step_s_is_position_s_times_batch_plus_r():
+    plan = plan_of(random_split(100), bucket=False)
+    for step in (0, 1, 11, 12, 13, 10**6):
+        positions = np.arange(step * 8, step * 8 + 8)
+        np.testing.assert_array_equal(plan.examples(step), order.examples_at(positions, 100, 3))
+
+
+def test_another_seed_gives_other_batches():
+    split = random_split(500)
+    assert (
+        plan_of(split, seed=1).examples(0).tolist() != plan_of(split, seed=2).examples(0).tolist()
+    )
+
+
+def test_batches_are_padded_to_the_few_lengths_and_no_further_than_they_need():
+    split = random_split(500)
+    plan = plan_of(split, bucket=True)
+    for step in range(100):
+        longest = np.diff(split.offsets)[plan.examples(step)].max()
+        assert plan.padded_length(step) == min(
+            length for length in plan.lengths if length >= longest
+        )
+
+
+# --- Epochs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size, batch, ends",
+    [
+        (20, 5, [4, 8, 12]),
+        (20, 8, [3, 5, 8]),  # 2.5 steps each: the step that crosses counts for what it completes
+        (3, 8, [1, 1, 2]),  # several epochs in a step
+        (1, 1, [1, 2, 3]),
+    ],
+)
+def test_an_epoch_ends_with_the_step_that_completes_it(size, batch, ends):
+    plan = plan_of(random_split(size), batch_size=batch)
+    assert [plan.epochs.end(epoch) for epoch in (1, 2, 3)] == ends
+    for step in range(1, ends[-1] + 1):
+        epoch = plan.epochs.of(step)
+        assert plan.epochs.end(epoch - 1) < step <= plan.epochs.end(epoch)
+
+
+# --- Evaluation and loose texts -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lengths, batch, expected",
+    [
+        ([9, 2, 5], 1, [([1], 1), ([2], 1), ([0], 1)]),
+        ([9, 2, 5], 2, [([1, 2], 2), ([0, 1], 1)]),  # filled up with the shortest
+        ([9, 2, 5], 5, [([1, 2, 0, 1, 1], 3)]),
+        ([4, 4, 4], 2, [([0, 1], 2), ([2, 0], 1)]),  # ties keep their order
+    ],
+)
+def test_an_evaluation_goes_through_a_split_by_length(lengths, batch, expected):
+    split = split_of([np.ones(length) for length in lengths])
+    plan = plans.EvaluationPlan(split, settings(), batch)
+    assert [(examples.tolist(), real) for examples, real, _ in plan] == expected
+    for examples, _, length in plan:
+        longest = max(lengths[example] for example in examples)
+        assert length == min(each for each in plan.lengths if each >= longest)
+
+
+@pytest.mark.parametrize("plan", [plans.ShuffledPlan, plans.EvaluationPlan])
+def test_padding_in_front_knows_one_length(plan):
+    chosen = settings(padding="pre", max_length=30)
+    assert plan(random_split(50, longest=5), chosen, 4).lengths.tolist() == [30]
+
+
+@pytest.mark.parametrize(
+    "lengths, max_length, padding, expected",
+    [
+        ([1], 40, "post", 16),
+        ([16], 40, "post", 16),
+        ([17, 3], 40, "post", 32),
+        ([33], 40, "post", 40),  # no power of two beyond max_length
+        ([90], 40, "post", 40),
+        ([3], 5, "post", 5),
+        ([3], 40, "pre", 40),
+    ],
+)
+def test_loose_texts_are_padded_to_a_power_of_two(lengths, max_length, padding, expected):
+    split = split_of([1 + np.arange(length) for length in lengths])
+    assert plans.loose_length(split, settings(max_length=max_length, padding=padding)) == expected

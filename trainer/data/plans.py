@@ -1,0 +1,146 @@
+"""Which examples a step sees and the length they are padded to, as a pure function of the step.
+
+A plan remembers no position. It needs NumPy only, so that a process without TensorFlow can count
+epochs with it.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from trainer import config as configuration
+from trainer.data import order
+from trainer.data.epochs import Epochs
+from trainer.data.store import Split
+
+# The most batches that are sorted by length together; also the unit in which the order is computed.
+WINDOW_BATCHES = 64
+# Padded lengths, each compiled once by XLA: fewer mean more padding, more mean more compiling.
+LENGTHS = 6
+GRAIN = 8  # Padded lengths are multiples of it.
+
+
+def cut_lengths(split: Split, max_length: int) -> np.ndarray:
+    """Returns the tokens that count of each example: int32 [examples], at most `max_length`."""
+    return np.minimum(np.diff(split.offsets), max_length).astype(np.int32)
+
+
+def padded_lengths(lengths: np.ndarray, max_length: int, count: int = LENGTHS) -> np.ndarray:
+    """Returns the few lengths that batches are padded to.
+
+    They are quantiles of the split's own lengths, rounded up to the grain. With lengths 1 .. 100,
+    max_length 100 and count 4: [32 56 80 100].
+
+    Args:
+      lengths: int [examples], already cut to max_length.
+
+    Returns:
+      int64, increasing, at most `count` values; the last holds the longest example.
+    """
+    quantiles = np.quantile(lengths, np.arange(1, count + 1) / count, method="higher")
+    rounded = -(-quantiles.astype(np.int64) // GRAIN) * GRAIN
+    return np.unique(np.minimum(rounded, max_length))
+
+
+class Lengths:
+    """The lengths of a split's examples and of its batches.
+
+    cut: int32 [examples], tokens that count. padded: the lengths that batches can have, increasing.
+    """
+
+    def __init__(self, split: Split, settings: configuration.Input):
+        self.cut = cut_lengths(split, settings.max_length)
+        self.padded = (
+            np.array([settings.max_length])
+            if settings.padding == "pre"
+            else padded_lengths(self.cut, settings.max_length)
+        )
+
+    def holding(self, examples: np.ndarray) -> int:
+        """Returns the smallest of the padded lengths that holds each of `examples`."""
+        if len(self.padded) == 1:
+            return int(self.padded[0])
+        return int(self.padded[np.searchsorted(self.padded, self.cut[examples].max())])
+
+
+class ShuffledPlan:
+    """Every example once in each epoch, in a keyed order; steps are counted from 0 here.
+
+    Row r of step s is the example at position s * batch_size + r of the order. With buckets, the
+    positions of a window of `window` steps are sorted by length, cut into batches, and the batches
+    put in a keyed order. A window is not longer than an epoch: else the copies of an example, which
+    are equally long, would meet in a batch.
+    """
+
+    def __init__(self, split: Split, settings: configuration.Input, seed: int):
+        self.size = len(split)
+        self.batch_size = settings.batch_size
+        self.epochs = Epochs(self.size, self.batch_size)
+        self.window = min(WINDOW_BATCHES, max(1, self.size // self.batch_size))
+        self._seed = seed
+        self._lengths = Lengths(split, settings)
+        self._bucket = settings.bucket and settings.padding == "post"
+        self._examples_of = functools.lru_cache(maxsize=8)(self._window_examples)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The lengths that batches can have."""
+        return self._lengths.padded
+
+    def examples(self, step: int) -> np.ndarray:
+        """Returns the examples of a step: int64 [batch_size]."""
+        window, place = divmod(step, self.window)
+        return self._examples_of(window)[place]
+
+    def padded_length(self, step: int) -> int:
+        """Returns the length that a step's batch is padded to."""
+        return self._lengths.holding(self.examples(step))
+
+    def _window_examples(self, window: int) -> np.ndarray:
+        """Returns int64 [window, batch_size]: the examples of the steps of a window."""
+        first = window * self.window * self.batch_size
+        positions = np.arange(first, first + self.window * self.batch_size)
+        examples = order.examples_at(positions, self.size, self._seed)
+        if self._bucket:
+            examples = examples[np.argsort(self._lengths.cut[examples], kind="stable")]
+        batches = examples.reshape(self.window, self.batch_size)
+        if self._bucket:
+            # Three parts, so it never equals a key of `order`, which has two.
+            key = order.key(self._seed, window, WINDOW_BATCHES)
+            batches = batches[order.permute(np.arange(self.window), self.window, key)]
+        return batches
+
+
+class EvaluationPlan:
+    """Every example of a split once, in order of length, `batch_size` rows at a time.
+
+    All batches have the same number of rows, so that XLA compiles one shape per length: the last is
+    filled up with copies of the shortest example.
+    """
+
+    def __init__(self, split: Split, settings: configuration.Input, batch_size: int):
+        self.batch_size = batch_size
+        self._lengths = Lengths(split, settings)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The lengths that batches can have."""
+        return self._lengths.padded
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int, int]]:
+        """Yields (examples int64 [batch_size], how many of them count, the padded length)."""
+        by_length = np.argsort(self._lengths.cut, kind="stable")
+        for first in range(0, len(by_length), self.batch_size):
+            examples = by_length[first : first + self.batch_size]
+            missing = self.batch_size - len(examples)
+            filled = np.concatenate([examples, np.full(missing, by_length[0])])
+            yield filled, len(examples), self._lengths.holding(filled)
+
+
+def loose_length(split: Split, settings: configuration.Input) -> int:
+    """Returns the length for all examples of a small split in one batch: a power of two."""
+    if settings.padding == "pre":
+        return settings.max_length
+    longest = int(cut_lengths(split, settings.max_length).max())
+    return min(settings.max_length, max(2 * GRAIN, 2 ** (longest - 1).bit_length()))
