@@ -1,20 +1,17 @@
-"""Training processes of several workers, without supervisors: one state on all, the rows of one
-worker, one end.
-"""
+"""Several training processes without supervisors compute what one does, and end together."""
 
-import contextlib
 import json
 import signal
-import socket
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import commands, datasets
+from tests.gang.links_test import free_addresses
 from trainer.model_folder import journal
 
-# 9 rows: never an even split. Not compiled by XLA: that is another test's business.
+# 9 rows never split evenly. Other tests cover XLA.
 JOB = [
     "--units=8",
     "--embedding_size=4",
@@ -35,7 +32,7 @@ EXACT = ["--precision=float64", "--steps=100", "--save_steps=1", "--keep=0"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A dataset whose vocabulary is so large that workers exchange its gradient by the row."""
+    """A dataset whose vocabulary is so large that workers exchange its gradient by row."""
     folder = tmp_path_factory.mktemp("data") / "job"
     splits = datasets.random_splits(train=200, vocabulary_size=400)
     splits["validation"] = datasets.random_splits(seed=1, test=41, vocabulary_size=400)["test"]
@@ -45,7 +42,7 @@ def data(tmp_path_factory):
 
 def start(workers: int, data, model, *flags) -> list:
     """Starts the processes of a gang as supervisors would."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    addresses = free_addresses(workers)
     environments = [
         {
             "TF_CONFIG": json.dumps(
@@ -71,14 +68,6 @@ def start(workers: int, data, model, *flags) -> list:
 
 def run(workers: int, data, model, *flags) -> list[commands.Answer]:
     return [commands.finish(process) for process in start(workers, data, model, *flags)]
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def tensors(model, step: int) -> dict[str, np.ndarray]:
@@ -121,8 +110,8 @@ def test_two_workers_take_the_hundred_steps_of_one(data, alone, tmp_path):
     assert len(metrics[0]) == 3 and metrics[0] == pytest.approx(metrics[1], rel=1e-9)
 
 
-def test_a_run_goes_on_with_two_three_and_one_worker(data, alone, tmp_path):
-    """In parts of a batch: the gradient of the embedding goes whole."""
+def test_a_run_continues_with_two_three_and_one_worker(data, alone, tmp_path):
+    """Batches are accumulated in parts, so the gradient of the embedding is sent whole."""
     model = tmp_path / "model"
     for steps, workers in ((25, 1), (50, 2), (75, 3), (100, 1)):
         flags = [*EXACT, f"--steps={steps}", "--eval_steps=-1", "--accumulate=2"]
@@ -202,7 +191,7 @@ def test_a_signal_before_the_first_step_stops_all_with_nothing_to_save(data, tmp
 
 def test_workers_that_see_different_model_folders_refuse_to_start(data, tmp_path):
     run(1, data, tmp_path / "one", "--steps=20")
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    addresses = free_addresses(2)
     processes = [
         commands.start(
             "train",

@@ -1,4 +1,4 @@
-"""The training process from its supervisor's side: small programs in its place."""
+"""A child of the supervisor; small programs take the place of training processes."""
 
 import asyncio
 import os
@@ -11,12 +11,13 @@ import time
 
 import pytest
 
+from trainer import processes
 from trainer.gang import child, watchdog
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 60
 
-# A child that says hello, so that one knows that it runs, and then does `BODY`.
+# A child that sends a beat, which shows that it runs, and then executes `body`.
 PROGRAM = """
 import faulthandler, os, signal, subprocess, sys, time
 from trainer import channel
@@ -33,12 +34,8 @@ def program(body: str) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    try:
-        return (
-            pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-        )
-    except FileNotFoundError:
-        return False
+    stat = processes.stat(pid)
+    return stat is not None and stat.state not in processes.ENDED
 
 
 def until(condition) -> None:
@@ -49,8 +46,9 @@ def until(condition) -> None:
 
 
 def supervised(body, act=lambda process: None, look=False):
-    """Runs a child; `act(process)` at its first beat. Returns (code, reason, last lines, steps of
-    its beats).
+    """Runs a child and calls `act(process)` at its first beat.
+
+    Returns (code, reason, last lines, steps of its beats).
     """
 
     async def run():
@@ -72,15 +70,15 @@ def supervised(body, act=lambda process: None, look=False):
     return asyncio.run(run())
 
 
-def test_a_child_ends_with_its_code_and_all_its_beats_are_heard():
+def test_a_child_ends_with_its_code_and_all_its_beats_arrive():
     code, reason, lines, steps = supervised("wire.beat('save', 7); sys.exit(3)")
     assert (code, reason, lines, steps[-1]) == (3, "", (), 7)
 
 
 def test_stderr_passes_through_and_its_last_lines_are_kept(capfdbinary):
     code, _, lines, _ = supervised(
-        "for i in range(100): print('line', i, file=sys.stderr)\nsys.stderr.write('no "
-        "end')\nprint('x' * 9999)"
+        "for i in range(100): print('line', i, file=sys.stderr)\n"
+        "sys.stderr.write('no end')\nprint('x' * 9999)"
     )
     assert lines == (*(f"line {i}" for i in range(81, 100)), "no end")
     captured = capfdbinary.readouterr()
@@ -88,7 +86,7 @@ def test_stderr_passes_through_and_its_last_lines_are_kept(capfdbinary):
     assert captured.out == b"x" * 9999 + b"\n"
 
 
-def test_an_endless_line_is_kept_in_part_only(capfdbinary):
+def test_only_part_of_an_endless_line_is_kept(capfdbinary):
     _, _, lines, _ = supervised("sys.stderr.write('y' * 1_000_000)")
     assert lines == ("y" * child.LONGEST_LINE,) and len(capfdbinary.readouterr().err) == 1_000_000
 
@@ -101,7 +99,7 @@ def test_a_request_reaches_the_child():
     assert code == 15
 
 
-def test_a_request_to_a_child_that_has_gone_is_no_error():
+def test_a_request_to_a_child_that_has_ended_is_ignored():
     async def run():
         ended = asyncio.get_running_loop().create_future()
         process = child.Child(
@@ -115,7 +113,7 @@ def test_a_request_to_a_child_that_has_gone_is_no_error():
     assert asyncio.run(run()) == 0
 
 
-def test_a_kill_ends_all_that_the_child_started(tmp_path):
+def test_a_kill_ends_all_processes_that_the_child_started(tmp_path):
     body = f"""
 inner = subprocess.Popen(["sleep", "1000"], stderr=subprocess.DEVNULL)
 open({str(tmp_path / "pid")!r}, "w").write(str(inner.pid))
@@ -132,7 +130,7 @@ time.sleep(1000)"""
     until(lambda: not alive(int((tmp_path / "pid").read_text())))
 
 
-def test_what_a_child_leaves_behind_ends_with_it(tmp_path):
+def test_processes_that_a_child_leaves_behind_end_with_it(tmp_path):
     supervised(f"""
 inner = subprocess.Popen(["sleep", "1000"], stderr=subprocess.DEVNULL)
 open({str(tmp_path / "pid")!r}, "w").write(str(inner.pid))""")
@@ -155,9 +153,9 @@ def test_a_frozen_child_is_found_and_killed(monkeypatch):
     assert code == -9 and reason.startswith("frozen (stopped by a signal)")
 
 
-def test_a_kill_tells_that_the_child_was_frozen():
+def test_a_kill_reports_that_the_child_was_frozen():
     def act(process):
-        until(lambda: watchdog.is_stopped(pathlib.Path(f"/proc/{process.pid}/stat").read_text()))
+        until(lambda: processes.stat(process.pid).state == processes.STOPPED)
         process.kill()
 
     assert supervised("os.kill(os.getpid(), signal.SIGSTOP)", act)[:2] == (
@@ -166,7 +164,7 @@ def test_a_kill_tells_that_the_child_was_frozen():
     )
 
 
-def test_a_program_that_is_not_there_raises():
+def test_a_program_that_does_not_exist_raises():
     async def run():
         with pytest.raises(FileNotFoundError):
             child.Child(
@@ -182,7 +180,7 @@ def test_a_program_that_is_not_there_raises():
         "import time; time.sleep(1000)",
         "import signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, {15, 2, 10}); "
         "time.sleep(1000)",
-        "while True: pass",  # as a library that holds the interpreter
+        "while True: pass",  # like a library that holds the interpreter
     ],
 )
 def test_a_child_dies_with_its_supervisor(body, tmp_path):
@@ -197,7 +195,9 @@ def test_a_child_dies_with_its_supervisor(body, tmp_path):
 import asyncio, os, sys
 from trainer.gang import child
 async def run():
-    child.Child([sys.executable, {str(tmp_path / "child.py")!r}], {{**os.environ, "PYTHONPATH": {str(ROOT)!r}}}, 0.0, lambda watch: None, print)
+    command = [sys.executable, {str(tmp_path / "child.py")!r}]
+    environ = {{**os.environ, "PYTHONPATH": {str(ROOT)!r}}}
+    child.Child(command, environ, 0.0, lambda watch: None, print)
     await asyncio.sleep(1000)
 asyncio.run(run())
 """,
@@ -232,7 +232,7 @@ assert children() == [str(own.pid)], children()
 own.kill()
 os.waitid(os.P_PID, own.pid, os.WEXITED | os.WNOWAIT)
 child.reap_orphans(own.pid)
-assert own.wait() == -9, "somebody else has waited for our own child"
+assert own.wait() == -9, "our own child was waited for"
 child.reap_orphans(None)
 print("ok")
 """

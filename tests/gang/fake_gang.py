@@ -1,14 +1,13 @@
-"""Supervisors with a training process that needs no TensorFlow and takes milliseconds: for the
-tests of the supervisor.
+"""Supervisors whose training process needs no TensorFlow and starts in milliseconds, for tests.
 
 `python -m tests.gang.fake_gang supervise SILENCE FLAGS` supervises as `python -m trainer train
-FLAGS` does, but starts `python -m tests.gang.fake_gang child FLAGS` for the training and calls a
-peer lost after SILENCE seconds.
+FLAGS` does, but its training process is `python -m tests.gang.fake_gang child FLAGS`, and a peer
+counts as lost after SILENCE seconds.
 
 The child "trains" by counting: --steps steps of 20 ms each; rank 0 commits a "checkpoint" every
---save_steps. FAKE_PLAN in its environment says what it does besides: {"WORKER.GENERATION": {MOMENT:
-WHAT}}, where * is any generation; MOMENT is a phase, "step S", "stop", "reform" or "end", WHAT is "sleep",
-"exit CODE" or a signal that it sends itself.
+--save_steps. FAKE_PLAN in its environment adds faults: {"WORKER.GENERATION": {MOMENT: WHAT}}. A
+generation of * means any. MOMENT is a phase, "step S", "stop", "reform" or "end"; WHAT is "sleep",
+"exit CODE" or a signal that the child sends itself.
 """
 
 import asyncio
@@ -56,7 +55,7 @@ def _supervise(silence: str, arguments) -> int:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all: a child may be killed at any moment."""
+    """Writes the whole file or nothing: a child may be killed at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
@@ -73,7 +72,7 @@ def _commit(folder: pathlib.Path, step: int) -> str:
 
 
 def _at(plan: dict, moment: str) -> None:
-    """Does what the plan has for this moment of this process: {"MOMENT": WHAT}."""
+    """Does what the plan of this process, {"MOMENT": WHAT}, has for this moment."""
     what = plan.get(moment)
     if what is None:
         return

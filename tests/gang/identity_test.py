@@ -1,3 +1,5 @@
+"""Which differences between workers matter, and how they are shown."""
+
 import pytest
 
 from trainer import config as configuration
@@ -19,28 +21,27 @@ def of(dataset="abc", workers=2, **flags):
         {"supervise": "on"},
     ],
 )
-def test_where_things_lie_is_a_workers_own_business(flags):
+def test_paths_and_gang_flags_may_differ(flags):
     assert identity.differences(0, of(), 1, of(**flags)) == ""
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, line",
     [
         ({"units": (8, 8)}, "--units: 64 on worker 0, 8,8 on worker 3"),
         ({"learning_rate": 0.5}, "--learning_rate: 0.001 on worker 0, 0.5 on worker 3"),
         ({"threads": 3}, "--threads: 0 on worker 0, 3 on worker 3"),
-        # These decide no bit, but how many collectives
+        # Flags that do not affect the result, but the order of the collectives.
         ({"epochs": 5}, "--epochs: 1 on worker 0, 5 on worker 3"),
-        # there are in which order.
         ({"save_steps": 7}, "--save_steps: 500 on worker 0, 7 on worker 3"),
         ({"steps_per_loop": 7}, "--steps_per_loop: 0 on worker 0, 7 on worker 3"),
         ({"dataset": "def"}, "dataset digest: abc on worker 0, def on worker 3"),
         ({"workers": 3}, "number of workers: 2 on worker 0, 3 on worker 3"),
     ],
 )
-def test_what_decides_the_work_must_be_equal_and_the_difference_is_told(flags, told):
+def test_everything_that_affects_the_work_must_be_equal(flags, line):
     difference = identity.differences(0, of(), 3, of(**flags))
-    assert difference.splitlines()[:2] == ["worker 3 is not the same as worker 0:", f"  {told}"]
+    assert difference.splitlines()[:2] == ["worker 3 differs from worker 0:", f"  {line}"]
     assert "Start them with the same flags" in difference
 
 
@@ -52,7 +53,7 @@ def test_code_and_packages_must_be_equal(what):
     )
 
 
-def test_what_only_one_of_two_versions_knows_is_a_difference():
+def test_a_flag_that_only_one_worker_has_is_a_difference():
     other = of()
     del other["--units"]
     assert "--units: 64 on worker 0, none on worker 1" in identity.differences(0, of(), 1, other)

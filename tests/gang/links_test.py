@@ -22,7 +22,7 @@ def free_addresses(count: int) -> tuple[str, ...]:
 
 
 class Recorder:
-    """A listener that keeps what it hears."""
+    """A listener that keeps the events."""
 
     def __init__(self, different=""):
         self.different, self.heard = different, []
@@ -38,7 +38,7 @@ class Recorder:
 
 
 class Worker:
-    """Links of one worker and what they heard."""
+    """The links of one worker and their events."""
 
     def __init__(self, index, addresses, job="job", silence=10.0, different=""):
         self.recorder = Recorder(different)
@@ -46,7 +46,7 @@ class Worker:
         self.links = links.Links(Roster(index, addresses), self.hello, self.recorder, silence)
 
     async def until(self, name, *what):
-        """Waits until that was heard; `what` may leave out the end."""
+        """Waits for an event and returns it; `what` may leave out its last values."""
 
         async def poll():
             while not any(heard[: 1 + len(what)] == (name, *what) for heard in self.recorder.heard):
@@ -59,7 +59,7 @@ class Worker:
 
 
 def together(test):
-    """Runs the coroutine function `test`; what goes wrong in any callback or task fails it."""
+    """Runs the coroutine function `test`; an exception in any callback or task fails it."""
 
     def run(*arguments, **named):
         async def guarded():
@@ -112,7 +112,7 @@ async def test_each_pair_has_one_link_and_messages_arrive_in_order():
 
 
 @together
-async def test_a_worker_that_leaves_delivers_its_last_word_and_is_missed_at_once():
+async def test_a_worker_that_leaves_delivers_its_last_message_and_its_link_ends_at_once():
     addresses = free_addresses(2)
     one, other = await opened(Worker(0, addresses), Worker(1, addresses))
     await one.until("link_up", 1)
@@ -127,7 +127,7 @@ async def test_a_worker_that_leaves_delivers_its_last_word_and_is_missed_at_once
 
 
 @together
-async def test_a_worker_that_is_not_there_is_dialled_until_it_is():
+async def test_a_missing_worker_is_dialled_until_it_answers():
     addresses = free_addresses(2)
     [other] = await opened(Worker(1, addresses))
     await other.until("unreachable", 0)
@@ -188,7 +188,7 @@ async def test_a_foreign_program_on_the_port_does_no_harm(said):
 
 
 @together
-async def test_a_caller_that_says_nothing_is_not_waited_for(monkeypatch):
+async def test_a_silent_caller_is_dropped(monkeypatch):
     monkeypatch.setattr(links, "HELLO_SECONDS", 0.1)
     addresses = free_addresses(2)
     (one,) = await opened(Worker(0, addresses))
@@ -199,17 +199,17 @@ async def test_a_caller_that_says_nothing_is_not_waited_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "answer, told",
+    "answer, reason",
     [
         (
             b"HTTP/1.1 400 Bad Request\r\n\r\n",
-            "answered by something that says b'HTTP/1.1 400 Bad Request",
+            "answered by a program that sent b'HTTP/1.1 400 Bad Request",
         ),
-        (b"", "the connection was closed without a word"),
+        (b"", "the connection was closed without an answer"),
     ],
 )
 @together
-async def test_a_foreign_program_at_a_workers_address_is_described(answer, told):
+async def test_a_foreign_program_at_a_workers_address_is_described(answer, reason):
     addresses = free_addresses(2)
 
     async def serve(reader, writer):
@@ -220,13 +220,13 @@ async def test_a_foreign_program_at_a_workers_address_is_described(answer, told)
 
     server = await asyncio.start_server(serve, *addresses[0].split(":"))
     [other] = await opened(Worker(1, addresses))
-    assert told in (await other.until("unreachable", 0))[2]
+    assert reason in (await other.until("unreachable", 0))[2]
     await closed(other)
     server.close()
 
 
 @together
-async def test_a_worker_of_another_job_is_told_so():
+async def test_a_worker_of_another_job_is_refused_with_the_reason():
     addresses = free_addresses(2)
     one, other = await opened(
         Worker(0, addresses, "--model_dir=a"), Worker(1, addresses, "--model_dir=b")
@@ -240,7 +240,7 @@ async def test_a_worker_of_another_job_is_told_so():
 
 
 @together
-async def test_a_worker_that_differs_is_told_what():
+async def test_a_worker_that_differs_is_refused_with_the_difference():
     addresses = free_addresses(2)
     one, other = await opened(
         Worker(0, addresses, different="--units: 1 here, 2 there"), Worker(1, addresses)
@@ -270,7 +270,7 @@ async def test_another_version_of_the_protocol_is_refused():
 
     server = await asyncio.start_server(serve, *addresses[0].split(":"))
     [other] = await opened(Worker(1, addresses))
-    assert "it speaks protocol 99, this worker 1" in (await other.until("refused", 0))[2]
+    assert "it uses protocol 99, this worker uses 1" in (await other.until("refused", 0))[2]
     await closed(other)
     server.close()
 
@@ -280,11 +280,11 @@ async def test_a_second_worker_of_an_index_is_refused_and_the_first_keeps_its_pl
     addresses = free_addresses(2)
     one, first = await opened(Worker(0, addresses, silence=0.3), Worker(1, addresses, silence=0.3))
     await one.until("link_up", 1)
-    for worker in (one, first):  # Beats come once a second: heard all the time, here.
+    for worker in (one, first):  # Beats come only once a second: count as heard all the time.
         worker.links._links[1 - worker.hello.index].heard += 1000
     second = Worker(1, addresses, silence=0.3)
     second.links._spawn(second.links._dial(0))  # Its own port is on another host.
-    assert "a worker with index 1 is there already" in (await second.until("unreachable", 0))[2]
+    assert "a worker with index 1 is already connected" in (await second.until("unreachable", 0))[2]
     await second.until("refused", 0)
     assert one.recorder.count("link_up", 1) == 1 and not any(
         heard[0] == "link_down" for heard in one.recorder.heard
@@ -293,7 +293,7 @@ async def test_a_second_worker_of_an_index_is_refused_and_the_first_keeps_its_pl
 
 
 @together
-async def test_the_successor_of_a_worker_that_is_gone_without_a_word_takes_its_place():
+async def test_a_new_worker_replaces_a_silent_one_of_its_index():
     addresses = free_addresses(2)
     one, first = await opened(Worker(0, addresses), Worker(1, addresses))
     await one.until("link_up", 1)
@@ -326,7 +326,7 @@ async def test_a_worker_that_calls_again_replaces_its_old_link():
 
 @pytest.mark.parametrize("index", [0, 5, -1])
 @together
-async def test_an_index_that_nobody_has_is_refused(index):
+async def test_an_index_that_no_worker_has_is_refused(index):
     addresses = free_addresses(2)
     (one,) = await opened(Worker(0, addresses))
     reader, writer = await asyncio.open_connection(*addresses[0].split(":"))
@@ -344,15 +344,14 @@ async def test_a_port_that_stays_taken_is_a_usage_error(monkeypatch):
     (one,) = await opened(Worker(0, addresses))
     with pytest.raises(
         UsageError,
-        match="port .* of worker 0 cannot be used: .*. Is a worker with this index running here "
-        "already",
+        match="port .* of worker 0 cannot be used: .*. A worker with this index or another program",
     ):
         await Worker(0, addresses).links.open()
     await closed(one)
 
 
 @together
-async def test_a_port_that_becomes_free_is_waited_for():
+async def test_a_worker_waits_for_its_port_to_become_free():
     addresses = free_addresses(2)
     holder = socket.create_server(("127.0.0.1", int(addresses[0].split(":")[1])))
     asyncio.get_running_loop().call_later(0.4, holder.close)
@@ -361,14 +360,14 @@ async def test_a_port_that_becomes_free_is_waited_for():
 
 
 @together
-async def test_a_name_that_does_not_exist_is_described_and_does_not_hold_up_the_end():
+async def test_an_unknown_host_name_is_reported_and_does_not_delay_the_end():
     [other] = await opened(Worker(1, ("no-such-host.invalid:1", free_addresses(1)[0])))
     await other.until("unreachable", 0)
     await closed(other)
 
 
 @together
-async def test_a_name_server_that_does_not_answer_does_not_hold_up_the_end(monkeypatch):
+async def test_a_name_server_that_does_not_answer_does_not_delay_the_end(monkeypatch):
     monkeypatch.setattr(
         links.socket, "getaddrinfo", lambda *what, **named: __import__("time").sleep(1000)
     )

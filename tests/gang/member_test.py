@@ -1,9 +1,8 @@
-"""The gang in a world of its own: members, links, training processes and a clock, all simulated, so
-that every run repeats.
+"""A simulated gang: members, links, training processes and a clock, so that every run repeats.
 
-A simulated training process reaches its loop a second after its start, and gets on only while the
-processes of all members of its generation are alive, as with collectives. All that were asked to
-stop agree and leave a second later.
+A simulated training process reaches its loop a second after its start. It makes progress only while
+the processes of all members of its generation are alive, as with collectives. Processes that were
+asked to stop agree and end a second later.
 """
 
 import dataclasses
@@ -33,23 +32,16 @@ class Process:
 
 
 class Worker:
-    """A supervisor; `code` is what it exited with."""
+    """A supervisor; `code` is its exit code."""
 
     def __init__(self, index, member):
-        self.index, self.member, self.process, self.code, self.exit = (
-            index,
-            member,
-            None,
-            None,
-            None,
-        )
+        self.index, self.member = index, member
+        self.process = self.code = self.exit = None
         self.frozen = False
 
 
 class Simulation:
-    """`workers` of them, which train `steps` steps; a checkpoint is committed every
-    `save_steps`.
-    """
+    """A job of `workers` that train `steps` steps and commit a checkpoint every `save_steps`."""
 
     def __init__(
         self,
@@ -182,7 +174,7 @@ class Simulation:
                 self.at(DELAY * 2, self.go, worker)
 
     def go(self, worker):
-        """Worker's supervisor has ended; what it sent before has been delivered."""
+        """The supervisor of `worker` ends; what it sent before is delivered."""
         if self.workers.get(worker.index) is worker:
             del self.workers[worker.index]
             if worker.process:
@@ -263,15 +255,16 @@ class Simulation:
                 )
                 self.act(worker)
 
-    # --- what happens to it -----------------------------------------------------------------------
+    # --- faults -----------------------------------------------------------------------------------
 
     def kill_process(self, index, code=-9):
         if index in self.workers:
             self.end_process(self.workers[index], self.workers[index].process, code)
 
     def kill_worker(self, index, back_after=None):
-        """SIGKILL to a supervisor; its training process dies with it. `back_after`: seconds until
-        it is started again.
+        """Kills a supervisor; its training process dies with it.
+
+        back_after: seconds until it is started again; None: never.
         """
         if index in self.workers:
             self.go(self.workers[index])
@@ -280,7 +273,7 @@ class Simulation:
             self.at(back_after, self.come_again, index)
 
     def come_again(self, index):
-        # Else the job has ended.
+        # Otherwise the job has ended.
         if index not in self.workers and all(code == -9 for code in self.codes.values()):
             self.come(index)
 
@@ -334,7 +327,7 @@ def test_an_undisturbed_gang_runs_once_to_its_end(workers):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_workers_may_come_in_any_order(order):
+def test_workers_may_start_in_any_order(order):
     simulation = Simulation(3)
     for place, index in enumerate(order):
         simulation.at(place * 40.0, simulation.come, index)
@@ -344,7 +337,7 @@ def test_workers_may_come_in_any_order(order):
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
-def test_who_does_not_come_is_named_in_time_and_nothing_is_started(missing):
+def test_a_missing_worker_is_named_in_time_and_no_training_starts(missing):
     simulation = Simulation(3, rendezvous_seconds=50.0)
     for index in {0, 1, 2} - {missing}:
         simulation.at(index * 3.0, simulation.come, index)
@@ -354,7 +347,7 @@ def test_who_does_not_come_is_named_in_time_and_nothing_is_started(missing):
     assert f"worker {missing} (w{missing}:1)" in simulation.events("gang_end")[0]["reason"]
 
 
-def test_a_worker_that_comes_back_to_a_finished_run_whose_others_have_left_ends_well():
+def test_a_worker_that_returns_after_the_run_is_finished_ends_well():
     simulation = Simulation(2, rendezvous_seconds=50.0)
     simulation.finished = "done step=10 state_digest=ab"
     simulation.at(0.0, simulation.come, 0)
@@ -367,7 +360,7 @@ def test_a_worker_that_comes_back_to_a_finished_run_whose_others_have_left_ends_
 
 
 @pytest.mark.parametrize("minimum, code, members", [(0, 75, []), (3, 75, []), (2, 0, [2])])
-def test_min_workers_begin_without_the_missing_when_the_wait_is_over(minimum, code, members):
+def test_min_workers_begin_without_the_missing_ones_when_the_wait_is_over(minimum, code, members):
     simulation = Simulation(3, minimum=minimum)
     for index in (1, 2):
         simulation.at(0.0, simulation.come, index)
@@ -377,7 +370,7 @@ def test_min_workers_begin_without_the_missing_when_the_wait_is_over(minimum, co
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("moment", [0.5, 3.0, 7.3])
-def test_a_killed_training_process_costs_a_restart_within_a_moment(index, moment):
+def test_a_killed_training_process_costs_one_quick_restart(index, moment):
     simulation = started()
     simulation.at(moment, simulation.kill_process, index)
     simulation.run()
@@ -393,7 +386,7 @@ def test_a_killed_training_process_costs_a_restart_within_a_moment(index, moment
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("moment", [0.5, 3.0, 7.3, 11.05])
-def test_a_killed_worker_that_comes_back_costs_a_restart(index, moment):
+def test_a_killed_worker_that_returns_costs_a_restart(index, moment):
     simulation = started()
     simulation.at(moment, simulation.kill_worker, index, 20.0)
     simulation.run()
@@ -401,7 +394,7 @@ def test_a_killed_worker_that_comes_back_costs_a_restart(index, moment):
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_a_worker_that_does_not_come_back_ends_the_job_by_name(index):
+def test_a_worker_that_does_not_return_ends_the_job_and_is_named(index):
     simulation = started()
     simulation.at(3.0, simulation.kill_worker, index)
     simulation.run()
@@ -411,12 +404,12 @@ def test_a_worker_that_does_not_come_back_ends_the_job_by_name(index):
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_the_gang_goes_on_without_a_worker_and_takes_it_in_again_after_a_checkpoint(index):
+def test_the_gang_continues_without_a_worker_and_takes_it_in_again_after_a_checkpoint(index):
     simulation = started(minimum=2, steps=400)
     simulation.at(3.0, simulation.kill_worker, index, 150.0)
     simulation.run()
     assert simulation.codes == {0: 0, 1: 0, 2: 0} and simulation.members == [3, 2, 3]
-    assert simulation.events("restart")[-1]["reason"] == f"worker {index} came"
+    assert simulation.events("restart")[-1]["reason"] == f"worker {index} joined"
     assert len(simulation.events("lost")) == 1
 
 
@@ -440,7 +433,7 @@ def test_a_worker_waits_for_its_gang_to_save_however_long_that_takes():
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 74, 99])
 @pytest.mark.parametrize("index", [0, 2])
-def test_any_other_end_ends_the_job_for_all_with_its_code_and_cause(code, index):
+def test_any_other_exit_code_ends_the_job_for_all_with_that_code_and_its_cause(code, index):
     simulation = started()
     simulation.at(4.0, simulation.kill_process, index, code)
     simulation.run()
@@ -464,7 +457,7 @@ def test_a_stop_of_one_worker_stops_all_at_one_step_with_a_checkpoint(index, num
         simulation.codes == {0: code, 1: code, 2: code}
         and simulation.committed == simulation.step > 0
     )
-    assert set(simulation.lines.values()) == {""}  # The training processes have said it.
+    assert set(simulation.lines.values()) == {""}  # The training processes have printed it.
 
 
 @pytest.mark.parametrize(
@@ -473,7 +466,7 @@ def test_a_stop_of_one_worker_stops_all_at_one_step_with_a_checkpoint(index, num
 )
 @pytest.mark.parametrize("index", [0, 2])
 def test_a_stop_before_training_ends_at_once(index, moment, line):
-    simulation = started(2 if moment < 0 else 3)  # moment < 0: two of three have come, and wait.
+    simulation = started(2 if moment < 0 else 3)  # moment < 0: two of three are there and wait.
     if moment < 0:
         simulation = Simulation(3)
         for other in {0, 2}:
@@ -484,7 +477,7 @@ def test_a_stop_before_training_ends_at_once(index, moment, line):
     assert simulation.now < 2.0
 
 
-def test_a_stop_while_starting_again_names_the_newest_checkpoint():
+def test_a_stop_during_a_restart_names_the_newest_checkpoint():
     simulation = started()
     simulation.at(6.5, simulation.kill_process, 1)
     simulation.at(6.9, simulation.signal, 2)
@@ -504,20 +497,18 @@ def test_a_second_ctrl_c_ends_all_at_once():
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_stop_that_does_not_succeed_is_cut_off_within_the_grace_period_and_says_what_is_lost(
-    index,
-):
+def test_a_stop_that_does_not_succeed_ends_within_the_grace_period_and_names_the_lost_steps(index):
     simulation = started(2, steps=1000)
     simulation.agree = lambda *_: None
     simulation.at(5.5, simulation.signal, index)
     simulation.run()
     assert simulation.codes == {0: 75, 1: 75}
     assert 25.0 <= simulation.now - 5.5 <= 28.0
-    assert "what came after step 4 is lost" in simulation.events("gang_end")[0]["reason"]
+    assert "the steps after step 4 are lost" in simulation.events("gang_end")[0]["reason"]
 
 
 @pytest.mark.parametrize("killed", [0, 1, 2])
-def test_a_loss_while_stopping_does_not_start_the_gang_again(killed):
+def test_a_loss_during_a_stop_does_not_restart_the_gang(killed):
     simulation = started()
     simulation.at(5.5, simulation.signal, 1)
     simulation.at(5.7, simulation.kill_worker, killed)
@@ -528,7 +519,7 @@ def test_a_loss_while_stopping_does_not_start_the_gang_again(killed):
     ] and simulation.members == [3]
 
 
-def test_a_gang_that_never_saves_gives_up_with_its_own_code():
+def test_a_gang_that_never_saves_gives_up_with_code_76():
     simulation = started(
         2, max_restarts=3, plan={(1, generation): "-11" for generation in range(1, 100)}
     )
@@ -540,7 +531,7 @@ def test_a_gang_that_never_saves_gives_up_with_its_own_code():
     )
 
 
-def test_restarts_are_counted_over_workers_that_come_and_go():
+def test_restarts_are_counted_across_workers_that_leave_and_return():
     simulation = started(2, max_restarts=3, steps=1000, save_steps=1000)
     for attempt in range(6):
         simulation.at(3.0 + 30.0 * attempt, simulation.kill_worker, attempt % 2, 5.0)
@@ -548,7 +539,7 @@ def test_restarts_are_counted_over_workers_that_come_and_go():
     assert 76 in simulation.codes.values() and len(simulation.generations) == 4
 
 
-def test_a_new_checkpoint_forgives_earlier_restarts():
+def test_a_new_checkpoint_resets_the_count_of_restarts():
     simulation = started(2, max_restarts=1, steps=40)
     for attempt in range(6):
         simulation.at(7.0 * (attempt + 1), simulation.kill_process, attempt % 2)
@@ -564,7 +555,7 @@ def test_a_run_with_another_configuration_is_not_resumed():
     assert simulation.codes == {0: 2, 1: 2} and not simulation.generations and not simulation.notes
 
 
-def test_a_cut_between_members_that_do_not_lead_costs_nothing():
+def test_a_cut_between_two_members_other_than_the_leader_costs_nothing():
     simulation = started()
     simulation.at(3.0, simulation.cut_link, 1, 2, 20.0)
     simulation.run()
@@ -579,7 +570,7 @@ def test_a_cut_from_the_leader_costs_a_restart_when_it_heals(other):
     assert simulation.codes == {0: 0, 1: 0, 2: 0} and simulation.members == [3, 3]
 
 
-def test_a_loss_that_becomes_plain_only_afterwards_is_on_record():
+def test_the_reason_of_a_loss_is_recorded_even_if_it_is_found_later():
     simulation = started()
     simulation.at(5.0, simulation.kill_process, 0, 75)
     simulation.run(until=5.025)  # The others are being ended.
@@ -594,7 +585,7 @@ def test_a_loss_that_becomes_plain_only_afterwards_is_on_record():
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_a_gang_comes_to_its_end_whatever_happens_to_it(seed):
+def test_a_gang_completes_its_run_despite_any_faults(seed):
     chance = random.Random(seed)
     workers = chance.choice([1, 2, 3, 5])
     simulation = started(
@@ -616,7 +607,7 @@ def test_a_gang_comes_to_its_end_whatever_happens_to_it(seed):
         elif what == "lost":
             simulation.at(moment, simulation.kill_process, index, 75)
         elif workers > 1:
-            # A cut may swallow the leader's last word; then nobody can know whether it was spoken.
+            # A cut may swallow the leader's last message; then no worker can know that it was sent.
             simulation.at(
                 moment / 3,
                 simulation.cut_link,
@@ -630,7 +621,7 @@ def test_a_gang_comes_to_its_end_whatever_happens_to_it(seed):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_stop_ends_all_in_time_whatever_else_happens(seed):
+def test_a_stop_ends_all_workers_in_time_despite_other_faults(seed):
     chance = random.Random(seed)
     workers = chance.choice([1, 2, 3])
     simulation = started(workers, seed=seed, steps=10_000, max_restarts=100)

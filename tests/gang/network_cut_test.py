@@ -1,7 +1,6 @@
-"""A network that is cut between workers: each worker in a network namespace of its own, with a
-router between them.
+"""A network that is cut between workers, each in its own network namespace behind a router.
 
-Needs root and iproute2 with the right to make namespaces. The training process is that of
+The tests need root and iproute2 with the right to make namespaces. The training process is that of
 `fake_gang`.
 """
 
@@ -20,7 +19,7 @@ def ip(*words) -> None:
 
 
 def cannot() -> str:
-    """Why there can be no namespaces here; "" where there can."""
+    """Returns why namespaces cannot be made here; "" if they can."""
     if os.getuid():
         return "needs root, to make network namespaces"
     if not shutil.which("ip"):
@@ -32,9 +31,7 @@ def cannot() -> str:
 
 
 class Network:
-    """Three namespaces: worker 0 at 10.93.0.2, worker 1 at 10.93.1.2, and a router between them
-    that can be made to forget.
-    """
+    """Three namespaces: worker 0 at 10.93.0.2, worker 1 at 10.93.1.2, and a router between them."""
 
     def __init__(self):
         self.workers = [f"rnn-{os.getpid()}-worker{index}" for index in range(2)]
@@ -67,7 +64,7 @@ class Network:
         self._forward(True)
 
     def cut(self, seconds: float) -> None:
-        """Drops every packet for `seconds` without telling anybody."""
+        """Silently drops every packet for `seconds`."""
         self._forward(False)
         time.sleep(seconds)
         self._forward(True)
@@ -102,7 +99,7 @@ def network():
 
 @pytest.fixture
 def job(network, tmp_path):
-    """Two workers in their namespaces, at work."""
+    """Two workers that train, each in its namespace."""
     made = Job(
         tmp_path,
         2,
@@ -127,7 +124,7 @@ def stopped(job) -> dict[int, int]:
 
 def test_a_cut_of_five_seconds_costs_nothing(network, job):
     network.cut(5)
-    time.sleep(3)  # Longer than TCP's next attempt to send what was lost.
+    time.sleep(3)  # Longer than TCP waits before it sends lost packets again.
     assert not job.events("lost"), job.log()
     assert stopped(job) == {0: 143, 1: 143}
     assert len(job.events("rendezvous")) == 1
@@ -139,7 +136,7 @@ def test_a_cut_of_a_minute_costs_a_restart(network, job):
     job.child(1, generation=2)
     assert stopped(job) == {0: 143, 1: 143}, job.log()
     assert [event["members"] for event in job.events("rendezvous")] == [[0, 1], [0, 1]]
-    # Each side leads what is left of the gang, and misses the other.
+    # Each side leads its remaining part of the gang and reports the other as lost.
     assert {(event["worker"], event["index"], event["reason"]) for event in job.events("lost")} == {
         (0, 1, "silent for 10 s"),
         (1, 0, "silent for 10 s"),

@@ -1,3 +1,5 @@
+"""Who starts a gang, when, and how often in a row."""
+
 import pytest
 
 from trainer.gang import rendezvous
@@ -27,10 +29,10 @@ LATE = -rendezvous.LEADER_SECONDS - 1
         # the leader's clock began later
         (2, 3, 2, {1: READY, 2: READY}, 0, Wait()),
         (2, 3, 2, {1: READY, 2: READY}, LATE, GiveUp((0,))),
-        # the leader does not start what it could start
+        # the leader does not start the gang although it could
         (1, 2, 0, {0: READY, 1: READY}, LATE, GiveUp(())),
         (0, 3, 3, {0: READY, 2: READY}, 0, GiveUp((1,))),
-        # who is here is taken along, if it takes only a moment
+        # a busy worker is waited for, but only for a moment
         (0, 3, 1, {0: READY, 2: BUSY}, 0, Wait()),
         (0, 3, 1, {0: READY, 2: BUSY}, LATE, Form((0,))),
         (0, 3, 0, {0: READY, 1: BUSY, 2: BUSY}, LATE, GiveUp(())),
@@ -39,12 +41,12 @@ LATE = -rendezvous.LEADER_SECONDS - 1
         (0, 3, 0, {0: READY, 1: RUNNING}, 10, Wait()),
     ],
 )
-def test_who_does_what_when(index, workers, minimum, seen, remaining, expected):
+def test_a_worker_forms_waits_or_gives_up(index, workers, minimum, seen, remaining, expected):
     assert rendezvous.decide(index, workers, minimum, seen, remaining) == expected
 
 
 @pytest.mark.parametrize("workers", [2, 3, 5])
-def test_exactly_one_forms_a_gang_that_is_complete(workers):
+def test_exactly_one_worker_forms_a_complete_gang(workers):
     seen = dict.fromkeys(range(workers), READY)
     forms = [
         index

@@ -1,3 +1,5 @@
+"""The roster of a gang, from flags, TF_CONFIG and the variables of Kubernetes."""
+
 import json
 
 import pytest
@@ -88,21 +90,21 @@ ADDRESSES = ("w-0.w:2222", "w-1.w:2222", "w-2.w:2222")
         ),
     ],
 )
-def test_flags_and_environment_describe_a_cluster(flags, environ, expected):
+def test_flags_and_environment_describe_a_roster(flags, environ, expected):
     found = roster.resolve(configuration.Gang(**flags), environ)
     assert found == Roster(expected.index, tuple(expected.addresses))
     assert found.workers == max(1, len(expected.addresses))
 
 
 @pytest.mark.parametrize(
-    "flags, environ, told",
+    "flags, environ, message",
     [
         (
             {"num_workers": 3, "worker_index": 1},
             {},
             "--num_workers=3: several workers need --hosts",
         ),
-        (FLAGS, {}, "--worker_index=-1: which of the workers this is must be said"),
+        (FLAGS, {}, "--worker_index=-1: each of several workers needs its index"),
         (
             {**FLAGS, "worker_index": 3},
             {},
@@ -110,43 +112,43 @@ def test_flags_and_environment_describe_a_cluster(flags, environ, expected):
         ),
         ({"worker_index": 1}, {}, r"worker index 1: with 1 worker\(s\)"),
         (FLAGS, {"JOB_COMPLETION_INDEX": "3"}, "worker index 3"),
-        (FLAGS, {"JOB_COMPLETION_INDEX": "x"}, "JOB_COMPLETION_INDEX=x: must be a whole number"),
+        (FLAGS, {"JOB_COMPLETION_INDEX": "x"}, "JOB_COMPLETION_INDEX=x: it must be a whole number"),
         (
             {"num_workers": 3, "hosts": "a:1,b:1", "worker_index": 0},
             {},
-            r"names 2 worker\(s\), --num_workers=3 means 3",
+            r"names 2 worker\(s\), but --num_workers=3 means 3",
         ),
         (
             {"hosts": "a:1,b:1", "worker_index": 0},
             {},
-            r"names 2 worker\(s\), --num_workers=0 means 1",
+            r"names 2 worker\(s\), but --num_workers=0 means 1",
         ),
         (
             {"num_workers": 2, "hosts": "a,b", "worker_index": 0},
             {},
-            "a: an address of a worker must be HOST:PORT",
+            "a: the address of a worker must be HOST:PORT",
         ),
         (
             {"num_workers": 2, "hosts": "a:1,b:99999", "worker_index": 0},
             {},
-            "b:99999: an address of a worker must be HOST:PORT",
+            "b:99999: the address of a worker must be HOST:PORT",
         ),
         (
             {"num_workers": 2, "hosts": "a:1,a:1", "worker_index": 0},
             {},
-            "two workers cannot meet the others at one address",
+            "two workers cannot have the same address",
         ),
         (
             {**FLAGS, "worker_index": 0, "min_workers": 4},
             {},
             r"--min_workers=4: the job has 3 worker\(s\)",
         ),
-        ({"num_workers": 2}, tf_config(THREE), "--num_workers=2: TF_CONFIG says 3"),
-        ({"worker_index": 1}, tf_config(THREE), "--worker_index=1: TF_CONFIG says 0"),
+        ({"num_workers": 2}, tf_config(THREE), "--num_workers=2: TF_CONFIG has 3"),
+        ({"worker_index": 1}, tf_config(THREE), "--worker_index=1: TF_CONFIG has 0"),
         (
             {"hosts": "w-{index}:1"},
             tf_config(THREE),
-            "--hosts=w-0:1,w-1:1,w-2:1: TF_CONFIG says a:2222,b:2222,c:2222",
+            "--hosts=w-0:1,w-1:1,w-2:1: TF_CONFIG has a:2222,b:2222,c:2222",
         ),
         ({}, tf_config({**THREE, "ps": ["p:1"]}), "type ps: parameters live on the workers"),
         (
@@ -160,15 +162,15 @@ def test_flags_and_environment_describe_a_cluster(flags, environ, expected):
             tf_config({"trainer": ["a:1"]}, "trainer"),
             "type trainer: it must be one of master, chief, worker",
         ),
-        ({}, tf_config(THREE, index=3), "this is worker 3, and lists 3 of them"),
-        ({}, tf_config(THREE, "chief"), "this is chief 0, and lists 0 of them"),
+        ({}, tf_config(THREE, index=3), "its task is worker 3, but its cluster lists 3"),
+        ({}, tf_config(THREE, "chief"), "its task is chief 0, but its cluster lists 0"),
         ({}, {"TF_CONFIG": "{"}, "TF_CONFIG={: cannot be read"),
         ({}, {"TF_CONFIG": "[]"}, "cannot be read"),
-        ({}, {"TF_CONFIG": '{"cluster": {"worker": "a:1"}}'}, "'a:1' is no list of addresses"),
+        ({}, {"TF_CONFIG": '{"cluster": {"worker": "a:1"}}'}, "'a:1' is not a list of addresses"),
     ],
 )
-def test_what_is_incomplete_or_contradicts_itself_is_refused(flags, environ, told):
-    with pytest.raises(UsageError, match=told):
+def test_incomplete_or_contradicting_settings_are_refused(flags, environ, message):
+    with pytest.raises(UsageError, match=message):
         roster.resolve(configuration.Gang(**flags), environ)
 
 
@@ -185,7 +187,7 @@ def test_an_address_is_host_and_port(address, expected):
 
 
 @pytest.mark.parametrize(
-    "strategy, workers, told",
+    "strategy, workers, message",
     [
         ("auto", 1, None),
         ("auto", 3, None),
@@ -194,14 +196,14 @@ def test_an_address_is_host_and_port(address, expected):
         ("mirrored", 1, None),
         ("tpu", 1, None),
         ("multi_worker", 1, "there is one worker"),
-        ("one_device", 2, "is for one worker, there are 2"),
+        ("one_device", 2, "it is for one worker, but there are 2"),
         ("mirrored", 2, "Use --strategy=multi_worker"),
         ("tpu", 3, "there are 3"),
     ],
 )
-def test_a_strategy_fits_the_number_of_workers(strategy, workers, told):
-    if told is None:
+def test_a_strategy_fits_the_number_of_workers(strategy, workers, message):
+    if message is None:
         roster.check_strategy(strategy, workers)
     else:
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             roster.check_strategy(strategy, workers)

@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from tests.gang.child_test import alive
 from tests.gang.links_test import free_addresses
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
@@ -25,8 +26,9 @@ SECONDS = 90
 
 
 class Job:
-    """A gang of supervisors. `plan`: {"WORKER.GENERATION": {moment: what}} of `fake_gang`; flags
-    are those of train.
+    """A gang of supervisors.
+
+    plan: {"WORKER.GENERATION": {moment: what}} of `fake_gang`. flags: those of train.
     """
 
     def __init__(self, folder, workers, plan=None, prefix=(), silence=10.0, **flags):
@@ -57,7 +59,7 @@ class Job:
 
     def start(self, *indices, **flags):
         for index in indices:
-            told = {**self.flags, "worker_index": index, **flags}
+            given = {**self.flags, "worker_index": index, **flags}
             command = [
                 *self.prefix,
                 sys.executable,
@@ -65,7 +67,7 @@ class Job:
                 "tests.gang.fake_gang",
                 "supervise",
                 str(self.silence),
-                *(f"--{name}={value}" for name, value in told.items()),
+                *(f"--{name}={value}" for name, value in given.items()),
             ]
             number = len(self.starts)
             with (
@@ -110,7 +112,7 @@ class Job:
             time.sleep(0.005)
 
     def child(self, index, generation=1) -> int:
-        """The number of the training process, when it has been started."""
+        """Returns the id of the training process, once it has been started."""
         path = self.model / "started" / f"{index}.{generation}"
         self.until(lambda: path.exists() and path.read_text())
         return json.loads(path.read_text())["pid"]
@@ -137,7 +139,7 @@ class Job:
         ]
 
     def children(self) -> list[int]:
-        """Training processes of this job that are still there."""
+        """Returns the ids of the training processes of this job that are still there."""
         started = [
             json.loads(path.read_text())["pid"]
             for path in (self.model / "started").glob("?.*")
@@ -146,18 +148,9 @@ class Job:
         return [pid for pid in started if alive(pid)]
 
 
-def alive(pid: int) -> bool:
-    try:
-        return (
-            pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-        )
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @pytest.fixture
 def job(tmp_path):
-    """Makes jobs; in the end no process of them is left, which is part of every test."""
+    """Makes jobs. Every test ends with a check that no process of them is left."""
     jobs = []
 
     def make(workers, **options):
@@ -167,7 +160,7 @@ def job(tmp_path):
     yield make
     for made in jobs:
         made.close()
-        made.until(lambda: not made.children())
+        made.until(lambda made=made: not made.children())
 
 
 DONE = f"done step=30 state_digest={30:064x}"
@@ -180,13 +173,13 @@ def test_a_gang_trains_to_its_end(job):
     three = job(3).start(2, 0, 1)
     assert three.end() == {0: 0, 1: 0, 2: 0}
     assert [three.last_line(index) for index in range(3)] == [DONE] * 3
-    clusters = [json.loads(three.started(index, 1)["tf_config"]) for index in range(3)]
-    assert [found["task"] for found in clusters] == [
+    configs = [json.loads(three.started(index, 1)["tf_config"]) for index in range(3)]
+    assert [found["task"] for found in configs] == [
         {"type": "worker", "index": rank} for rank in range(3)
     ]
-    addresses = clusters[0]["cluster"]["worker"]
+    addresses = configs[0]["cluster"]["worker"]
     assert (
-        all(found["cluster"] == {"worker": addresses} for found in clusters)
+        all(found["cluster"] == {"worker": addresses} for found in configs)
         and len(set(addresses)) == 3
     )
     assert not set(addresses) & set(three.flags["hosts"].split(","))
@@ -209,7 +202,7 @@ def test_a_worker_alone_can_be_supervised(job):
     assert one.started(0, 1)["tf_config"] is None
 
 
-def test_threads_and_shards_of_all_are_those_of_the_leader_and_at_a_resume_those_of_the_run(job):
+def test_a_resumed_gang_takes_threads_and_shards_from_the_run(job):
     two = job(2, threads=0)
     written = {
         **configuration.to_flat(
@@ -232,7 +225,7 @@ def test_threads_and_shards_of_all_are_those_of_the_leader_and_at_a_resume_those
 
 
 @pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_killed_training_process_is_started_again_with_all_others(job, index):
+def test_after_a_killed_training_process_all_are_started_again(job, index):
     two = job(2).start(0, 1)
     two.until_step(10)
     os.kill(two.child(index), signal.SIGKILL)
@@ -246,7 +239,7 @@ def test_a_killed_training_process_is_started_again_with_all_others(job, index):
 
 
 @pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_a_killed_worker_is_waited_for_and_its_training_dies_with_it(job, index):
+def test_a_gang_waits_for_a_killed_worker_whose_training_process_dies_with_it(job, index):
     three = job(3, steps=60).start(0, 1, 2)
     three.until_step(10)
     orphan = three.child(index)
@@ -258,7 +251,7 @@ def test_a_killed_worker_is_waited_for_and_its_training_dies_with_it(job, index)
     assert [event["index"] for event in three.events("lost")] == [index]
 
 
-def test_a_hung_training_process_is_ended_and_shows_its_stacks(job):
+def test_a_hung_training_process_is_killed_and_shows_its_stacks(job):
     two = job(
         2, plan={"1.1": {"step 7": "sleep"}, "0.1": {"step 7": "sleep"}}, hang_seconds=1
     ).start(0, 1)
@@ -275,7 +268,7 @@ def test_a_frozen_training_process_is_named(job):
     ]
 
 
-def test_a_frozen_supervisor_is_lost_and_comes_back_when_it_goes_on(job):
+def test_a_frozen_supervisor_is_lost_and_returns_when_it_continues(job):
     two = job(2, silence=1.5, steps=200).start(0, 1)
     two.until_step(5)
     two.processes[1].send_signal(signal.SIGSTOP)
@@ -285,7 +278,7 @@ def test_a_frozen_supervisor_is_lost_and_comes_back_when_it_goes_on(job):
     assert "silent for 1.5 s" in two.events("lost")[0]["reason"]
 
 
-def test_a_gang_goes_on_without_a_lost_worker_and_takes_it_in_when_it_comes(job):
+def test_a_gang_continues_without_a_lost_worker_and_takes_it_in_when_it_returns(job):
     three = job(3, min_workers=2, rejoin_seconds=1, steps=1_000_000).start(0, 1, 2)
     three.until_step(10)
     three.processes[0].kill()
@@ -300,10 +293,10 @@ def test_a_gang_goes_on_without_a_lost_worker_and_takes_it_in_when_it_comes(job)
         [1, 2],
         [0, 1, 2],
     ]
-    assert three.events("restart")[-1]["reason"] == "worker 0 came"
+    assert three.events("restart")[-1]["reason"] == "worker 0 joined"
 
 
-def test_restarts_without_a_new_checkpoint_come_to_an_end(job):
+def test_restarts_without_a_new_checkpoint_are_limited(job):
     two = job(
         2, plan={"1.*": {"compile": "SIGSEGV"}, "0.*": {"compile": "sleep"}}, max_restarts=2
     ).start(0, 1)
@@ -315,7 +308,7 @@ def test_restarts_without_a_new_checkpoint_come_to_an_end(job):
 # --- who may take part ----------------------------------------------------------------------------
 
 
-def test_a_worker_that_never_comes_is_named_with_what_was_tried(job):
+def test_a_worker_that_never_starts_is_named_with_the_last_error(job):
     three = job(3, rendezvous_seconds=1.5).start(1, 2)
     assert three.end() == {1: 75, 2: 75}
     for process in three.starts:
@@ -326,10 +319,8 @@ def test_a_worker_that_never_comes_is_named_with_what_was_tried(job):
     assert not (three.model / "started").exists()
 
 
-def test_an_error_that_nobody_expected_ends_the_supervisor_and_is_shown(job):
-    """A description without its splits is none that `prepare` wrote; it is looked at when the wait
-    is over.
-    """
+def test_an_unexpected_error_ends_the_supervisor_and_is_shown(job):
+    """`prepare` never writes a dataset.json without splits. They are used when the wait is over."""
     two = job(2, rendezvous_seconds=0.5)
     (two.folder / "data" / "dataset.json").write_text(
         '{"format": 1, "tokenizer": {}, "splits": {}, "files": {}}'
@@ -339,14 +330,14 @@ def test_an_error_that_nobody_expected_ends_the_supervisor_and_is_shown(job):
 
 
 @pytest.mark.parametrize(
-    "different, told",
+    "different, message",
     [
         ({"units": "8,8"}, "--units: 64 on worker 0, 8,8 on worker 1"),
         ({"data_dir": "other"}, "dataset digest: "),
     ],
 )
 def test_a_worker_that_differs_ends_the_job_before_anything_is_written(
-    job, tmp_path, different, told
+    job, tmp_path, different, message
 ):
     if "data_dir" in different:
         different = {"data_dir": tmp_path / "other"}
@@ -356,7 +347,7 @@ def test_a_worker_that_differs_ends_the_job_before_anything_is_written(
         )
     three = job(3).start(0).start(1, **different)
     assert three.end() == {0: 2, 1: 2}
-    assert all(told in process.err.read_text() for process in three.starts), three.log()
+    assert all(message in process.err.read_text() for process in three.starts), three.log()
     assert not three.model.exists()
 
 
@@ -381,7 +372,7 @@ def test_a_run_with_another_configuration_is_refused_before_a_training_process_s
 
 
 @pytest.mark.parametrize("code", [1, 4])
-def test_a_failure_of_one_ends_all_with_its_code_and_its_last_lines(job, code):
+def test_a_failure_of_one_worker_ends_all_with_its_code_and_its_last_lines(job, code):
     two = job(2, plan={"1.1": {"train": f"exit {code}"}, "0.1": {"train": "sleep"}}).start(0, 1)
     assert two.end() == {0: code, 1: code}
     for process in two.starts:
@@ -395,7 +386,7 @@ def test_a_failure_of_one_ends_all_with_its_code_and_its_last_lines(job, code):
 
 
 @pytest.mark.parametrize("index, number, code", [(0, signal.SIGINT, 130), (1, signal.SIGTERM, 143)])
-def test_a_stop_of_one_stops_all_with_a_checkpoint(job, index, number, code):
+def test_a_stop_of_one_worker_stops_all_with_a_checkpoint(job, index, number, code):
     two = job(2, steps=10_000, save_steps=10_000).start(0, 1)
     two.child(0), two.child(1)
     two.until(lambda: "generation 1" in two.starts[0].err.read_text())
@@ -422,7 +413,7 @@ def test_a_stop_before_training_ends_at_once_and_names_the_newest_checkpoint(job
     assert [two.last_line(index) for index in (0, 1)] == ["stopped step=0 state_digest=none"] * 2
 
 
-def test_a_stop_while_the_others_are_waited_for_ends_at_once(job):
+def test_a_stop_during_the_wait_for_others_ends_at_once(job):
     three = job(3).start(0, 2)
     three.until(lambda: three.log().count("meeting the others") == 2)
     time.sleep(0.5)
@@ -431,7 +422,7 @@ def test_a_stop_while_the_others_are_waited_for_ends_at_once(job):
     assert three.last_line(0) == "stopped step=0 state_digest=none"
 
 
-def test_a_stop_at_the_end_is_too_late_to_matter(job):
+def test_a_stop_after_the_last_step_changes_nothing(job):
     one = job(1, plan={"0.1": {"end": "SIGSTOP"}}).start(0)
     one.until(lambda: "SIGSTOP at end" in one.log())
     one.processes[0].send_signal(signal.SIGTERM)
@@ -439,12 +430,12 @@ def test_a_stop_at_the_end_is_too_late_to_matter(job):
     assert one.end() == {0: 0} and one.last_line(0) == DONE
 
 
-def test_a_stop_that_does_not_succeed_says_what_is_lost(job):
+def test_a_stop_that_does_not_succeed_names_the_lost_steps(job):
     two = job(2, plan={"0.1": {"stop": "sleep"}}, steps=10_000, grace_seconds=6).start(0, 1)
     two.until_step(10)
     two.processes[1].send_signal(signal.SIGTERM)
     assert two.end() == {0: 75, 1: 75}
-    assert "is lost and will be computed again" in two.log()
+    assert "are lost and will be computed again" in two.log()
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_supervisor_alone(job):
@@ -474,12 +465,12 @@ def test_process_1_passes_on_signals(job):
     )
     os.kill(int(inner), signal.SIGTERM)
     assert one.end() == {0: 143} and one.last_line(0).startswith("stopped step=")
-    shutil.rmtree(one.model / "started")  # Its numbers belong to another namespace.
+    shutil.rmtree(one.model / "started")  # Its process ids belong to another namespace.
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
-def test_a_stop_at_any_moment_is_in_time_and_truthful(job, seed):
+def test_a_stop_at_any_moment_is_in_time_and_reported_truthfully(job, seed):
     chance = random.Random(seed)
     two = job(2, steps=10_000, save_steps=10_000).start(0, 1)
     two.until(lambda: "meeting the others" in two.log())
@@ -493,7 +484,7 @@ def test_a_stop_at_any_moment_is_in_time_and_truthful(job, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_whatever_is_killed_the_job_comes_to_its_end(job, seed):
+def test_a_job_completes_whatever_is_killed(job, seed):
     chance = random.Random(seed)
     three = job(3, steps=300, save_steps=5, max_restarts=30).start(0, 1, 2)
     for _ in range(6):
@@ -530,11 +521,11 @@ SEVERAL = {"num_workers": 2, "worker_index": 0, "hosts": "a:1,b:1"}
         ({"num_workers": 1}, 4711, False),
     ],
 )
-def test_who_is_supervised(flags, pid, expected):
+def test_runs_of_several_workers_and_of_process_1_are_supervised(flags, pid, expected):
     assert supervisor.wanted(configuration.from_flat(flags), {}, pid) is expected
 
 
-def test_a_cluster_that_makes_no_sense_is_refused_before_anything_starts():
+def test_contradicting_flags_are_refused_before_anything_starts():
     with pytest.raises(UsageError):
         supervisor.wanted(configuration.from_flat({"num_workers": 2}), {}, 4711)
 
@@ -574,7 +565,7 @@ def test_the_training_process_gets_the_same_flags_and_no_gang():
         (("b:9",), None),
     ],
 )
-def test_the_training_process_learns_its_cluster_from_tf_config(members, expected):
+def test_the_training_process_finds_its_peers_in_tf_config(members, expected):
     environ = supervisor.child_environment(
         {"TF_CONFIG": "old", "HOME": "h"}, 3, member.Start(1, members, len(members) - 1, 1, 1)
     )

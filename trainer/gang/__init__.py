@@ -1,3 +1,4 @@
-"""Several workers that train one model: who they are, how they meet, what they do when one is lost.
-It imports no TensorFlow.
+"""Several workers that train one model: how they meet, and what they do when one is lost.
+
+Nothing here imports TensorFlow.
 """

@@ -1,7 +1,7 @@
-"""A training process seen from its supervisor: started, heard, asked, looked after and ended.
+"""Runs a training process for its supervisor: starts it, hears its beats, watches it and ends it.
 
-It has a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone, and dies
-with its supervisor.
+The process has a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone. It
+dies with its supervisor.
 """
 
 import asyncio
@@ -16,24 +16,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from trainer import channel
+from trainer import channel, processes
 from trainer.gang import watchdog
 
 log = logging.getLogger(__name__)
 
-LAST_LINES = 20
-LONGEST_LINE = 400  # Bytes of each of the last lines that are kept.
-DUMP_SECONDS = 1.0  # Between the request for all stacks and the kill.
+LAST_LINES = 20  # So many lines of stderr are kept,
+LONGEST_LINE = 400  # and so many bytes of each.
+DUMP_SECONDS = 1.0  # From the request to print all stacks to the kill.
 
 
 class Child:
-    """A process. Calls `on_beat(watch)` for every beat and, once, `on_end(code, reason,
-    last_lines)` in the event loop.
+    """A training process.
 
-    `code` is negative where a signal ended it; `reason` says what its watchdog found, "" where
-    nothing; `last_lines` are the last of its stderr, which passes through to ours. Raises OSError
-    where it cannot be started.
+    It calls `on_beat(watch)` for every beat and, once, `on_end(code, reason, last_lines)`, both in
+    the event loop. `code` is negative if a signal ended the process. `reason` is what the watchdog
+    found, "" if nothing. `last_lines` are the last of its stderr, which is copied to ours. Raises
+    OSError if the process cannot be started.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Child:
         self._on_beat, self._on_end = on_beat, on_end
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
-        # What TensorFlow puts into temporary files it removes only where it ends by itself.
+        # TensorFlow removes its temporary files only if it is not killed.
         self._temporary = tempfile.TemporaryDirectory(
             prefix="rnn-trainer-", ignore_cleanup_errors=True
         )
@@ -78,13 +79,14 @@ class Child:
         self._received = b""
         self._stderr = self._process.stderr.fileno()
         os.set_blocking(self._stderr, False)
-        self._line, self._last_lines = b"", collections.deque(maxlen=LAST_LINES)
+        self._line = b""  # The last line of stderr, which is not complete yet.
+        self._last_lines: collections.deque[bytes] = collections.deque(maxlen=LAST_LINES)
         self._reason = ""
         self._loop.add_reader(self._channel, self._hear)
         self._loop.add_reader(self._stderr, self._pass_on)
         threading.Thread(target=self._await_end, daemon=True).start()
 
-    def ask(self, request: dict) -> None:
+    def ask(self, request: dict[str, Any]) -> None:
         """Sends `request`; the process reads it at its next loop boundary."""
         try:
             self._channel.send(channel.request(request), socket.MSG_NOSIGNAL)
@@ -92,33 +94,28 @@ class Child:
             pass  # It has ended; `on_end` follows.
 
     def kill(self) -> None:
-        """Ends the process and all that it started, at once."""
-        if not self._reason and watchdog.is_stopped(self._stat()):
+        """Kills the process and all processes that it started."""
+        if not self._reason and self._state() == processes.STOPPED:
             self._reason = "frozen (stopped by a signal)"
         self._signal(signal.SIGKILL)
 
     def look(self) -> None:
-        """Ends the process where it hangs; its stacks go to stderr first. To be called every second
-        or so.
-        """
-        found = "" if self._reason else self.watch.look(self._stat(), time.monotonic())
-        if found:
-            log.error("training (process %d) is %s: it is ended", self.pid, found)
-            self._reason = found
+        """Kills the process if it hangs, after it has printed its stacks. Call it every second."""
+        problem = "" if self._reason else self.watch.look(self._state(), time.monotonic())
+        if problem:
+            log.error("training (process %d) is %s: it will be killed", self.pid, problem)
+            self._reason = problem
             self._signal(signal.SIGUSR1)
             self._loop.call_later(DUMP_SECONDS, self._signal, signal.SIGKILL)
 
     # ----------------------------------------------------------------------------------------------
 
-    def _stat(self) -> str:
-        try:
-            with open(f"/proc/{self.pid}/stat", encoding="utf-8", errors="replace") as file:
-                return file.read()
-        except OSError:
-            return ""
+    def _state(self) -> str:
+        stat = processes.stat(self.pid)
+        return stat.state if stat else ""
 
     def _signal(self, number: signal.Signals) -> None:
-        # Its number belongs to it until it has been waited for.
+        # Until `wait` has returned its code, no other process can have its id.
         if self._process.returncode is None:
             try:
                 if number == signal.SIGKILL:
@@ -144,7 +141,7 @@ class Child:
         self._on_beat(self.watch)
 
     def _pass_on(self) -> bool:
-        """Passes on one block of stderr; whether there may be more."""
+        """Copies one block of stderr to ours. Returns whether there may be more."""
         try:
             block = os.read(self._stderr, 65536)
         except BlockingIOError:
@@ -164,10 +161,10 @@ class Child:
         try:
             self._loop.call_soon_threadsafe(self._ended)
         except RuntimeError:
-            pass  # The loop has ended meanwhile.
+            pass  # The event loop has ended.
 
     def _ended(self) -> None:
-        self._signal(signal.SIGKILL)  # What it started and left behind.
+        self._signal(signal.SIGKILL)  # For processes that it started and left behind.
         code = self._process.wait()
         self._temporary.cleanup()
         self._hear_rest()
@@ -190,8 +187,9 @@ class Child:
 
 
 def reap_orphans(own: int | None) -> None:
-    """Waits for processes that were left to us because we are process 1; never for `own`, which
-    somebody else waits for.
+    """Waits for ended processes that this process inherited as process 1, so that none stays.
+
+    own: the id of our own child, which `Child` waits for; it is left alone.
     """
     while True:
         try:

@@ -1,8 +1,8 @@
-"""What must be equal on all workers of a job, and what differs between two of them, in words.
+"""The identity of a worker: everything that must be equal on all workers of a job.
 
-Workers run the same loop side by side: not only what decides the result, but everything that
-decides which operation comes next must be the same. Where files lie and how a worker meets the
-others is its own business.
+Workers run the same loop side by side. So every setting that affects the result must be equal, and
+also every setting that affects which operation comes next. Each worker may have its own paths and
+its own way to meet the others.
 """
 
 import functools
@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from trainer import config as configuration
 
 _OWN = ("folders", "gang")  # Sections whose flags may differ from worker to worker.
-# Distributions that bring it.
+# The distributions that install TensorFlow.
 _TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu", "tensorflow-intel")
 
 
 def of(config: configuration.Config, workers: int, dataset_digest: str) -> dict[str, str]:
-    """{what: value} of this worker."""
+    """Returns {what: value}, the identity of this worker."""
     own = {
         name
         for section in _OWN
@@ -43,9 +43,7 @@ def of(config: configuration.Config, workers: int, dataset_digest: str) -> dict[
 def differences(
     index: int, identity: Mapping[str, str], other_index: int, other: Mapping[str, str]
 ) -> str:
-    """What differs between two workers, as one sentence that ends with the remedy; "" where they
-    are equal.
-    """
+    """Returns the differences between two workers and the remedy; "" if they are equal."""
     different = [
         f"{what}: {identity.get(what, 'none')} on worker {index}, {other.get(what, 'none')} on "
         f"worker {other_index}"
@@ -55,7 +53,7 @@ def differences(
     if not different:
         return ""
     return (
-        f"worker {other_index} is not the same as worker {index}:\n  "
+        f"worker {other_index} differs from worker {index}:\n  "
         + "\n  ".join(different)
         + "\nAll workers of a job must compute the same. Start them with the same flags, dataset, "
         "code and packages."
@@ -64,7 +62,7 @@ def differences(
 
 @functools.cache
 def code_digest() -> str:
-    """sha256 over the source files of this package: names and contents."""
+    """Returns the sha256 of the source files of this package: names and contents."""
     package = pathlib.Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -76,7 +74,7 @@ def code_digest() -> str:
 
 
 def _version(*distributions: str) -> str:
-    """Of the first of `distributions` that is installed."""
+    """Returns the version of the first of `distributions` that is installed."""
     for name in distributions:
         try:
             return importlib.metadata.version(name)

@@ -1,10 +1,9 @@
-"""Connections between the supervisors of a job: plain TCP, lines of JSON, a beat every second,
-silence noticed.
+"""Connections between the supervisors of a job: TCP, lines of JSON, a beat every second.
 
-Every worker listens on its own address and dials all workers of lower index, again and again; so
-each pair has one connection. Both say `hello` first. What is not a worker of this job (another
-program, another job, a second worker of the same index) never becomes a link, and does no harm
-beyond one line in the log.
+Every worker listens on its own address and dials all workers of lower index until they answer, so
+each pair has one connection. Both send `hello` first. A caller that is not a worker of this job
+(another program, another job, a second worker of the same index) never becomes a link, and does no
+harm beyond one line in the log.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Coroutine, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from trainer.exit_codes import UsageError
 from trainer.gang.roster import Roster, host_and_port
@@ -25,20 +24,21 @@ from trainer.gang.roster import Roster, host_and_port
 log = logging.getLogger(__name__)
 
 PROTOCOL = 1
-# After which a peer is lost; a network that is cut for half of that costs nothing.
+# A peer that is silent for so long is lost. A network that is cut for half of that costs nothing.
 SILENCE_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 HELLO_SECONDS = 5.0
 CONNECT_SECONDS = 3.0
 REDIAL_SECONDS = 0.3
-BIND_SECONDS = 10.0  # The port may still be held by a worker that is on its way out.
+BIND_SECONDS = 10.0  # A worker that is about to end may still hold the port.
 LONGEST_LINE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Hello:
-    """Who a worker says it is. instance: of this process alone. job: what tells jobs apart.
-    identity: see `identity`.
+    """How a worker introduces itself.
+
+    instance: unique to this process. job: differs between jobs. identity: see `identity.of`.
     """
 
     index: int
@@ -48,14 +48,25 @@ class Hello:
 
 
 class Listener(Protocol):
-    """What happens on the links."""
+    """Receives the events of the links."""
 
-    def differs(self, hello: Hello) -> str: ...
-    def link_up(self, index: int) -> None: ...
-    def link_down(self, index: int, reason: str) -> None: ...
-    def received(self, index: int, message: dict) -> None: ...
-    def unreachable(self, index: int, reason: str) -> None: ...
-    def refused(self, index: int, reason: str) -> None: ...
+    def differs(self, hello: Hello) -> str:
+        """Returns how the worker of `hello` differs from this one; "" if it may be linked."""
+
+    def link_up(self, index: int) -> None:
+        """Worker `index` is connected."""
+
+    def link_down(self, index: int, reason: str) -> None:
+        """The link to worker `index` has ended."""
+
+    def received(self, index: int, message: dict[str, Any]) -> None:
+        """Worker `index` has sent `message`."""
+
+    def unreachable(self, index: int, reason: str) -> None:
+        """An attempt to connect to worker `index` has failed; another one follows."""
+
+    def refused(self, index: int, reason: str) -> None:
+        """Worker `index` refuses this one for good."""
 
 
 class _Link:
@@ -65,14 +76,15 @@ class _Link:
         self.hello, self.reader, self.writer = hello, reader, writer
         self.heard = time.monotonic()
 
-    def send(self, message: dict) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
         if not self.writer.is_closing():
             self.writer.write(_line(message))
 
 
 class Links:
-    """The links of one worker. Calls `listener` in the event loop; `silence`: seconds after which a
-    peer is lost.
+    """The links of one worker. It calls `listener` in the event loop.
+
+    silence: seconds after which a peer is lost.
     """
 
     def __init__(
@@ -90,9 +102,7 @@ class Links:
         self._closing = False
 
     async def open(self) -> None:
-        """Listens and begins to dial. Raises UsageError where the port of this worker stays
-        taken.
-        """
+        """Listens and starts to dial. Raises UsageError if the port of this worker stays taken."""
         if self._roster.workers == 1:
             return
         host, port = host_and_port(self._roster.addresses[self._own.index])
@@ -109,33 +119,32 @@ class Links:
                 if time.monotonic() >= deadline:
                     raise UsageError(
                         f"port {port} of worker {self._own.index} cannot be used: "
-                        f"{problem.strerror}. Is a worker with this "
-                        "index running here already, or another program? End it, or name another "
-                        "port in --hosts."
+                        f"{problem.strerror}. A worker with this index or another program may "
+                        "already run here. End it, or name another port in --hosts."
                     ) from None
                 await asyncio.sleep(REDIAL_SECONDS)
         for index in range(self._own.index):
             self._spawn(self._dial(index))
         self._spawn(self._beat())
 
-    def send(self, index: int, message: dict) -> None:
-        """Sends to worker `index`; to one that is not connected nothing is sent."""
+    def send(self, index: int, message: Mapping[str, Any]) -> None:
+        """Sends `message` to worker `index` if it is connected."""
         if index in self._links and not self._closing:
             self._links[index].send(message)
 
     def slept(self, seconds: float) -> None:
-        """This process itself did not run for `seconds`: they do not count as silence of others."""
+        """This process itself did not run for `seconds`: they do not count as silence of peers."""
         for link in self._links.values():
             link.heard += seconds
 
     async def close(self, seconds: float = 2.0) -> None:
-        """Delivers what was sent, then closes everything, after `seconds` at the latest."""
+        """Delivers what was sent, then closes all links, after `seconds` at the latest."""
         self._closing = True
         if self._server:
             self._server.close()
         for link in self._links.values():
-            # Closing at once, with beats of the peer still unread, would reset the connection and
-            # destroy our last words.
+            # Closing at once, with beats of the peer unread, would reset the connection and lose
+            # our last messages.
             if link.writer.can_write_eof() and not link.writer.is_closing():
                 link.writer.write_eof()
         deadline = time.monotonic() + seconds
@@ -149,11 +158,9 @@ class Links:
     # --- both ends --------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine) -> None:
-        """Runs `work`; what it raises is a mistake of this program and reaches the loop's exception
-        handler.
-        """
+        """Runs `work` as a task. An exception is a bug and reaches the loop's exception handler."""
 
-        def ended(task):
+        def ended(task: asyncio.Task) -> None:
             self._tasks.discard(task)
             if not task.cancelled():
                 task.result()
@@ -174,7 +181,7 @@ class Links:
             except OSError as problem:
                 self._drop(link, _in_words(problem))
             except ValueError:
-                self._drop(link, "it sent what no worker sends")
+                self._drop(link, "it sent a line that is not valid JSON")
             else:
                 link.heard = time.monotonic()
                 if message is None:
@@ -197,7 +204,7 @@ class Links:
                 if time.monotonic() - link.heard > self._silence:
                     self._drop(link, f"silent for {self._silence:g} s")
 
-    def _hello(self) -> dict:
+    def _hello(self) -> dict[str, Any]:
         return {
             "kind": "hello",
             "program": "rnn-trainer",
@@ -223,11 +230,10 @@ class Links:
                 await self._serve(_Link(hello, reader, writer))
         except _Strange as problem:
             log.warning(
-                "something that is no worker of this job connected to our port: %s; ignored",
-                problem,
+                "a connection to our port is not from a worker of this job: %s; ignored", problem
             )
         except (OSError, asyncio.TimeoutError, _Refused):
-            pass  # Whoever it was has gone, said nothing, or is told by its own end.
+            pass  # The caller has left, sent nothing, or reports the refusal itself.
         finally:
             writer.transport.abort()
 
@@ -238,20 +244,20 @@ class Links:
         try:
             writer.write(_line({"kind": "refuse", "reason": reason, "final": final}))
             writer.write_eof()
-            await asyncio.wait_for(reader.read(), HELLO_SECONDS)  # Until it has read that.
+            await asyncio.wait_for(reader.read(), HELLO_SECONDS)  # Until the peer has read it.
         finally:
             self._refusals.discard(writer)
 
     def _objection(self, hello: Hello) -> tuple[str, bool]:
-        """(why the worker of `hello` cannot be linked, whether it is of no use to try again); ("",
-        False) for a welcome one.
+        """Returns (why the worker of `hello` cannot be linked, whether that is final).
+
+        Returns ("", False) if it can be linked.
         """
         if hello.job != self._own.job:
             log.warning("a worker of another job (%s) connected to our port: refused", hello.job)
             return (
                 f"worker {self._own.index} at this address belongs to another job: {self._own.job} "
-                f"there, {hello.job} here. "
-                "Give each job addresses of its own",
+                f"there, {hello.job} here. Give each job its own addresses",
                 True,
             )
         if not self._own.index < hello.index < self._roster.workers:
@@ -261,7 +267,7 @@ class Links:
                 self._own.index,
             )
             return (
-                f"worker {self._own.index} expects no call of a worker with index {hello.index}",
+                f"worker {self._own.index} does not expect a worker with index {hello.index}",
                 True,
             )
         difference = self._listener.differs(hello)
@@ -269,19 +275,19 @@ class Links:
             return difference, True
         known = self._links.get(hello.index)
         if known and known.hello.instance == hello.instance:
-            self._drop(known, "it connected anew")
+            self._drop(known, "it connected again")
         elif known and time.monotonic() - known.heard < self._silence:
-            # It may be the successor of a worker that is gone without a word: then the silence of
-            # that one will show it.
+            # It may replace a worker that ended without closing its link. Then that link is silent,
+            # and soon counts as lost.
             since = self._refused_since.setdefault(hello.index, time.monotonic())
             final = time.monotonic() - since > 2 * self._silence
             return (
-                f"a worker with index {hello.index} is there already. Give each worker an index of "
-                "its own",
+                f"a worker with index {hello.index} is already connected. Give each worker its own "
+                "index",
                 final,
             )
         elif known:
-            self._drop(known, f"silent, and another worker with index {hello.index} has come")
+            self._drop(known, f"silent, and another worker with index {hello.index} connected")
         self._refused_since.pop(hello.index, None)
         return "", False
 
@@ -315,11 +321,11 @@ class Links:
 
 
 class _Strange(Exception):
-    """What answered is not a worker of this program."""
+    """The peer is not a worker of this program."""
 
 
 class _Refused(Exception):
-    """The peer does not want this worker."""
+    """The peer refuses this worker. final: whether it makes no sense to try again."""
 
     def __init__(self, reason: str, final: bool):
         super().__init__(reason)
@@ -327,13 +333,16 @@ class _Refused(Exception):
 
 
 async def _hear_hello(reader: asyncio.StreamReader) -> Hello:
-    """The first line of a peer. Raises _Strange, _Refused, OSError or asyncio.TimeoutError."""
+    """Returns the hello of a peer.
+
+    Raises _Strange, _Refused, OSError or asyncio.TimeoutError.
+    """
     try:
         line = await asyncio.wait_for(reader.readline(), HELLO_SECONDS)
     except ValueError:
-        raise _Strange("an endless line") from None
+        raise _Strange("a program that sent an endless line") from None
     if not line:
-        raise ConnectionResetError(0, "the connection was closed without a word")
+        raise ConnectionResetError(0, "the connection was closed without an answer")
     try:
         message = json.loads(line)
         if message["kind"] == "refuse":
@@ -342,8 +351,8 @@ async def _hear_hello(reader: asyncio.StreamReader) -> Hello:
             raise ValueError
         if message["protocol"] != PROTOCOL:
             raise _Refused(
-                f"it speaks protocol {message['protocol']}, this worker {PROTOCOL}. Start all with "
-                "the same version",
+                f"it uses protocol {message['protocol']}, this worker uses {PROTOCOL}. Start all "
+                "workers with the same version",
                 True,
             )
         return Hello(
@@ -353,12 +362,13 @@ async def _hear_hello(reader: asyncio.StreamReader) -> Hello:
             {str(key): str(value) for key, value in message["identity"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _Strange(f"something that says {line[:40]!r}") from None
+        raise _Strange(f"a program that sent {line[:40]!r}") from None
 
 
 async def _connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the first address of `host` that takes one. Raises OSError or
-    asyncio.TimeoutError.
+    """Connects to the first address of `host` that answers.
+
+    Raises OSError or asyncio.TimeoutError.
     """
     problem: Exception = OSError(0, "the name has no address")
     for address in await _addresses(host):
@@ -372,22 +382,22 @@ async def _connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.
 
 
 async def _addresses(host: str) -> list[str]:
-    """The numeric addresses of `host`.
+    """Returns the numeric addresses of `host`.
 
-    asyncio's own look-up runs in threads that the interpreter waits for when it exits, and a name
-    server that does not answer would then hold up a stop.
+    The interpreter waits at its exit for the threads of asyncio's own look-up, so a name server
+    that does not answer would delay a stop. This look-up runs in a daemon thread.
     """
     loop = asyncio.get_running_loop()
-    answer = loop.create_future()
+    answer: asyncio.Future[list[str]] = loop.create_future()
 
-    def tell(found, problem):
+    def deliver(addresses: list[str], problem: OSError | None) -> None:
         if not answer.done():
-            answer.set_exception(problem) if problem else answer.set_result(found)
+            answer.set_exception(problem) if problem else answer.set_result(addresses)
 
-    def look_up():
-        found, problem = [], None
+    def look_up() -> None:
+        addresses, problem = [], None
         try:
-            found = list(
+            addresses = list(
                 dict.fromkeys(
                     entry[4][0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
                 )
@@ -395,16 +405,16 @@ async def _addresses(host: str) -> list[str]:
         except OSError as failure:
             problem = failure
         try:
-            loop.call_soon_threadsafe(tell, found, problem)
+            loop.call_soon_threadsafe(deliver, addresses, problem)
         except RuntimeError:
-            pass  # The loop has ended meanwhile.
+            pass  # The event loop has ended.
 
     threading.Thread(target=look_up, daemon=True).start()
     return await answer
 
 
 def _in_words(problem: OSError) -> str:
-    # asyncio writes "Connect call failed ('127.0.0.1', 2222)" where the system's own words say why.
+    # asyncio's text is "Connect call failed ('127.0.0.1', 2222)"; that of the system is the reason.
     by_system = problem.errno and problem.errno > 0
     return (os.strerror(problem.errno) if by_system else problem.strerror or str(problem)).lower()
 
@@ -416,5 +426,5 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _line(message: dict) -> bytes:
+def _line(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"

@@ -1,20 +1,21 @@
-"""One worker's part in a gang, as a state machine without sockets, processes or clocks: events in,
-actions out.
+"""One worker's part in a gang: a state machine that takes events and returns actions.
 
-    meeting   no training process (or one that is being ended); the lowest index that is there leads
-        and forms the gang
-    running   the training process of this generation is at work
-    finished  it ended well; the others are still at it
+It has no sockets, processes or clocks. Its phases:
+
+    meeting   there is no training process, or it is being ended; the connected worker of the lowest
+              index leads and forms the gang
+    running   the training process of this generation runs
+    finished  it has ended well; others still run
     over      the job has ended, with an exit code
 
-A member that loses its training process tells the leader; the leader tells all others, everybody
-ends its process, and all meet again. Times are seconds of any monotonic clock. A link delivers
-messages of a peer in order, or goes down.
+A member that loses its training process reports that to the leader. The leader informs all others,
+every member ends its process, and all meet again. Times are seconds of any monotonic clock. A link
+delivers the messages of a peer in order, or goes down.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from trainer.exit_codes import BY_NAME, TrainerError
 from trainer.gang import rendezvous
@@ -22,13 +23,14 @@ from trainer.model_folder import commits
 
 CLEAN = (BY_NAME["done"], BY_NAME["interrupted"], BY_NAME["terminated"])
 STOPPED = {2: BY_NAME["interrupted"], 15: BY_NAME["terminated"]}
-MARGIN_SECONDS = 5.0  # Of --grace_seconds, for what comes after a stop that did not succeed.
-ANSWER_SECONDS = 5.0  # How long a member waits for the leader's word on the end that it reported.
+MARGIN_SECONDS = 5.0  # The part of --grace_seconds that is kept for killing what did not stop.
+ANSWER_SECONDS = 5.0  # How long a member waits for the leader's answer after it reports an end.
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What does not change while the job runs. Seconds and counts are the flags of the same names;
+    """The settings of a member. Seconds and counts are the flags of the same names.
+
     minimum: --min_workers.
     """
 
@@ -42,18 +44,19 @@ class Rules:
 
     @property
     def workers(self) -> int:
+        """Returns how many workers the job has."""
         return max(1, len(self.addresses))
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What a member asks of its surroundings.
+    """The questions that a member asks its surroundings.
 
-    settle(workers): (threads, shards) of a gang of that many; raises UsageError where the run in
-    the model folder has another
-      configuration. newest(): the newest checkpoint. fresh_address(): where TensorFlow will listen
-      in the next generation.
-    finished(): the last line of a run that has come to its end, "" of any other.
+    settle(workers): (threads, shards) of a gang of that many workers; raises UsageError if the run
+      in the model folder has another configuration.
+    newest(): the newest checkpoint.
+    fresh_address(): where TensorFlow will listen in the next generation.
+    finished(): the last line of a run that is complete, "" of any other.
     """
 
     settle: Callable[[int], tuple[int, int]]
@@ -64,15 +67,18 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Send:
-    """`message` to worker `to`."""
+    """Send `message` to worker `to`."""
 
     to: int
-    message: dict
+    message: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The training process of a generation. members: TensorFlow's addresses in order of rank."""
+    """Start the training process of a generation.
+
+    members: TensorFlow's addresses in order of rank.
+    """
 
     generation: int
     members: tuple[str, ...]
@@ -83,35 +89,36 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """The training process, at once; its end comes back as an event."""
+    """Kill the training process; its end comes back as an event."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """`request` to the training process, through its channel."""
+    """Send `request` to the training process through its channel."""
 
-    request: dict
+    request: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """A line of the journal."""
+    """Write a line of the journal."""
 
     event: str
-    fields: dict
+    fields: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Say:
-    """A sentence of the log."""
+    """Write a sentence to the log."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Exit:
-    """The end of this worker. `line`: what is printed last, "" where the training process has
-    printed it.
+    """End this worker.
+
+    line: to print last; "" if the training process has printed it.
     """
 
     code: int
@@ -119,28 +126,41 @@ class Exit:
     line: str = ""
 
 
-@dataclasses.dataclass
-class _Peer:
-    """What a connected peer said last. `deadline`: when its wait for the others is over."""
+Action = Send | Start | Kill | Ask | Note | Say | Exit
+
+
+class Status(NamedTuple):
+    """A member's status, which it sends to every peer.
+
+    state: as in `rendezvous.decide`. address: where TensorFlow will listen in the next generation.
+    remaining: seconds until its wait for the others is over. generation: the newest that it took
+    part in; restarts, saved: at the start of that one; cause: why that one ended.
+    """
 
     state: str = "busy"
     address: str = ""
-    deadline: float = float("inf")
+    remaining: float = float("inf")
     generation: int = 0
     restarts: int = 0
     saved: int = 0
     cause: str = ""
 
 
+@dataclasses.dataclass
+class _Peer:
+    """A connected peer: its newest status, and when its wait for the others is over."""
+
+    status: Status = Status()
+    deadline: float = float("inf")
+
+
 class Member:
-    """Worker `rules.index`. Each event may leave actions, which `take` hands over in their
-    order.
-    """
+    """The member of worker `rules.index`. Events add actions, and `take` returns them in order."""
 
     def __init__(self, rules: Rules, world: World, now: float):
         self._rules = rules
         self._world = world
-        self._actions: list = []
+        self._actions: list[Action] = []
         self._peers: dict[int, _Peer] = {}
         self._reasons: dict[int, str] = {}  # {index: why it is not connected}
         self.phase = "meeting"
@@ -150,30 +170,34 @@ class Member:
         self._trained = False
         self._restarts = self._saved = 0  # At the start of `generation`.
         self._cause = ""  # Why `generation` ended.
-        self._stopping = 0  # The signal that asked for a stop.
+        self._stopping = 0  # The signal that requested a stop.
         self._stop_deadline = float("inf")
         self._reforming = False
-        self._finished: dict[int, int] = {}
-        self._report: Exit | None = None  # An end that the leader has been told of.
+        self._finished: dict[int, int] = {}  # {index: exit code} of members that ended well.
+        self._report: Exit | None = None  # The exit that this member has reported to the leader.
         self._report_deadline = float("inf")
         self._address = world.fresh_address()
         self._since = now
         self._deadline = now + rules.rendezvous_seconds
 
-    def take(self) -> list:
-        """The actions since the last call."""
+    def take(self) -> list[Action]:
+        """Returns the actions since the last call."""
         actions, self._actions = self._actions, []
         return actions
 
     @property
+    def leader(self) -> int:
+        """Returns the worker that leads the gang that runs, or the workers that are meeting."""
+        return self._members[0] if self._members else min([self._rules.index, *self._peers])
+
+    @property
     def is_leader(self) -> bool:
-        """Of the gang that runs, or among those that are meeting."""
-        return self._rules.index == (
-            self._members[0] if self._members else min([self._rules.index, *self._peers])
-        )
+        """Returns whether this worker leads."""
+        return self._rules.index == self.leader
 
     @property
     def has_run(self) -> bool:
+        """Returns whether this worker has taken part in a generation."""
         return self.generation > 0
 
     # --- events -----------------------------------------------------------------------------------
@@ -183,10 +207,10 @@ class Member:
         self._decide(now)
 
     def link_up(self, index: int, now: float) -> None:
-        """Worker `index`, whose identity is in order, is connected."""
+        """Worker `index` is connected, and its identity is equal to ours."""
         self._peers[index] = _Peer()
         self._reasons.pop(index, None)
-        self._send(index, self._status(now))
+        self._send_status(index, now)
 
     def link_down(self, index: int, reason: str, now: float) -> None:
         """The connection to worker `index` is gone."""
@@ -198,7 +222,7 @@ class Member:
         elif self.phase in ("running", "finished") and index in self._members:
             if self.is_leader and self._finished.get(index) is None:
                 self._lose(index, reason, None, (), now)
-            elif index == self._members[0]:
+            elif index == self.leader:
                 self._leader_is_gone(index, reason, now)
 
     def unreachable(self, index: int, reason: str) -> None:
@@ -206,7 +230,7 @@ class Member:
         self._reasons[index] = reason
 
     def receive(self, index: int, message: Mapping[str, Any], now: float) -> None:
-        """A message of the connected worker `index`."""
+        """A message of the connected worker `index` has arrived."""
         if self.phase == "over" or index not in self._peers:
             return
         handler = {
@@ -225,19 +249,20 @@ class Member:
             handler(index, message, now)
 
     def child_trains(self) -> None:
-        """The training process has reached its loop: from now on there may be something to save."""
+        """The training process has reached its loop: from now on it may have steps to save."""
         self._trained = True
 
     def child_ended(self, code: int, reason: str, last_lines: tuple[str, ...], now: float) -> None:
-        """The training process ended with `code` (negative: by that signal). `reason`: why it was
-        killed by its watchdog.
+        """The training process has ended with `code`; negative: by that signal.
+
+        reason: why its watchdog killed it, "" if it did not.
         """
         self._alive = False
         if self.phase == "meeting":
             if reason and self.is_leader:
                 self._found(self._rules.index, reason)
             elif reason:
-                self._send(min(self._peers), {"kind": "found", "reason": reason})
+                self._send(self.leader, {"kind": "found", "reason": reason})
             self._address = self._world.fresh_address()
             self._tell_status(now)
             self._decide(now)
@@ -245,8 +270,9 @@ class Member:
             self._child_ended_at_work(code, reason, last_lines, now)
 
     def signalled(self, number: int, now: float) -> None:
-        """SIGTERM (15) or SIGINT (2) has reached this worker; a second SIGINT ends the job without
-        a checkpoint.
+        """SIGTERM (15) or SIGINT (2) has reached this worker.
+
+        A second SIGINT ends the job without a checkpoint.
         """
         at_once = self._stopping == number == 2
         if self._stopping and not at_once:
@@ -269,7 +295,7 @@ class Member:
             self._begin_to_stop(number, now)
             if trained:
                 self._do(Ask({"ask": "stop", "signal": number}))
-            self._send(self._members[0], {"kind": "stop", "signal": number, "trained": trained})
+            self._send(self.leader, {"kind": "stop", "signal": number, "trained": trained})
 
     def tick(self, now: float) -> None:
         """Time has passed."""
@@ -282,11 +308,10 @@ class Member:
             saved = self._world.newest()
             self._fail(
                 BY_NAME["peer_lost"],
-                f"worker {self._rules.index}: no end "
-                f"{self._rules.grace_seconds - MARGIN_SECONDS:g} s after the "
-                "request to stop, so training was killed; what came after step "
-                f"{saved.step if saved else 0} is lost and will be "
-                "computed again",
+                f"worker {self._rules.index}: training did not end within "
+                f"{self._rules.grace_seconds - MARGIN_SECONDS:g} s after the request to stop, so "
+                f"it was killed; the steps after step {saved.step if saved else 0} are lost and "
+                "will be computed again",
                 (),
                 now,
             )
@@ -294,7 +319,7 @@ class Member:
             self._take_in_newcomers(now)
 
     def slept(self, seconds: float) -> None:
-        """This worker itself did not run for `seconds`: nobody was late."""
+        """This worker itself did not run for `seconds`: no peer was late."""
         self._deadline += seconds
         self._since += seconds
         for peer in self._peers.values():
@@ -317,9 +342,9 @@ class Member:
     def _decide(self, now: float) -> None:
         if self.phase != "meeting":
             return
-        seen = {index: peer.state for index, peer in self._peers.items()}
+        seen = {index: peer.status.state for index, peer in self._peers.items()}
         seen[self._rules.index] = "busy" if self._alive else "ready"
-        deadlines = [peer.deadline for peer in self._peers.values() if peer.state == "ready"]
+        deadlines = [peer.deadline for peer in self._peers.values() if peer.status.state == "ready"]
         remaining = min([self._deadline, *(deadlines if self.is_leader else [])]) - now
         decision = rendezvous.decide(
             self._rules.index, self._rules.workers, self._rules.minimum, seen, remaining
@@ -327,8 +352,7 @@ class Member:
         if isinstance(decision, rendezvous.Form):
             self._form(decision.members, now)
         elif isinstance(decision, rendezvous.GiveUp) and (line := self._world.finished()):
-            # Who was there at the end has left; this worker was killed between its last step and
-            # its own end.
+            # This worker was killed between the last step and its own end; the others have left.
             self._end(BY_NAME["done"], "the run was finished before", now, line)
         elif isinstance(decision, rendezvous.GiveUp):
             missing = rendezvous.named(decision.missing, self._rules.addresses, self._reasons)
@@ -339,24 +363,16 @@ class Member:
             )
             self._end(
                 BY_NAME["peer_lost"],
-                f"{reason}; all workers must be started within --rendezvous_seconds, and a lost "
-                "one again "
-                "within --rejoin_seconds. See why it did not come, then start the job again",
+                f"{reason}; all workers must start within --rendezvous_seconds, and a lost one "
+                "must return within --rejoin_seconds. Find out why it did not, then start the job "
+                "again",
                 now,
             )
 
     def _form(self, members: tuple[int, ...], now: float) -> None:
-        own = _Peer(
-            "ready",
-            self._address,
-            self._deadline,
-            self.generation,
-            self._restarts,
-            self._saved,
-            self._cause,
-        )
-        known = {index: self._peers.get(index, own) for index in members}
-        last = max(known.values(), key=lambda peer: peer.generation)
+        known = {index: peer.status for index, peer in self._peers.items()}
+        known[self._rules.index] = self._status(now)
+        last = max((known[index] for index in members), key=lambda status: status.generation)
         newest = self._world.newest()
         saved = newest.step if newest else 0
         restarts = rendezvous.restarts(last.restarts, last.saved, saved, first=last.generation == 0)
@@ -364,9 +380,8 @@ class Member:
             self._end(
                 BY_NAME["restart_limit"],
                 f"{restarts} restarts without a new checkpoint after step {saved}, the last one "
-                "because "
-                f"{last.cause}: --max_restarts={self._rules.max_restarts}. Look for the cause in "
-                "the log above",
+                f"because {last.cause}: --max_restarts={self._rules.max_restarts}. Look for the "
+                "cause in the log above",
                 now,
             )
             return
@@ -397,7 +412,7 @@ class Member:
                 self._send(index, message)
         self._start(message, now)
 
-    def _on_form(self, index: int, message: Mapping, now: float) -> None:
+    def _on_form(self, index: int, message: Mapping[str, Any], now: float) -> None:
         takes = (
             self.phase == "meeting"
             and not self._alive
@@ -418,24 +433,14 @@ class Member:
                 },
             )
 
-    def _start(self, message: Mapping, now: float) -> None:
+    def _start(self, message: Mapping[str, Any], now: float) -> None:
         self._members = tuple(index for index, _ in message["members"])
-        self.phase, self.generation, self._alive, self._trained = (
-            "running",
-            message["generation"],
-            True,
-            False,
-        )
-        self._restarts, self._saved, self._reforming, self._finished = (
-            message["restarts"],
-            message["saved"],
-            False,
-            {},
-        )
+        self.phase, self.generation = "running", message["generation"]
+        self._alive, self._trained, self._reforming, self._finished = True, False, False, {}
+        self._restarts, self._saved = message["restarts"], message["saved"]
         self._say(
             f"generation {self.generation}: {len(self._members)} of {self._rules.workers} "
-            "worker(s) "
-            f"({', '.join(map(str, self._members))}), {message['threads']} threads and "
+            f"worker(s) ({', '.join(map(str, self._members))}), {message['threads']} threads and "
             f"{message['shards']} shard(s) each"
         )
         self._do(
@@ -449,63 +454,54 @@ class Member:
         )
         self._tell_status(now)
 
-    def _status(self, now: float) -> dict:
-        state = {"meeting": "busy" if self._alive else "ready"}.get(self.phase, "running")
-        return {
-            "kind": "status",
-            "state": state,
-            "address": self._address,
-            "remaining": self._deadline - now,
-            "generation": self.generation,
-            "restarts": self._restarts,
-            "saved": self._saved,
-            "cause": self._cause,
-        }
+    def _status(self, now: float) -> Status:
+        return Status(
+            {"meeting": "busy" if self._alive else "ready"}.get(self.phase, "running"),
+            self._address,
+            self._deadline - now,
+            self.generation,
+            self._restarts,
+            self._saved,
+            self._cause,
+        )
+
+    def _send_status(self, index: int, now: float) -> None:
+        self._send(index, {"kind": "status", **self._status(now)._asdict()})
 
     def _tell_status(self, now: float) -> None:
         for index in self._peers:
-            self._send(index, self._status(now))
+            self._send_status(index, now)
 
-    def _on_status(self, index: int, message: Mapping, now: float) -> None:
-        was_running = self._peers[index].state == "running"
-        self._peers[index] = _Peer(
-            message["state"],
-            message["address"],
-            now + message["remaining"],
-            message["generation"],
-            message["restarts"],
-            message["saved"],
-            message["cause"],
-        )
+    def _on_status(self, index: int, message: Mapping[str, Any], now: float) -> None:
+        was_running = self._peers[index].status.state == "running"
+        status = Status(*(message[field] for field in Status._fields))
+        self._peers[index] = _Peer(status, now + status.remaining)
         if self.phase == "running" and self.is_leader:
             self._take_in_newcomers(now)
-        elif self.phase == "meeting" and was_running and message["state"] != "running":
+        elif self.phase == "meeting" and was_running and status.state != "running":
             # A gang at work does not count as waiting.
             self._since, self._deadline = now, now + self._rules.rejoin_seconds
             self._tell_status(now)
         self._decide(now)
 
     def _take_in_newcomers(self, now: float) -> None:
-        """Asks the gang to leave after a checkpoint, when somebody who is no member waits; once per
-        generation.
-        """
+        """Makes the gang save and form again if a worker waits to join; once per generation."""
         waiting = [
             index
             for index, peer in self._peers.items()
-            if index not in self._members and peer.state == "ready"
+            if index not in self._members and peer.status.state == "ready"
         ]
         if not waiting or self._reforming or self._stopping or not self._trained:
             return
-        self._say(f"worker {waiting[0]} has come: the gang saves and forms again with it")
-        self._tell_members(
-            {"kind": "reform", "generation": self.generation, "cause": f"worker {waiting[0]} came"}
-        )
-        self._reform(f"worker {waiting[0]} came")
+        cause = f"worker {waiting[0]} joined"
+        self._say(f"{cause}: the gang saves and forms again with it")
+        self._tell_members({"kind": "reform", "generation": self.generation, "cause": cause})
+        self._reform(cause)
 
-    def _on_reform(self, index: int, message: Mapping, now: float) -> None:
+    def _on_reform(self, index: int, message: Mapping[str, Any], now: float) -> None:
         if (
             self.phase == "running"
-            and index == self._members[0]
+            and index == self.leader
             and message["generation"] == self.generation
         ):
             self._reform(message["cause"])
@@ -514,7 +510,7 @@ class Member:
         self._reforming, self._cause = True, cause
         self._do(Ask({"ask": "reform"}))
 
-    # --- losing somebody --------------------------------------------------------------------------
+    # --- losing a worker --------------------------------------------------------------------------
 
     def _child_ended_at_work(
         self, code: int, reason: str, last_lines: tuple[str, ...], now: float
@@ -527,8 +523,7 @@ class Member:
             else:
                 self._finished[index] = code
                 self._send(
-                    self._members[0],
-                    {"kind": "finished", "generation": self.generation, "code": code},
+                    self.leader, {"kind": "finished", "generation": self.generation, "code": code}
                 )
         elif code == BY_NAME["peer_lost"] and self._reforming and not self._stopping:
             self._meet(self._cause, now)
@@ -549,7 +544,7 @@ class Member:
                 )
             else:
                 self._send(
-                    self._members[0],
+                    self.leader,
                     {
                         "kind": "lost",
                         "generation": self.generation,
@@ -564,8 +559,10 @@ class Member:
                 code, f"worker {index}: training ended with exit code {code}", last_lines, now
             )
 
-    def _lose(self, index: int, reason: str, code: int | None, last_lines, now: float) -> None:
-        """At the leader: worker `index` cannot go on with this generation, so nobody does."""
+    def _lose(
+        self, index: int, reason: str, code: int | None, last_lines: Sequence[str], now: float
+    ) -> None:
+        """At the leader: worker `index` cannot continue this generation, so all others leave it."""
         cause = f"worker {index}: {reason}"
         self._say(f"lost {cause}" + _quoted(last_lines))
         self._note("lost", index=index, reason=reason, code=code, last_lines=list(last_lines))
@@ -579,7 +576,7 @@ class Member:
         self._tell_members({"kind": "abort", "generation": self.generation, "cause": cause})
         self._meet(cause, now)
 
-    def _on_lost(self, index: int, message: Mapping, now: float) -> None:
+    def _on_lost(self, index: int, message: Mapping[str, Any], now: float) -> None:
         if (
             self.phase in ("running", "finished")
             and self.is_leader
@@ -588,21 +585,21 @@ class Member:
         ):
             self._lose(index, message["reason"], message["code"], tuple(message["lines"]), now)
 
-    def _on_abort(self, index: int, message: Mapping, now: float) -> None:
+    def _on_abort(self, index: int, message: Mapping[str, Any], now: float) -> None:
         if (
             self.phase in ("running", "finished")
-            and index == self._members[0]
+            and index == self.leader
             and message["generation"] == self.generation
         ):
             self._say(f"lost {message['cause']}")
             self._meet(message["cause"], now)
 
     def _found(self, index: int, reason: str) -> None:
-        """At the leader: what turned out about a training process after it was given up."""
+        """At the leader: records why a training process was lost, found out after its loss."""
         self._say(f"worker {index}: its training was {reason}")
         self._note("lost", index=index, reason=reason, code=None, last_lines=[])
 
-    def _on_found(self, index: int, message: Mapping, now: float) -> None:
+    def _on_found(self, index: int, message: Mapping[str, Any], now: float) -> None:
         if self.is_leader:
             self._found(index, message["reason"])
 
@@ -611,7 +608,7 @@ class Member:
         if self._report:
             self._leave(self._report.code, self._report.reason, self._report.line)
         elif self._stopping and own is not None:
-            self._leave(own, f"worker {index}, which leads, left: {reason}", "")
+            self._leave(own, f"the leader, worker {index}, left: {reason}", "")
         elif self._stopping:
             self._leave(
                 BY_NAME["peer_lost"],
@@ -633,8 +630,9 @@ class Member:
         )
 
     def _stop(self, number: int, trained: bool, now: float) -> None:
-        """At the leader: a worker was asked to stop. `trained`: its training has got as far as
-        having something to save.
+        """At the leader: a worker was asked to stop.
+
+        trained: whether its training process may have steps to save.
         """
         self._begin_to_stop(number, now)
         if not trained:
@@ -649,7 +647,7 @@ class Member:
         if self._alive:
             self._do(Ask({"ask": "stop", "signal": number}))
 
-    def _on_stop(self, index: int, message: Mapping, now: float) -> None:
+    def _on_stop(self, index: int, message: Mapping[str, Any], now: float) -> None:
         number = message["signal"]
         if self.phase == "meeting":
             self._end(
@@ -661,7 +659,7 @@ class Member:
         elif self.is_leader and index in self._members:
             if not self._stopping or not message["trained"]:
                 self._stop(number, message["trained"], now)
-        elif self._members and index == self._members[0]:
+        elif index == self.leader:
             self._begin_to_stop(number, now)
             if self._alive:
                 self._do(Ask({"ask": "stop", "signal": number}))
@@ -673,7 +671,7 @@ class Member:
         if set(self._finished) == set(self._members):
             self._end(max(self._finished.values()), "all training ended", now)
 
-    def _on_finished(self, index: int, message: Mapping, now: float) -> None:
+    def _on_finished(self, index: int, message: Mapping[str, Any], now: float) -> None:
         if (
             self.phase in ("running", "finished")
             and self.is_leader
@@ -681,13 +679,13 @@ class Member:
         ):
             self._count_finished(index, message["code"], now)
 
-    def _fail(self, code: int, reason: str, last_lines, now: float) -> None:
-        """This worker's training has ended the job."""
+    def _fail(self, code: int, reason: str, last_lines: Sequence[str], now: float) -> None:
+        """Ends the job because of this worker's training process."""
         if self.is_leader:
             self._end(code, reason + _quoted(last_lines), now)
             return
         self._send(
-            self._members[0],
+            self.leader,
             {
                 "kind": "failed",
                 "generation": self.generation,
@@ -696,14 +694,12 @@ class Member:
                 "lines": list(last_lines),
             },
         )
-        self._report, self._report_deadline = (
-            Exit(code, reason + _quoted(last_lines)),
-            now + ANSWER_SECONDS,
-        )
+        self._report = Exit(code, reason + _quoted(last_lines))
+        self._report_deadline = now + ANSWER_SECONDS
         if self._alive:
             self._do(Kill())
 
-    def _on_failed(self, index: int, message: Mapping, now: float) -> None:
+    def _on_failed(self, index: int, message: Mapping[str, Any], now: float) -> None:
         if (
             self.phase in ("running", "finished")
             and self.is_leader
@@ -723,8 +719,9 @@ class Member:
     def _end(
         self, code: int, reason: str, now: float, line: str = "", cause: int | None = None
     ) -> None:
-        """Ends the job for everybody who is connected, when this worker leads; else for this worker
-        alone.
+        """Ends the job for all connected workers if this one leads; else for this one alone.
+
+        cause: the worker that the end is due to; None: this one.
         """
         if self.is_leader:
             if self.has_run or code != BY_NAME["usage"]:
@@ -738,12 +735,12 @@ class Member:
                 self._send(index, {"kind": "end", "code": code, "reason": reason, "line": line})
         self._leave(code, reason, line)
 
-    def _on_end(self, index: int, message: Mapping, now: float) -> None:
-        if self.phase == "meeting" or index == self._members[0]:
+    def _on_end(self, index: int, message: Mapping[str, Any], now: float) -> None:
+        if self.phase == "meeting" or index == self.leader:
             self._leave(message["code"], message["reason"], message["line"])
 
     def refuse_all(self, reason: str, now: float) -> None:
-        """A worker was there that is not the same as this one: the job ends before it begins."""
+        """Ends the job before it begins, because a worker differs from this one."""
         for index in self._peers:
             self._send(
                 index, {"kind": "end", "code": BY_NAME["usage"], "reason": reason, "line": ""}
@@ -758,23 +755,23 @@ class Member:
 
     # --- actions ----------------------------------------------------------------------------------
 
-    def _do(self, action) -> None:
+    def _do(self, action: Action) -> None:
         self._actions.append(action)
 
-    def _send(self, index: int, message: dict) -> None:
+    def _send(self, index: int, message: dict[str, Any]) -> None:
         self._do(Send(index, message))
 
-    def _tell_members(self, message: dict) -> None:
+    def _tell_members(self, message: dict[str, Any]) -> None:
         for index in self._members:
             if index != self._rules.index:
                 self._send(index, message)
 
-    def _note(self, event: str, **fields) -> None:
+    def _note(self, event: str, **fields: Any) -> None:
         self._do(Note(event, fields))
 
     def _say(self, text: str) -> None:
         self._do(Say(text))
 
 
-def _quoted(lines) -> str:
+def _quoted(lines: Sequence[str]) -> str:
     return "; its last lines:\n" + "\n".join(f"  | {line}" for line in lines) if lines else ""

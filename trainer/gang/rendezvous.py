@@ -1,20 +1,19 @@
-"""Who leads, and is the gang complete? Pure decisions about the workers that one worker sees while
-it meets the others.
+"""Decides who leads and when a gang starts, from what one worker sees while it meets the others.
 
-The lowest index that is there leads. Nobody forms a gang beside one that is running: a worker that
-comes to a running gang waits until that gang asks it in.
+The connected worker of the lowest index leads. No worker forms a second gang beside one that runs:
+a worker that finds a running gang waits until that gang takes it in.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-# How much longer than its own limit a worker waits for those who are here, but not ready yet.
+# How much longer than its own limit a worker waits for workers that are connected but not ready.
 LEADER_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Wait:
-    """Somebody is still to come, or the leader still to speak."""
+    """Wait: a worker is missing, or the leader has not started the gang yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +25,10 @@ class Form:
 
 @dataclasses.dataclass(frozen=True)
 class GiveUp:
-    """The time is over. `missing`: who did not come; () where they are here but the leader did not
-    start the gang.
+    """The wait is over.
+
+    missing: the workers that are not connected; () if all are, but the leader did not start the
+    gang.
     """
 
     missing: tuple[int, ...]
@@ -36,14 +37,15 @@ class GiveUp:
 def decide(
     index: int, workers: int, minimum: int, seen: Mapping[int, str], remaining: float
 ) -> Wait | Form | GiveUp:
-    """What worker `index` should do now.
+    """Returns what worker `index` should do now.
 
     Args:
-      workers: how many there are in all. minimum: --min_workers, 0: all of them. seen: {index:
-        state} of all that are connected, this one included; states are "ready" (meeting, no
-        training process),
-        "busy" (its training process is still being ended) and "running" (in a gang at work).
-      remaining: seconds until the limit of the wait; negative beyond it.
+      workers: how many the job has.
+      minimum: --min_workers; 0 means all of them.
+      seen: {index: state} of all connected workers, this one included. A worker is "ready" (it
+        meets the others and has no training process), "busy" (its training process is still being
+        ended) or "running" (in a gang that runs).
+      remaining: seconds until the wait is over; negative after that.
     """
     ready = sorted(worker for worker, state in seen.items() if state == "ready")
     leads = index == min(seen) and index in ready
@@ -61,16 +63,17 @@ def decide(
 
 
 def restarts(before: int, saved_before: int, saved_now: int, first: bool) -> int:
-    """How often in a row the gang has started without a new checkpoint, when it starts now.
+    """Returns how often in a row the gang has restarted without a new checkpoint, if it starts now.
 
-    before: that number at its last start, when `saved_before` was the step of the newest checkpoint
-    (0: none).
+    before, saved_before: that number, and the step of the newest checkpoint, at its last start.
+    saved_now: the step of the newest checkpoint. A step is 0 if there is no checkpoint.
+    first: whether the gang has never run.
     """
     return 0 if first or saved_now > saved_before else before + 1
 
 
 def named(indices: Sequence[int], addresses: Sequence[str], reasons: Mapping[int, str]) -> str:
-    """Workers in words: "worker 1 (host:2222, connection refused), worker 3 (...)"."""
+    """Returns workers in words: "worker 1 (host:2222, connection refused), worker 3 (...)"."""
     return ", ".join(
         f"worker {index} ({', '.join(filter(None, (addresses[index], reasons.get(index))))})"
         for index in indices

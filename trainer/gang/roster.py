@@ -1,8 +1,6 @@
-"""Flags and environment to a Cluster: which worker is this, how many are there, and where do they
-meet.
+"""The roster of a gang, from flags and environment: all workers' addresses, and which is this one.
 
-A pure function of the `Gang` flags and the environment; it opens no connection and imports no
-TensorFlow.
+It opens no connection and imports no TensorFlow.
 """
 
 import dataclasses
@@ -13,23 +11,22 @@ from typing import Any
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
 
-# Kinds of tasks that train, in the order in which their workers are counted. "master" is the older
-# name of "chief".
+# Types of tasks that train, in the order in which they count as workers. "master" is the older name
+# of "chief".
 _TRAINING_TASKS = ("master", "chief", "worker")
 _REFUSED_TASKS = {
-    "ps": "parameters live on the workers, which add up their gradients in every step: there is "
-    "nothing for a parameter server to do. "
-    "Leave the ps replicas out",
-    "evaluator": "the workers evaluate, all on the same step, while they train. Leave the "
-    "evaluator out, or run "
-    "`evaluate --model_dir=...` as a job of its own",
+    "ps": "parameters live on the workers, which add up their gradients in every step, so a "
+    "parameter server has nothing to do. Leave the ps replicas out",
+    "evaluator": "the workers evaluate while they train, all at the same step. Leave the evaluator "
+    "out, or run `evaluate --model_dir=...` as a separate job",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Roster:
-    """Worker `index` of those who meet at `addresses`, HOST:PORT in order of the index; () for a
-    worker that is alone.
+    """The addresses of all workers, HOST:PORT in order of their index; this is worker `index`.
+
+    A worker alone has no addresses.
     """
 
     index: int
@@ -37,20 +34,20 @@ class Roster:
 
     @property
     def workers(self) -> int:
+        """Returns how many workers there are."""
         return max(1, len(self.addresses))
 
 
 def resolve(gang: configuration.Gang, environ: Mapping[str, str]) -> Roster:
-    """The cluster that `gang` and `environ` describe.
+    """Returns the roster that the flags and the environment describe.
 
-    `TF_CONFIG` is read in the form that TensorFlow defines and TFJob, Vertex AI and SkyPilot users
+    TF_CONFIG has the form that TensorFlow defines, and that TFJob, Vertex AI and users of SkyPilot
     set: {"cluster": {"chief": [ADDRESS], "worker": [ADDRESS, ...]}, "task": {"type": "worker",
-    "index": 0}}; a chief (or master) counts before the workers. Without it, --num_workers and
-    --hosts say who there is. The index comes from
-    --worker_index, else from TF_CONFIG, else from JOB_COMPLETION_INDEX (an Indexed Job of
-    Kubernetes).
+    "index": 0}}. A chief (or master) counts before the workers. Without TF_CONFIG, --num_workers
+    and --hosts name the workers. The index comes from --worker_index, else from TF_CONFIG, else
+    from JOB_COMPLETION_INDEX (an Indexed Job of Kubernetes).
 
-    Raises UsageError where they are incomplete or contradict each other.
+    Raises UsageError if flags and environment are incomplete or contradict each other.
     """
     index, addresses = _from_tf_config(environ)
     if addresses is None:
@@ -65,8 +62,7 @@ def resolve(gang: configuration.Gang, environ: Mapping[str, str]) -> Roster:
     if index >= workers:
         raise UsageError(
             f"worker index {index}: with {workers} worker(s) it must lie in [0, {workers}). "
-            "Correct --worker_index "
-            "(or JOB_COMPLETION_INDEX, TF_CONFIG) or --num_workers."
+            "Correct --worker_index (or JOB_COMPLETION_INDEX, TF_CONFIG) or --num_workers."
         )
     if gang.min_workers > workers:
         raise UsageError(
@@ -79,35 +75,34 @@ def resolve(gang: configuration.Gang, environ: Mapping[str, str]) -> Roster:
         host_and_port(address)
     if len(set(addresses)) < workers:
         raise UsageError(
-            f"{', '.join(addresses)}: two workers cannot meet the others at one address. Name a "
-            "host or port for each; "
-            "--hosts takes a pattern with {index} or all of them separated by commas."
+            f"{', '.join(addresses)}: two workers cannot have the same address. Give each its own "
+            "host or port; --hosts takes a pattern with {index}, or all addresses separated by "
+            "commas."
         )
     return Roster(index, addresses)
 
 
 def check_strategy(strategy: str, workers: int) -> None:
-    """Raises UsageError where --strategy=`strategy` is none for that many workers."""
+    """Raises UsageError if --strategy=`strategy` does not fit the number of workers."""
     if strategy == "multi_worker" and workers == 1:
         raise UsageError(
-            "--strategy=multi_worker: there is one worker. Say who the others are by --num_workers "
-            "and --hosts or by "
-            "TF_CONFIG, or leave --strategy out."
+            "--strategy=multi_worker: there is one worker. Name the others with --num_workers and "
+            "--hosts or with TF_CONFIG, or leave --strategy out."
         )
     if strategy in ("one_device", "mirrored", "tpu") and workers > 1:
         raise UsageError(
-            f"--strategy={strategy}: is for one worker, there are {workers}. Use "
+            f"--strategy={strategy}: it is for one worker, but there are {workers}. Use "
             "--strategy=multi_worker, or leave it out."
         )
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """("host", port) of "host:port" or "[IPv6]:port". Raises UsageError for anything else."""
+    """Returns ("host", port) of "host:port" or "[IPv6]:port"; raises UsageError for others."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise UsageError(
-            f"{address}: an address of a worker must be HOST:PORT. Correct --hosts or TF_CONFIG."
+            f"{address}: the address of a worker must be HOST:PORT. Correct --hosts or TF_CONFIG."
         )
     return host, int(port)
 
@@ -116,24 +111,22 @@ def _from_flags(gang: configuration.Gang) -> tuple[str, ...]:
     workers = gang.num_workers or 1
     if not gang.hosts and workers > 1:
         raise UsageError(
-            f"--num_workers={workers}: several workers need --hosts to find each other, a pattern "
-            "like "
-            "NAME-{index}.NAME:2222 or all HOST:PORT separated by commas."
+            f"--num_workers={workers}: several workers need --hosts to find each other. Give a "
+            "pattern like NAME-{index}.NAME:2222, or all HOST:PORT separated by commas."
         )
     if "{index}" in gang.hosts:
         return tuple(gang.hosts.replace("{index}", str(index)) for index in range(workers))
     hosts = tuple(filter(None, gang.hosts.split(",")))
     if hosts and len(hosts) != workers:
         raise UsageError(
-            f"--hosts={gang.hosts}: names {len(hosts)} worker(s), --num_workers={gang.num_workers} "
-            f"means {workers}. "
-            "Make them agree."
+            f"--hosts={gang.hosts}: it names {len(hosts)} worker(s), but "
+            f"--num_workers={gang.num_workers} means {workers}. Make them agree."
         )
     return hosts
 
 
 def _from_tf_config(environ: Mapping[str, str]) -> tuple[int | None, tuple[str, ...] | None]:
-    """(index, addresses) of TF_CONFIG; (None, None) where it is not set or names no cluster."""
+    """Returns (index, addresses) of TF_CONFIG; (None, None) if it is not set or names no worker."""
     text = environ.get("TF_CONFIG", "")
     if not text:
         return None, None
@@ -149,8 +142,7 @@ def _from_tf_config(environ: Mapping[str, str]) -> tuple[int | None, tuple[str, 
     except (ValueError, TypeError, AttributeError) as problem:
         raise UsageError(
             f'TF_CONFIG={text}: cannot be read ({problem}); it must be JSON with "cluster" and '
-            '"task". '
-            "Correct it, or unset it and use --num_workers, --worker_index and --hosts."
+            '"task". Correct it, or unset it and use --num_workers, --worker_index and --hosts.'
         ) from None
     for unwanted, reason in _REFUSED_TASKS.items():
         if unwanted in tasks or kind == unwanted:
@@ -165,9 +157,9 @@ def _from_tf_config(environ: Mapping[str, str]) -> tuple[int | None, tuple[str, 
         )
     if not 0 <= place < len(tasks.get(kind, ())):
         raise UsageError(
-            f"TF_CONFIG says this is {kind} {place}, and lists {len(tasks.get(kind, ()))} of them "
-            "in its cluster: it must be "
-            'one of these. Correct its "task".'
+            f"TF_CONFIG: its task is {kind} {place}, but its cluster lists "
+            f"{len(tasks.get(kind, ()))} of type {kind}; the task must be one of these. Correct "
+            'its "task".'
         )
     before = _TRAINING_TASKS[: _TRAINING_TASKS.index(kind)]
     return sum(len(tasks.get(other, ())) for other in before) + place, sum(
@@ -179,12 +171,12 @@ def _listed(addresses: Any) -> tuple[str, ...]:
     if isinstance(addresses, Mapping):  # TensorFlow also takes {"0": ADDRESS, ...}.
         addresses = [addresses[key] for key in sorted(addresses, key=int)]
     if not isinstance(addresses, list):
-        raise ValueError(f"{addresses!r} is no list of addresses")
+        raise ValueError(f"{addresses!r} is not a list of addresses")
     return tuple(map(str, addresses))
 
 
 def _check_flags_agree(gang: configuration.Gang, index: int, addresses: tuple[str, ...]) -> None:
-    told = [
+    given = [
         ("num_workers", gang.num_workers, len(addresses)) if gang.num_workers else None,
         ("worker_index", gang.worker_index, index) if gang.worker_index >= 0 else None,
     ]
@@ -192,11 +184,11 @@ def _check_flags_agree(gang: configuration.Gang, index: int, addresses: tuple[st
         by_flags = _from_flags(
             dataclasses.replace(gang, num_workers=gang.num_workers or len(addresses))
         )
-        told.append(("hosts", ",".join(by_flags), ",".join(addresses)))
-    for name, flag, found in filter(None, told):
+        given.append(("hosts", ",".join(by_flags), ",".join(addresses)))
+    for name, flag, found in filter(None, given):
         if flag != found:
             raise UsageError(
-                f"--{name}={flag}: TF_CONFIG says {found}. Leave the flag out, or unset TF_CONFIG."
+                f"--{name}={flag}: TF_CONFIG has {found}. Leave the flag out, or unset TF_CONFIG."
             )
 
 
@@ -204,13 +196,12 @@ def _completion_index(environ: Mapping[str, str]) -> int:
     text = environ.get("JOB_COMPLETION_INDEX", "")
     if not text:
         raise UsageError(
-            "--worker_index=-1: which of the workers this is must be said. Give --worker_index, or "
-            "TF_CONFIG, or "
-            "JOB_COMPLETION_INDEX (Kubernetes sets it in the pods of an Indexed Job)."
+            "--worker_index=-1: each of several workers needs its index. Give --worker_index, "
+            "TF_CONFIG or JOB_COMPLETION_INDEX (Kubernetes sets it in the pods of an Indexed Job)."
         )
     if not (text.isascii() and text.isdigit()):
         raise UsageError(
-            f"JOB_COMPLETION_INDEX={text}: must be a whole number from 0. Correct it, or give "
-            "--worker_index."
+            f"JOB_COMPLETION_INDEX={text}: it must be a whole number, 0 or more. Correct it, or "
+            "give --worker_index."
         )
     return int(text)

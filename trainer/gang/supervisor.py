@@ -1,10 +1,9 @@
-"""The parent of the training process of one worker: meets the other workers, owns the signals,
-restarts what was lost.
+"""Supervises the training process of one worker: meets the others, takes signals, restarts it.
 
-It imports no TensorFlow, because TensorFlow swallows SIGTERM and holds the interpreter for as long
-as it waits for peers. What it decides is in `gang`, a state machine without sockets or processes;
-this file gives it events and does what it says: `links` are the connections to the other workers,
-`child` is the training process.
+A supervisor imports no TensorFlow, because TensorFlow swallows SIGTERM and holds the interpreter
+while it waits for peers. `member` makes the decisions; it is a state machine without sockets or
+processes. This file passes events to it and carries out its actions: `links` are the connections to
+the other workers, `child` is the training process.
 """
 
 import asyncio
@@ -18,6 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from trainer import config as configuration
 from trainer.data import order, store
@@ -31,20 +31,19 @@ from trainer.stopping import StopRequest
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
-SLEPT_SECONDS = 3.0  # A tick that is this late tells that the process itself did not run.
-END_SECONDS = 10.0  # How long the end of a killed process is waited for.
-BOUND_TICKS = 30  # Between two looks at how long a stop would take.
-SAVES = 20  # Newest saves whose seconds count for that.
+SLEPT_SECONDS = 3.0  # If a tick is this late, this process itself did not run.
+END_SECONDS = 10.0  # The longest wait for the end of a killed process.
+BOUND_TICKS = 30  # Ticks between two checks of how long a stop would take.
+SAVES = 20  # The newest saves whose seconds count for that.
 
 
 def wanted(config: configuration.Config, environ: Mapping[str, str], pid: int) -> bool:
-    """Whether the training of `config` is supervised: --supervise, by default with several workers
-    or as process 1.
+    """Returns whether this worker is supervised: --supervise.
 
-    Raises UsageError where flags and environment describe no cluster, or one that --strategy is not
-    for.
+    By default it is if there are several workers, or if it is process 1. Raises UsageError if flags
+    and environment contradict each other, or if --strategy does not fit the number of workers.
     """
-    if config.gang.supervise == "off":  # Then TF_CONFIG alone tells who trains together.
+    if config.gang.supervise == "off":  # Then TF_CONFIG alone names the workers.
         return False
     workers = roster.resolve(config.gang, environ).workers
     roster.check_strategy(config.run.strategy, workers)
@@ -52,18 +51,17 @@ def wanted(config: configuration.Config, environ: Mapping[str, str], pid: int) -
 
 
 def run(config: configuration.Config, environ: Mapping[str, str], stop: StopRequest) -> int:
-    """Supervises the training of `config` on this worker to its end; returns the exit code.
+    """Supervises this worker of the run `config` to its end and returns the exit code.
 
-    `stop` has held the signals until now. Raises TrainerError where this worker cannot even begin.
+    stop: has taken the signals until now. Raises TrainerError if this worker cannot begin.
     """
     return asyncio.run(Supervisor(config, environ).run(stop))
 
 
 def train_command(config: configuration.Config, start: member.Start) -> list[str]:
-    """The training process of a generation: `train` with the same flags, threads and shards
-    settled, and no gang to look for.
+    """Returns the command of a training process: `train` with the same flags but without a gang.
 
-    Who the others are stands in its TF_CONFIG.
+    Threads and shards are those of the generation. Its TF_CONFIG names the other workers.
     """
     config = configuration.replace(
         config, threads=start.threads, shards=start.shards, supervise="off"
@@ -77,7 +75,7 @@ def train_command(config: configuration.Config, start: member.Start) -> list[str
 def child_environment(
     environ: Mapping[str, str], index: int, start: member.Start
 ) -> dict[str, str]:
-    """The environment of the training process of worker `index`."""
+    """Returns the environment of the training process of worker `index`."""
     kept = {name: value for name, value in environ.items() if name != "TF_CONFIG"}
     kept["RNN_TRAINER_WORKER"] = str(index)
     if len(start.members) > 1:
@@ -91,8 +89,10 @@ def child_environment(
 
 
 class Supervisor:
-    """One worker. `command(config, start)`: the training process. `silence`: seconds after which a
-    peer counts as lost.
+    """The supervisor of one worker.
+
+    command(config, start): the command of the training process.
+    silence: seconds after which a peer counts as lost.
     """
 
     def __init__(
@@ -105,44 +105,50 @@ class Supervisor:
         self._config = config
         self._environ = environ
         self._command = command
-        self._silence = silence
         self._roster = roster.resolve(config.gang, environ)
         self._folder = pathlib.Path(config.folders.model_dir)
+        self._description, digest = store.read_description(pathlib.Path(config.folders.data_dir))
+        self._identity = identity.of(config, self._roster.workers, digest)
         self._journal = Journal(self._folder / "journal.jsonl", 0, worker=self._roster.index)
+        self._member = member.Member(self._rules(), self._world(), time.monotonic())
+        self._links = links.Links(self._roster, self._hello(), self, silence)
         self._child: child.Child | None = None
-        self._links: links.Links | None = None
-        self._exit: member.Exit | None = None
-        self._mistake: BaseException | None = None
-        self._identity: dict[str, str] = {}
-
-    async def run(self, stop: StopRequest) -> int:
-        """As `run` of this module."""
         self._over, self._child_gone = asyncio.Event(), asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._on_mistake)
-        settings = self._config.gang
-        rules = member.Rules(
+        self._exit: member.Exit | None = None
+        self._bug: BaseException | None = None
+
+    def _rules(self) -> member.Rules:
+        gang = self._config.gang
+        return member.Rules(
             self._roster.index,
             self._roster.addresses,
-            settings.min_workers,
-            settings.rendezvous_seconds,
-            settings.rejoin_seconds,
-            settings.grace_seconds,
-            settings.max_restarts,
+            gang.min_workers,
+            gang.rendezvous_seconds,
+            gang.rejoin_seconds,
+            gang.grace_seconds,
+            gang.max_restarts,
         )
-        world = member.World(
+
+    def _world(self) -> member.World:
+        return member.World(
             self._settle, lambda: commits.newest(self._folder), self._fresh_address, self._finished
         )
-        self._member = member.Member(rules, world, time.monotonic())
+
+    def _hello(self) -> links.Hello:
+        job = (
+            f"--model_dir={self._config.folders.model_dir}, workers at "
+            f"{','.join(self._roster.addresses)}"
+        )
+        return links.Hello(self._roster.index, uuid.uuid4().hex, job, self._identity)
+
+    async def run(self, stop: StopRequest) -> int:
+        """Supervises to the end, as `run` of this module does."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_bug)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         if stop.asked:
             self._on_signal(stop.signal)
-        _, digest = store.read_description(pathlib.Path(self._config.folders.data_dir))
-        self._identity = identity.of(self._config, self._roster.workers, digest)
-        job = f"--model_dir={self._config.folders.model_dir}, workers at {','.join(self._roster.addresses)}"
-        own = links.Hello(self._roster.index, uuid.uuid4().hex, job, self._identity)
-        self._links = links.Links(self._roster, own, self, self._silence)
         ticking = asyncio.create_task(self._tick())
         ticking.add_done_callback(self._on_end_of_ticks)
         try:
@@ -162,15 +168,17 @@ class Supervisor:
             await self._end_child()
             await self._links.close()
             self._journal.close()
-        if self._mistake:
-            raise self._mistake
-        return self._tell_end()
+        if self._bug:
+            raise self._bug
+        return self._report_end()
 
     # --- events -----------------------------------------------------------------------------------
 
     def differs(self, hello: links.Hello) -> str:
-        """What keeps a worker from taking part; a gang that has not run yet does not begin without
-        it.
+        """Returns how a worker differs from this one; "" if it may take part.
+
+        A gang that has not run yet ends with that difference; one that runs continues without the
+        worker.
         """
         own = (self._roster.index, self._identity)
         first, second = sorted([own, (hello.index, hello.identity)], key=lambda worker: worker[0])
@@ -183,22 +191,26 @@ class Supervisor:
         return difference
 
     def link_up(self, index: int) -> None:
+        """Passes the event to the member."""
         self._member.link_up(index, time.monotonic())
         self._act()
 
     def link_down(self, index: int, reason: str) -> None:
+        """Passes the event to the member."""
         self._member.link_down(index, reason, time.monotonic())
         self._act()
 
-    def received(self, index: int, message: dict) -> None:
+    def received(self, index: int, message: dict[str, Any]) -> None:
+        """Passes the event to the member."""
         self._member.receive(index, message, time.monotonic())
         self._act()
 
     def unreachable(self, index: int, reason: str) -> None:
+        """Passes the event to the member."""
         self._member.unreachable(index, reason)
 
     def refused(self, index: int, reason: str) -> None:
-        """Worker `index` does not want this one, and will not."""
+        """Worker `index` refuses this one for good: the job ends, unless the gang has run."""
         if not self._member.has_run:
             self._member.refuse_all(reason, time.monotonic())
             self._act()
@@ -208,16 +220,14 @@ class Supervisor:
         self._member.signalled(int(number), time.monotonic())
         self._act()
 
-    def _on_mistake(self, loop: asyncio.AbstractEventLoop, context: dict) -> None:
-        """An exception that nobody expected, in a callback or a task: this worker ends with it."""
-        self._mistake = (
-            self._mistake or context.get("exception") or RuntimeError(context["message"])
-        )
+    def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Ends this worker because of an unexpected exception in a callback or a task."""
+        self._bug = self._bug or context.get("exception") or RuntimeError(context["message"])
         self._over.set()
 
     def _on_end_of_ticks(self, ticking: asyncio.Task) -> None:
-        if not ticking.cancelled():  # Nobody waits for it: what ended it would never be heard of.
-            self._on_mistake(
+        if not ticking.cancelled():  # No code waits for this task, so its exception would be lost.
+            self._on_bug(
                 asyncio.get_running_loop(),
                 {"message": "no more ticks", "exception": ticking.exception()},
             )
@@ -255,7 +265,7 @@ class Supervisor:
     # --- actions ----------------------------------------------------------------------------------
 
     def _act(self) -> None:
-        """Does what the member wants done."""
+        """Carries out the actions of the member."""
         for action in self._member.take():
             if isinstance(action, member.Send):
                 self._links.send(action.to, action.message)
@@ -287,14 +297,14 @@ class Supervisor:
             )
         except OSError as problem:
             self._child_gone.set()
-            lines = (f"the training process cannot be started: {problem}",)
+            lines = (f"the training process did not start: {problem}",)
             asyncio.get_running_loop().call_soon(self._on_child_end, BY_NAME["bug"], "", lines)
 
     def _note(self, note: member.Note) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError:
-            pass  # The journal says what is wrong.
+            pass  # Writing to the journal fails with the reason.
         self._journal.write(note.event, **note.fields)
 
     async def _end_child(self) -> None:
@@ -303,11 +313,9 @@ class Supervisor:
             try:
                 await asyncio.wait_for(self._child_gone.wait(), END_SECONDS)
             except asyncio.TimeoutError:
-                log.error(
-                    "the training process %d does not end, although it was killed", self._child.pid
-                )
+                log.error("the training process %d was killed but has not ended", self._child.pid)
 
-    def _tell_end(self) -> int:
+    def _report_end(self) -> int:
         if self._exit.code == BY_NAME["done"]:
             log.info("worker %d: done", self._roster.index)
         elif self._exit.code in member.CLEAN:
@@ -318,23 +326,23 @@ class Supervisor:
             print(self._exit.line, flush=True)
         return self._exit.code
 
-    # --- what it knows ----------------------------------------------------------------------------
+    # --- answers to the member --------------------------------------------------------------------
 
     def _settle(self, workers: int) -> tuple[int, int]:
         run = resources.settled(self._config, commits.exist(self._folder), workers).run
         return run.threads, run.shards
 
     def _finished(self) -> str:
-        description, _ = store.read_description(pathlib.Path(self._config.folders.data_dir))
-        run, examples = self._config.run, description["splits"]["train"]["examples"]
+        run, examples = self._config.run, self._description["splits"]["train"]["examples"]
         return commits.finished_line(
             self._folder,
             run.steps or order.epoch_end(run.epochs, examples, self._config.input.batch_size),
         )
 
     def _fresh_address(self) -> str:
-        """Where TensorFlow will listen: a port that is free now, so that no connection of an
-        earlier generation leads there.
+        """Returns where TensorFlow will listen: a free port of this host, "" without peers.
+
+        Every generation gets a new one, so that no connection of an earlier one leads there.
         """
         if self._roster.workers == 1:
             return ""
@@ -355,10 +363,10 @@ class Supervisor:
         bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - member.MARGIN_SECONDS
         if bound is None:
             log.info(
-                "stopping: nothing has been timed yet, so it takes at most --grace_seconds less %g "
-                "s: %g s",
-                member.MARGIN_SECONDS,
+                "stopping: no loop and save have been timed yet, so at most %.1f s, which is "
+                "--grace_seconds less %g s",
                 allowed,
+                member.MARGIN_SECONDS,
             )
         else:
             log.info("stopping: at most %.1f s", bound)
@@ -367,9 +375,8 @@ class Supervisor:
         bound, allowed = self._stop_bound(), self._config.gang.grace_seconds - member.MARGIN_SECONDS
         if bound is not None and bound > allowed:
             log.warning(
-                "a stop may take %.1f s, and --grace_seconds=%g leaves %g s for it: lower "
-                "--steps_per_loop, or raise the grace "
-                "period of the cluster and --grace_seconds",
+                "a stop may take %.1f s, but --grace_seconds=%g leaves %g s for it: lower "
+                "--steps_per_loop, or raise the grace period of the cluster and --grace_seconds",
                 bound,
                 self._config.gang.grace_seconds,
                 allowed,

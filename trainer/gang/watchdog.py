@@ -1,25 +1,26 @@
-"""When a training process counts as hung or frozen, and how long a stop of it may take: pure
-functions of what was heard from it.
+"""Decides from its beats whether a training process hangs, and how long a stop of it may take.
 
-Only Python can be watched from outside: TensorFlow notices a peer that died, never one whose Python
-hangs.
+A supervisor needs this because TensorFlow notices a peer that died, but not one whose Python hangs.
 """
 
 import collections
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-HANG_SECONDS = 60.0  # The least silence in training that counts as a hang.
-HANG_LOOPS = 10  # Or so many loops of the usual length.
+from trainer import processes
+
+HANG_SECONDS = 60.0  # A shorter silence in training is never a hang,
+HANG_LOOPS = 10  # nor is one that is shorter than this many loops of the usual length.
 START_SECONDS = 600.0  # Import, meeting, restore and compilation send no beats while they last.
-FROZEN_SECONDS = 10.0  # In state T (stopped by a signal): a debugger's moment is shorter.
-REMEMBERED = 101  # Intervals that the median is taken of.
+FROZEN_SECONDS = 10.0  # In state T (stopped by a signal); a debugger stops a process for less.
+REMEMBERED = 101  # The median is that of so many intervals.
 
 _BOUNDED = ("train", "evaluate")
 
 
 def limit(phase: str, intervals: Sequence[float], hang_seconds: float) -> float:
-    """Seconds of silence in `phase` after which a process hangs.
+    """Returns the seconds of silence in `phase` after which a process counts as hung.
 
     Args:
       intervals: seconds between successive beats in phase "train". hang_seconds: --hang_seconds; 0
@@ -32,34 +33,29 @@ def limit(phase: str, intervals: Sequence[float], hang_seconds: float) -> float:
     )
 
 
-def is_stopped(stat: str) -> bool:
-    """Whether the content of /proc/PID/stat shows a process in state T, as after SIGSTOP."""
-    return stat.rpartition(")")[2].split()[:1] == ["T"]
-
-
 def stop_bound(loops: Sequence[float], saves: Sequence[float]) -> float | None:
-    """Most seconds that a stop should take: the loop under way, the one in which all agree, and a
-    save, each at its longest.
+    """Returns the most seconds that a stop should take; None before a loop and a save are timed.
 
-    None while no loop or no save has been timed.
+    A stop takes the current loop, the next one, in which all workers agree, and a save, each at its
+    longest. The save counts twice, and a second is added.
     """
     return 2 * max(loops) + 2 * max(saves) + 1 if loops and saves else None
 
 
 class Watch:
-    """What was heard from one process since it was started at `now`."""
+    """The beats of one process since its start at `now`."""
 
     def __init__(self, hang_seconds: float, now: float):
         self._hang_seconds = hang_seconds
-        self._heard = now
+        self._heard = now  # When its last beat came.
         self._stopped_since: float | None = None
         self.phase = "import"
         self.step = 0
         self.reached: set[str] = set()
         self.intervals: collections.deque[float] = collections.deque(maxlen=REMEMBERED)
 
-    def beat(self, beat: Mapping, now: float) -> None:
-        """Notes a beat of the channel."""
+    def beat(self, beat: Mapping[str, Any], now: float) -> None:
+        """Records a beat of the channel."""
         if beat["phase"] == self.phase == "train":
             self.intervals.append(now - self._heard)
         self._heard, self.phase, self.step = now, beat["phase"], beat["step"]
@@ -67,12 +63,15 @@ class Watch:
 
     @property
     def trained(self) -> bool:
-        """Whether it has got as far as the loop: only then there can be anything new to save."""
+        """Returns whether it has reached the loop; before that it has nothing new to save."""
         return bool(self.reached & {"train", "evaluate", "save"})
 
-    def look(self, stat: str, now: float) -> str:
-        """What is wrong with the process, in words; "" while nothing is. `stat`: /proc/PID/stat."""
-        if not is_stopped(stat):
+    def look(self, state: str, now: float) -> str:
+        """Returns what is wrong with the process; "" if nothing is.
+
+        state: as in `processes.Stat`; "" if it is not known.
+        """
+        if state != processes.STOPPED:
             self._stopped_since = None
         elif self._stopped_since is None:
             self._stopped_since = now
@@ -87,7 +86,7 @@ class Watch:
         )
 
     def slept(self, seconds: float) -> None:
-        """The watcher itself did not run for `seconds`: they say nothing about the process."""
+        """The watcher itself did not run for `seconds`: they do not count as silence."""
         self._heard += seconds
         if self._stopped_since is not None:
             self._stopped_since += seconds
