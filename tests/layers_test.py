@@ -41,7 +41,7 @@ INSIDE = {
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint lock commits / attempts selection / journal",
     "models": "networks / recurrent dropout shapes",
-    "prepare": "command / sources classes vocabulary / folders formats imdb_npz splits spool"
+    "prepare": "command / sources classes vocabulary / imdb / folders formats imdb_npz splits spool"
     " / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training / stepwise fused evaluation / gradient update"

@@ -1,3 +1,5 @@
+"""From raw files to a prepared dataset, as `prepare` is called."""
+
 import collections
 import gzip
 import json
@@ -23,7 +25,7 @@ CSV = "text,label\nA fine film,pos\nDull and long,neg\nA film,pos\nLong long lon
 
 @pytest.fixture
 def run(tmp_path):
-    """Writes files, prepares them into d, returns the dataset."""
+    """Returns a function that writes files, prepares them into the folder d and opens it."""
 
     def run(files, source="csv", raw_data="raw.csv", data_dir="d", **flags):
         for name, content in files.items():
@@ -49,7 +51,7 @@ def run(tmp_path):
 
 
 def rows(dataset, split="train"):
-    """[(words, label)] of a split."""
+    """Returns [(words, label)] of a split."""
     part = dataset.splits[split]
     ids = np.split(np.asarray(part.tokens), part.offsets[1:-1])
     return [
@@ -80,7 +82,7 @@ def test_the_vocabulary_size_includes_the_reserved_ids(run):
     ]
 
 
-def test_the_vocabulary_is_that_of_the_training_split(run):
+def test_the_vocabulary_comes_from_the_training_split_only(run):
     dataset = run(
         {"raw.csv": CSV, "test.csv": "text,label\nnew new new new film,pos\n"}, test_data="test.csv"
     )
@@ -101,7 +103,7 @@ FORMATS = {
     "suffix, pack", [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)]
 )
 @pytest.mark.parametrize("source", FORMATS)
-def test_every_format_gives_the_same_data(run, source, suffix, pack):
+def test_every_text_format_gives_the_same_data(run, source, suffix, pack):
     expected = run({"raw.csv": CSV}, data_dir="expected")
     name = f"raw.{source}{suffix}"
     content = FORMATS[source].replace("\n", "\r\n").encode()
@@ -122,7 +124,7 @@ def test_tfrecord_and_folders_give_the_same_data(run, tmp_path):
             )
     assert rows(run({}, "tfrecord", "raw.tfrecord", "r")) == rows(expected)
     files = {
-        f"files/{label}.txt": "".join(f"{t}\n" for t, l in LINES if l == label)
+        f"files/{label}.txt": "".join(f"{text}\n" for text, of in LINES if of == label)
         for label in ("pos", "neg")
     }
     folders = {f"folders/{label}/{i}": t for i, (t, label) in enumerate(LINES)}
@@ -164,7 +166,7 @@ def many(count, label=lambda i: i % 2):
     return "text,label\n" + "".join(f"text {i} of {count},{label(i)}\n" for i in range(count))
 
 
-def test_splits_of_our_own_hold_every_text_once(run):
+def test_carved_splits_hold_every_text_once(run):
     dataset = run(
         {"raw.csv": many(500) + many(500)[11:]}, validation_fraction=0.2, test_fraction=0.3
     )
@@ -191,7 +193,7 @@ def test_two_preparations_of_the_same_input_are_equal(run, tmp_path):
     assert str(tmp_path) not in (tmp_path / "one/dataset.json").read_text()
 
 
-def test_what_is_prepared_is_what_the_tokenizer_encodes(run):
+def test_prepared_ids_are_those_that_the_tokenizer_encodes(run):
     sample = "Füße d’İstanbul ΟΔΟΣ नमस्ते 你好 <br/>3½ \u2028 \\n 😀"
     texts = [unicodedata.normalize(form, sample) for form in ("NFC", "NFD")]
     content = "".join(json.dumps({"text": t, "label": i}) + "\n" for i, t in enumerate(texts))
@@ -204,7 +206,7 @@ def test_what_is_prepared_is_what_the_tokenizer_encodes(run):
         assert text.UNKNOWN not in split.tokens
 
 
-def test_an_empty_text_is_an_example_of_the_start_id(run, caplog):
+def test_an_empty_text_becomes_an_example_with_the_start_id_only(run, caplog):
     dataset = run({"raw.csv": "text,label\n,0\n!?,1\na,1\n"})
     assert dataset.splits["train"].offsets.tolist() == [0, 1, 2, 4]
     assert (
@@ -222,7 +224,7 @@ def test_an_empty_text_is_an_example_of_the_start_id(run, caplog):
         (["01", "1", "0"], ("0", "01", "1")),
     ],
 )
-def test_labels_sort_as_numbers_if_all_are_and_else_by_code_point(run, labels, expected):
+def test_classes_are_sorted_as_numbers_if_all_are_and_else_by_code_point(run, labels, expected):
     dataset = run({"raw.csv": "text,label\n" + "".join(f"a,{label}\n" for label in labels)})
     assert dataset.labels == expected and [label for _, label in rows(dataset)] == labels
 
@@ -238,7 +240,7 @@ def test_bad_utf8_is_replaced_and_counted(run):
 
 
 BAD = [
-    # File, content, line that must be named (None: none), words of the message.
+    # File, content, line that the message must name (None: no line), words of the message.
     ("f.csv", "text,label\n", 1, "no row for the train split"),
     ("f.csv", "", 1, "no columns 'text'"),
     ("f.csv", "text,stars\na,1\n", 1, "--label_column"),
@@ -250,7 +252,7 @@ BAD = [
         "f.csv",
         b'text,label\na,1\n"x\ny",0\nb\xff,0\n',
         5,
-        "byte 0xff, number 1 of the text, is not UTF-8",
+        "the text is not valid UTF-8 (byte 0xff at offset 1)",
     ),
     ("f.csv", b"text,label\na,1\nb,\xff\n", 3, "bad UTF-8"),
     ("f.csv", "text,label\na,1\nb\0,0\n", 3, "NUL"),
@@ -274,7 +276,12 @@ BAD = [
         "a text must be a string",
     ),
     ("f.jsonl", '{"text": "a", "label": 1}\n{"text": "\\u0000", "label": 0}\n', 2, "NUL"),
-    ("f.jsonl", '{"text": "a", "label": 1}\n{"text": "\\ud800", "label": 0}\n', 2, "is not UTF-8"),
+    (
+        "f.jsonl",
+        '{"text": "a", "label": 1}\n{"text": "\\ud800", "label": 0}\n',
+        2,
+        "is not valid UTF-8",
+    ),
     ("f.tfrecord", b"x" * 11, 1, "inside the header of record 1"),
 ]
 
@@ -290,7 +297,7 @@ def test_bad_input_is_exit_3_with_file_and_line(run, tmp_path, name, content, li
     assert not (tmp_path / "d").exists() and {path.name for path in tmp_path.iterdir()} == {name}
 
 
-def test_a_label_that_training_lacks_is_named_where_it_first_occurs(run, tmp_path):
+def test_a_label_that_training_lacks_is_refused_with_its_first_place(run, tmp_path):
     with pytest.raises(
         DataError, match="t.csv:3: the label '2' of the test split is in no training row"
     ):
@@ -300,7 +307,7 @@ def test_a_label_that_training_lacks_is_named_where_it_first_occurs(run, tmp_pat
         )
 
 
-def test_a_split_that_is_given_must_have_rows(run):
+def test_a_given_split_must_have_rows(run):
     with pytest.raises(DataError, match="t.csv:1: no row for the test split"):
         run({"raw.csv": CSV, "t.csv": "text,label\n"}, test_data="t.csv")
 
@@ -323,7 +330,7 @@ def test_the_split_column_must_name_a_split(run):
         ({"test_fraction": 0.000001}, "leaves the test split empty"),
     ],
 )
-def test_flags_that_cannot_be_followed_are_mistakes_of_usage(run, tmp_path, flags, what):
+def test_flags_that_contradict_each_other_or_the_data_are_usage_errors(run, tmp_path, flags, what):
     with pytest.raises(UsageError, match=what):
         run({"raw.csv": CSV}, **flags)
     assert not (tmp_path / "d").exists()
@@ -332,17 +339,17 @@ def test_flags_that_cannot_be_followed_are_mistakes_of_usage(run, tmp_path, flag
 PREPARE = """
 import sys
 from trainer import config
-from trainer.data import prepare
+from trainer.prepare import command as prepare
 print("ready", flush=True)
 sys.stdin.readline()
 prepare.prepare(config.Prepare(data_dir=sys.argv[1], raw_data=sys.argv[2], test_fraction=0.1))
 """
 
 
-def test_two_preparations_at_once_are_safe_and_ctrl_c_leaves_nothing(tmp_path):
+def test_two_preparations_may_run_at_once_and_ctrl_c_leaves_nothing(tmp_path):
     raw, long = tmp_path / "raw.csv", tmp_path / "long.csv"
     raw.write_text(many(5000))
-    long.write_text(many(200_000))  # The signal must find it at work.
+    long.write_text(many(200_000))  # Long enough to be at work when the signal comes.
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -364,7 +371,7 @@ def test_two_preparations_at_once_are_safe_and_ctrl_c_leaves_nothing(tmp_path):
         process.stdin.write("\n")
         process.stdin.flush()
     interrupted, *both = processes
-    while not list(tmp_path.glob("interrupted.tmp-*")):
+    while not list(tmp_path.glob("interrupted.tmp-*/spool")):
         assert interrupted.poll() is None
         time.sleep(0.001)
     interrupted.send_signal(signal.SIGINT)

@@ -2,8 +2,9 @@ import gzip
 
 import pytest
 
+from trainer import config
 from trainer.exit_codes import DataError, UsageError
-from trainer.prepare import folders, raw_files
+from trainer.prepare import folders
 
 
 def make(root, files):
@@ -14,11 +15,14 @@ def make(root, files):
 
 
 def read(root, max_line_bytes=1000):
-    """[(split, label, line, text)]"""
-    parts = folders.find(root, "train", "raw_data")
+    """Returns [(split, label, line, text)] of a folder."""
+    flags = config.Prepare(
+        data_dir="unused", source="folder", raw_data=root, max_line_bytes=max_line_bytes
+    )
+    source = folders.source_of(folders.find(root, "train", "raw_data"), flags)
     return [
         (rows.split, label, place[1], text)
-        for rows in folders.read(parts, lambda path: raw_files.Stream(path, 200), max_line_bytes)
+        for rows in source.read(lambda count: None)
         for place, text, label in zip(rows.places, rows.texts, rows.labels)
     ]
 
@@ -58,7 +62,7 @@ def test_a_folder_per_class_has_an_example_per_file(tmp_path):
     ]
 
 
-def test_acl_imdb_as_extracted_has_given_splits_and_no_unlabelled_texts(tmp_path):
+def test_the_extracted_acl_imdb_has_given_splits_and_no_unlabelled_texts(tmp_path):
     root = make(
         tmp_path,
         {
@@ -89,18 +93,31 @@ def test_given_splits_may_hold_a_file_per_class(tmp_path):
     ]
 
 
-def test_an_example_file_may_not_be_longer_than_a_line(tmp_path):
+def test_an_example_file_must_not_exceed_the_line_limit(tmp_path):
     root = make(tmp_path, {"pos/1.txt": b"x" * 1000, "pos/2.txt": b"x" * 1001})
     with pytest.raises(DataError, match="pos/2.txt:1: the text is longer than 1000 bytes"):
         read(root)
 
 
+def test_the_source_knows_the_files_of_each_split(tmp_path):
+    root = make(tmp_path, {"train/a.txt": b"1\n", "train/b.txt": b"2\n", "test/a.txt": b"3\n"})
+    flags = config.Prepare(data_dir="unused", source="folder", raw_data=root)
+    source = folders.source_of(folders.find(root, "train", "raw_data"), flags)
+    assert source.paths == {
+        "train": [f"{root}/train/a.txt", f"{root}/train/b.txt"],
+        "test": [f"{root}/test/a.txt"],
+    }
+    counts = []
+    list(source.read(counts.append))
+    assert sum(counts) == source.size == 6
+
+
 @pytest.mark.parametrize("files", [{}, {"notes.md": b"x"}, {"unsup/1.txt": b"x"}])
-def test_a_folder_without_a_class_is_named(tmp_path, files):
+def test_a_folder_without_a_class_is_refused(tmp_path, files):
     with pytest.raises(DataError, match=f"{tmp_path}: no class in it"):
         folders.find(make(tmp_path, files), "train", "raw_data")
 
 
-def test_a_missing_folder_is_a_mistake_of_usage(tmp_path):
+def test_a_missing_folder_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="--test_data=.*no such folder"):
         folders.find(str(tmp_path / "none"), "test", "test_data")

@@ -10,7 +10,7 @@ COLUMNS = formats.Columns("text", "label")
 
 
 def read(path, format, columns=COLUMNS):
-    """[(line, text, label, split)]"""
+    """Returns [(line, text, label, split)] of a file."""
     with raw_files.Stream(str(path), 200) as stream:
         return [(place[1], *row) for place, *row in formats.READERS[format](stream, columns, 1000)]
 
@@ -25,7 +25,7 @@ CSV = [
     ("\ufefftext,label\r\nfine,1\r\nbad,0\r\n", [(2, b"fine", "1"), (3, b"bad", "0")]),
     ("id,label,text\n7,1,fine\n", [(2, b"fine", "1")]),
     ('text,label\n"a, ""b""",1\n', [(2, b'a, "b"', "1")]),
-    # The second row begins on line 2 and ends on line 4: the third begins on line 5.
+    # The first row begins on line 2 and ends on line 5, so the second begins on line 6.
     (
         'text,label\n"one\ntwo\n\nthree",1\nfour,0\n',
         [(2, b"one\ntwo\n\nthree", "1"), (6, b"four", "0")],
@@ -33,7 +33,7 @@ CSV = [
     ('text,label\r\n"one\r\ntwo",1\r\n', [(2, b"one\ntwo", "1")]),
     ("text,label\n\nfine,1\n\n\nbad,0", [(3, b"fine", "1"), (6, b"bad", "0")]),
     ("text,label\n,1\n", [(2, b"", "1")]),  # An empty text is a row.
-    (b"text,label\n\xff\xfe,1\n", [(2, b"\xff\xfe", "1")]),  # Judged later, with --encoding_errors.
+    (b"text,label\n\xff\xfe,1\n", [(2, b"\xff\xfe", "1")]),  # Checked later, by --encoding_errors.
 ]
 
 
@@ -45,8 +45,8 @@ def test_csv_rows_begin_at_their_physical_line(tmp_path, content, rows):
 @pytest.mark.parametrize(
     "content, line, what",
     [
-        ('text,label\nfine,1\n"open,0\nmore,1\n', 3, "no CSV"),
-        ('text,label\n"a" b,1\n', 2, "no CSV"),
+        ('text,label\nfine,1\n"open,0\nmore,1\n', 3, "is not valid CSV"),
+        ('text,label\n"a" b,1\n', 2, "is not valid CSV"),
         ("text,label\nfine,1\na,b,0\n", 3, "3 fields, but the header line has 2"),
         ("text,label\nfine\n", 2, "1 fields, but the header line has 2"),
         (
@@ -56,10 +56,10 @@ def test_csv_rows_begin_at_their_physical_line(tmp_path, content, rows):
         ),
         ("text,text,label\nfine,1,1\n", 1, "2 columns 'text'"),
         ("", 1, "no columns 'text'; the header line has nothing"),
-        ('text,label\n"' + "x\n" * 600 + '",1\n', 2, "no CSV .field larger than field limit"),
+        ('text,label\n"' + "x\n" * 600 + '",1\n', 2, "is not valid CSV .field larger"),
     ],
 )
-def test_bad_csv_is_named_by_its_line(tmp_path, content, line, what):
+def test_an_error_in_csv_names_its_line(tmp_path, content, line, what):
     path = written(tmp_path / "f.csv", content)
     with pytest.raises(DataError, match=f"{path}:{line}: .*{what}"):
         read(path, "csv")
@@ -72,7 +72,7 @@ def test_tsv_takes_quotes_as_they_are(tmp_path):
         read(written(tmp_path / "g.tsv", "label\ttext\n1\ta\tb\n"), "tsv")
 
 
-def test_jsonl_labels_are_words_or_whole_numbers(tmp_path):
+def test_jsonl_labels_are_strings_or_whole_numbers(tmp_path):
     lines = '{"text": "fine", "label": "yes", "more": [1]}\n\n{"label": 0, "text": "h\\u00e9\\n"}\n'
     path = written(tmp_path / "f.jsonl", lines)
     assert [row[:3] for row in read(path, "jsonl")] == [
@@ -84,7 +84,7 @@ def test_jsonl_labels_are_words_or_whole_numbers(tmp_path):
 @pytest.mark.parametrize(
     "line, what",
     [
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ("[1, 2]", "a list, but each line must be one JSON object"),
         ("7", "a int"),
         ('{"label": 1}', "no 'text'; there are 'label'. .*--text_column"),
@@ -97,17 +97,17 @@ def test_jsonl_labels_are_words_or_whole_numbers(tmp_path):
         ),
         ('{"text": "a", "label": 1.5}', "'label' is 1.5"),
         ('{"text": "a", "label": NaN}', "'label' is nan"),
-        ("[" * 100_000, "no JSON|longer than"),
-        ("[" * 900, "no JSON"),
+        ("[" * 100_000, "not valid JSON|longer than"),
+        ("[" * 900, "not valid JSON"),
     ],
 )
-def test_bad_jsonl_is_named_by_its_line(tmp_path, line, what):
+def test_an_error_in_jsonl_names_its_line(tmp_path, line, what):
     path = written(tmp_path / "f.jsonl", '{"text": "fine", "label": 1}\n' + line)
     with pytest.raises(DataError, match=f"{path}:2: .*({what})"):
         read(path, "jsonl")
 
 
-def test_a_lone_surrogate_in_json_becomes_bytes_that_are_not_utf8(tmp_path):
+def test_a_lone_surrogate_in_json_becomes_bytes_that_are_not_valid_utf8(tmp_path):
     (row,) = read(
         written(tmp_path / "f.jsonl", json.dumps({"text": "a\ud800", "label": "x"})), "jsonl"
     )
@@ -159,16 +159,16 @@ def test_tfrecord_features_are_strings_or_int64_by_name(tmp_path):
         ({"text": b"a", "label": []}, "'label' has 0 values"),
     ],
 )
-def test_bad_features_are_named_by_their_record(tmp_path, example, what):
+def test_an_error_in_a_feature_names_its_record(tmp_path, example, what):
     path = write_examples(tmp_path / "f", {"text": b"fine", "label": 1}, example)
     with pytest.raises(DataError, match=f"{path}:2: .*{what}"):
         read(path, "tfrecord")
 
 
-def test_a_record_that_is_no_example_is_named(tmp_path):
+def test_a_record_that_is_not_an_example_is_refused(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "f")) as writer:
         writer.write(b"no protocol buffer")
-    with pytest.raises(DataError, match=":1: record 1 is no tf.train.Example"):
+    with pytest.raises(DataError, match=":1: record 1 is not a tf.train.Example"):
         read(tmp_path / "f", "tfrecord")
 
 
@@ -180,7 +180,7 @@ def test_a_record_that_is_no_example_is_named(tmp_path):
         ("jsonl", '{"part": "test", "text": "fine", "label": "1"}'),
     ],
 )
-def test_a_split_column_comes_with_the_row(tmp_path, format, content):
+def test_the_split_column_is_read_with_the_row(tmp_path, format, content):
     columns = formats.Columns("text", "label", "part")
     assert [row[1:] for row in read(written(tmp_path / "f", content), format, columns)] == [
         (b"fine", "1", "test")

@@ -42,7 +42,7 @@ def write(path, content):
         (b"a", [b"a"]),
     ],
 )
-def test_lines_come_without_bom_and_ends(tmp_path, suffix, content, lines):
+def test_lines_are_read_without_bom_and_line_ends(tmp_path, suffix, content, lines):
     path = write(tmp_path / f"f{suffix}", PACKED[suffix](content))
     assert [line for _, line in read_lines(path) if line] == [line for line in lines if line]
     assert [number for number, line in read_lines(path) if line] == [
@@ -64,7 +64,7 @@ def test_gzip_members_and_xz_streams_are_joined(tmp_path):
 
 
 @pytest.mark.parametrize("length, good", [(LIMIT, True), (LIMIT + 1, False), (10_000_000, False)])
-def test_a_long_line_is_named(tmp_path, length, good):
+def test_a_long_line_is_refused_with_its_number(tmp_path, length, good):
     path = write(tmp_path / "f", b"a\nb\n" + b"x" * length + b"\nc\n")
     if good:
         assert read_lines(path)[3] == (4, b"c")
@@ -73,13 +73,13 @@ def test_a_long_line_is_named(tmp_path, length, good):
             read_lines(path)
 
 
-# Lines that compress badly, so that the cut comes after many of them could be read.
+# Lines that compress badly, so that many of them can be read before a cut.
 ROWS = b"\n".join(hashlib.sha256(b"%d" % i).hexdigest().encode() for i in range(5_000))
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz"])
 @pytest.mark.parametrize("left", [0.0, 0.00001, 0.5, 0.999999])
-def test_a_truncated_file_is_named_with_the_line_reached(tmp_path, suffix, left):
+def test_a_truncated_file_is_refused_with_the_line_reached(tmp_path, suffix, left):
     packed = PACKED[suffix](ROWS)
     path = write(tmp_path / f"f{suffix}", packed[: int(left * len(packed))])
     with pytest.raises(
@@ -104,7 +104,7 @@ def test_flipped_bits_in_compressed_data_are_found(tmp_path, suffix, position):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz"])
-def test_a_decompression_bomb_is_refused_while_small_files_and_trusted_ones_are_read(
+def test_a_decompression_bomb_is_refused_but_small_and_trusted_files_are_read(
     tmp_path, monkeypatch, suffix
 ):
     monkeypatch.setattr(raw_files, "FREE_EXPANSION", 1_000_000)
@@ -122,21 +122,21 @@ def test_a_sha256_file_finds_a_cut_that_looks_like_a_shorter_file(tmp_path):
     write(tmp_path / "f.sha256", f"{hashlib.sha256(path.read_bytes()).hexdigest()}  f\n".encode())
     assert len(read_lines(path)) == 3
     write(path, b"a\nb\n")
-    with pytest.raises(DataError, match="says .*The file was cut or changed"):
+    with pytest.raises(DataError, match="holds .*The file was cut or changed"):
         read_lines(path)
     write(tmp_path / "f.sha256", b"none")
     with pytest.raises(DataError, match="f.sha256: does not begin with a sha256"):
         read_lines(path)
 
 
-def test_progress_is_told_every_byte_of_the_file_itself(tmp_path):
+def test_progress_counts_every_byte_of_the_compressed_file(tmp_path):
     path, read = write(tmp_path / "f.gz", gzip.compress(ROWS)), []
     with raw_files.Stream(str(path), 200, read.append) as stream:
         list(raw_files.lines(stream, LIMIT))
     assert sum(read) == path.stat().st_size
 
 
-def test_a_missing_file_is_an_error_of_data(tmp_path):
+def test_a_missing_file_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="cannot be opened"):
         raw_files.Stream(str(tmp_path / "f"), 200)
 
@@ -155,6 +155,6 @@ def test_globs_are_sorted_and_each_file_comes_once(tmp_path):
 
 
 @pytest.mark.parametrize("pattern, hint", [("*.csv", "no such file"), ("", "--source=folder")])
-def test_a_glob_without_files_is_a_mistake_of_usage(tmp_path, pattern, hint):
+def test_a_glob_without_files_is_a_usage_error(tmp_path, pattern, hint):
     with pytest.raises(UsageError, match=hint):
         raw_files.expand(f"{tmp_path}/{pattern}", "raw_data")

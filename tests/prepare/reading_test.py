@@ -6,11 +6,11 @@ import pytest
 from trainer.prepare import reading
 
 
-def test_results_come_in_order_although_calls_run_side_by_side():
+def test_results_keep_their_order_while_calls_run_side_by_side():
     together = threading.Barrier(2, timeout=10)
 
     def call(item):
-        together.wait()  # Passes only when two calls are under way at once.
+        together.wait()  # Returns only if two calls run at once.
         return item * 10
 
     assert list(reading.ahead(call, range(20), threads=2)) == [item * 10 for item in range(20)]
@@ -24,7 +24,7 @@ def test_only_a_few_items_are_taken_ahead():
     assert next(results) == 0 and len(taken) < 10
 
 
-def test_an_error_of_a_call_is_raised_in_its_turn():
+def test_an_error_in_a_call_is_raised_in_its_turn():
     def call(item):
         if item == 3:
             raise ValueError(item)
@@ -36,11 +36,11 @@ def test_an_error_of_a_call_is_raised_in_its_turn():
         next(results)
 
 
-def test_a_log_file_gets_plain_lines_now_and_then(monkeypatch, caplog):
+def test_a_log_file_gets_a_plain_line_every_few_seconds(monkeypatch, caplog):
     now = [100.0]
     monkeypatch.setattr(reading.time, "monotonic", lambda: now[0])
     caplog.set_level(logging.INFO)
-    with reading.Progress(total=40_000_000) as progress:
+    with reading.ReadingProgress(total=40_000_000) as progress:
         for _ in range(20):
             now[0] += 1
             progress.advance(2_000_000)

@@ -23,7 +23,7 @@ def test_batches_are_bounded_in_bytes_and_rows(monkeypatch):
     assert rows.at(made[1].places[0]) == "f.csv:3"
 
 
-def test_a_batch_without_a_given_split_carries_the_column():
+def test_a_batch_without_a_given_split_holds_the_split_column():
     (batch,) = rows.batches([row(1, b"a", "dev"), row(2, b"b", "test")], None)
     assert batch.split is None and batch.splits == ("dev", "test")
 
@@ -31,7 +31,7 @@ def test_a_batch_without_a_given_split_carries_the_column():
 @pytest.mark.parametrize(
     "texts, mended, count",
     [
-        # A replacement that was there is not counted.
+        # A replacement character that was in the text is not counted.
         ([b"fine", "é\ufffd".encode()], ["fine", "é\ufffd"], 0),
         ([b"fine", b"\xff"], ["fine", "\ufffd"], 1),
         ([b"\xf0\x9f\x98x\x80", b"\xed\xa0\x80"], ["\ufffdx\ufffd", "\ufffd\ufffd\ufffd"], 5),
@@ -45,7 +45,7 @@ def test_each_ill_formed_sequence_is_replaced_and_counted(texts, mended, count):
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"a\0b"])
-def test_the_first_bad_text_is_named(bad):
+def test_the_first_bad_text_is_refused_with_its_place(bad):
     (batch,) = rows.batches([row(5, b"fine"), row(7, bad), row(8, bad)], "train")
     with pytest.raises(DataError, match="f.csv:7: "):
         rows.clean(batch, "strict")

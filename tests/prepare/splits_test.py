@@ -18,7 +18,7 @@ def assign(contents, labels=None, given=None, validation=0.0, test=0.0, seed=0):
     return splits.assign(splits.keys(contents, seed), given, labels, validation, test)
 
 
-def test_fractions_are_met_up_to_chance():
+def test_splits_have_their_fractions_up_to_chance():
     found = assign(texts(20_000), validation=0.1, test=0.2).splits
     for split, share in ((TRAIN, 0.7), (VALIDATION, 0.1), (TEST, 0.2)):
         # Five standard deviations of a binomial.
@@ -36,7 +36,7 @@ def test_another_fraction_or_validation_split_keeps_the_test_rows():
     assert (small == large).all()
 
 
-def test_the_seed_decides_the_split():
+def test_the_split_depends_on_the_seed():
     one, same, other = (
         assign(texts(500), test=0.3, seed=seed).splits.tolist() for seed in (1, 1, 2)
     )
@@ -48,7 +48,7 @@ def test_the_hash_is_that_of_the_text_under_the_seed():
     assert splits.keys([b"b", b"a"], 7)[1].tobytes() == expected
 
 
-def test_the_first_of_equal_rows_stays_and_a_text_stays_with_each_of_its_labels():
+def test_the_first_of_equal_rows_is_kept_and_a_text_is_kept_with_each_of_its_labels():
     contents = [b"a", b"b", b"a", b"a", b"c", b"a", b"b"] + texts(100)
     labels = [0, 0, 1, 0, 0, 1, 0] + [0] * 100
     found = assign(contents, labels, test=0.5)
@@ -82,6 +82,6 @@ def test_a_carved_validation_split_leaves_a_given_test_split_whole():
         (2, 0.0, 0.999999, "leave nothing to train on"),
     ],
 )
-def test_a_fraction_that_leaves_a_split_empty_is_a_mistake_of_usage(count, validation, test, flag):
+def test_a_fraction_that_leaves_a_split_empty_is_a_usage_error(count, validation, test, flag):
     with pytest.raises(UsageError, match=flag):
         assign(texts(count), validation=validation, test=test)

@@ -5,7 +5,7 @@ from trainer.prepare import spool
 
 
 @pytest.mark.parametrize("lengths", [[3], [1] * 50, [40, 1, 1, 40, 2], [7, 8, 9, 10, 11, 12]])
-def test_chunks_hold_whole_rows_in_order_however_long(tmp_path, monkeypatch, lengths):
+def test_chunks_hold_whole_rows_in_order_however_long_they_are(tmp_path, monkeypatch, lengths):
     monkeypatch.setattr(spool, "_CHUNK", 10)
     lengths = np.array(lengths, np.int32)
     units = np.arange(lengths.sum(), dtype=np.int32)

@@ -42,7 +42,7 @@ def test_crc32c_is_bit_by_bit_division_at_every_length():
 
 
 def write(path, records=RECORDS):
-    """Returns the file and where each record begins, and the last one ends."""
+    """Writes a file; returns it, and the offsets at which records begin and the last one ends."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for record in records:
             writer.write(record)
@@ -72,21 +72,21 @@ def test_records_that_tensorflow_wrote_are_read(tmp_path):
         (265, 4, "inside record 4"),
     ],
 )
-def test_a_file_that_ends_inside_a_record_is_named(tmp_path, after, record, where):
+def test_a_file_that_ends_inside_a_record_is_refused(tmp_path, after, record, where):
     path, begins = write(tmp_path / "f")
     path.write_bytes(path.read_bytes()[: begins[record - 1] + after])
     with pytest.raises(DataError, match=rf"{path}:{record}: the file ends {where} .*cut short"):
         read(path)
 
 
-def test_a_cut_between_records_is_found_by_a_sha256_file_alone(tmp_path):
+def test_a_cut_between_records_is_found_only_by_a_sha256_file(tmp_path):
     path, begins = write(tmp_path / "f")
     (tmp_path / "f.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  f\n")
     path.write_bytes(path.read_bytes()[: begins[3]])
     with pytest.raises(DataError, match=f"{path}: its sha256 is"):
         read(path)
     (tmp_path / "f.sha256").unlink()
-    # A valid shorter file, as the format goes.
+    # To the format it is a valid shorter file.
     assert read(path) == list(enumerate(RECORDS[:3], 1))
 
 
@@ -114,7 +114,7 @@ def test_a_flipped_bit_is_found_by_a_checksum(tmp_path, offset, part):
         read(path)
 
 
-def test_a_length_beyond_all_reason_is_a_damaged_header_or_a_long_record(tmp_path):
+def test_a_record_that_is_too_long_differs_from_a_damaged_header(tmp_path):
     path, begins = write(tmp_path / "f")
     with pytest.raises(
         DataError, match=":7: record 7 has 4352 bytes, more than --max_line_bytes=4000"
@@ -127,7 +127,7 @@ def test_a_length_beyond_all_reason_is_a_damaged_header_or_a_long_record(tmp_pat
         read(path, 4000)
 
 
-def test_a_text_file_is_no_tfrecord_file(tmp_path):
+def test_a_text_file_is_not_a_tfrecord_file(tmp_path):
     (tmp_path / "f").write_bytes(b"text,label\nfine,1\nbad,0\n")
-    with pytest.raises(DataError, match="no TFRecord file"):
+    with pytest.raises(DataError, match="is not a TFRecord file"):
         read(tmp_path / "f")

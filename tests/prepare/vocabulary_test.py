@@ -8,12 +8,12 @@ from trainer.prepare import vocabulary
 
 
 def units_of(units, batches):
-    """All units end to end and the lengths, as the first pass makes them."""
+    """Returns all units end to end and the lengths, as the first pass makes them."""
     done = [units.finish(units.begin(batch)) for batch in batches]
     return np.concatenate([u for u, _ in done]), np.concatenate([n for _, n in done])
 
 
-def test_words_get_numbers_as_they_come():
+def test_words_are_numbered_in_order_of_appearance():
     words = vocabulary.Words()
     numbers, lengths = units_of(words, [["b a b", ""], ["a c"], ["c d a"]])
     assert numbers.tolist() == [0, 1, 2, 1, 0, 0, 2, 3, 0, 3, 4, 2] and lengths.tolist() == [
@@ -25,7 +25,7 @@ def test_words_get_numbers_as_they_come():
     assert words.size == 5
 
 
-def test_batches_looked_up_before_their_words_were_known_agree():
+def test_a_batch_begun_before_its_words_were_known_gets_the_same_numbers():
     words = vocabulary.Words()
     begun = [words.begin([line]) for line in ("b a", "a c b", "c a")]
     assert [words.finish(batch)[0].tolist() for batch in begun] == [
@@ -55,7 +55,7 @@ def test_the_vocabulary_is_the_head_of_a_full_ranking(limit):
     assert words.vocabulary(np.bincount(numbers, minlength=words.size), limit)[0] == expected
 
 
-def test_units_that_training_never_saw_have_no_entry():
+def test_units_that_never_occur_in_training_have_no_entry():
     words = vocabulary.Words()
     numbers, _ = units_of(words, [["seen", "unseen"]])
     counts = np.zeros(words.size, np.int64)

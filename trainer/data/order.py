@@ -1,9 +1,8 @@
-"""The order of examples, computed from the position alone: no shuffle buffer, no iterator state,
-nothing to save.
+"""Computes the order of examples from the position alone.
 
-Position p of a run is epoch p // n, place p % n; each epoch is a keyed permutation of the n
-examples, and epochs are joined end to end. Any slice of positions can be asked for, in any order,
-by any worker.
+There is no shuffle buffer, no iterator state and nothing to save. Position p of a run is place
+p % n of epoch p // n. Each epoch is a keyed permutation of the n examples, and epochs are joined
+end to end. Any worker can compute any slice of positions, in any order.
 """
 
 import numpy as np
@@ -14,11 +13,10 @@ _ROUND_KEYS = tuple(np.uint64(turn * _WEYL % 2**64) for turn in range(6))
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """A bijection of uint64 in which every input bit affects every output bit: the finalizer of
-    SplitMix64.
+    """Maps uint64 values one to one, such that every input bit affects every output bit.
 
-    Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014; constants of
-    Stafford's variant 13.
+    The finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators,
+    OOPSLA 2014) with the constants of Stafford's variant 13.
     """
     values = values ^ (values >> np.uint64(30))
     values = values * np.uint64(0xBF58476D1CE4E5B9)
@@ -28,8 +26,9 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def key(*parts: int) -> np.uint64:
-    """One uint64 from several integers, for example (seed, epoch); different parts give unrelated
-    keys.
+    """Returns one uint64 made from several integers, for example (seed, epoch).
+
+    Different integers give unrelated keys.
     """
     folded = np.zeros(1, np.uint64)
     for part in parts:
@@ -38,12 +37,12 @@ def key(*parts: int) -> np.uint64:
 
 
 def permute(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """Where a keyed permutation of range(size) sends each place.
+    """Returns the place to which a keyed permutation of range(size) moves each place.
 
-    A Feistel network over the smallest even number of bits that holds `size`; an output that is not
-    below `size` is sent through again until it is (cycle walking: Black and Rogaway, Ciphers with
-    Arbitrary Finite Domains, CT-RSA 2002, sections 5 and 6), which is at most four times on
-    average.
+    A Feistel network over the smallest even number of bits that holds `size`. An output that is not
+    below `size` goes through the network again until it is (cycle walking: Black and Rogaway,
+    Ciphers with Arbitrary Finite Domains, CT-RSA 2002, sections 5 and 6), which takes at most four
+    passes on average.
 
     Args:
       places: int64 [n], each in [0, size).
@@ -72,7 +71,7 @@ def _feistel(values: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarra
 
 
 def examples_at(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """The example at each position of a run.
+    """Returns the example at each position of a run.
 
     With 3 examples, positions 0 1 2 are some order of 0 1 2, positions 3 4 5 another.
 
@@ -91,16 +90,16 @@ def examples_at(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def epoch_end(epoch: int, size: int, batch_size: int) -> int:
-    """The step (counted from 1) after which epoch `epoch` (from 1) has been seen: ceil(epoch * size
-    / batch_size).
+    """Returns the step (from 1) that completes epoch `epoch` (from 1).
+
+    It is ceil(epoch * size / batch_size).
     """
     return -(-epoch * size // batch_size)
 
 
 def epoch_of(step: int, size: int, batch_size: int) -> int:
-    """The epoch (from 1) that step `step` (from 1) belongs to: the first whose end is not before
-    the step.
+    """Returns the epoch (from 1) of step `step` (from 1): the first that ends at or after the step.
 
-    The step that crosses from one epoch to the next counts for the one it completes.
+    A step that crosses from one epoch into the next belongs to the one that it completes.
     """
     return ((step - 1) * batch_size) // size + 1

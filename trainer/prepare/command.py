@@ -1,11 +1,9 @@
-"""The story of `prepare`: a source of texts becomes a dataset folder, in one pass over the text and
-in flat memory.
+"""The story of `prepare`: a source becomes a dataset folder, in flat memory.
 
-    source -> batches of rows -> texts checked -> units of text -> spool on disk          (the text
-        is read once)
-    spool -> splits and duplicates -> counts in the training split -> vocabulary -> ids   (passes
-        over the spool)
-    -> arrays of each split -> dataset.json -> renamed to its place
+    one pass over the text:  source -> batches of rows -> texts checked -> units of text
+                             -> spool on disk
+    passes over the spool:   splits and duplicates -> counts in the training split -> vocabulary
+                             -> ids -> arrays of each split -> dataset.json -> renamed to its place
 
 Units of text are numbers that stand for words, characters or bytes before the vocabulary is known.
 """
@@ -13,14 +11,16 @@ Units of text are numbers that stand for words, characters or bytes before the v
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
+from trainer import config as configuration
 from trainer.data import store, text
 from trainer.exit_codes import DataError, UsageError
 from trainer.prepare import folders, rows, sources, splits, vocabulary
 from trainer.prepare.classes import Classes
-from trainer.prepare.reading import Progress, ahead
+from trainer.prepare.reading import ReadingProgress, ahead
 from trainer.prepare.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -28,26 +28,27 @@ log = logging.getLogger(__name__)
 _UNITS = {"words": vocabulary.Words, "characters": vocabulary.Characters, "bytes": vocabulary.Bytes}
 
 
-def prepare(config) -> store.Dataset:
-    """Prepares the dataset that `config` (config.Prepare) describes, or finds it prepared already.
+def prepare(config: configuration.Prepare) -> store.Dataset:
+    """Prepares the dataset that `config` describes, or finds it prepared already; returns it open.
 
     Raises:
-      UsageError: flags that contradict each other, missing files, another dataset in the place.
-      DataError: input that cannot be read as the flags say; file and line are named.
+      UsageError: flags contradict each other, files are missing, or `config.data_dir` holds another
+        dataset.
+      DataError: the input does not have the form that the flags name; the message names file and
+        line.
       StorageError: the dataset cannot be written.
     """
     store.refuse_other_content(config.data_dir)
     source = sources.open_source(config)
-    _check(config, source)
-    units = (
-        vocabulary.Given(source.entries)
-        if source.entries is not None
-        else _UNITS[config.tokenizer]()
-    )
+    _check_fractions(source, config)
+    if source.entries is not None:
+        units = vocabulary.Given(source.entries)
+    else:
+        units = _UNITS[config.tokenizer]()
     with store.new_folder(config.data_dir) as folder:
         with Spool(folder / "spool") as spool:
             classes, replaced = _read(source, units, config, spool)
-            _check_rows(source, spool)
+            _check_given_splits(source, spool)
             log.info("read %d rows; ranking the vocabulary and writing the splits", spool.rows)
             description = _write(folder, spool, units, classes, config)
         description |= {
@@ -59,39 +60,43 @@ def prepare(config) -> store.Dataset:
         return store.publish(folder, description, config.data_dir)
 
 
-def _check(config, source: sources.Source) -> None:
+def _check_fractions(source: rows.Source, config: configuration.Prepare) -> None:
+    """Raises UsageError if a fraction asks for a split that the source brings."""
     for split in ("validation", "test"):
         fraction = getattr(config, f"{split}_fraction")
         if fraction and split in source.paths:
             raise UsageError(
                 f"--{split}_fraction={fraction}: the {split} split is given already, and given "
-                "splits "
-                "stay whole. Leave the flag out."
+                "splits stay whole. Leave the flag out."
             )
 
 
-def _tokenizer_name(source: sources.Source, config) -> str:
-    """What dataset.json says: ids without words have no tokenizer."""
+def _tokenizer_name(source: rows.Source, config: configuration.Prepare) -> str:
+    """Returns the tokenizer's name for dataset.json: "none" for ids without words."""
     return "none" if source.entries is not None and not source.has_words else config.tokenizer
 
 
-def _read(source: sources.Source, units, config, spool: Spool) -> tuple[Classes, int]:
-    """Reads the whole source into `spool`. Returns its classes and how many ill-formed sequences
-    were replaced.
+def _read(
+    source: rows.Source, units: vocabulary.Units, config: configuration.Prepare, spool: Spool
+) -> tuple[Classes, int]:
+    """Reads the whole source into `spool`.
+
+    Returns:
+      Its classes, and how many ill-formed byte sequences were replaced.
     """
     classes, replaced = Classes(), 0
     is_text = source.entries is None
 
-    def begin(batch: rows.Rows):
+    def begin(batch: rows.Rows) -> tuple[rows.Rows, int, Sequence[np.ndarray]]:
         mended = rows.clean(batch, config.encoding_errors) if is_text else 0
         return batch, mended, units.begin(batch.texts)
 
-    with Progress(source.size) as progress:
+    with ReadingProgress(source.size) as progress:
         for batch, mended, begun in ahead(
             begin, source.read(progress.advance), threads=os.cpu_count() or 1
         ):
             numbers, lengths = units.finish(begun)
-            given = _given_splits(batch)
+            given = _splits_of(batch)
             contents = batch.texts if is_text else (row.tobytes() for row in batch.texts)
             spool.add(
                 numbers,
@@ -105,7 +110,8 @@ def _read(source: sources.Source, units, config, spool: Spool) -> tuple[Classes,
     return classes, replaced
 
 
-def _check_rows(source: sources.Source, spool: Spool) -> None:
+def _check_given_splits(source: rows.Source, spool: Spool) -> None:
+    """Raises DataError if the files of a split hold no row for it."""
     given = spool.read("splits")
     for split, paths in source.paths.items():
         if not (given == store.SPLITS.index(split)).any():
@@ -116,8 +122,8 @@ def _check_rows(source: sources.Source, spool: Spool) -> None:
             )
 
 
-def _given_splits(batch: rows.Rows) -> np.ndarray:
-    """int8 [rows]: the split that the source says each row belongs to."""
+def _splits_of(batch: rows.Rows) -> np.ndarray:
+    """Returns the split that the source names for each row, int8 [rows]."""
     if batch.splits is None:
         return np.full(len(batch), store.SPLITS.index(batch.split), np.int8)
     for name, place in zip(batch.splits, batch.places):
@@ -132,8 +138,14 @@ def _given_splits(batch: rows.Rows) -> np.ndarray:
     )
 
 
-def _write(folder: pathlib.Path, spool: Spool, units, classes: Classes, config) -> dict:
-    """Writes every file but dataset.json. Returns its content as far as it is known here."""
+def _write(
+    folder: pathlib.Path,
+    spool: Spool,
+    units: vocabulary.Units,
+    classes: Classes,
+    config: configuration.Prepare,
+) -> dict:
+    """Writes every file except dataset.json; returns what dataset.json says of them."""
     names, class_ids = classes.ranked()
     lengths, labels = spool.read("lengths"), class_ids[spool.read("labels")]
     assignment = splits.assign(
@@ -148,8 +160,7 @@ def _write(folder: pathlib.Path, spool: Spool, units, classes: Classes, config) 
     if not entries:
         raise DataError(
             f"no training text holds a token of --tokenizer={config.tokenizer}. Check "
-            "--text_column, or "
-            "use another tokenizer."
+            "--text_column, or use another tokenizer."
         )
     written = _split_files(folder, lengths, labels, assignment.splits)
     _write_tokens(spool, lengths, assignment.splits, ids, written)
@@ -174,7 +185,7 @@ def _write(folder: pathlib.Path, spool: Spool, units, classes: Classes, config) 
 
 
 def _count(spool: Spool, lengths: np.ndarray, wanted: np.ndarray, size: int) -> np.ndarray:
-    """int64 [size]: how often each unit occurs in the wanted rows (bool [rows])."""
+    """Returns how often each unit occurs in the wanted rows (bool [rows]), int64 [size]."""
     counts = np.zeros(size, np.int64)
     for chunk, numbers in spool.chunks(lengths):
         counts += np.bincount(numbers[np.repeat(wanted[chunk], lengths[chunk])], minlength=size)
@@ -182,8 +193,9 @@ def _count(spool: Spool, lengths: np.ndarray, wanted: np.ndarray, size: int) -> 
 
 
 def _split_files(
-    folder: pathlib.Path, lengths, labels, assigned: np.ndarray
+    folder: pathlib.Path, lengths: np.ndarray, labels: np.ndarray, assigned: np.ndarray
 ) -> dict[int, store.SplitWriter]:
+    """Returns a writer for each split that has rows; `assigned`: `Assignment.splits`."""
     members = {split: assigned == split for split in range(len(store.SPLITS))}
     return {
         split: store.SplitWriter(folder / store.SPLITS[split], lengths[member], labels[member])
@@ -193,8 +205,13 @@ def _split_files(
 
 
 def _write_tokens(
-    spool: Spool, lengths, assigned, ids: np.ndarray, written: dict[int, store.SplitWriter]
+    spool: Spool,
+    lengths: np.ndarray,
+    assigned: np.ndarray,
+    ids: np.ndarray,
+    written: dict[int, store.SplitWriter],
 ) -> None:
+    """Writes the tokens of all rows; `ids`: the id of each unit."""
     for chunk, numbers in spool.chunks(lengths):
         split_of_token = np.repeat(assigned[chunk], lengths[chunk])
         for split, files in written.items():
@@ -202,7 +219,7 @@ def _write_tokens(
 
 
 def _report(description: dict) -> None:
-    """Says what was found, in the log."""
+    """Logs what the dataset holds."""
     counts = description["counts"]
     for name, split in description["splits"].items():
         log.info(
@@ -215,7 +232,9 @@ def _report(description: dict) -> None:
         )
         if split["empty_texts"]:
             log.warning(
-                "%s: %d examples without a token, of the start id alone", name, split["empty_texts"]
+                "%s: %d examples without a token; they hold the start id only",
+                name,
+                split["empty_texts"],
             )
         if missing := [label for label, count in split["labels"].items() if not count]:
             log.warning("%s: no example of %s", name, ", ".join(missing))
@@ -227,7 +246,7 @@ def _report(description: dict) -> None:
             counts["texts_with_several_labels"],
         )
     for pair, texts in counts["overlaps"].items():
-        log.warning("%d texts occur in both of %s; given splits are left whole", texts, pair)
+        log.warning("%d texts occur in both of %s; given splits stay whole", texts, pair)
     if counts["replaced"]:
         log.warning("%d ill-formed byte sequences replaced by U+FFFD", counts["replaced"])
     log.info("vocabulary: %d ids", description["vocabulary_size"])

@@ -1,12 +1,12 @@
 """Folders of text files, with the class as the name of a file or of a folder.
 
-    FOLDER/Arabic.txt FOLDER/Czech.txt ...     a file is a class, each line an example (.txt,
-        .txt.gz, .txt.xz)
+    FOLDER/Arabic.txt FOLDER/Czech.txt ...     a file is a class, each line an example; the names
+                                               end in .txt, .txt.gz or .txt.xz
     FOLDER/neg/0_3.txt FOLDER/pos/0_9.txt ...  a folder is a class, each file an example
     FOLDER/train/... FOLDER/test/...           given splits, each of them in one of the forms above
 
-Files beside class folders are ignored, and so are hidden ones and the folder `unsup`: this is
-aclImdb as extracted.
+Hidden files, files beside class folders and the folder `unsup` are ignored, so that aclImdb can be
+read as extracted.
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from trainer import config as configuration
 from trainer.exit_codes import DataError, UsageError
 from trainer.prepare import raw_files
-from trainer.prepare.rows import Row, Rows, batches
+from trainer.prepare.rows import Row, Rows, Source, batches
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _SUFFIXES = (".txt", ".txt.gz", ".txt.xz")
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Files of one class in one split. `whole`: each file is an example, else each line."""
+    """Files of one class in one split; each file is an example if `whole`, else each line."""
 
     split: str
     label: str
@@ -40,12 +41,13 @@ class Part:
 
 
 def find(folder: str, split: str, flag: str) -> list[Part]:
-    """The parts of `folder`, in order of their names; `split` is theirs unless sub-folders are
-    named like splits.
+    """Returns the parts of `folder`, sorted by name.
+
+    They belong to `split`, unless the sub-folders are named like splits.
 
     Raises:
-      UsageError: no such folder.
-      DataError: no class in it.
+      UsageError: there is no such folder; `flag` is the flag that named it.
+      DataError: the folder holds no class.
     """
     if not os.path.isdir(folder):
         raise UsageError(
@@ -71,12 +73,11 @@ def find(folder: str, split: str, flag: str) -> list[Part]:
 
 
 def _listed(folder: str) -> tuple[list[str], list[str]]:
-    """Names of folders and files in `folder`, sorted, without hidden ones."""
+    """Returns the sorted names of folders and of files in `folder`, without hidden ones."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     entries = [entry for entry in entries if not entry.name.startswith(".")]
-    return [entry.name for entry in entries if entry.is_dir()], [
-        entry.name for entry in entries if entry.is_file()
-    ]
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    return folders, [entry.name for entry in entries if entry.is_file()]
 
 
 def _class_folders(folder: str, names: Sequence[str], split: str) -> list[Part]:
@@ -96,48 +97,47 @@ def _class_folders(folder: str, names: Sequence[str], split: str) -> list[Part]:
 def _class_files(folder: str, files: Sequence[str], split: str) -> list[Part]:
     parts = []
     for name in files:
-        label = next(
-            (name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), None
-        )
-        if label is None:
-            log.info(
-                "%s: ignored, its name does not end in %s",
-                os.path.join(folder, name),
-                " or ".join(_SUFFIXES),
-            )
+        path = os.path.join(folder, name)
+        suffix = next(filter(name.endswith, _SUFFIXES), None)
+        if suffix is None:
+            log.info("%s: ignored, its name does not end in %s", path, " or ".join(_SUFFIXES))
         else:
-            parts.append(Part(split, label, [os.path.join(folder, name)], whole=False))
+            parts.append(Part(split, name.removesuffix(suffix), [path], whole=False))
     return parts
 
 
-def read(
-    parts: Sequence[Part], opened: Callable[[str], raw_files.Stream], max_line_bytes: int
-) -> Iterator[Rows]:
-    """Rows of all parts."""
+def source_of(parts: Sequence[Part], config: configuration.Prepare) -> Source:
+    """Returns the source that reads `parts` in order."""
+    paths = {}
     for part in parts:
-        yield from batches(_rows(part, opened, max_line_bytes), part.split)
+        paths.setdefault(part.split, []).extend(part.paths)
+
+    def read(advance: Callable[[int], None]) -> Iterator[Rows]:
+        for part in parts:
+            yield from batches(_rows(part, config, advance), part.split)
+
+    return Source(paths, read)
 
 
 def _rows(
-    part: Part, opened: Callable[[str], raw_files.Stream], max_line_bytes: int
+    part: Part, config: configuration.Prepare, advance: Callable[[int], None]
 ) -> Iterator[Row]:
     for path in part.paths:
-        with opened(path) as stream:
+        with raw_files.Stream(path, config.max_expansion, advance) as stream:
             if part.whole:
-                yield (path, 1), _whole_text(stream, max_line_bytes), part.label, None
+                yield (path, 1), _whole_text(stream, config.max_line_bytes), part.label, None
             else:
-                for number, line in raw_files.lines(stream, max_line_bytes):
+                for number, line in raw_files.lines(stream, config.max_line_bytes):
                     if line:
                         yield (path, number), line, part.label, None
 
 
 def _whole_text(stream: raw_files.Stream, max_bytes: int) -> bytes:
-    """All of a file as one text, without BOM and last line end, CRLF as LF."""
+    """Returns a whole file as one text, without BOM and last line end, CRLF as LF."""
     text = stream.read(max_bytes + 1)
     if len(text) > max_bytes:
         raise DataError(
             f"{stream.path}:1: the text is longer than {max_bytes} bytes (--max_line_bytes). Each "
-            "file in "
-            "a class folder is one example; raise --max_line_bytes, or split the file."
+            "file in a class folder is one example: raise --max_line_bytes, or split the file."
         )
     return text.removeprefix(raw_files.BOM).replace(b"\r\n", b"\n").removesuffix(b"\n")

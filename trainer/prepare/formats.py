@@ -1,18 +1,19 @@
-"""Files in each format to rows: csv, tsv, jsonl, TFRecord, and folders of text files.
+"""Readers of the file formats: csv, tsv, jsonl and TFRecord.
 
 Every reader takes an open stream and yields rows with the line (TFRecord: the record) that each
-begins on. All formats may be .gz or .xz, start with a BOM and end their lines with CRLF. Blank
-lines are no rows; an empty text is one.
+begins on. Files may be compressed (.gz, .xz), start with a BOM and end their lines with CRLF.
+Blank lines are skipped; an empty text is a row.
 
-    csv       a header line with column names; quotes as in RFC 4180, a quoted field may hold line
-        breaks
-    tsv       a header line with column names; quotes are ordinary characters, so a field holds no
-        tab or line break
-    jsonl     an object per line; the text a string, the label a string or an integer
-    tfrecord  tf.train.Example; the text one string, the label one string or int64
+    csv       a header line with column names; quotes as in RFC 4180: a quoted field may hold line
+              breaks
+    tsv       a header line with column names; quotes are ordinary characters, so no field holds a
+              tab or line break
+    jsonl     an object per line; the text is a string, the label a string or an integer
+    tfrecord  tf.train.Example; the text is one string, the label one string or int64
 """
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 
@@ -21,16 +22,16 @@ from google.protobuf import message as protobuf
 
 from trainer.exit_codes import DataError
 from trainer.prepare import raw_files, tfrecord
-from trainer.prepare.rows import Row, at
+from trainer.prepare.rows import Place, Row, at
 
 
+@dataclasses.dataclass(frozen=True)
 class Columns:
-    """The columns (or features, or keys) that a row is made of: text, label and, where asked for,
-    split.
-    """
+    """Names of the columns (features, keys) that make a row; `split` is "" if there is none."""
 
-    def __init__(self, text: str, label: str, split: str = ""):
-        self.text, self.label, self.split = text, label, split
+    text: str
+    label: str
+    split: str = ""
 
     @property
     def names(self) -> list[tuple[str, str]]:
@@ -42,43 +43,44 @@ class Columns:
         ]
         return [(flag, column) for flag, column in named if column]
 
-    def positions(self, header: list[str], place: tuple[str, int]) -> list[int]:
-        """Where the columns stand in a header line.
+    def positions(self, header: list[str], place: Place) -> list[int]:
+        """Returns the position of each column in a header line.
 
         Raises:
-          DataError: one is missing or there twice.
+          DataError: a column is missing or occurs twice.
         """
         for flag, column in self.names:
             if header.count(column) != 1:
                 raise DataError(
                     f"{at(place)}: {header.count(column) or 'no'} columns {column!r}; the header "
-                    "line has "
-                    f"{', '.join(map(repr, header)) or 'nothing'}. Name the right one with "
-                    f"--{flag}."
+                    f"line has {', '.join(map(repr, header)) or 'nothing'}. Name the right one "
+                    f"with --{flag}."
                 )
         return [header.index(column) for _, column in self.names]
 
 
 def read_csv(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) -> Iterator[Row]:
-    """Rows of a CSV file. Malformed quoting is an error, since one stray quote would swallow many
-    rows.
+    """Returns the rows of a CSV file.
+
+    Malformed quoting is an error, since one stray quote would swallow many rows.
     """
-    yield from _table(stream, columns, _csv_records(stream, max_line_bytes))
+    return _table(stream, columns, _csv_records(stream, max_line_bytes))
 
 
 def _csv_records(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[tuple[int, list[str]]]:
-    """(first line, fields) of each record."""
+    """Returns (first line, fields) of each record."""
     csv.field_size_limit(max_line_bytes)
-    reader = csv.reader(_decoded_lines(stream, max_line_bytes), strict=True)
+    lines = (_decoded(line) + "\n" for _, line in raw_files.lines(stream, max_line_bytes))
+    reader = csv.reader(lines, strict=True)
     while True:
         number = reader.line_num + 1
         try:
             fields = next(reader, None)
         except csv.Error as problem:
             raise DataError(
-                f"{stream.path}:{number}: the record that begins here is no CSV ({problem}). Close "
-                "or "
-                "double its quotes; if quotes mean nothing in this file, use --source=tsv."
+                f"{stream.path}:{number}: the record that begins here is not valid CSV "
+                f"({problem}). Close or double its quotes; if quotes mean nothing in this file, "
+                "use --source=tsv."
             ) from None
         if fields is None:
             return
@@ -86,35 +88,31 @@ def _csv_records(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[tupl
             yield number, fields
 
 
-def _decoded_lines(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[str]:
-    for _, line in raw_files.lines(stream, max_line_bytes):
-        yield _decoded(line) + "\n"
-
-
 def _decoded(content: bytes) -> str:
-    # What is not UTF-8 passes through as lone surrogates, so that only a text or label in use is
-    # judged by it.
+    # Bad UTF-8 passes through as lone surrogates, so that only texts and labels that are used are
+    # checked for it.
     return content.decode("utf-8", "surrogateescape")
 
 
 def read_tsv(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) -> Iterator[Row]:
-    """Rows of a TSV file."""
+    """Returns the rows of a TSV file."""
     lines = raw_files.lines(stream, max_line_bytes)
-    yield from _table(
-        stream, columns, ((number, _decoded(line).split("\t")) for number, line in lines if line)
-    )
+    records = ((number, _decoded(line).split("\t")) for number, line in lines if line)
+    return _table(stream, columns, records)
 
 
-def _table(stream, columns: Columns, records: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
-    """Rows of records that follow a header record."""
+def _table(
+    stream: raw_files.Stream, columns: Columns, records: Iterator[tuple[int, list[str]]]
+) -> Iterator[Row]:
+    """Returns the rows of records that follow a header record."""
     number, header = next(records, (1, []))
     text, label, *split = columns.positions(header, (stream.path, number))
     for number, fields in records:
         if len(fields) != len(header):
             raise DataError(
                 f"{stream.path}:{number}: {len(fields)} fields, but the header line has "
-                f"{len(header)}. "
-                "Repair the row: a separator within a text must be quoted (csv) or removed (tsv)."
+                f"{len(header)}. Repair the row: a separator within a text must be quoted (csv) "
+                "or removed (tsv)."
             )
         yield (
             (stream.path, number),
@@ -125,7 +123,7 @@ def _table(stream, columns: Columns, records: Iterator[tuple[int, list[str]]]) -
 
 
 def read_jsonl(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) -> Iterator[Row]:
-    """Rows of a file with one JSON object per line."""
+    """Returns the rows of a file with one JSON object per line."""
     for number, line in raw_files.lines(stream, max_line_bytes):
         if not line.strip():
             continue
@@ -134,7 +132,7 @@ def read_jsonl(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) 
             row = json.loads(_decoded(line))
         except (ValueError, RecursionError) as problem:
             raise DataError(
-                f"{at(place)}: no JSON ({problem}). Each line must be one object."
+                f"{at(place)}: not valid JSON ({problem}). Each line must be one object."
             ) from None
         if not isinstance(row, dict):
             raise DataError(
@@ -143,19 +141,16 @@ def read_jsonl(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) 
         yield _row(place, row, columns)
 
 
-def _row(place: tuple[str, int], row: dict, columns: Columns) -> Row:
-    """A row from {column: value}."""
+def _row(place: Place, row: dict, columns: Columns) -> Row:
+    """Returns the row that {column: value} describes."""
     for flag, column in columns.names:
         if column not in row:
             raise DataError(
                 f"{at(place)}: no {column!r}; there are {', '.join(map(repr, row)) or 'none'}. "
                 f"Name the right one with --{flag}."
             )
-    text, label, split = (
-        row[columns.text],
-        row[columns.label],
-        row[columns.split] if columns.split else None,
-    )
+    text, label = row[columns.text], row[columns.label]
+    split = row[columns.split] if columns.split else None
     text = _utf8(text) if isinstance(text, str) else text
     label, split = (
         _decoded(value) if isinstance(value, bytes) else value for value in (label, split)
@@ -176,9 +171,7 @@ def _row(place: tuple[str, int], row: dict, columns: Columns) -> Row:
 
 
 def _utf8(text: str) -> bytes:
-    """Bytes of a JSON string; an escaped lone surrogate becomes bytes that are not UTF-8, to be
-    judged as such.
-    """
+    # An escaped lone surrogate becomes bytes that are not valid UTF-8 and is reported as such.
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -186,17 +179,17 @@ def _utf8(text: str) -> bytes:
 
 
 def read_tfrecord(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) -> Iterator[Row]:
-    """Rows of a file of serialized tf.train.Example."""
+    """Returns the rows of a file of serialized tf.train.Example."""
+    wanted = {column for _, column in columns.names}
     for number, record in tfrecord.records(stream, max_line_bytes):
         place = (stream.path, number)
         try:
             features = tf.train.Example.FromString(record).features.feature
         except protobuf.DecodeError:
             raise DataError(
-                f"{at(place)}: record {number} is no tf.train.Example. Write it with "
+                f"{at(place)}: record {number} is not a tf.train.Example. Write it with "
                 "Example.SerializeToString."
             ) from None
-        wanted = {column for _, column in columns.names}
         row = {
             name: _value(feature, name, place) if name in wanted else None
             for name, feature in features.items()
@@ -204,8 +197,7 @@ def read_tfrecord(stream: raw_files.Stream, columns: Columns, max_line_bytes: in
         yield _row(place, row, columns)
 
 
-def _value(feature, name: str, place: tuple[str, int]) -> bytes | str | int | float:
-    """The one value of a feature."""
+def _value(feature: tf.train.Feature, name: str, place: Place) -> bytes | int | float:
     kind = feature.WhichOneof("kind")
     values = getattr(feature, kind).value if kind else ()
     if len(values) != 1:
@@ -215,7 +207,7 @@ def _value(feature, name: str, place: tuple[str, int]) -> bytes | str | int | fl
     return values[0]
 
 
-READERS: dict[str, Callable[..., Iterator[Row]]] = {
+READERS: dict[str, Callable[[raw_files.Stream, Columns, int], Iterator[Row]]] = {
     "csv": read_csv,
     "tsv": read_tsv,
     "jsonl": read_jsonl,

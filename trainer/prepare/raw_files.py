@@ -1,10 +1,9 @@
-"""Bytes and lines of raw files, plain, .gz or .xz: front to back, in bounded memory, damage named
-by file and line.
+"""Bytes and lines of raw files, plain, .gz or .xz, read front to back in bounded memory.
 
-A compressed file must end with its end marker and may expand only so far. Where `FILE.sha256` lies
-beside FILE (as `sha256sum FILE > FILE.sha256` writes it), FILE must have that hash: the one way to
-notice a file that was cut exactly between two lines or two records, which looks like a shorter
-file.
+Damage is an error that names the file and the line. A compressed file must end with its end marker
+and may expand only so far. If `FILE.sha256` lies beside FILE (as `sha256sum FILE > FILE.sha256`
+writes it), FILE must have that hash. Nothing else can reveal a file that was cut exactly between
+two lines or two records, since it looks like a shorter file.
 """
 
 import glob
@@ -19,15 +18,16 @@ from trainer.exit_codes import DataError, UsageError
 
 _BLOCK = 1 << 20
 BOM = b"\xef\xbb\xbf"
-FREE_EXPANSION = 64 << 20  # A small file of one repeated line is no bomb, whatever its ratio.
+# A small file of one repeated line is not a bomb, however well it compresses.
+FREE_EXPANSION = 64 << 20
 _DECOMPRESSED = {".gz": lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"), ".xz": lzma.LZMAFile}
 
 
 def expand(patterns: str, flag: str) -> list[str]:
-    """Files that comma-separated globs name, sorted within each glob, each once.
+    """Returns the files that comma-separated globs name, sorted within each glob, each once.
 
     Raises:
-      UsageError: a glob matches no file.
+      UsageError: a glob matches no file; `flag` is the flag that holds the globs.
     """
     found = []
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
@@ -45,10 +45,9 @@ def expand(patterns: str, flag: str) -> list[str]:
 
 
 class Stream:
-    """The decompressed bytes of one file; every damage is a DataError that names the file and how
-    far it was read.
+    """The decompressed bytes of one file; any damage raises a DataError with file and line.
 
-    Whoever counts lines or records sets `number` to the one being read.
+    The reader of lines or records keeps `number` at the one that it reads.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Stream:
         Args:
           path: a file; .gz and .xz are decompressed.
           max_expansion: most bytes that one compressed byte may become, beyond the first 64 MiB.
-          advance: told how many more bytes of the file itself were read.
+          advance: called with the size of each piece that is read of the file itself.
         """
         self.path = path
         self.number = 1
@@ -74,12 +73,13 @@ class Stream:
         self._bytes = decompressed(self._raw) if decompressed else self._raw
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes; fewer only at the end of the file."""
+        """Returns the next `size` bytes; fewer only at the end of the file."""
         return self._checked(self._bytes.read, size, least=size)
 
     def piece(self) -> bytes:
-        """The next bytes, as many as come at once: what a damaged file still holds is read. b"" at
-        its end.
+        """Returns the next bytes, as many as come at once; b"" at the end of the file.
+
+        A damaged file is so read up to its damage.
         """
         return self._checked(self._bytes.read1, _BLOCK, least=1)
 
@@ -99,14 +99,13 @@ class Stream:
         if self._bytes is not self._raw and self._size > allowed:
             raise DataError(
                 f"{self.path}:{self.number}: {self._raw.read_so_far} compressed bytes became more "
-                f"than {allowed}: a "
-                f"decompression bomb? Raise --max_expansion={self._max_expansion} if you trust the "
-                "file."
+                f"than {allowed}: this may be a decompression bomb. Raise "
+                f"--max_expansion={self._max_expansion} if you trust the file."
             )
         return content
 
     def _check_end(self) -> None:
-        """Raises if the file is not whole."""
+        """Raises an error if the file is not whole."""
         self._raw.check_hash()
         if self._bytes is not self._raw and not self._raw.read_so_far:
             raise EOFError
@@ -114,18 +113,16 @@ class Stream:
     def _damaged(self, why: str) -> DataError:
         return DataError(f"{self.path}:{self.number}: {why}. Copy or compress it again.")
 
-    def __enter__(self):
+    def __enter__(self) -> "Stream":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         self._bytes.close()
         self._raw.close()
 
 
 class _Raw:
-    """A file read front to back: counts its bytes and, where a .sha256 file lies beside it,
-    compares its hash.
-    """
+    """A file read front to back: counts its bytes and compares its hash with FILE.sha256."""
 
     def __init__(self, path: str, advance: Callable[[int], None]):
         self._path = path
@@ -149,16 +146,14 @@ class _Raw:
         return content
 
     def check_hash(self) -> None:
-        """Raises DataError unless the whole file has the hash beside it."""
+        """Reads the rest of the file; raises DataError if the whole has another hash."""
         while self.read(_BLOCK):
             pass
         if self._expected and self._digest.hexdigest() != self._expected:
             raise DataError(
                 f"{self._path}: its sha256 is {self._digest.hexdigest()}, but {self._path}.sha256 "
-                "says "
-                f"{self._expected}. The file was cut or changed: copy it again, or remove the "
-                ".sha256 file "
-                "if it is out of date."
+                f"holds {self._expected}. The file was cut or changed: copy it again, or remove "
+                "the .sha256 file if it is out of date."
             )
 
     def close(self) -> None:
@@ -174,14 +169,13 @@ def _expected_hash(path: str) -> str | None:
     if not words or len(words[0]) != 64:
         raise DataError(
             f"{path}.sha256: does not begin with a sha256 of 64 digits. Write it with sha256sum, "
-            "or remove "
-            "it."
+            "or remove it."
         )
     return words[0].lower()
 
 
 def lines(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """(number, line) without BOM and line ends; the first line is number 1.
+    """Returns (number, line) without BOM and line ends; the first line is number 1.
 
     Raises:
       DataError: a line is longer than `max_line_bytes`.
@@ -191,28 +185,31 @@ def lines(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _line_blocks(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, list[bytes]]]:
-    """`lines`, many at a time: (number of the first one, lines)."""
+    """Returns `lines`, many at a time: (number of the first one, lines)."""
     number, rest = 1, stream.read(len(BOM))
     rest = b"" if rest == BOM else rest
     while piece := stream.piece():
         *lines, rest = (rest + piece).split(b"\n")
         if lines:
-            yield number, _checked(stream.path, number, lines, max_line_bytes)
+            yield number, _without_cr(stream.path, number, lines, max_line_bytes)
             number += len(lines)
             stream.number = number
-        _checked(stream.path, number, [rest], max_line_bytes)
+        _check_lengths(stream.path, number, [rest], max_line_bytes)
     if rest:
-        yield number, _checked(stream.path, number, rest.split(b"\n"), max_line_bytes)
+        yield number, _without_cr(stream.path, number, rest.split(b"\n"), max_line_bytes)
 
 
-def _checked(path: str, number: int, lines: list[bytes], max_line_bytes: int) -> list[bytes]:
-    """`lines` without the CR of a CRLF."""
-    longest = max(map(len, lines))
-    if longest > max_line_bytes:
+def _without_cr(path: str, number: int, lines: list[bytes], max_line_bytes: int) -> list[bytes]:
+    """Checks the lengths of `lines` and takes off the CR of each CRLF."""
+    _check_lengths(path, number, lines, max_line_bytes)
+    return [line[:-1] if line.endswith(b"\r") else line for line in lines]
+
+
+def _check_lengths(path: str, number: int, lines: list[bytes], max_line_bytes: int) -> None:
+    """Raises DataError if a line is too long; `number` is that of the first line."""
+    if max(map(len, lines)) > max_line_bytes:
         number += next(i for i, line in enumerate(lines) if len(line) > max_line_bytes)
         raise DataError(
             f"{path}:{number}: the line is longer than {max_line_bytes} bytes (--max_line_bytes), "
-            "as in a "
-            "damaged file. Remove the line, or raise --max_line_bytes."
+            "as in a damaged file. Remove the line, or raise --max_line_bytes."
         )
-    return [line[:-1] if line.endswith(b"\r") else line for line in lines]

@@ -1,6 +1,4 @@
-"""How far the reading of a source is, for a person who waits, and how to keep the other cores busy
-meanwhile.
-"""
+"""Progress and parallelism while a source is read."""
 
 import collections
 import concurrent.futures
@@ -21,8 +19,11 @@ _AHEAD = 4
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-class Progress:
-    """A bar on a terminal, one plain line every few seconds elsewhere; both on stderr."""
+class ReadingProgress:
+    """Shows how much of a source is read: a bar on a terminal, else a log line every few seconds.
+
+    Both go to stderr.
+    """
 
     def __init__(self, total: int):
         """`total`: bytes to read."""
@@ -31,11 +32,11 @@ class Progress:
         self._bar = _bar(total) if sys.stderr.isatty() else None
 
     def advance(self, count: int) -> None:
-        """`count` more bytes were read."""
+        """Counts `count` more bytes as read."""
         self._read += count
 
     def add_rows(self, count: int) -> None:
-        """`count` more rows are done."""
+        """Counts `count` more rows as done and shows it."""
         self._rows += count
         now = time.monotonic()
         if self._bar:
@@ -50,12 +51,12 @@ class Progress:
                 self._read / 1e6 / (now - self._began),
             )
 
-    def __enter__(self):
+    def __enter__(self) -> "ReadingProgress":
         if self._bar:
             self._bar.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -77,7 +78,7 @@ def _bar(total: int) -> rich.progress.Progress:
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """`map(function, items)`, in order, a few calls ahead of the caller in other threads."""
+    """Returns `map(function, items)`, in order, computed a few items ahead in other threads."""
     pending = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for item in items:

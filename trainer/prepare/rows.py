@@ -1,9 +1,8 @@
-"""Rows as they come from a source, a batch at a time, each with the place to name when something is
-wrong with it.
-"""
+"""Rows as a source gives them: in batches, each row with the place to name in an error."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -13,20 +12,26 @@ BATCH_BYTES = 1 << 20
 BATCH_ROWS = 8192
 _REPLACEMENT = "\ufffd".encode()
 
+# Where a row begins: (file, line), or (file, record) for TFRecord.
+Place = tuple[str, int]
+# One row as a format reads it: place, text, label, value of the split column (None without one).
+Row = tuple[Place, bytes, str | int, str | None]
+
 
 @dataclasses.dataclass
 class Rows:
-    """A batch of rows of one given split.
+    """A batch of rows.
 
     Attributes:
-      split: "train", "validation" or "test"; None where the column `splits` says it. places: where
-        each row begins: (file, line), or (file, record) for TFRecord. texts: bytes, as read; int32
-        ids (rank + 3 as Keras numbers words) from a source that has no text. labels: str, or int
-        where the format has numbers. splits: the value of the split column for each row, or None.
+      split: "train", "validation" or "test"; None if the column `splits` names it for each row.
+      places: where each row begins.
+      texts: bytes, as read; int32 ids (rank + 3, as Keras numbers words) if the source has no text.
+      labels: str, or int if the format has numbers.
+      splits: the value of the split column for each row, or None.
     """
 
     split: str | None
-    places: Sequence[tuple[str, int]]
+    places: Sequence[Place]
     texts: Sequence[bytes] | Sequence[np.ndarray]
     labels: Sequence[str | int]
     splits: Sequence[str] | None = None
@@ -35,12 +40,32 @@ class Rows:
         return len(self.texts)
 
 
-# One row as a format reads it: place, text, label, value of the split column (None without one).
-Row = tuple[tuple[str, int], bytes, str | int, str | None]
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the rows of a dataset come from, and what is known before they are read.
+
+    Attributes:
+      paths: {split: the files that its rows come from}.
+      read: returns the rows. It takes a function and calls it with the number of bytes of each
+        piece that it reads.
+      entries: what the ids from 4 on stand for if the rows are ids; None if the rows are texts.
+      has_words: whether `entries` are words.
+    """
+
+    paths: dict[str, list[str]]
+    read: Callable[[Callable[[int], None]], Iterator[Rows]]
+    entries: Sequence[str] | None = None
+    has_words: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files; a file that several splits share counts once."""
+        files = {path for paths in self.paths.values() for path in paths}
+        return sum(map(os.path.getsize, files))
 
 
 def batches(rows: Iterable[Row], split: str | None) -> Iterator[Rows]:
-    """Joins rows into batches of about BATCH_BYTES of text, at most BATCH_ROWS rows."""
+    """Returns `rows` in batches of about BATCH_BYTES of text and at most BATCH_ROWS rows."""
     pending, size = [], 0
     for row in rows:
         pending.append(row)
@@ -57,29 +82,27 @@ def _joined(rows: Sequence[Row], split: str | None) -> Rows:
     return Rows(split, places, texts, labels, splits if split is None else None)
 
 
-def at(place: tuple[str, int]) -> str:
-    """'reviews.csv:17'"""
+def at(place: Place) -> str:
+    """Returns a place as error messages name it, for example 'reviews.csv:17'."""
     return f"{place[0]}:{place[1]}"
 
 
 def clean(rows: Rows, encoding_errors: str) -> int:
-    """Makes the texts of `rows` valid UTF-8 without NUL.
+    """Makes the texts of `rows` valid UTF-8 without NUL; returns how many sequences it replaced.
 
     Args:
       encoding_errors: "strict" or "replace" (each ill-formed sequence becomes U+FFFD).
 
-    Returns:
-      How many sequences were replaced.
-
     Raises:
-      DataError: a NUL; bad UTF-8 under "strict".
+      DataError: a text holds a NUL, or bad UTF-8 under "strict".
     """
     joined = b"\n".join(rows.texts)
     if b"\0" in joined:
         row = next(i for i, text in enumerate(rows.texts) if b"\0" in text)
         raise DataError(
-            f"{at(rows.places[row])}: the text holds a NUL byte, which no UTF-8 text file has. "
-            "The file is damaged, binary or UTF-16; convert it (iconv -t UTF-8) or remove the row."
+            f"{at(rows.places[row])}: the text holds a NUL byte, which UTF-8 text files never "
+            "have. The file is damaged, binary or UTF-16: convert it (iconv -t UTF-8) or remove "
+            "the row."
         )
     try:
         joined.decode("utf-8")
@@ -97,9 +120,8 @@ def _mended(rows: Rows, encoding_errors: str) -> tuple[list[bytes], int]:
         except UnicodeDecodeError as problem:
             if encoding_errors == "strict":
                 raise DataError(
-                    f"{at(place)}: byte 0x{text[problem.start]:02x}, number {problem.start} of the "
-                    "text, "
-                    "is not UTF-8. Convert the file (iconv -t UTF-8), or say "
+                    f"{at(place)}: the text is not valid UTF-8 (byte 0x{text[problem.start]:02x} "
+                    f"at offset {problem.start}). Convert the file (iconv -t UTF-8), or use "
                     "--encoding_errors=replace."
                 ) from None
             mended = text.decode("utf-8", "replace").encode()

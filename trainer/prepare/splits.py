@@ -1,9 +1,8 @@
-"""Which split a row belongs to: a pure function of its text and the seed, so that splits of our own
-never overlap.
+"""Assigns each row to a split, by its text and the seed alone.
 
-Each text has a keyed 128-bit hash. Equal texts have equal hashes, so duplicates and overlaps are
-found by sorting them, and the first 64 bits, read as a fraction, say where a row goes: when the
-data grows, every row stays in its split.
+Each text has a keyed 128-bit hash. Equal texts have equal hashes, so splits of our own never
+overlap, and sorting the hashes finds duplicates and overlaps. The first 64 bits, read as a
+fraction, choose the split, so every row stays in its split when the data grows.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ DROPPED = -1
 
 
 def keys(contents: Iterable[bytes], seed: int) -> np.ndarray:
-    """uint64 [rows, 2]: the hash of each text (or of the bytes of its ids) under the seed."""
+    """Returns the hash of each text (or of the bytes of its ids), uint64 [rows, 2]."""
     key = seed.to_bytes(16, "little")
     digests = b"".join(
         hashlib.blake2b(content, digest_size=16, key=key).digest() for content in contents
@@ -34,10 +33,10 @@ class Assignment:
     """The split of every row.
 
     Attributes:
-      splits: int8 [rows], index into SPLITS, or DROPPED for a duplicate. duplicates: rows dropped
-        since an earlier row has the same text and label. ambiguous: texts that are left with more
-        than one label; all rows of such a text are in one split. overlaps: {"train+test": texts
-        that occur in both, ...}, for splits that were given.
+      splits: int8 [rows], index into SPLITS, or DROPPED for a duplicate.
+      duplicates: rows dropped since an earlier row has the same text and label.
+      ambiguous: texts that keep more than one label; all rows of such a text are in one split.
+      overlaps: {"train+test": texts that occur in both, ...}, for splits that were given.
     """
 
     splits: np.ndarray
@@ -49,18 +48,20 @@ class Assignment:
 def assign(
     keys: np.ndarray, given: np.ndarray, labels: np.ndarray, validation: float, test: float
 ) -> Assignment:
-    """Carves splits of our own out of the training rows and counts what occurs more than once.
+    """Carves splits of our own out of the training rows; counts duplicates and overlaps.
 
     A text with two labels is kept once with each: the surnames that are English and Scottish must
     not all end in the class that is read first.
 
     Args:
-      keys: uint64 [rows, 2]. given: int8 [rows], the split that the source says; with a fraction
-        above 0, TRAIN rows are divided. labels: int32 [rows]. validation, test: fractions of the
-        training rows to set aside.
+      keys: uint64 [rows, 2].
+      given: int8 [rows], the split that the source names; with a fraction above 0, TRAIN rows are
+        divided.
+      labels: int32 [rows].
+      validation, test: fractions of the training rows to set aside.
 
     Raises:
-      UsageError: a fraction above 0 leaves its split, or what remains to train on, empty.
+      UsageError: a fraction above 0 leaves its split or the training split empty.
     """
     # lexsort is stable: rows with equal text and label stand in input order.
     order = np.lexsort((labels, keys[:, 1], keys[:, 0]))
@@ -78,8 +79,9 @@ def assign(
 
 
 def _differs(order: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-    """bool [len(order)]: whether a row, in `order`, differs from the row before in any column; true
-    for the first.
+    """Returns whether each row of `order` differs from the row before it, bool [len(order)].
+
+    A row differs if any of the columns does; the first row always does.
     """
     differs = np.zeros(len(order), bool)
     differs[:1] = True
@@ -90,6 +92,7 @@ def _differs(order: np.ndarray, *columns: np.ndarray) -> np.ndarray:
 
 
 def _carved(hashes: np.ndarray, given: np.ndarray, validation: float, test: float) -> np.ndarray:
+    """Returns `given` with the training rows divided by their hashes, uint64 [rows]."""
     share = hashes / 2.0**64
     splits = given.copy()
     splits[(given == TRAIN) & (share < validation + test)] = VALIDATION
@@ -110,13 +113,12 @@ def _check_filled(splits: np.ndarray, validation: float, test: float) -> None:
     if not (splits == TRAIN).any():
         raise UsageError(
             f"--validation_fraction={validation} and --test_fraction={test}: leave nothing to "
-            "train on. "
-            "Lower them."
+            "train on. Lower them."
         )
 
 
 def _overlaps(keys: np.ndarray, order: np.ndarray, splits: np.ndarray) -> dict[str, int]:
-    """How many different texts occur in each pair of splits."""
+    """Returns how many different texts occur in each pair of splits."""
     order = order[splits[order] != DROPPED]
     starts = np.flatnonzero(_differs(order, keys[:, 0], keys[:, 1]))
     members = np.bitwise_or.reduceat(1 << splits[order].astype(np.uint8), starts)

@@ -1,9 +1,8 @@
-"""Rows on disk between the first pass over a source and the last: units, lengths, labels, splits,
-keys, in input order.
+"""Keeps the rows on disk between the first pass over a source and the last, in input order.
 
-The text is read once. What is known only after its end (the frequency of a word, the duplicates,
-the sorted labels) is applied in passes over these files, which are small and sequential. In memory
-a row takes less than 100 bytes.
+The text is read once. Word frequencies, duplicates and sorted labels are known only at its end;
+later passes apply them to these files, which are small and sequential. In memory a row takes less
+than 100 bytes.
 """
 
 import pathlib
@@ -17,9 +16,10 @@ _CHUNK = 1 << 20
 
 
 class Spool:
-    """Appends batches of rows to files in a folder of its own, then gives them back in chunks."""
+    """Appends batches of rows to files, then returns them in chunks."""
 
     def __init__(self, folder: pathlib.Path):
+        """`folder`: made here for the files, and removed at the end."""
         folder.mkdir()
         self._folder = folder
         self._files = {name: open(folder / name, "w+b") for name in ("units", *_ROW_ARRAYS)}
@@ -38,16 +38,16 @@ class Spool:
         self.rows += len(row_arrays["lengths"])
 
     def read(self, name: str) -> np.ndarray:
-        """A whole array: lengths int32, labels int32, splits int8 [rows]; keys uint64 [rows, 2]."""
+        """Returns a whole array: lengths, labels, splits [rows], or keys [rows, 2]."""
         self._files[name].flush()
         values = np.fromfile(self._folder / name, _ROW_ARRAYS[name])
         return values.reshape(-1, 2) if name == "keys" else values
 
     def chunks(self, lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """(rows, their units end to end), about a million units at a time.
+        """Returns (rows, their units end to end), about a million units at a time.
 
         Args:
-          lengths: int32 [rows], as `read("lengths")` gives them.
+          lengths: int32 [rows], as `read("lengths")` returns them.
         """
         self._files["units"].flush()
         self._files["units"].seek(0)
@@ -62,10 +62,10 @@ class Spool:
             )
             begin = end
 
-    def __enter__(self):
+    def __enter__(self) -> "Spool":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         for file in self._files.values():
             file.close()
         shutil.rmtree(self._folder)

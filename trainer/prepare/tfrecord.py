@@ -1,9 +1,9 @@
-"""Records of a TFRecord stream, each checked against both of its checksums.
+"""Reads the records of a TFRecord stream and checks both checksums of each.
 
 A record is: length (8 bytes, little-endian), masked CRC-32C of those 8 bytes, the data, masked
-CRC-32C of the data. The stock reader takes a file that ends inside a header for a shorter file;
+CRC-32C of the data. TensorFlow's reader takes a file that ends inside a header for a shorter file;
 here it is an error. A file cut exactly between two records is a valid shorter file: only a .sha256
-file beside it or the end marker of a compressed file can tell.
+file beside it or the end marker of a compressed file reveals the cut.
 """
 
 import itertools
@@ -19,15 +19,15 @@ _HEADER = 12
 _BATCH_BYTES = 1 << 20
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, bit-reversed (RFC 3720, appendix B.4).
 _CRC_BLOCK = 256
-# These bytes take a register of zero to all ones, where a CRC begins.
+# These bytes turn a register of zero into all ones, the start value of a CRC.
 _PREFIX = b"\x54\x64\x1f\x64"
 
 
 def records(stream: raw_files.Stream, max_record_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """(number, data) of each record; the first one is number 1.
+    """Returns (number, data) of each record; the first one is number 1.
 
     Raises:
-      DataError: the file ends inside a record or header, a checksum is wrong, a record is longer
+      DataError: the file ends inside a record or header, a checksum is wrong, or a record is longer
         than allowed.
     """
     pending, size = [], 0
@@ -39,7 +39,7 @@ def records(stream: raw_files.Stream, max_record_bytes: int) -> Iterator[tuple[i
         try:
             body = _body(stream, number, header, max_record_bytes)
         except DataError:
-            # A wrong length in an earlier header is the better explanation.
+            # A wrong length in an earlier header explains it better.
             _verified(stream.path, pending)
             raise
         pending.append((number, header, body))
@@ -51,12 +51,11 @@ def records(stream: raw_files.Stream, max_record_bytes: int) -> Iterator[tuple[i
 
 
 def _body(stream: raw_files.Stream, number: int, header: bytes, max_record_bytes: int) -> bytes:
-    """Data and checksum of the record that `header` begins."""
+    """Returns data and checksum of the record that `header` begins."""
     if len(header) < _HEADER:
         raise DataError(
             f"{stream.path}:{number}: the file ends inside the header of record {number} "
-            f"({len(header)} of "
-            f"{_HEADER} bytes): it is cut short. Copy or write it again."
+            f"({len(header)} of {_HEADER} bytes): it is cut short. Copy or write it again."
         )
     length = struct.unpack_from("<Q", header)[0]
     if length > max_record_bytes:
@@ -69,8 +68,7 @@ def _body(stream: raw_files.Stream, number: int, header: bytes, max_record_bytes
     if len(body) < length + 4:
         raise DataError(
             f"{stream.path}:{number}: the file ends inside record {number} ({len(body)} of "
-            f"{length + 4} "
-            "bytes): it is cut short. Copy or write it again."
+            f"{length + 4} bytes): it is cut short. Copy or write it again."
         )
     return body
 
@@ -78,7 +76,11 @@ def _body(stream: raw_files.Stream, number: int, header: bytes, max_record_bytes
 def _verified(
     path: str, pending: Sequence[tuple[int, bytes, bytes]]
 ) -> Sequence[tuple[int, bytes]]:
-    """(number, data) of `pending` (number, header, data and checksum) if all checksums hold."""
+    """Returns (number, data) of `pending` (number, header, data and checksum).
+
+    Raises:
+      DataError: a checksum is wrong; the first wrong record is named.
+    """
     if not pending:
         return []
     numbers, headers, bodies = zip(*pending)
@@ -88,25 +90,25 @@ def _verified(
         number = numbers[wrong[part]]
         raise DataError(
             f"{path}:{number}: the checksum of the {part} of record {number} is wrong: the file is "
-            "damaged or no TFRecord file. Copy or write it again."
+            "damaged or is not a TFRecord file. Copy or write it again."
         )
     return [(number, body[:-4]) for number, body in zip(numbers, bodies)]
 
 
 def _first_wrong(pieces: Sequence[bytes]) -> int:
-    """Index of the first piece that does not end with its own checksum; their number if all do."""
+    """Returns the index of the first piece with a wrong checksum at its end; else `len(pieces)`."""
     stored = np.frombuffer(b"".join(piece[-4:] for piece in pieces), "<u4")
     wrong = np.flatnonzero(_masked(crc32c([piece[:-4] for piece in pieces])) != stored)
     return int(wrong[0]) if wrong.size else len(pieces)
 
 
 def _masked(crc: np.ndarray) -> np.ndarray:
-    """The form in which TFRecord stores a CRC: rotated right by 15 bits, plus a constant."""
+    """Returns CRCs as TFRecord stores them: rotated right by 15 bits, plus a constant."""
     return ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + np.uint32(0xA282EAD8)
 
 
 def _byte_table() -> np.ndarray:
-    """uint32 [256]: the register after one byte, from a register of zero."""
+    """Returns the register after one byte, from a register of zero, uint32 [256]."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = (table >> np.uint32(1)) ^ np.where(table & 1, np.uint32(_POLYNOMIAL), np.uint32(0))
@@ -117,12 +119,12 @@ _TABLE = _byte_table()
 
 
 def _feed(register: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """The registers (uint32 [n]) after one more byte each (uint8 [n])."""
+    """Returns the registers (uint32 [n]) after one more byte each (uint8 [n])."""
     return _TABLE[(register ^ column) & np.uint32(255)] ^ (register >> np.uint32(8))
 
 
 def _shift_tables() -> np.ndarray:
-    """uint32 [4, 256]: what each byte of a register becomes after _CRC_BLOCK zero bytes."""
+    """Returns what each byte of a register becomes after _CRC_BLOCK zero bytes, uint32 [4, 256]."""
     registers = (
         np.arange(256, dtype=np.uint32)[None] << np.arange(0, 32, 8, dtype=np.uint32)[:, None]
     ).ravel()
@@ -135,12 +137,13 @@ _SHIFT = _shift_tables()
 
 
 def crc32c(messages: Sequence[bytes]) -> np.ndarray:
-    """CRC-32C of each message, uint32 [n] (RFC 3720).
+    """Returns the CRC-32C of each message, uint32 [n] (RFC 3720).
 
-    A CRC is linear and a register of zero stays zero over zero bytes. So each message is filled up
+    A CRC is linear and a register of zero stays zero over zero bytes. So each message is padded
     with zeros in front to whole blocks, all blocks of all messages run side by side, one byte
-    column at a time, and the blocks of a message are then joined: `register(a b) =
-    shift(register(a)) ^ register(b)`.
+    column at a time, and the blocks of a message are then joined:
+
+        register(a b) = shift(register(a)) ^ register(b)
     """
     blocks = [-(-(len(message) + len(_PREFIX)) // _CRC_BLOCK) for message in messages]
     ends = np.cumsum(blocks)
@@ -155,8 +158,10 @@ def crc32c(messages: Sequence[bytes]) -> np.ndarray:
 
 
 def _join(register: np.ndarray, blocks: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Registers of messages from those of their blocks: uint32 [all blocks] -> uint32
-    [messages].
+    """Returns the registers of messages from those of their blocks.
+
+    uint32 [all blocks] -> uint32 [messages]; message i has blocks[i] blocks, the last of which is
+    block ends[i] - 1.
     """
     joined = np.zeros(len(blocks), np.uint32)
     for back in range(blocks.max(), 0, -1):

@@ -1,12 +1,13 @@
-"""From units of text as they come to a vocabulary ranked by frequency.
+"""Numbers the units of a text while it is read, then ranks them by frequency.
 
-While a source is read, nobody knows which units will be frequent. Each gets a number at once (words
-in the order in which they are first seen, a character its code point, a byte its value); afterwards
-the units of the training split are counted and ranked, and an array maps numbers to ids. Unit 0
-stands for the start of an example.
+Which units are frequent is known only at the end of a source. So each unit gets a number at once
+(words in order of appearance, a character its code point, a byte its value). Afterwards the units
+of the training split are counted and ranked, and an array maps numbers to ids. Unit 0 stands for
+the start of an example.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,8 +18,9 @@ START_UNIT = 0
 
 
 class Words:
-    """Words by first appearance. Only words that are new take a step in Python; the rest is looked
-    up in the graph.
+    """Words, numbered in order of appearance.
+
+    A graph looks up the words that are known; only new ones take a step in Python.
     """
 
     def __init__(self):
@@ -29,7 +31,8 @@ class Words:
             self._looked_up, input_signature=[tf.TensorSpec([None], tf.string)]
         )
 
-    def _looked_up(self, texts):
+    def _looked_up(self, texts: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Returns units (-1 if unknown), lengths, the unknown words, and which of them is where."""
         words = text.split_words(texts)
         numbers = tf.ensure_shape(self._table.lookup(words.flat_values), [None])
         unknown, which = tf.unique(tf.boolean_mask(words.flat_values, numbers < 0))
@@ -37,11 +40,11 @@ class Words:
         return rows.flat_values, rows.row_lengths(), unknown, which
 
     def begin(self, texts: Sequence[bytes]) -> list[np.ndarray]:
-        """The part of the work that may run in any thread and any order."""
+        """Does the part of the work that may run in any thread and in any order."""
         return [tensor.numpy() for tensor in self._split(tf.constant(texts, tf.string))]
 
     def finish(self, begun: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Units int32 [total] and lengths [texts] of what `begin` returned."""
+        """Returns units int32 [total] and lengths [texts] from what `begin` returned."""
         units, lengths, unknown, which = begun
         known = len(self._names)
         for word in unknown.tolist():
@@ -61,23 +64,28 @@ class Words:
 
     @property
     def size(self) -> int:
-        """Units so far."""
+        """Number of units so far."""
         return len(self._names)
 
     def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
-        """See `_vocabulary`."""
-        ranked, ids = _vocabulary(counts, limit, lambda unit: self._names[unit])
+        """Returns the entries of the vocabulary by id from FIRST_ID on, and the id of every unit.
+
+        Args:
+          counts: int64 [size], how often each unit occurs in the training split.
+          limit: most entries.
+        """
+        ranked, ids = _ranked(counts, limit, self._names.__getitem__)
         return [self._names[unit].decode() for unit in ranked], ids
 
 
 class Characters:
-    """Code points; unit 0 is free, since no text holds a NUL."""
+    """Code points; unit 0 is free, since no text holds a NUL. Methods as in `Words`."""
 
     size = 0x110000
 
-    def __init__(self):
+    def __init__(self, split: Callable[[tf.Tensor], tf.RaggedTensor] = text.split_characters):
         self._split = tf.function(
-            lambda texts: text.with_start(text.split_characters(texts), START_UNIT),
+            lambda texts: text.with_start(split(texts), START_UNIT),
             input_signature=[tf.TensorSpec([None], tf.string)],
         )
 
@@ -89,20 +97,17 @@ class Characters:
         return begun
 
     def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
-        ranked, ids = _vocabulary(counts, limit, lambda unit: unit)
+        ranked, ids = _ranked(counts, limit, lambda unit: unit)
         return [chr(unit) for unit in ranked], ids
 
 
 class Bytes(Characters):
-    """Bytes; the vocabulary is always all of them in order."""
+    """Bytes; the vocabulary is always all of them in order. Methods as in `Words`."""
 
     size = 256
 
     def __init__(self):
-        self._split = tf.function(
-            lambda texts: text.with_start(text.split_bytes(texts), START_UNIT),
-            input_signature=[tf.TensorSpec([None], tf.string)],
-        )
+        super().__init__(text.split_bytes)
 
     def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
         ids = np.arange(text.FIRST_ID, text.FIRST_ID + 256, dtype=np.int32)
@@ -111,7 +116,7 @@ class Bytes(Characters):
 
 
 class Given:
-    """Ids that a source brings with their vocabulary."""
+    """Ids that a source brings with their vocabulary. Methods as in `Words`."""
 
     def __init__(self, entries: Sequence[str]):
         """`entries`: what the ids from FIRST_ID on stand for, all that occur."""
@@ -123,7 +128,7 @@ class Given:
         lengths = np.array([1 + len(row) for row in rows])
         return np.concatenate([part for row in rows for part in (start, row)]), lengths
 
-    def finish(self, begun):
+    def finish(self, begun: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return begun
 
     def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
@@ -133,17 +138,23 @@ class Given:
         return self._entries[:limit], ids
 
 
-def _vocabulary(counts: np.ndarray, limit: int, name: Callable) -> tuple[list[int], np.ndarray]:
-    """The most frequent units and the id of every unit.
+# `Bytes` are `Characters` too.
+Units = Words | Characters | Given
+
+
+def _ranked(
+    counts: np.ndarray, limit: int, name: Callable[[int], Any]
+) -> tuple[list[int], np.ndarray]:
+    """Returns the most frequent units and the id of every unit.
 
     Args:
       counts: int64 [units], how often each occurs in the training split.
       limit: most units in the vocabulary.
-      name: unit -> what breaks ties, smallest first.
+      name: unit -> its name; of equally frequent units the one with the smaller name comes first.
 
     Returns:
-      Units by (-count, name), those that never occur left out; ids int32 [units]: the first unit
-      has id FIRST_ID.
+      Units by (-count, name), without those that never occur; ids int32 [units]: the first of the
+      returned units has id FIRST_ID.
     """
     used = np.flatnonzero(counts)
     used = used[used != START_UNIT]
