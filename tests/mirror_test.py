@@ -34,20 +34,20 @@ def modules() -> set[str]:
     return {path for path in paths if not path.endswith("__init__.py")} - WITHOUT_TESTS
 
 
-def test_files() -> set[str]:
+def collected() -> set[str]:
     """Paths below `tests/` of all files that pytest collects."""
     return {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*_test.py")}
 
 
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_every_module_has_its_test_file(module):
-    assert module.replace(".py", "_test.py") in test_files()
+    assert module.replace(".py", "_test.py") in collected()
 
 
-@pytest.mark.parametrize("path", sorted(test_files()))
+@pytest.mark.parametrize("path", sorted(collected()))
 def test_every_test_file_has_its_module_or_tests_the_whole_program(path):
     assert (path in WHOLE_PROGRAM) != (path.replace("_test.py", ".py") in modules())
 
 
 def test_no_whole_program_test_is_named_that_is_not_there():
-    assert WHOLE_PROGRAM.keys() <= test_files()
+    assert WHOLE_PROGRAM.keys() <= collected()
