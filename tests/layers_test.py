@@ -23,6 +23,7 @@ ROOMS = """
     launch steps
     doctor gang prepare tasks
     reporting data flags models devices
+    resuming
     config model_folder stopping
     channel durable exit_codes
 """
@@ -56,7 +57,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, and every process
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
-    main flags stopping config exit_codes channel durable
+    main flags stopping config resuming exit_codes channel durable
     chaos.command chaos.jobs chaos.faults
     devices.accelerator devices.resources devices.fusion devices.exchange
     doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight

@@ -10,15 +10,10 @@ into the checkpoints and must not change at a resume; those that cannot (cadence
 """
 
 import dataclasses
-import hashlib
-import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainer.exit_codes import UsageError
-
-FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -718,101 +713,3 @@ def as_markdown(config: Config) -> str:
     """A table of all flags and their values."""
     rows = [f"| {name} | {as_text(value)} |" for name, value in to_flat(config).items()]
     return "\n".join(["| flag | value |", "|---|---|", *rows])
-
-
-# --- What a resume may change ---------------------------------------------------------------------
-
-# decide the result where a schedule runs over them
-LENGTH = ("epochs", "steps")
-# decide the result where a run stops early
-SELECTION = ("eval_split", "eval_steps")
-# 0 or auto: whatever the first start chose
-CHOSEN_AT_FIRST_START = ("shards", "threads", "fuse")
-
-
-def affecting(config: Config) -> dict[str, Any]:
-    """{flag: value} of the flags that decide which weights the run computes at each of its steps,
-    or where it ends early.
-    """
-    values = to_flat(config)
-    names = {name for name, field in fields().items() if field.metadata["result"]}
-    if config.optimizer.schedule != "constant":
-        names |= set(LENGTH)
-    if config.run.early_stop_patience:
-        names |= set(SELECTION)
-    return {name: value for name, value in values.items() if name in names}
-
-
-def digest(config: Config) -> str:
-    """sha256 of what `affecting` returns, as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(affecting(config), sort_keys=True).encode()).hexdigest()
-
-
-def resumed(config: Config, written: Mapping[str, Any]) -> Config:
-    """`config` as it continues the run whose flags are `written`: what the first start chose is
-    kept.
-
-    Raises UsageError showing every flag that differs and would change the result.
-    """
-    kept = {
-        name: written[name]
-        for name in CHOSEN_AT_FIRST_START
-        if to_flat(config)[name] in (0, "auto") and name in written
-    }
-    config = replace(config, **kept)
-    before = affecting(from_flat(written))
-    now = affecting(config)
-    different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if different:
-        lines = [
-            f"  --{name}: was {as_text(before.get(name, to_flat(from_flat(written))[name]))}, "
-            f"now {as_text(now.get(name, to_flat(config)[name]))}"
-            for name in different
-        ]
-        raise UsageError(
-            f"--model_dir={config.folders.model_dir} holds a run with another configuration:\n"
-            + "\n".join(lines)
-            + "\nA resume must not change what decides the result. Use the old values, or another "
-            "--model_dir."
-        )
-    return config
-
-
-def to_json(config: Config) -> str:
-    """The text of config.json: format version, digest, every flag with its resolved value."""
-    return (
-        json.dumps({"format": FORMAT, "digest": digest(config), "flags": to_flat(config)}, indent=2)
-        + "\n"
-    )
-
-
-def written_in(model_dir) -> dict[str, Any]:
-    """{flag name: value} of the run in `model_dir`, from its config.json. Raises UsageError where
-    that cannot be read.
-    """
-    path = pathlib.Path(model_dir) / "config.json"
-    try:
-        document = json.loads(path.read_bytes())
-        version, values = int(document["format"]), dict(document["flags"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(
-            f"--model_dir={model_dir}: holds no config.json, which `train` writes before anything "
-            "else. Name a folder "
-            "of `train`, or restore the file."
-        ) from None
-    except (ValueError, KeyError, TypeError) as problem:
-        raise UsageError(
-            f"{path} cannot be read ({problem!r}): it must be the JSON that `train` wrote. "
-            "Restore it, or use another --model_dir."
-        ) from None
-    if version > FORMAT:
-        raise UsageError(
-            f"{path} has format {version}: this trainer knows formats up to {FORMAT}. Use the "
-            "newer trainer."
-        )
-    known = fields()
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-        if name in known
-    }

@@ -19,7 +19,7 @@ import time
 import numpy as np
 
 from trainer import config as configuration
-from trainer import evaluate
+from trainer import evaluate, resuming
 from trainer.channel import Channel
 from trainer.data import order, pipeline, store
 from trainer.devices import strategy
@@ -157,10 +157,7 @@ class Loop:
         self._total = total
         self._step = found.step if found else 0
         self._saved = {found.step: found.manifest["state_digest"]} if found else {}
-        self._digests = {
-            "config_digest": configuration.digest(config),
-            "dataset_digest": dataset.digest,
-        }
+        self._digests = {"config_digest": resuming.digest(config), "dataset_digest": dataset.digest}
         self._history = selection.History(
             attempt.folder / "evaluations.jsonl", self._step, writes=placement.is_chief
         )
@@ -192,10 +189,7 @@ class Loop:
         self._run_summaries.hparams(
             {
                 name: configuration.as_text(value) if isinstance(value, tuple) else value
-                for name, value in {
-                    "model_dir": where,
-                    **configuration.affecting(self._config),
-                }.items()
+                for name, value in {"model_dir": where, **resuming.affecting(self._config)}.items()
             }
         )
         with (

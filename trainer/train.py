@@ -14,7 +14,7 @@ import traceback
 import numpy as np
 
 from trainer import config as configuration
-from trainer import durable, loop, trained_model
+from trainer import loop, resuming, trained_model
 from trainer.channel import Channel
 from trainer.data import order, pipeline, store
 from trainer.devices import resources, strategy
@@ -189,7 +189,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     _refuse_unequal_states(placement, run_state)
     held.began(found.step if found else 0)
     if placement.is_chief:
-        _write_config(config, folder)
+        resuming.write(config, folder)
     journal.lap(
         "start",
         step=found.step if found else 0,
@@ -249,11 +249,6 @@ def _refuse_unequal_states(placement: strategy.Placement, run_state: state.State
             "must begin with the same bits. Run the same image on the same kind of machine "
             "everywhere."
         )
-
-
-def _write_config(config: configuration.Config, folder: pathlib.Path) -> None:
-    # Durable: without it no checkpoint could be continued after a loss of power.
-    durable.replace_file(folder / "config.json", configuration.to_json(config).encode())
 
 
 def _check_continues(found: checkpoint.Checkpoint, dataset: store.Dataset, total: int) -> None:

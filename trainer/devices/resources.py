@@ -6,6 +6,7 @@ import dataclasses
 import os
 
 from trainer import config as configuration
+from trainer import resuming
 from trainer.devices import fusion
 
 
@@ -31,7 +32,7 @@ def settled(
     Raises UsageError where the folder has checkpoints of a run with another configuration.
     """
     if has_checkpoints:
-        config = configuration.resumed(config, configuration.written_in(config.folders.model_dir))
+        config = resuming.resumed(config, resuming.written_in(config.folders.model_dir))
     config = dataclasses.replace(config, run=fusion.settled(config, workers))
     rows = config.input.batch_size // config.optimizer.accumulate
     return dataclasses.replace(config, run=resolve(config.run, rows, workers))
