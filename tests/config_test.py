@@ -77,6 +77,13 @@ def test_values_at_the_edge_of_a_rule_are_accepted(flags):
 
 
 @pytest.mark.parametrize(
+    "flags, rows", [({}, 32), ({"accumulate": 4}, 8), ({"batch_size": 7, "accumulate": 2}, 3)]
+)
+def test_accumulation_leaves_a_part_of_the_batch_to_compute_at_once(flags, rows):
+    assert config(**flags).rows_at_once == rows
+
+
+@pytest.mark.parametrize(
     "settings, message",
     [
         ({"source": "csv"}, "--raw_data is empty"),

@@ -116,9 +116,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     for finding in doctor.at_start(config, strategy.visible()):
         log.warning("%s", finding)
     tell_supervisor("meet")
-    placement = strategy.place(
-        config.run, config.input.batch_size // config.optimizer.accumulate, member
-    )
+    placement = strategy.place(config.run, config.rows_at_once, member)
     attempt.stop.listen()
     log.info(
         "%d %s replica(s) under %s, %d shard(s) each, %d threads%s",

@@ -34,5 +34,4 @@ def settled(
     if has_checkpoints:
         config = resuming.resumed(config, resuming.written_in(config.folders.model_dir))
     config = dataclasses.replace(config, run=fusion.settled(config, workers))
-    rows = config.input.batch_size // config.optimizer.accumulate
-    return dataclasses.replace(config, run=resolve(config.run, rows, workers))
+    return dataclasses.replace(config, run=resolve(config.run, config.rows_at_once, workers))
