@@ -141,7 +141,7 @@ class Prepare(Checked):
         if self.validation_fraction + self.test_fraction >= 1:
             raise UsageError(
                 f"--validation_fraction={self.validation_fraction} and "
-                f"--test_fraction={self.test_fraction}: their sum must be below 1, or no example is "
+                f"--test_fraction={self.test_fraction}: their sum must be below 1, or nothing is "
                 "left for training. Lower one of them."
             )
         if self.split_column and (
@@ -344,14 +344,14 @@ class Run(Checked):
     )
     threads: int = knob(
         0,
-        "Threads that TensorFlow computes with; 0: one per core (with --fuse one in all), chosen at "
+        "Threads that TensorFlow computes with; 0: one per core (with --fuse only one), chosen at "
         "the first start, then kept.",
         at_least(0),
     )
     fuse: str = knob(
         "auto",
-        "Run many steps inside one XLA program, on one CPU: faster if steps are small. auto: chosen "
-        "at the first start, then kept. On a TPU this is always on.",
+        "Run many steps inside one XLA program, on one CPU: faster if steps are small. auto: "
+        "chosen at the first start, then kept. On a TPU this is always on.",
         one_of("auto", "on", "off"),
     )
     deterministic: bool = knob(True, "Use only GPU operations that repeat bit for bit.")
