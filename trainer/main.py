@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from trainer import __version__, channel, flags, stopping
+from trainer import __version__, channel, flags, resuming, stopping
 from trainer import config as configuration
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
 
@@ -276,7 +276,7 @@ def _require(settings, *names: str) -> None:
 def _require_run(settings) -> None:
     """Raises UsageError unless `settings.model_dir` is the folder of a run."""
     _require(settings, "model_dir")
-    configuration.written_in(settings.model_dir)
+    resuming.written_in(settings.model_dir)
 
 
 class _CurrentStderr(logging.StreamHandler):

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
+from trainer import resuming
 from trainer.data.epochs import Epochs
 from trainer.model_folder import selection
 from trainer.model_folder.journal import Journal
@@ -255,7 +256,7 @@ def _row_of_run(config: configuration.Config, folder: pathlib.Path) -> dict[str,
     """Returns the row of a run in the HParams dashboard: its folder and the flags that matter."""
     # TensorBoard does not name rows, and merges runs whose values are all equal: the folder keeps
     # them apart. Its name comes first, since the table shows about 15 characters.
-    row = {"model_dir": f"{folder.name} in {folder.parent}", **configuration.affecting(config)}
+    row = {"model_dir": f"{folder.name} in {folder.parent}", **resuming.affecting(config)}
     return {
         name: configuration.as_text(value) if isinstance(value, tuple) else value
         for name, value in row.items()

@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 
 from trainer import config as configuration
-from trainer import durable, loop, outcome, recorder
+from trainer import loop, outcome, recorder, resuming
 from trainer.channel import Channel
 from trainer.data import pipeline, plans, store
 from trainer.devices import peers, resources, strategy
@@ -69,8 +69,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     for finding in doctor.at_start(config, strategy.visible()):
         log.warning("%s", finding)
     supervisor.beat("meet")
-    rows_at_once = config.input.batch_size // config.optimizer.accumulate
-    placement = strategy.place(config.run, rows_at_once, member)
+    placement = strategy.place(config.run, config.rows_at_once, member)
     attempt.stop.listen()  # Again: a strategy of several workers takes the signals away.
     log.info("%s", _devices(placement, config.run))
     journal.lap("meet" if placement.workers > 1 else "devices")
@@ -118,7 +117,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     _refuse_unequal_states(placement, run_state)
     attempt.held.began(step)
     if placement.is_chief:
-        _write_config(config, folder)
+        resuming.write(config, folder)
     journal.lap("start", step=step, total=total, devices=placement.devices, pid=os.getpid())
 
     # 5. The loop, and what it leaves behind.
@@ -197,11 +196,6 @@ def _refuse_unequal_states(placement: Placement, run_state: state.State) -> None
             f"{digest[:12]}, other workers with another one: all must begin with the same bits. "
             "Run the same image on the same kind of machine everywhere."
         )
-
-
-def _write_config(config: configuration.Config, folder: pathlib.Path) -> None:
-    # Durable: without it no checkpoint could be continued after a loss of power.
-    durable.replace_file(folder / "config.json", configuration.to_json(config).encode())
 
 
 def _check_continues(found: checkpoint.Checkpoint, dataset: store.Dataset, total: int) -> None:

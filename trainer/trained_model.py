@@ -6,6 +6,7 @@ import pathlib
 import tensorflow as tf
 
 from trainer import config as configuration
+from trainer import resuming
 from trainer.data import store
 from trainer.devices import strategy
 from trainer.exit_codes import UsageError
@@ -41,7 +42,7 @@ def open_model(
     DataError if every checkpoint is damaged.
     """
     folder = pathlib.Path(settings.model_dir)
-    config = configuration.from_flat(configuration.written_in(folder))
+    config = configuration.from_flat(resuming.written_in(folder))
     found = _checkpoint(folder, settings.checkpoint)
     run = dataclasses.replace(
         config.run, devices=devices, strategy="auto", accelerator="auto", shards=1

@@ -7,6 +7,7 @@ import pytest
 
 from tests.devices.fusion_test import SMALL
 from trainer import config as configuration
+from trainer import resuming
 from trainer.devices import resources
 from trainer.exit_codes import UsageError
 
@@ -93,9 +94,7 @@ def config(folder, **flags) -> configuration.Config:
 
 
 def test_a_resume_keeps_what_the_first_start_chose_on_any_number_of_workers(tmp_path):
-    (tmp_path / "config.json").write_text(
-        configuration.to_json(config(tmp_path, threads=7, shards=3))
-    )
+    (tmp_path / "config.json").write_text(resuming.to_json(config(tmp_path, threads=7, shards=3)))
     for workers in (1, 4):
         run = resources.settled(config(tmp_path), has_checkpoints=True, workers=workers).run
         assert (run.threads, run.shards) == (7, 3)
@@ -103,16 +102,14 @@ def test_a_resume_keeps_what_the_first_start_chose_on_any_number_of_workers(tmp_
 
 def test_without_a_checkpoint_there_is_nothing_to_keep(tmp_path, cores):
     cores(4)
-    (tmp_path / "config.json").write_text(
-        configuration.to_json(config(tmp_path, threads=7, shards=3))
-    )
+    (tmp_path / "config.json").write_text(resuming.to_json(config(tmp_path, threads=7, shards=3)))
     run = resources.settled(config(tmp_path), has_checkpoints=False, workers=4).run
     assert (run.threads, run.shards) == (4, 2)
 
 
 def test_a_resume_with_another_configuration_is_refused_with_the_difference(tmp_path):
     (tmp_path / "config.json").write_text(
-        configuration.to_json(config(tmp_path, units=(8,), threads=1, shards=1))
+        resuming.to_json(config(tmp_path, units=(8,), threads=1, shards=1))
     )
     with pytest.raises(UsageError, match="--units: was 8, now 16"):
         resources.settled(config(tmp_path, units=(16,)), has_checkpoints=True, workers=2)

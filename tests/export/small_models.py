@@ -17,7 +17,6 @@ from trainer.prepare import command as prepare
 from trainer.steps.evaluation import EvaluationStep
 from trainer.tasks import table
 
-
 VOCABULARY, CLASSES, LENGTH = 11, 3, 7
 
 

@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 
-from trainer import channel, config, flags
+from trainer import channel, config, flags, resuming
 from trainer.exit_codes import TrainerError
 from trainer.gang import member, supervisor
 from trainer.model_folder import commits
@@ -109,7 +109,7 @@ def _child(generation: str, arguments) -> int:
         wire.beat(phase)
         _at(plan, phase)
     if rank == 0:
-        _write(folder / "config.json", config.to_json(run))
+        _write(folder / "config.json", resuming.to_json(run))
     found = commits.newest(folder)
     step = found.step if found else 0
     while step < run.run.steps:

@@ -17,6 +17,7 @@ import pytest
 from tests.gang.child_test import alive
 from tests.gang.links_test import free_addresses
 from trainer import config as configuration
+from trainer import resuming
 from trainer.exit_codes import UsageError
 from trainer.gang import member, supervisor
 from trainer.model_folder import journal
@@ -214,7 +215,7 @@ def test_a_resumed_gang_takes_threads_and_shards_from_the_run(job):
     place = two.model / "checkpoints" / "step-00000005"
     place.mkdir(parents=True)
     (place / "MANIFEST.json").write_text(json.dumps({"step": 5, "state_digest": f"{5:064x}"}))
-    (two.model / "config.json").write_text(configuration.to_json(configuration.from_flat(written)))
+    (two.model / "config.json").write_text(resuming.to_json(configuration.from_flat(written)))
     two.start(0, 1)
     assert two.end() == {0: 0, 1: 0}
     for index in (0, 1):
@@ -363,7 +364,7 @@ def test_a_run_with_another_configuration_is_refused_before_a_training_process_s
     two = job(2)
     (two.model / "checkpoints" / "step-00000005").mkdir(parents=True)
     (two.model / "config.json").write_text(
-        configuration.to_json(configuration.from_flat({"units": (8,), "threads": 1, "shards": 1}))
+        resuming.to_json(configuration.from_flat({"units": (8,), "threads": 1, "shards": 1}))
     )
     two.start(0, 1)
     assert two.end() == {0: 2, 1: 2}

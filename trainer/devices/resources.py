@@ -8,6 +8,7 @@ import dataclasses
 import os
 
 from trainer import config as configuration
+from trainer import resuming
 from trainer.devices import fusion
 
 SHARD_ROWS = 16  # The fewest rows of a shard that is worth splitting off.
@@ -29,7 +30,7 @@ def settled(
     Raises UsageError if the folder has checkpoints of a run with another configuration.
     """
     if has_checkpoints:
-        config = configuration.resumed(config, configuration.written_in(config.folders.model_dir))
+        config = resuming.resumed(config, resuming.written_in(config.folders.model_dir))
     run = config.run
     fuse, threads, shards = run.fuse, run.threads, run.shards
     if fuse == "auto":
@@ -39,7 +40,7 @@ def settled(
     elif fuse == "on":
         threads, shards = threads or 1, shards or 1
     threads = threads or len(os.sched_getaffinity(0))
-    rows = config.input.batch_size // config.optimizer.accumulate // workers // max(1, run.devices)
+    rows = config.rows_at_once // workers // max(1, run.devices)
     shards = shards or max(1, min(threads, rows // SHARD_ROWS))
     return dataclasses.replace(
         config, run=dataclasses.replace(run, fuse=fuse, threads=threads, shards=shards)

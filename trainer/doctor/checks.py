@@ -228,7 +228,7 @@ def replicas(config: configuration.Config, facts: Facts) -> int:
 
 
 def check_batch(config: configuration.Config, facts: Facts) -> Finding:
-    rows, each = config.input.batch_size // config.optimizer.accumulate, replicas(config, facts)
+    rows, each = config.rows_at_once, replicas(config, facts)
     count = facts.workers * each
     dealt = (
         f"{rows} rows at a time (--batch_size={config.input.batch_size}, "

@@ -1,0 +1,209 @@
+"""What a resume may change, and config.json as a file."""
+
+import dataclasses
+import json
+
+import pytest
+
+from trainer import config as configuration
+from trainer import resuming
+from trainer.exit_codes import UsageError
+
+# The flags that may change from one attempt to the next: they affect no weight of the run.
+MAY_CHANGE = {
+    "data_dir",
+    "model_dir",
+    "rnn_from_cell",
+    "epochs",
+    "steps",
+    "eval_split",
+    "eval_steps",
+    "save_steps",
+    "log_steps",
+    "log_epochs",
+    "steps_per_loop",
+    "keep",
+    "strategy",
+    "accelerator",
+    "devices",
+    "num_workers",
+    "worker_index",
+    "hosts",
+    "min_workers",
+    "rejoin_seconds",
+    "rendezvous_seconds",
+    "grace_seconds",
+    "hang_seconds",
+    "max_restarts",
+    "supervise",
+}
+
+# {flag: another value than the default} of every flag of `train`.
+OTHER = {
+    "data_dir": "d",
+    "model_dir": "m",
+    "batch_size": 64,
+    "max_length": 100,
+    "truncate": "start",
+    "padding": "pre",
+    "bucket": False,
+    "cell": "gru",
+    "units": (8, 8),
+    "rnn_from_cell": True,
+    "bidirectional": True,
+    "pooling": "max",
+    "embedding_size": 8,
+    "one_hot": True,
+    "dropout": 0.5,
+    "word_dropout": 0.5,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "momentum": 0.5,
+    "weight_decay": 0.1,
+    "schedule": "cosine",
+    "warmup_steps": 10,
+    "clip_norm": 1.0,
+    "accumulate": 2,
+    "ema": 0.9,
+    "label_smoothing": 0.1,
+    "class_weights": "balanced",
+    "seed": 1,
+    "epochs": 2,
+    "steps": 7,
+    "eval_split": "train",
+    "eval_steps": 5,
+    "save_steps": 7,
+    "log_steps": 7,
+    "log_epochs": 5,
+    "steps_per_loop": 9,
+    "keep": 1,
+    "best_metric": "loss",
+    "early_stop_patience": 2,
+    "precision": "bfloat16",
+    "jit": "off",
+    "strategy": "mirrored",
+    "accelerator": "cpu",
+    "devices": 2,
+    "shards": 2,
+    "threads": 1,
+    "fuse": "on",
+    "deterministic": False,
+    "num_workers": 2,
+    "worker_index": 1,
+    "hosts": "a-{index}:2222",
+    "min_workers": 1,
+    "rejoin_seconds": 5.0,
+    "rendezvous_seconds": 5.0,
+    "grace_seconds": 5.0,
+    "hang_seconds": 5.0,
+    "max_restarts": 1,
+    "supervise": "off",
+}
+
+
+def config(**flags) -> configuration.Config:
+    return configuration.from_flat(flags)
+
+
+# --- what a resume may change ---------------------------------------------------------------------
+
+
+def test_the_tables_of_this_test_have_every_flag():
+    assert set(OTHER) == set(configuration.fields()) >= MAY_CHANGE
+    assert all(value != configuration.fields()[name].default for name, value in OTHER.items())
+
+
+@pytest.mark.parametrize("flag", sorted(OTHER))
+def test_the_digest_covers_the_flags_that_affect_the_result_and_no_others(flag):
+    changed = resuming.digest(config(**{flag: OTHER[flag]})) != resuming.digest(config())
+    assert changed == (flag not in MAY_CHANGE)
+
+
+@pytest.mark.parametrize("flag", sorted(OTHER))
+def test_a_resume_may_change_only_flags_that_do_not_affect_the_result(flag):
+    written = configuration.to_flat(config(shards=1, threads=2))
+    continued = config(**{"shards": 1, "threads": 2, flag: OTHER[flag]})
+    if flag in MAY_CHANGE:
+        assert resuming.resumed(continued, written) == continued
+    else:
+        with pytest.raises(UsageError, match=f"--{flag}: was .*, now "):
+            resuming.resumed(continued, written)
+
+
+@pytest.mark.parametrize(
+    "why, flags",
+    [
+        ({"schedule": "cosine"}, {"epochs": 2}),
+        ({"schedule": "exponential"}, {"steps": 7}),
+        ({"early_stop_patience": 1}, {"eval_steps": 5}),
+        ({"early_stop_patience": 1}, {"eval_split": "train"}),
+    ],
+)
+def test_length_and_evaluations_must_not_change_if_the_result_depends_on_them(why, flags):
+    resuming.resumed(config(**flags), configuration.to_flat(config()))
+    with pytest.raises(UsageError, match="another configuration"):
+        resuming.resumed(config(**why, **flags), configuration.to_flat(config(**why)))
+
+
+def test_every_difference_is_shown():
+    with pytest.raises(UsageError) as refusal:
+        resuming.resumed(config(units=(8, 8), seed=3), configuration.to_flat(config()))
+    assert "  --units: was 64, now 8,8\n" in str(refusal.value)
+    assert "  --seed: was 0, now 3\n" in str(refusal.value)
+
+
+def test_a_resume_keeps_what_the_first_start_chose():
+    written = configuration.to_flat(config(shards=2, threads=4))
+    assert resuming.resumed(config(), written).run == dataclasses.replace(
+        config().run, shards=2, threads=4
+    )
+    written = configuration.to_flat(config(fuse="on"))
+    assert resuming.resumed(config(), written).run.fuse == "on"
+
+
+def test_a_flag_that_is_newer_than_the_run_counts_as_its_default():
+    written = configuration.to_flat(config())
+    del written["ema"]
+    resuming.resumed(config(), written)
+    with pytest.raises(UsageError, match="--ema: was 0.0, now 0.5"):
+        resuming.resumed(config(ema=0.5), written)
+
+
+# --- config.json ----------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    original = config(units=(8, 16), dropout=0.25, bucket=False, data_dir="über")
+    resuming.write(original, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert configuration.from_flat(resuming.written_in(tmp_path)) == original
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "holds no config.json"),
+        ("", "cannot be read"),
+        ("{}", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"format": 1, "flags": 3}', "cannot be read"),
+        ('{"format": "new", "flags": {}}', "cannot be read"),
+        ('{"format": 2, "flags": {}}', "Use the newer trainer"),
+        (b"\xff", "cannot be read"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
+    with pytest.raises(UsageError, match=message) as refusal:
+        resuming.written_in(tmp_path)
+    assert str(tmp_path) in str(refusal.value)
+
+
+def test_a_flag_that_only_another_version_knows_is_skipped(tmp_path):
+    document = json.loads(resuming.to_json(config(seed=3)))
+    document["flags"]["of_another_version"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    assert configuration.from_flat(resuming.written_in(tmp_path)) == config(seed=3)
