@@ -1,10 +1,17 @@
+"""The metrics of a trained model are exact, however the rows are dealt out."""
+
 import json
 import math
 import shutil
+import types
 
+import numpy as np
 import pytest
 
 from tests import classifier, commands
+from trainer import config as configuration
+from trainer import evaluate as evaluate_module
+from trainer.exit_codes import UsageError
 
 # More than one batch of rows, and no whole number of them.
 TEST_ROWS = classifier.sentences(301, seed=3)
@@ -198,3 +205,89 @@ def test_a_split_that_is_missing_is_named(tmp_path):
     answer = commands.call("evaluate", f"--model_dir={tmp_path / 'model'}")
     assert (answer.code, answer.out) == (2, "")
     assert "--split=test: the dataset" in answer.err and "has train" in answer.err
+
+
+# --- what a training run evaluates ----------------------------------------------------------------
+
+
+def evaluator(*splits, **flags) -> evaluate_module.Evaluator | None:
+    """The evaluator of a run on a dataset with these splits."""
+    dataset = types.SimpleNamespace(splits=dict.fromkeys(splits, "its rows"))
+    config = configuration.from_flat(flags)
+    return evaluate_module.Evaluator.of_run(config, dataset, network=None, placement=None)
+
+
+@pytest.fixture
+def no_step(monkeypatch):
+    monkeypatch.setattr(evaluate_module, "EvaluationStep", lambda network, placement: None)
+
+
+@pytest.mark.parametrize(
+    "splits, flags, split",
+    [
+        (("train", "validation", "test"), {}, "validation"),
+        (("train", "test"), {}, "test"),
+        (("train", "validation", "test"), {"eval_split": "train"}, "train"),
+        (("train", "validation"), {"early_stop_patience": 2}, "validation"),
+    ],
+)
+def test_a_run_evaluates_its_validation_split_unless_told_otherwise(no_step, splits, flags, split):
+    assert evaluator(*splits, **flags).split == split
+
+
+@pytest.mark.parametrize(
+    "splits, flags", [(("train",), {}), (("train", "validation"), {"eval_steps": -1})]
+)
+def test_a_run_without_evaluations_has_no_evaluator(no_step, splits, flags):
+    assert evaluator(*splits, **flags) is None
+
+
+@pytest.mark.parametrize(
+    "splits, flags, message",
+    [
+        (("train",), {"eval_split": "test"}, "--eval_split=test: the dataset has train."),
+        (("train", "test"), {"early_stop_patience": 2}, "needs a validation split"),
+        (("train",), {"early_stop_patience": 2}, "needs a validation split"),
+        (("train", "test"), {"early_stop_patience": 2, "eval_steps": -1}, "needs a validation"),
+    ],
+)
+def test_a_split_that_cannot_serve_is_refused(no_step, splits, flags, message):
+    with pytest.raises(UsageError, match=message):
+        evaluator(*splits, **flags)
+
+
+class ThreeBatches:
+    """Batches of two rows, of which the last has one row that counts."""
+
+    def __iter__(self):
+        for first, real in ((0, 2), (2, 2), (4, 1)):
+            labels = np.array([0, 1], np.int32)
+            yield types.SimpleNamespace(labels=labels), np.arange(first, first + 2), real
+
+
+class Step:
+    """Is right about every row, with a loss of 1; a row that only fills a batch costs 100."""
+
+    def __init__(self):
+        self.batches = 0
+
+    def outcomes(self, weights, batch):
+        self.batches += 1
+        losses = np.array([1.0, 100.0 if self.batches == 3 else 1.0])
+        return losses, np.array([[0.9, 0.1], [0.2, 0.8]])
+
+
+def test_rows_that_fill_the_last_batch_do_not_count():
+    seen = []
+    found = evaluate_module.metrics(
+        Step(), {}, ThreeBatches(), view=lambda examples, labels, *_: seen.extend(labels)
+    )
+    assert (found.examples, found.loss, found.accuracy) == (5, 1.0, 1.0)
+    assert seen == [0, 1, 0, 1, 0]
+
+
+def test_an_evaluation_that_is_abandoned_has_no_metrics():
+    answers = iter([False, False, True])
+    step = Step()
+    assert evaluate_module.metrics(step, {}, ThreeBatches(), lambda: next(answers)) is None
+    assert step.batches == 2

@@ -1,0 +1,115 @@
+"""Which checkpoint of a run is opened, and with which weights."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import datasets
+from trainer import config as configuration
+from trainer import trained_model
+from trainer.devices import strategy
+from trainer.exit_codes import UsageError
+from trainer.model_folder import checkpoint, lock
+from trainer.models import networks
+
+FLAGS = {"units": (2,), "embedding_size": 3, "max_length": 8, "jit": "off", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "small"
+    return datasets.write(folder, datasets.random_splits(), vocabulary_size=30, classes=3)
+
+
+@pytest.fixture
+def placed(monkeypatch) -> list[tuple[int, int]]:
+    """[(devices, rows)] that placements were asked for; all of them are on the first CPU."""
+    asked = []
+
+    def place(run, rows):
+        asked.append((run.devices, rows))
+        on_cpu = tf.distribute.OneDeviceStrategy("CPU:0")
+        return strategy.Placement(on_cpu, "CPU", ("/device:CPU:0",))
+
+    monkeypatch.setattr(trained_model.strategy, "place", place)
+    return asked
+
+
+@pytest.fixture
+def model(dataset, tmp_path, placed):
+    """The folder of a run that has its configuration and no checkpoint yet."""
+    config = configuration.from_flat({**FLAGS, "data_dir": str(dataset.folder), "devices": 4})
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(configuration.to_json(config))
+    return tmp_path / "model"
+
+
+def commit(model, part, step, dataset, *, averages=False) -> None:
+    """Commits a state whose weights all are `step`, and its averages -`step`."""
+    network = networks.of_run(configuration.from_flat(FLAGS), 30, 3, "CPU")
+    tensors = {"step": np.array(step)}
+    for name, weight in network.weights.items():
+        full = np.full(weight.shape, step, np.float32)
+        tensors[f"model/{name}"] = full
+        tensors |= {f"optimizer/{name}/average": -full} if averages else {}
+    with lock.hold(model) as held:
+        held.began(0)
+        checkpoint.commit(
+            model / part,
+            step,
+            tensors,
+            held=held,
+            config_digest="any",
+            dataset_digest=dataset.digest,
+        )
+
+
+def opened(model, which="auto", *arguments, data_dir="") -> trained_model.TrainedModel:
+    settings = configuration.Evaluate(
+        model_dir=str(model), checkpoint=which, data_dir=str(data_dir)
+    )
+    return trained_model.open_model(settings, *arguments)
+
+
+@pytest.mark.parametrize("which, step", [("auto", 10), ("best", 10), ("newest", 20)])
+def test_the_best_checkpoint_is_opened_unless_the_newest_is_asked_for(model, dataset, which, step):
+    commit(model, "best", 10, dataset)
+    commit(model, "checkpoints", 20, dataset)
+    found = opened(model, which)
+    assert found.checkpoint_step == step
+    assert all((weight.numpy() == step).all() for weight in found.weights.values())
+    assert list(found.weights) == list(found.network.weights)
+
+
+def test_the_newest_checkpoint_is_opened_if_there_is_no_best_one(model, dataset):
+    commit(model, "checkpoints", 20, dataset)
+    assert opened(model).checkpoint_step == 20
+    with pytest.raises(UsageError, match="has no best checkpoint"):
+        opened(model, "best")
+
+
+def test_averaged_weights_are_used_if_the_run_keeps_them(model, dataset):
+    commit(model, "checkpoints", 20, dataset, averages=True)
+    assert all((weight.numpy() == -20).all() for weight in opened(model).weights.values())
+
+
+def test_a_run_without_a_checkpoint_cannot_be_opened(model):
+    with pytest.raises(UsageError, match="holds no checkpoint yet"):
+        opened(model)
+
+
+def test_another_dataset_than_that_of_the_run_is_refused(model, dataset, tmp_path):
+    commit(model, "checkpoints", 20, dataset)
+    splits = datasets.random_splits(seed=5)
+    datasets.write(tmp_path / "other", splits, vocabulary_size=30, classes=3)
+    with pytest.raises(UsageError, match="ids would mean other words"):
+        opened(model, data_dir=tmp_path / "other")
+
+
+def test_a_model_runs_on_the_devices_it_is_opened_for_and_not_on_those_of_the_run(
+    model, dataset, placed
+):
+    commit(model, "checkpoints", 20, dataset)
+    opened(model)
+    opened(model, "auto", 2, 64)
+    assert placed == [(1, 1), (2, 64)]
