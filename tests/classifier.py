@@ -1,4 +1,4 @@
-"""A small trained classifier of sentences, made by the commands that a user would give."""
+"""Trains a small classifier of sentences with the commands that a user would give."""
 
 import random
 
@@ -13,7 +13,7 @@ COMMON = "the a film with of and about some".split()
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:
-    """[(text, label)]: the label shows in most texts, not in all."""
+    """Returns [(text, label)]; most texts, but not all, hold words of their label only."""
     chance = random.Random(seed)
     rows = []
     for _ in range(count):
@@ -32,8 +32,9 @@ def write_csv(path, rows) -> None:
 
 
 def trained(folder, test_rows) -> None:
-    """Makes FOLDER/data, whose test split is `test_rows`, and FOLDER/model, whose best checkpoint
-    is not the newest.
+    """Makes FOLDER/data, with `test_rows` as test split, and FOLDER/model, trained on it.
+
+    The best checkpoint is not the newest.
     """
     write_csv(folder / "train.csv", sentences(200, seed=1))
     write_csv(folder / "validation.csv", sentences(50, seed=2))
@@ -45,7 +46,7 @@ def trained(folder, test_rows) -> None:
         f"--test_data={folder / 'test.csv'}",
         f"--data_dir={folder / 'data'}",
     )
-    # A learning rate so large that the last of the evaluations is no better than an earlier one.
+    # The learning rate is so large that the last evaluation is not the best.
     run(
         "train",
         f"--data_dir={folder / 'data'}",
@@ -64,5 +65,6 @@ def trained(folder, test_rows) -> None:
 
 
 def run(*arguments) -> None:
+    """Runs `trainer ARGUMENTS`, which must succeed."""
     answer = commands.call(*arguments)
     assert answer.code == 0, answer.err

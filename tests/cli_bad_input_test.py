@@ -1,5 +1,7 @@
-"""Bad input end to end: exit code 3 (2 where the command is wrong), file and line, no traceback,
-nothing left.
+"""Bad input, end to end.
+
+The exit code is 3, or 2 if the command itself is wrong. The message names file and line without a
+traceback, and nothing is left on the disk.
 """
 
 import shutil
@@ -53,13 +55,13 @@ def test_bad_rows_exit_3_with_file_and_line(tmp_path, content, place):
     ["\ufeff" + GOOD, GOOD.replace("\n", "\r\n"), GOOD + ",good\n"],
     ids=["BOM", "CRLF", "empty text"],
 )
-def test_what_occurs_in_good_files_is_accepted(tmp_path, content):
+def test_a_bom_crlf_and_an_empty_text_are_accepted(tmp_path, content):
     (tmp_path / "rows.csv").write_bytes(content.encode())
     answer = prepare(tmp_path)
     assert answer.code == 0, answer.err
 
 
-def test_files_that_are_not_there_exit_2(tmp_path):
+def test_missing_files_exit_2(tmp_path):
     answer = prepare(tmp_path)
     assert answer.code == 2 and "rows.csv" in answer.err and "Traceback" not in answer.err
 
@@ -68,7 +70,7 @@ def test_files_that_are_not_there_exit_2(tmp_path):
     "name",
     ["train/tokens.npy", "train/offsets.npy", "train/labels.npy", "vocabulary.txt", "labels.txt"],
 )
-def test_a_damaged_dataset_exits_3_with_its_file(tmp_path, name):
+def test_a_damaged_dataset_exits_3_and_names_the_file(tmp_path, name):
     classifier.write_csv(tmp_path / "rows.csv", classifier.sentences(20, seed=1))
     assert prepare(tmp_path).code == 0
     path = tmp_path / "data" / name

@@ -1,7 +1,7 @@
-"""The program as its user meets it: arguments in; exit code, stdout and stderr out.
+"""Runs the program as its user does: arguments in; exit code, stdout and stderr out.
 
-`call` runs a command in a process that stays: TensorFlow is imported once for all of them, and what
-a command needs is compiled in it. Commands that get a signal have a process of their own: `start`.
+`call` runs commands in one resident process, so that TensorFlow is imported only once. A command
+that gets a signal needs a process of its own: `start`.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from unittest import mock
 from tests import kill_points
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
-# The longest that any command here may take, on a machine that is busy with other things.
+# The longest that any command here may take on a busy machine.
 SECONDS = 240
 
 
@@ -42,18 +42,18 @@ class Answer:
 
     @property
     def digest(self) -> str:
-        """HEX of the last line `done step=S state_digest=HEX` or `stopped ...`."""
+        """The digest in the last line, `done step=S state_digest=HEX` or `stopped ...`."""
         return re.fullmatch(r"(done|stopped) step=\d+ state_digest=([0-9a-f]{64})", self.lines[-1])[
             2
         ]
 
 
 def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=()) -> Answer:
-    """Runs `trainer ARGUMENTS`.
+    """Runs `trainer ARGUMENTS` in the resident process.
 
     Args:
-      patches: {dotted name: value} to set in that process meanwhile.
-      record: (folder, folder for copies of it) makes `kill_points` of the run.
+      patches: {dotted name: value} to set in that process during the command.
+      record: (folder, folder for copies of it) records the `kill_points` of the run.
     """
     return _resident().answer(
         {
@@ -66,8 +66,9 @@ def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=())
 
 
 def start(*arguments, prefix=(), environment=None) -> subprocess.Popen:
-    """Starts `trainer ARGUMENTS` in a process of its own. `prefix`: words before it, for example of
-    `taskset`.
+    """Starts `trainer ARGUMENTS` in a process of its own.
+
+    `prefix`: words before it on the command line, for example those of `taskset`.
     """
     command = [*prefix, sys.executable, "-m", "trainer", *map(str, arguments)]
     return subprocess.Popen(
@@ -82,7 +83,7 @@ def start(*arguments, prefix=(), environment=None) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> Answer:
-    """Waits for the end of a process."""
+    """Waits until a process has ended; returns its answer."""
     try:
         out, err = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -102,7 +103,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-# --- The process that stays -----------------------------------------------------------------------
+# --- The resident process -------------------------------------------------------------------------
 
 
 @functools.cache
@@ -156,18 +157,19 @@ def _answer(request: dict, main) -> dict:
 
 
 def _serve() -> None:
-    """Answers requests on stdin until it ends; what anything else prints goes to stderr."""
+    """Answers requests from stdin until stdin ends; all other output goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     from trainer.main import main
 
     with contextlib.redirect_stdout(io.StringIO()):
-        # It tells TensorFlow a few things before that is imported, which may decide bits.
+        # This sets environment variables of TensorFlow before its import, as every command does;
+        # they may affect the exact result.
         main(["--help"])
     import tensorflow as tf
 
-    # Both are settled once in a process: what `--threads=2` says, and the most devices that any
-    # command asks for.
+    # A process can set both only once: the threads of `--threads=2`, and the largest number of
+    # devices that any command uses.
     tf.config.threading.set_intra_op_parallelism_threads(2)
     tf.config.threading.set_inter_op_parallelism_threads(2)
     [cpu] = tf.config.list_physical_devices("CPU")

@@ -1,6 +1,4 @@
-"""What all tests share: `--slow` and `--cluster`, a quiet TensorFlow, and four logical CPU devices
-in the place of four real ones.
-"""
+"""Settings of all tests: options, a quiet TensorFlow and four logical CPU devices."""
 
 import os
 import signal
@@ -9,8 +7,8 @@ import sys
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Started in the background by a script, this process ignores Ctrl-C, and so would all the programs
-# that it tests.
+# A process that a script starts in the background ignores Ctrl-C, and so would all programs that
+# it tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -40,8 +38,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """TensorFlow takes the number of devices only before its first operation; no test module runs
-    one at its import.
+    """Sets the number of devices, which TensorFlow accepts only before its first operation.
+
+    No test module runs an operation at its import.
     """
     if "tensorflow" in sys.modules:
         import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Small prepared datasets for tests, made from arrays."""
+"""Writes small prepared datasets for tests, from arrays."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ RESERVED = ["[padding]", "[start]", "[unknown]", "[unused]"]
 
 
 def write(data_dir, splits, *, vocabulary_size, classes):
-    """Writes a dataset; `splits`: {name: (list of int sequences, labels)}. Returns it opened."""
+    """Writes a dataset and returns it open; `splits`: {name: (list of int sequences, labels)}."""
     with store.new_folder(data_dir) as folder:
         files, described = {}, {}
         for name, (sequences, labels) in splits.items():
@@ -37,28 +37,15 @@ def write(data_dir, splits, *, vocabulary_size, classes):
 
 
 def random_splits(seed=0, *, vocabulary_size=30, classes=3, train=50, test=17, longest=12):
-    """{split: (sequences, labels)} in which the class shows in the tokens, so that there is
-    something to learn.
-    """
+    """Returns {split: (sequences, labels)} that a model can learn: tokens depend on the class."""
     generator = np.random.default_rng(seed)
     splits = {}
     for name, size in (("train", train), ("test", test)):
         labels = generator.integers(0, classes, size)
-        sequences = [
-            np.concatenate(
-                [
-                    [1],
-                    4
-                    + (
-                        generator.integers(0, vocabulary_size - 4, generator.integers(0, longest))
-                        // classes
-                        * classes
-                        + label
-                    )
-                    % (vocabulary_size - 4),
-                ]
-            )
-            for label in labels
-        ]
+        sequences = []
+        for label in labels:
+            length = generator.integers(0, longest)
+            words = generator.integers(0, vocabulary_size - 4, length) // classes * classes + label
+            sequences.append(np.concatenate([[1], 4 + words % (vocabulary_size - 4)]))
         splits[name] = (sequences, labels)
     return splits

@@ -1,9 +1,7 @@
-"""Every state of the disk that a kill could leave behind, out of one run: the folder is copied
-before each change.
+"""Collects every state of the disk that a kill could leave behind, from one run.
 
-A process that dies by SIGKILL leaves what it has written, and nothing else happens. So a copy of
-the model folder, taken in the moment before a file is made, renamed or removed, is what a kill in
-that moment leaves.
+A process that dies by SIGKILL leaves the files as they are. So a copy of the model folder, taken
+just before a file is made, renamed or removed, is what a kill at that moment leaves.
 """
 
 import contextlib
@@ -17,12 +15,13 @@ _TRIES = 100
 
 
 class Recorder:
-    """Copies `source` to DESTINATION/NNN/model before the NNN-th change; DESTINATION/NNN/about says
-    which it was.
+    """Copies `source` to DESTINATION/NNN/model before the NNN-th change.
+
+    DESTINATION/NNN/about names the change.
     """
 
     def __init__(self, source, destination, printed):
-        """`printed()`: what the run has printed by now; it goes to DESTINATION/NNN/printed."""
+        """`printed()` returns what the run has printed so far, for DESTINATION/NNN/printed."""
         self._source = pathlib.Path(source)
         self._destination = pathlib.Path(destination)
         self._printed = printed
@@ -31,13 +30,11 @@ class Recorder:
         self._count = 0
 
     def __call__(self, event: str, arguments: tuple) -> None:
-        """The audit hook: https://docs.python.org/3/library/audit_events.html lists events and
-        arguments.
-        """
+        """Handles an audit event (listed in docs.python.org/3/library/audit_events.html)."""
         copying = getattr(self._copying, "on", False)
         if copying or not _changes_something(event, arguments) or not self._concerns(arguments[0]):
             return
-        with self._turn:  # Another thread's changes wait until the copy is made.
+        with self._turn:  # Changes of other threads wait until the copy is made.
             self._copying.on = True
             try:
                 self._copy(f"{event} {arguments}")
@@ -55,7 +52,7 @@ class Recorder:
         (folder / "about").write_text(about)
         (folder / "printed").write_text(self._printed())
         for _ in range(_TRIES):
-            # A change under way already moved a file.
+            # Fails if a change that had already begun moves a file.
             with contextlib.suppress(shutil.Error, FileNotFoundError):
                 shutil.copytree(self._source, folder / "model")
                 return
@@ -74,10 +71,10 @@ _recorder = None
 
 @contextlib.contextmanager
 def recorded(source, destination, printed):
-    """Records the block."""
+    """Records the changes to `source` inside the block."""
     global _recorder
     if _recorder is None:
-        # It can never be removed.
+        # An audit hook can never be removed.
         sys.addaudithook(lambda event, arguments: _recorder and _recorder(event, arguments))
     _recorder = Recorder(source, destination, printed)
     try:

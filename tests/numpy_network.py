@@ -1,8 +1,7 @@
-"""The network once more, in NumPy, as its definition reads: row by row, over the row's own tokens,
-no batch, no mask.
+"""The network again, in NumPy, as its definition reads: row by row, without batch or mask.
 
-Everything takes complex numbers and leading axes, so that a gradient is exact to the last digits
-without a backward pass: the derivative of an analytic f at x is Im f(x + ih) / h, h so small that
+Everything takes complex numbers and leading axes, so gradients are exact to the last digits without
+a backward pass: the derivative of an analytic f at x is Im f(x + ih) / h, with h so small that
 nothing is lost (Squire and Trapp, Using Complex Variables to Estimate Derivatives of Real
 Functions, SIAM Review 40, 1998).
 """
@@ -14,11 +13,15 @@ DIRECTIONS = ("forward", "backward")
 
 
 def logits(settings, weights, tokens, lengths, masks=None):
-    """Scores of the classes, [..., batch, classes].
+    """Returns the scores of the classes, [..., batch, classes].
 
-    settings: config.Model; weights: {logical name: array [..., *shape]}; tokens: int [batch,
-    length]; masks: factors of dropout by place, {"embedding", "rnn_1", ...: [batch, time, width],
-    "logits": [batch, width]}.
+    Args:
+      settings: config.Model.
+      weights: {logical name: array [..., *shape]}.
+      tokens: int [batch, length].
+      lengths: int [batch].
+      masks: factors of dropout by place, {"embedding", "rnn_1", ...: [batch, time, width],
+        "logits": [batch, width]}.
     """
     rows = range(len(tokens))
     return np.stack(
@@ -36,7 +39,7 @@ def logits(settings, weights, tokens, lengths, masks=None):
 
 
 def loss_sum(scores, labels, smoothing=0.0, class_weights=None):
-    """The sum of the cross-entropies of scores [..., batch, classes]."""
+    """Returns the sum of the cross-entropies of scores [..., batch, classes]."""
     shifted = scores - scores.real.max(axis=-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     target = (1 - smoothing) * np.eye(scores.shape[-1])[labels] + smoothing / scores.shape[-1]
@@ -47,7 +50,7 @@ def loss_sum(scores, labels, smoothing=0.0, class_weights=None):
 
 
 def gradients(function, weights):
-    """{name: the derivative of `function(weights)`, a real scalar, by that weight}."""
+    """Returns {name: the derivative of `function(weights)`, a real scalar, by that weight}."""
     found = {}
     for name, weight in weights.items():
         moved = weight + 1j * H * np.eye(weight.size).reshape(weight.size, *weight.shape)
@@ -85,7 +88,7 @@ def _row(settings, weights, tokens, masks):
 
 
 def _run(cell, weights, name, inputs):
-    """The states after each step; the first step starts from zero."""
+    """Returns the states after each step; the first step starts from zero."""
     kernel, recurrent, bias = (
         weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")
     )

@@ -1,5 +1,6 @@
-"""What a user installs: the archives hold what the program needs, and the pinned files pin all of
-it.
+"""What a user installs.
+
+The archives hold everything that the program needs, and the requirement files pin all of it.
 """
 
 import ast
@@ -45,7 +46,7 @@ A_PIN = re.compile(
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
-    """A wheel and an sdist, built from a copy: building writes into the source tree."""
+    """Returns a wheel and an sdist, built from a copy, since building writes into the tree."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     shutil.copytree(
         ROOT / "trainer", source / "trainer", ignore=shutil.ignore_patterns("__pycache__")
@@ -53,8 +54,8 @@ def archives(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     program = (
-        "from setuptools import build_meta as b; "
-        f"b.build_wheel({str(built)!r}); b.build_sdist({str(built)!r})"
+        "from setuptools import build_meta; "
+        f"build_meta.build_wheel({str(built)!r}); build_meta.build_sdist({str(built)!r})"
     )
     subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True)
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
@@ -78,7 +79,7 @@ def required(metadata, machine: dict, extra: str) -> list[Requirement]:
 
 
 def pins(name: str, machine: dict) -> dict[str, Version]:
-    """{package: version} that the file pins for a machine."""
+    """Returns {package: version} that a requirements file pins for a machine."""
     found = (Requirement(pin["requirement"]) for pin in A_PIN.finditer((PINNED / name).read_text()))
     return {
         one.name: Version(next(iter(one.specifier)).version)
@@ -112,7 +113,7 @@ def test_the_wheel_installs_one_program_that_finds_its_named_runs(archives, tmp_
     assert all(config.name in answer.stdout for config in CONFIGS)
 
 
-def test_the_version_is_the_package_s_own(metadata):
+def test_the_version_is_that_of_the_package(metadata):
     import trainer
 
     assert metadata["Version"] == trainer.__version__
@@ -178,7 +179,7 @@ def test_pinned_files_hold_versions_with_hashes_and_nothing_else(name):
         ("test.txt", ["cpu", "demo", "test"]),
     ],
 )
-def test_what_setup_asks_for_is_pinned(metadata, machine, name, extras):
+def test_every_requirement_of_setup_is_pinned(metadata, machine, name, extras):
     pinned = pins(name, machine)
     for one in itertools.chain.from_iterable(
         required(metadata, machine, extra) for extra in extras
@@ -192,6 +193,6 @@ def test_what_setup_asks_for_is_pinned(metadata, machine, name, extras):
 @pytest.mark.parametrize(
     "machine", MACHINES, ids=lambda machine: "-".join(list(machine.values())[:3])
 )
-def test_the_tests_run_on_what_users_run_on(machine):
+def test_the_tests_use_the_versions_that_users_get(machine):
     assert pins("cpu.txt", machine).items() <= pins("test.txt", machine).items()
     assert pins("demo.txt", machine).items() <= pins("test.txt", machine).items()

@@ -1,5 +1,6 @@
-"""The scripts as a newcomer meets them: what a machine lacks is said in words, and one command
-trains a good model.
+"""The scripts as a newcomer meets them.
+
+They say in words what the machine lacks, and one command trains a good model.
 """
 
 import os
@@ -26,7 +27,7 @@ def call(script: str, *arguments: str, cwd, **environment: str) -> subprocess.Co
 
 @pytest.fixture
 def bare_path(tmp_path) -> pathlib.Path:
-    """A PATH with what every system has, and no Python."""
+    """Returns a folder to use as PATH: it has the tools of every system, but no Python."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for tool in ("basename", "cat", "cmp", "dirname"):
@@ -35,8 +36,9 @@ def bare_path(tmp_path) -> pathlib.Path:
 
 
 def interpreter(folder: pathlib.Path, version: str, fails_on: str) -> None:
-    """A `python3` that answers as one of `version` would whose `-c` program fails if it names
-    `fails_on`.
+    """Writes a `python3` that claims to be `version`.
+
+    A program given by `-c` fails if it holds `fails_on`.
     """
     program = folder / "python3"
     program.write_text(
@@ -48,15 +50,15 @@ def interpreter(folder: pathlib.Path, version: str, fails_on: str) -> None:
 
 @pytest.mark.parametrize("script", ["smoke.sh", "test.sh"])
 @pytest.mark.parametrize(
-    "version, fails_on, told",
+    "version, fails_on, message",
     [
         (None, None, "found no python3, needs Python 3.10 to 3.13"),
         ("3.9.2", "version_info", "found Python 3.9.2, needs Python 3.10 to 3.13"),
         ("3.11.2", "ensurepip", "apt-get install python3-venv"),
     ],
 )
-def test_a_machine_that_cannot_set_up_is_told_what_to_install(
-    script, version, fails_on, told, bare_path, tmp_path
+def test_a_script_names_what_to_install_on_a_machine_that_lacks_it(
+    script, version, fails_on, message, bare_path, tmp_path
 ):
     if version:
         interpreter(bare_path, version, fails_on)
@@ -68,17 +70,17 @@ def test_a_machine_that_cannot_set_up_is_told_what_to_install(
         RNN_TRAINER_VENV=str(tmp_path / "venv"),
     )
     assert answer.returncode == 2
-    assert answer.stderr.startswith(f"{script}: ") and told in answer.stderr
+    assert answer.stderr.startswith(f"{script}: ") and message in answer.stderr
     assert not (tmp_path / "venv").exists()
 
 
-def test_tensorboard_asks_for_a_folder_that_exists(tmp_path):
+def test_tensorboard_needs_a_folder_that_exists(tmp_path):
     assert "which model?" in call("tensorboard.sh", cwd=tmp_path).stderr
     assert "nowhere: no such folder" in call("tensorboard.sh", "nowhere", cwd=tmp_path).stderr
 
 
 @pytest.mark.slow
-def test_one_command_trains_a_classifier_that_judges_sentences(tmp_path):
+def test_one_command_trains_a_classifier_that_labels_sentences_correctly(tmp_path):
     if not pathlib.Path(sys.prefix, "rnn-trainer-cpu").exists():
         pytest.skip("needs an environment that scripts/test.sh has set up")
     sentences = "An excellent, moving film.", "Boring and awful, a waste of time."
@@ -90,10 +92,10 @@ def test_one_command_trains_a_classifier_that_judges_sentences(tmp_path):
         RNN_TRAINER_RUNS=str(tmp_path / "runs"),
     )
     assert answer.returncode == 0, answer.stderr
-    judged = dict(
+    predicted = dict(
         reversed(line.split("\t")[::2]) for line in answer.stdout.splitlines() if "\t" in line
     )
-    assert judged == {sentences[0]: "positive", sentences[1]: "negative"}
+    assert predicted == {sentences[0]: "positive", sentences[1]: "negative"}
     assert "scripts/tensorboard.sh" in answer.stderr
     (data, model) = sorted((tmp_path / "runs").iterdir(), key=lambda path: path.name != "data")
     assert data.name == "data" and list(model.glob("checkpoints/step-*"))

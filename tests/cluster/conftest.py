@@ -5,9 +5,7 @@ from tests.cluster import kit
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster():
-    """The cluster is up and has the image of this very tree; a cluster that was up before stays
-    up.
-    """
+    """Starts the cluster and builds the image of this tree; a cluster that was up stays up."""
     if kit.why_not():
         pytest.skip(kit.why_not())
     was_up = kit.is_up()
@@ -25,6 +23,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def namespace(cluster):
+    """Makes a namespace for the tests of a module."""
     made = kit.Namespace.make("restricted")
     yield made
     made.delete()
@@ -32,7 +31,7 @@ def namespace(cluster):
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """Digest by number of workers of a run on this machine that nothing disturbs."""
+    """Returns a function: number of workers -> digest of an undisturbed run on this machine."""
     folder, known = tmp_path_factory.mktemp("undisturbed"), {}
 
     def of(workers: int) -> str:

@@ -1,4 +1,4 @@
-"""Whatever happens to a job mid-run, it ends with the digest of a run that nothing disturbs."""
+"""A job that is disturbed in any way ends with the digest of an undisturbed run."""
 
 import datetime
 import json
@@ -9,7 +9,7 @@ import pytest
 from tests.cluster import kit
 
 pytestmark = pytest.mark.cluster
-LAST = -1  # The worker that is hit: not the one that writes the checkpoints.
+LAST = -1  # The worker that faults hit: not the one that writes the checkpoints.
 
 
 def _name(job, worker=LAST) -> str:
@@ -55,7 +55,7 @@ def freeze(job):
 def power_cut(job):
     node = _node(job)
     kit.kit("kill-node", node)
-    time.sleep(20)  # Until the cluster has noticed.
+    time.sleep(20)  # Until the cluster notices.
     kit.kit("start-node", node)
 
 
@@ -121,15 +121,14 @@ def test_a_disturbed_job_ends_with_the_digest_of_an_undisturbed_one(
     code, lines = job.follow()
     assert code == 0, lines[-20:]
     assert kit.digest(lines) == expected
-    assert max(event["attempt"] for event in job.events()) > 1, (
-        "the job came to its end before the fault"
-    )
+    assert max(event["attempt"] for event in job.events()) > 1, "the job ended before the fault"
     record_property("fault_to_first_new_steps", _first_loop(job, disturbed, attempt=2) - disturbed)
 
 
 def _first_loop(job, since: float, attempt: int = 1) -> float:
-    """When the first steps after `since` were done, in seconds since the epoch; their line may come
-    after that of a checkpoint.
+    """Returns when the first steps after `since` were done, in seconds since 1970.
+
+    Their journal line may come after that of a checkpoint.
     """
 
     def times():

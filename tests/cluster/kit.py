@@ -1,6 +1,4 @@
-"""The cluster of the tests: a real Kubernetes on this machine, if the kit for it lies beside the
-project.
-"""
+"""Drives a real Kubernetes on this machine, if the kit for it lies beside the project."""
 
 import contextlib
 import dataclasses
@@ -22,8 +20,8 @@ KUBECONFIG = "/var/lib/kit/kubeconfig"
 IMAGE = "localhost:5000/rnn-trainer:test"
 CLAIM = "rnn-trainer"
 INDEX = "batch.kubernetes.io/job-completion-index"
-# Longer than any fault takes to show, on 2 cores that also run the cluster. One thread and one
-# shard: both decide bits.
+# Longer than any fault takes to show, on 2 cores that also run the cluster. The numbers of threads
+# and shards affect the exact result, so both are given.
 TRAINING = [
     "--flagfile=words.flags",
     "--units=256",
@@ -39,10 +37,10 @@ SECONDS = 600  # The longest that anything here may take.
 
 
 def why_not() -> str:
-    """Why there can be no cluster here; "" where there can."""
+    """Returns why no cluster can run here; "" if one can."""
     if not KIT.exists():
         return f"no cluster: {KIT} is not there (CLUSTER_KIT names another place)"
-    return "" if os.geteuid() == 0 else "no cluster: starting one takes root"
+    return "" if os.geteuid() == 0 else "no cluster: only root can start one"
 
 
 def kit(*arguments: str) -> None:
@@ -70,7 +68,7 @@ def is_up() -> bool:
 
 
 def eventually(what: str, holds, seconds: float = 180):
-    """Waits until `holds()` is true and returns it."""
+    """Waits until `holds()` is true; returns its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(AssertionError, FileNotFoundError):
@@ -83,7 +81,7 @@ def eventually(what: str, holds, seconds: float = 180):
 
 @dataclasses.dataclass(frozen=True)
 class Namespace:
-    """A namespace of its own, with a volume whose folder on this machine is `folder`."""
+    """A new namespace, with a volume whose folder on this machine is `folder`."""
 
     name: str
 
@@ -126,7 +124,7 @@ class Namespace:
 
 @dataclasses.dataclass
 class Job:
-    """A job in a namespace, sent by `trainer submit` and followed by it."""
+    """A job in a namespace, sent and followed by `trainer submit`."""
 
     namespace: Namespace
     name: str
@@ -135,7 +133,7 @@ class Job:
     data_dir: str = "/demo/words"
 
     def submit(self, *flags: str) -> list[str]:
-        """The command line of `trainer submit` for this job."""
+        """Returns the command line of `trainer submit` for this job."""
         return [
             sys.executable,
             "-m",
@@ -161,7 +159,7 @@ class Job:
         run(self.submit("--apply"))
 
     def follow(self) -> tuple[int, list[str]]:
-        """How `submit --follow` ends, and its lines."""
+        """Runs `submit --follow`; returns its exit code and its lines."""
         done = subprocess.run(
             self.submit("--follow"),
             capture_output=True,
@@ -206,7 +204,7 @@ class Job:
         return self.namespace.get("pods", selector)["items"]
 
     def pod(self, worker: int) -> dict:
-        """The pod of a worker that runs."""
+        """Waits until a worker runs; returns its pod."""
 
         def running():
             running = [
@@ -241,14 +239,14 @@ def run(command: list[str]) -> str:
 
 
 def digest(lines: list[str]) -> str:
-    """HEX of the last line that says it, whoever printed it."""
+    """Returns the digest that `done` lines print, the same in all of them."""
     found = re.findall(r"done step=\d+ state_digest=([0-9a-f]{64})", "\n".join(lines))
     assert found and len(set(found)) == 1, lines[-20:]
     return found[0]
 
 
 def local_digest(workers: int, folder: pathlib.Path) -> str:
-    """The digest of the same training on this machine, where nothing disturbs it."""
+    """Returns the digest of the same run on this machine, undisturbed."""
     data = folder / "words"
     if not data.exists():
         run(

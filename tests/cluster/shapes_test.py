@@ -1,5 +1,7 @@
-"""Every shape that submit renders, on a real cluster: for CPU they train to their end, the others
-are scheduled and refuse to train on CPU."""
+"""Every kind of job that submit renders, on a real cluster.
+
+CPU jobs train to their end; the others are scheduled and refuse to train on CPU.
+"""
 
 import json
 
@@ -34,7 +36,7 @@ def test_a_job_trains_to_the_digest_of_a_run_on_this_machine(
     assert len(status) <= 10 and status[1].startswith("state      done"), status
 
 
-def test_a_bad_configuration_fails_the_job_at_once_and_its_follower_says_why(namespace):
+def test_a_bad_configuration_fails_the_job_at_once_and_follow_prints_why(namespace):
     job = kit.Job(namespace, "bad", data_dir="/data/nothing")
     job.apply()
     code, lines = job.follow()
@@ -44,7 +46,7 @@ def test_a_bad_configuration_fails_the_job_at_once_and_its_follower_says_why(nam
 
 
 @pytest.mark.parametrize(
-    "name, level, shape, pretended, told",
+    "name, level, shape, pretended, message",
     [
         (
             "gpu",
@@ -69,15 +71,14 @@ def test_a_bad_configuration_fails_the_job_at_once_and_its_follower_says_why(nam
         ),
     ],
 )
-def test_a_pod_whose_accelerator_is_not_there_refuses_to_train_on_cpu(
-    name, level, shape, pretended, told
+def test_a_pod_without_its_accelerator_refuses_to_train_on_cpu(
+    name, level, shape, pretended, message
 ):
     kit.kit("pretend", "node-1", *pretended)
     namespace = kit.Namespace.make(level)
     try:
         job = kit.Job(namespace, name, shape, training=("--flagfile=words.flags", "--units=64"))
-        # The cluster takes the manifest as it is; but the root of its nodes has no SYS_RESOURCE to
-        # give.
+        # The cluster accepts the manifest as it is, but its nodes cannot grant SYS_RESOURCE.
         if name == "tpu":
             send = ("apply", f"--namespace={namespace.name}", "--server-side", "--filename=-")
             manifest = kit.run(job.submit())
@@ -86,13 +87,13 @@ def test_a_pod_whose_accelerator_is_not_there_refuses_to_train_on_cpu(
         else:
             job.apply()
         code, lines = job.follow()
-        assert code == 2 and any(told in line for line in lines), lines
+        assert code == 2 and any(message in line for line in lines), lines
         assert [pod["spec"]["nodeName"] for pod in job.pods()] == ["node-1"]
     finally:
         namespace.delete()
 
 
-def test_a_tpu_job_is_refused_where_its_pods_would_never_start(namespace):
+def test_a_tpu_job_is_refused_if_its_pods_would_never_start(namespace):
     with pytest.raises(AssertionError, match="would violate PodSecurity"):
         kit.Job(namespace, "tpu", ("--tpu=v5e-8",), training=()).apply()
 
@@ -104,11 +105,12 @@ LISTEN = "import socket, time; server = socket.create_server(('', 40000)); time.
 
 
 def connects(namespace, labels: dict, host: str, port: int) -> bool:
-    """Whether a pod with these labels can connect."""
+    """Returns whether a pod with these labels can connect."""
     name = f"probe-{len(namespace.get('pods')['items'])}"
-    kubectl = lambda *arguments, **options: kit.kubectl(
-        f"--namespace={namespace.name}", *arguments, **options
-    )
+
+    def kubectl(*arguments, **options):
+        return kit.kubectl(f"--namespace={namespace.name}", *arguments, **options)
+
     kubectl(
         "apply",
         "--filename=-",
@@ -153,7 +155,7 @@ def connects(namespace, labels: dict, host: str, port: int) -> bool:
     return phase == "Succeeded"
 
 
-def test_workers_answer_their_own_job_and_tensorboard_answers_the_namespace(namespace):
+def test_workers_accept_only_their_own_job_and_tensorboard_accepts_its_namespace(namespace):
     job = kit.Job(
         namespace, "policy", ("--tensorboard",), training=(*kit.TRAINING, "--steps=1000000")
     )

@@ -145,7 +145,7 @@ def _write(
     classes: Classes,
     config: configuration.Prepare,
 ) -> dict:
-    """Writes every file except dataset.json; returns what dataset.json says of them."""
+    """Writes every file except dataset.json; returns their part of dataset.json."""
     names, class_ids = classes.ranked()
     lengths, labels = spool.read("lengths"), class_ids[spool.read("labels")]
     assignment = splits.assign(
