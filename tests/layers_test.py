@@ -19,16 +19,16 @@ ROOMS = """
     train
     loop
     evaluate predict export
-    chaos trained_model
+    chaos doctor trained_model
     launch steps
-    doctor gang prepare tasks
+    gang prepare tasks
     reporting data flags models devices
     config model_folder stopping
     channel durable exit_codes
 """
 # The same for the modules of each package.
 INSIDE = {
-    "chaos": "command / faults / jobs",
+    "chaos": "command / faults / trials",
     "data": "pipeline text / order store",
     "devices": "resources / strategy fusion / accelerator exchange",
     "doctor": "command / checks sight / facts / cluster",
@@ -57,7 +57,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
     main flags stopping config exit_codes channel durable
-    chaos.command chaos.jobs chaos.faults
+    chaos.command chaos.trials chaos.faults
     devices.accelerator devices.resources devices.fusion devices.exchange
     doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight
     gang.supervisor gang.member gang.links gang.child gang.identity gang.rendezvous gang.roster
