@@ -21,9 +21,9 @@ ROOMS = """
     warm_up
     recorder keeper
     evaluate predict export outcome
-    chaos trained_model
+    chaos doctor trained_model
     launch steps
-    doctor gang prepare tasks
+    gang prepare tasks
     reporting data flags models devices
     model_folder resuming stopping
     config
@@ -32,7 +32,7 @@ ROOMS = """
 """
 # The same for the modules of each package.
 INSIDE = {
-    "chaos": "command / faults / jobs",
+    "chaos": "command / faults / trials",
     "data": "pipeline text / plans / epochs store / order",
     "devices": "resources strategy / fusion accelerator exchange placement peers",
     "doctor": "command / checks sight / facts / cluster",
@@ -62,7 +62,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
     main flags stopping config resuming exit_codes channel durable processes
-    chaos.command chaos.jobs chaos.faults
+    chaos.command chaos.trials chaos.faults
     data.plans
     devices.accelerator devices.resources devices.fusion devices.exchange
     doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight

@@ -7,7 +7,7 @@ import pytest
 from tests import datasets
 from trainer import config
 from trainer.chaos import command as chaos
-from trainer.chaos import jobs
+from trainer.chaos import trials
 from trainer.exit_codes import TrainerError, UsageError
 from trainer.model_folder import journal
 
@@ -96,7 +96,7 @@ def test_a_disturbed_gang_ends_with_the_digest_of_an_undisturbed_one(
 def test_a_folder_that_is_there_is_left_alone(job, tmp_path):
     kept = tmp_path / "model/chaos/kept"
     kept.mkdir(parents=True)
-    with pytest.raises(UsageError, match="chaos is there already: .* Delete it"):
+    with pytest.raises(UsageError, match="chaos exists: .* Delete it"):
         chaos.run(job, config.Chaos(kills=1))
     assert kept.exists()
 
@@ -104,7 +104,7 @@ def test_a_folder_that_is_there_is_left_alone(job, tmp_path):
 def test_a_job_that_fails_by_itself_passes_on_its_code_and_its_last_lines(job, tmp_path):
     (tmp_path / "data/dataset.json").unlink()
     with pytest.raises(
-        TrainerError, match="the undisturbed job ended with exit code 2(.|\n)*no dataset.json"
+        TrainerError, match="the undisturbed trial ended with exit code 2(.|\n)*no dataset.json"
     ) as failed:
         chaos.run(job, config.Chaos(kills=1))
     assert failed.value.code == 2
@@ -113,14 +113,14 @@ def test_a_job_that_fails_by_itself_passes_on_its_code_and_its_last_lines(job, t
 @pytest.mark.slow
 def test_other_digests_are_told_by_the_exit_code(job, monkeypatch, capfd):
     """The disturbed job gets another seed: what a trainer that resumes wrongly would look like."""
-    start = jobs.Process.start
+    start = trials.ProcessTrial.start
 
     def start_with_another_seed(self):
         if self.name == "disturbed":
             self.config = config.replace(self.config, seed=6)
         start(self)
 
-    monkeypatch.setattr(jobs.Process, "start", start_with_another_seed)
+    monkeypatch.setattr(trials.ProcessTrial, "start", start_with_another_seed)
     assert chaos.run(job, config.Chaos(kills=0)) == 1
     undisturbed, disturbed = capfd.readouterr().out.splitlines()
     assert undisturbed.split()[1] != disturbed.split()[1]

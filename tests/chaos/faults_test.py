@@ -15,7 +15,7 @@ import pytest
 from tests import commands
 from trainer import config
 from trainer.chaos import command as chaos
-from trainer.chaos import faults, jobs
+from trainer.chaos import faults, trials
 from trainer.launch import local
 
 # A supervisor and its child. Supervisors agree by files: when GENERATION grows, all start their
@@ -24,7 +24,7 @@ from trainer.launch import local
 # done.
 WORKER = """
 import ctypes, hashlib, os, pathlib, re, signal, subprocess, sys, time
-from trainer.journal import Journal, read
+from trainer.model_folder.journal import Journal, read
 ctypes.CDLL(None).prctl(1, 9)
 text = " ".join(sys.argv)
 folder = pathlib.Path(re.findall("--model_dir=([^ ]*)", text)[-1])
@@ -145,12 +145,12 @@ def test_other_digests_are_told_by_the_exit_code(gang, tmp_path, capfd):
 
 @pytest.mark.parametrize("kind", faults.KINDS)
 def test_every_kind_of_fault_hits_what_its_name_says(gang, kind):
-    job = jobs.Gang("disturbed", gang(1), 2)
+    job = trials.GangTrial("disturbed", gang(1), 2)
     job.folder.mkdir(parents=True)
     try:
         job.start()
         while not job.events("loop"):
-            assert job.look() is None
+            assert job.poll() is None
             time.sleep(0.02)
         before = faults.progress(job.events("loop"))[0]
         supervisor, training = job.supervisor(1), job.training(1)
@@ -169,7 +169,7 @@ def loop(seconds, attempt):
     return {"time": f"2026-01-01T00:00:{seconds:06.3f}+00:00", "attempt": attempt, "event": "loop"}
 
 
-AT = jobs.since_epoch(loop(10, 1))
+AT = trials.since_epoch(loop(10, 1))
 RECOVERIES = [
     # thaws, loops, seconds
     (None, [], None),
@@ -203,7 +203,7 @@ def test_a_process_is_found_by_its_parent_whatever_its_name(tmp_path):
         [odd, "-S", "-c", "input()"], stdin=subprocess.PIPE, env={"PYTHONHOME": sys.base_prefix}
     )
     try:
-        assert (process.pid, os.getpid()) in jobs._parents()
+        assert (process.pid, os.getpid()) in trials._parents()
     finally:
         process.communicate(b"\n")
-    assert process.pid not in dict(jobs._parents())
+    assert process.pid not in dict(trials._parents())

@@ -160,8 +160,14 @@ JUDGEMENTS = [
         ["a TPU (TPU_TOPOLOGY=2x4)", "google.com/tpu"],
     ),
     ("given", {}, {"given": ASKED, "sight": "no TensorFlow"}, SKIPPED, ["not known"]),
-    ("kernel", {"units": (8, 8)}, {}, OK, ["rnn_0, rnn_1", "ours of lstm: compiled by XLA"]),
-    ("kernel", {}, {"sight": "no TensorFlow"}, SKIPPED, ["not known"]),
+    (
+        "implementation",
+        {"units": (8, 8)},
+        {},
+        OK,
+        ["rnn_0, rnn_1", "ours of lstm: compiled by XLA"],
+    ),
+    ("implementation", {}, {"sight": "no TensorFlow"}, SKIPPED, ["not known"]),
     ("batch", {}, {}, OK, ["32 rows", "1 worker(s) of 1 replica(s): 32 each"]),
     ("batch", {"batch_size": 12}, {}, OK, ["12 each"]),  # one replica alone: nothing is dealt out
     (

@@ -114,12 +114,14 @@ def test_committed_checkpoints_are_counted(tmp_path):
 @pytest.mark.parametrize(
     "cell, jit, implementation", [("lstm", "auto", "ours"), ("gru", "off", "keras")]
 )
-def test_tensorflow_says_what_it_sees_and_which_kernel_it_would_use(cell, jit, implementation):
+def test_tensorflow_reports_what_it_sees_and_which_implementation_it_would_use(
+    cell, jit, implementation
+):
     said = sight.look("auto", cell, jit)
     assert (
         said["visible"]["CPU"] >= 1
         and said["backend"] == "tensorflow"
-        and said["kernel"][0] == implementation
+        and said["implementation"][0] == implementation
     )
 
 

@@ -17,7 +17,7 @@ import pytest
 from trainer.exit_codes import StorageError, TrainerError, UsageError
 from trainer.launch import tpu_vm, tpu_vm_run
 
-JOB = tpu_vm.Job(
+JOB = tpu_vm.TpuVmJob(
     "imdb",
     "us-docker.pkg.dev/p/r/rnn-trainer:1-tpu",
     "us-west4-a",
@@ -50,7 +50,7 @@ WHOLE = ["describe", "create", "describe", "start", "follow", "result", "fetch",
 # --- the plan -------------------------------------------------------------------------------------
 
 
-def argv(name: str, job: tpu_vm.Job = JOB) -> list[str]:
+def argv(name: str, job: tpu_vm.TpuVmJob = JOB) -> list[str]:
     (step,) = (step for step in tpu_vm.plan(job) if step.name == name)
     return list(step.argv)
 
@@ -101,7 +101,7 @@ def test_each_call_has_exactly_these_arguments(name, expected):
 
 
 def test_without_options_their_flags_are_left_out():
-    job = tpu_vm.Job("a", "i:1", "z", "v6e-1", "/demo", "gs://b/m")
+    job = tpu_vm.TpuVmJob("a", "i:1", "z", "v6e-1", "/demo", "gs://b/m")
     assert argv("create", job) == [
         *QUEUE,
         "create",
@@ -115,7 +115,7 @@ def test_without_options_their_flags_are_left_out():
     ]
 
 
-def start_script(job: tpu_vm.Job = JOB) -> list[str]:
+def start_script(job: tpu_vm.TpuVmJob = JOB) -> list[str]:
     """The lines of the script that `start` gives to the VM's shell."""
     *_, command = argv("start", job)
     *sudo, script = shlex.split(command.removeprefix("--command="))
@@ -146,7 +146,7 @@ def test_the_vm_copies_the_folders_and_starts_the_container_once():
 
 def test_data_inside_the_image_is_not_copied_and_a_public_registry_needs_no_sign_in():
     lines = start_script(
-        tpu_vm.Job(
+        tpu_vm.TpuVmJob(
             "a", "docker.io/me/t:1", "z", "v6e-1", "/demo", "gs://b/m", ("--hosts=a b; rm x",)
         )
     )
@@ -158,7 +158,7 @@ def test_data_inside_the_image_is_not_copied_and_a_public_registry_needs_no_sign
 
 
 @pytest.mark.parametrize(
-    "job", [JOB, tpu_vm.Job("a", "i:1", "z", "v4-8", "/demo", "gs://b/m", ("--hosts='",))]
+    "job", [JOB, tpu_vm.TpuVmJob("a", "i:1", "z", "v4-8", "/demo", "gs://b/m", ("--hosts='",))]
 )
 def test_the_start_script_is_one_that_a_shell_can_read(job):
     subprocess.run(["sh", "-n", "-c", "\n".join(start_script(job))], check=True)
@@ -206,7 +206,7 @@ def test_a_job_that_cannot_run_is_refused_with_value_rule_and_remedy(changes, to
         "model": "gs://b/m",
     }
     with pytest.raises(UsageError) as problem:
-        tpu_vm.Job(**{**fields, **changes})
+        tpu_vm.TpuVmJob(**{**fields, **changes})
     assert all(part in str(problem.value) for part in told)
 
 
@@ -216,7 +216,7 @@ def test_a_job_that_cannot_run_is_refused_with_value_rule_and_remedy(changes, to
 )
 def test_every_slice_of_one_host_is_accepted(kind):
     assert f"--accelerator-type={kind}" in argv(
-        "create", tpu_vm.Job("a", "i:1", "z", kind, "/d", "gs://b/m")
+        "create", tpu_vm.TpuVmJob("a", "i:1", "z", kind, "/d", "gs://b/m")
     )
 
 

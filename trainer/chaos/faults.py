@@ -1,29 +1,29 @@
-"""What is done to a gang to disturb it, and when it has recovered: decided from its journal
-alone.
-"""
+"""Faults that are injected into a gang, and their recovery as its journal shows it."""
 
 import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 
-from trainer.chaos.jobs import Gang, since_epoch
+from trainer.chaos.trials import GangTrial, since_epoch
 
-# What is done to one worker: a signal, to its training process or to its supervisor.
-KINDS: Mapping[str, tuple[signal.Signals, Callable[[Gang, int], int | None]]] = {
-    "kill_training": (signal.SIGKILL, Gang.training),
-    "kill_worker": (signal.SIGKILL, Gang.supervisor),
-    "freeze_training": (signal.SIGSTOP, Gang.training),
-    "terminate_worker": (signal.SIGTERM, Gang.supervisor),
+# {kind: a signal, and the process of one worker that receives it}.
+KINDS: Mapping[str, tuple[signal.Signals, Callable[[GangTrial, int], int | None]]] = {
+    "kill_training": (signal.SIGKILL, GangTrial.training),
+    "kill_worker": (signal.SIGKILL, GangTrial.supervisor),
+    "freeze_training": (signal.SIGSTOP, GangTrial.training),
+    "terminate_worker": (signal.SIGTERM, GangTrial.supervisor),
 }
-# Supervisors end what is frozen for 10 s: some freezes are shorter than that.
+# A supervisor kills a process that stays frozen for 10 s: some freezes are shorter, some longer.
 FROZEN_SECONDS = (1.0, 14.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One fault. `at`, `thaws`: seconds since the epoch. `attempt`, `step`: how far the run had
-    come by its journal.
+    """A fault that was injected.
+
+    at, thaws: seconds since the epoch; thaws is None unless the process was frozen. attempt, step:
+    the newest ones in the journal when the fault was injected.
     """
 
     number: int
@@ -35,22 +35,22 @@ class Fault:
     attempt: int
     step: int
 
-    def told(self, ended: str) -> str:
-        """Its line on stdout."""
-        return f"fault {self.number} {self.kind} worker {self.worker} at step {self.step}: {ended}"
+    def line(self, outcome: str) -> str:
+        """Returns the line that is printed for the fault."""
+        return (
+            f"fault {self.number} {self.kind} worker {self.worker} at step {self.step}: {outcome}"
+        )
 
 
-def inject(kind: str, gang: Gang, worker: int) -> int | None:
-    """Does it; returns the id of the process that it was done to, None where there is no such
-    process at the moment.
-    """
+def inject(kind: str, gang: GangTrial, worker: int) -> int | None:
+    """Injects the fault; returns the id of the affected process, None if it does not exist."""
     number, process = KINDS[kind]
     pid = process(gang, worker)
     return pid if pid and send(pid, number) else None
 
 
 def send(pid: int, number: signal.Signals) -> bool:
-    """Sends a signal; whether there was a process to take it."""
+    """Sends a signal; returns whether the process existed."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -59,18 +59,20 @@ def send(pid: int, number: signal.Signals) -> bool:
 
 
 def progress(events: Iterable[Mapping]) -> tuple[int, int]:
-    """(newest attempt, newest step told of) in lines of a journal."""
+    """Returns the newest attempt and the newest step in lines of a journal; 0 if there are none."""
     return max((event["attempt"] for event in events), default=0), max(
         (event.get("step", 0) for event in events), default=0
     )
 
 
 def recovered_after(fault: Fault, loops: Iterable[Mapping]) -> float | None:
-    """Seconds from the fault to the first new step, None while there is none. `loops`: lines about
-    steps.
+    """Returns the seconds from the fault to the first new step; None if there is none yet.
 
-    A step is new where a later attempt made it. A frozen process may go on without one: then where
-    it was made after the thaw.
+    A step is new if a later attempt made it. A process that was frozen may also continue in the
+    same attempt: then a step is new if it was made after the thaw.
+
+    Args:
+      loops: the `loop` lines of the journal.
     """
     for event in loops:
         moment = since_epoch(event)

@@ -1,3 +1,1 @@
-"""Whether a run can succeed here, found out before it costs anything: facts are gathered apart from
-their judgement.
-"""
+"""`trainer doctor`: whether a run can succeed here; facts are gathered first and judged apart."""

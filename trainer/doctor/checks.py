@@ -1,7 +1,6 @@
-"""The table of checks: each is a small function of a configuration and facts, and says what it
-found and what helps.
+"""The table of checks: each judges a configuration and facts, and returns a finding.
 
-A check never looks at the machine itself, so that its judgement can be tried with any facts.
+A check never looks at the machine, so tests can give it any facts.
 """
 
 import dataclasses
@@ -19,15 +18,16 @@ from trainer.models import shapes
 
 OK, WARNING, ERROR, SKIPPED = "ok", "warning", "error", "skipped"
 
-# Below that a replica is mostly overhead; the bound of `resources.settled` for shards.
+# With fewer rows a replica is mostly overhead; `resources.settled` has the same bound for shards.
 ROWS_AT_LEAST = 16
-_OTHER_FILES = 100_000_000  # Bytes left for journal, event files and whatever else lies there.
+_OTHER_FILES = 100_000_000  # Bytes left for the journal, event files and other files.
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a check says: `level` is one of ok, warning, error, skipped; a warning or error has a
-    remedy.
+    """The result of a check.
+
+    level: ok, warning, error or skipped. A warning or an error has a remedy.
     """
 
     level: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 def version(text: str) -> tuple[int, ...]:
-    """(2, 21, 0) of "2.21.0rc1": the numbers before anything else."""
+    """Returns the leading numbers of a version: (2, 21, 0) for "2.21.0rc1"."""
     return tuple(int(part) for part in re.match(r"[\d.]*", text)[0].split(".") if part)
 
 
@@ -50,7 +50,7 @@ def version(text: str) -> tuple[int, ...]:
 
 
 def check_python(config: configuration.Config, facts: Facts) -> Finding:
-    found = "%d.%d" % facts.python
+    found = ".".join(map(str, facts.python))
     if facts.python < (3, 10):
         return Finding(
             ERROR,
@@ -63,7 +63,7 @@ def check_python(config: configuration.Config, facts: Facts) -> Finding:
             WARNING,
             "Python",
             f"{found}, which the trainer is not tested with.",
-            "Python 3.10 to 3.13 is.",
+            "Use Python 3.10 to 3.13.",
         )
     return Finding(OK, "Python", found)
 
@@ -75,7 +75,7 @@ def check_tensorflow(config: configuration.Config, facts: Facts) -> Finding:
         return Finding(
             WARNING,
             "TensorFlow",
-            "it can be imported, but from a package that is not known here.",
+            "it can be imported, but from an unknown package.",
             f"The trainer is tested with {', '.join(TENSORFLOWS[:3])} from 2.20 on.",
         )
     if not found:
@@ -89,8 +89,8 @@ def check_tensorflow(config: configuration.Config, facts: Facts) -> Finding:
         return Finding(
             ERROR,
             "TensorFlow",
-            f"{named} lie in the same folder, and each overwrites files of the other.",
-            f"Install one alone: pip uninstall -y {' '.join(found)}; pip install "
+            f"{named} are installed in the same folder and overwrite each other's files.",
+            f"Install only one: pip uninstall -y {' '.join(found)}; pip install "
             "'rnn-trainer[cpu]' or [gpu] or [tpu].",
         )
     [(name, number)] = found.items()
@@ -109,7 +109,7 @@ def check_tensorflow(config: configuration.Config, facts: Facts) -> Finding:
         return Finding(
             ERROR,
             "TensorFlow",
-            f"--accelerator={config.run.accelerator}, but {named} is built without one.",
+            f"--accelerator={config.run.accelerator}, but {named} is built without support for it.",
             f"pip uninstall -y {name}; pip install 'rnn-trainer[{config.run.accelerator}]'",
         )
     return Finding(OK, "TensorFlow", named)
@@ -164,7 +164,7 @@ def check_accelerator(config: configuration.Config, facts: Facts) -> Finding:
             ERROR,
             "accelerator",
             f"{facts.sight}.",
-            "Run `python -c 'import tensorflow'` and see what it says.",
+            "Run `python -c 'import tensorflow'` and read its error.",
         )
     visible = facts.sight.visible
     problem = accelerator.refusal(config.run.accelerator, visible)
@@ -184,9 +184,7 @@ def check_accelerator(config: configuration.Config, facts: Facts) -> Finding:
 
 
 def check_given(config: configuration.Config, facts: Facts) -> Finding:
-    """What whoever started the process gave it (a pod's devices) must be used, unless the command
-    line says otherwise.
-    """
+    """Devices that the process was given, as in a pod, must be used unless a flag excludes them."""
     if not facts.given:
         return Finding(OK, "devices given", "none beside the CPU")
     words = ", ".join(f"{kind} ({evidence.text})" for kind, evidence in facts.given.items())
@@ -205,22 +203,21 @@ def check_given(config: configuration.Config, facts: Facts) -> Finding:
         ERROR if evidence.asked else WARNING,
         "devices given",
         f"a {kind} ({evidence.text}), but TensorFlow sees {accelerator.in_words(visible)} and the "
-        "run would use the "
-        f"{accelerator.chosen('auto', visible)}.",
+        f"run would use the {accelerator.chosen('auto', visible)}.",
         accelerator.remedy(kind),
     )
 
 
-def check_kernel(config: configuration.Config, facts: Facts) -> Finding:
+def check_implementation(config: configuration.Config, facts: Facts) -> Finding:
     layers = ", ".join(f"rnn_{layer}" for layer in range(len(config.model.units)))
     if isinstance(facts.sight, str):
-        return Finding(SKIPPED, f"kernel of {layers}", "what TensorFlow sees is not known")
-    implementation, reason = facts.sight.kernel
-    return Finding(OK, f"kernel of {layers}", f"{implementation} of {config.model.cell}: {reason}")
+        return Finding(SKIPPED, f"implementation of {layers}", "what TensorFlow sees is not known")
+    name, reason = facts.sight.implementation
+    return Finding(OK, f"implementation of {layers}", f"{name} of {config.model.cell}: {reason}")
 
 
 def replicas(config: configuration.Config, facts: Facts) -> int:
-    """Replicas of one worker: --devices, else every GPU or one CPU."""
+    """Returns the replicas of one worker: --devices, else every GPU, else one CPU."""
     if config.run.devices or config.run.strategy == "one_device" or isinstance(facts.sight, str):
         return max(1, config.run.devices)
     kind = accelerator.chosen(config.run.accelerator, facts.sight.visible)
@@ -256,7 +253,7 @@ def check_batch(config: configuration.Config, facts: Facts) -> Finding:
             WARNING,
             "batch",
             f"{dealt}: some get {rows // count + 1} rows and the others wait for them.",
-            f"Let it be a multiple of {count * config.optimizer.accumulate}.",
+            f"Use a multiple of {count * config.optimizer.accumulate}.",
         )
     return Finding(OK, "batch", f"{dealt}: {rows // count} each")
 
@@ -272,14 +269,13 @@ def check_data(config: configuration.Config, facts: Facts) -> Finding:
             ERROR,
             "data",
             f"{config.folders.data_dir} has no training split.",
-            "Prepare one with rows in it.",
+            "Prepare a dataset with training rows.",
         )
     return Finding(
         OK,
         "data",
-        f"{config.folders.data_dir} is whole: {facts.data.examples} training examples, "
-        f"{facts.data.classes} "
-        f"classes, vocabulary of {facts.data.vocabulary_size}",
+        f"{config.folders.data_dir} is complete: {facts.data.examples} training examples, "
+        f"{facts.data.classes} classes, vocabulary of {facts.data.vocabulary_size}",
     )
 
 
@@ -293,22 +289,20 @@ def check_model_folder(config: configuration.Config, facts: Facts) -> Finding:
         else f"{folder.path} (to be made in {folder.probed})"
     )
     if folder.problems:
-        tried = "; ".join(f"cannot {what} it: {said}" for what, said in folder.problems.items())
+        tried = "; ".join(f"cannot {what} it: {error}" for what, error in folder.problems.items())
         return Finding(
             ERROR,
             "model folder",
             f"{where}: {tried}.",
             "Checkpoints need a file system that locks (flock), syncs and renames folders, and "
-            "that this user may write "
-            "to. Choose another --model_dir, or correct its owner (fsGroup in a pod).",
+            "that this user can write to. Choose another --model_dir, or correct its owner "
+            "(fsGroup in a pod).",
         )
     return Finding(OK, "model folder", f"{where} can be written, synced, locked and renamed in")
 
 
 def copies(config: configuration.Config, examples: int) -> int:
-    """Checkpoints that lie on the disk at the worst moment: those kept, the best one, and the one
-    being written.
-    """
+    """Returns the most checkpoints at one time: those kept, the best one, the one being written."""
     run = config.run
     steps = run.steps or order.epoch_end(run.epochs, examples, config.input.batch_size)
     kept = min(run.keep or math.inf, math.ceil(steps / run.save_steps))
@@ -321,30 +315,29 @@ def check_space(config: configuration.Config, facts: Facts) -> Finding:
     size = shapes.checkpoint_bytes(config, facts.data.vocabulary_size, facts.data.classes)
     wanted = max(1, copies(config, facts.data.examples) - facts.checkpoints)
     free, where = facts.model_folder.free, facts.model_folder.probed
-    told = (
-        f"{_bytes(free)} free in {where}; a checkpoint has {_bytes(size)}, {wanted} more will lie "
-        "there "
-        f"(--keep={config.run.keep}, --save_steps={config.run.save_steps})"
+    needs = (
+        f"{_bytes(free)} free in {where}; a checkpoint takes {_bytes(size)}, and room for {wanted} "
+        f"more is needed (--keep={config.run.keep}, --save_steps={config.run.save_steps})"
     )
     if free < size + _OTHER_FILES:
         return Finding(
             ERROR,
             "free space",
-            f"{told}: not one fits.",
-            "Free some, choose another --model_dir, or a smaller model.",
+            f"{needs}: not one fits.",
+            "Free some space, or choose another --model_dir or a smaller model.",
         )
     if free < wanted * size + _OTHER_FILES:
         return Finding(
             WARNING,
             "free space",
-            f"{told}: the disk will be full before the end.",
-            "Free some, or lower --keep.",
+            f"{needs}: the disk will be full before the end.",
+            "Free some space, or lower --keep.",
         )
-    return Finding(OK, "free space", told)
+    return Finding(OK, "free space", needs)
 
 
 def _bytes(count: int) -> str:
-    """Three digits and a decimal unit: 1.23 GB."""
+    """Returns three digits and a decimal unit: 1.23 GB."""
     power = min(4, (len(str(max(1, count))) - 1) // 3)
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
@@ -362,7 +355,7 @@ def check_cluster(config: configuration.Config, facts: Facts) -> Finding:
             ERROR,
             "cluster",
             f"{at}: {cluster.problem}.",
-            "See `kubectl cluster-info`, or name another --context.",
+            "Try `kubectl cluster-info`, or use another --context.",
         )
     return Finding(OK, "cluster", at)
 
@@ -376,7 +369,7 @@ def check_permissions(
             ERROR,
             "permissions",
             f"you may not {', '.join(denied)} in {facts.cluster.namespace}.",
-            "Ask for a Role with these verbs, or name another --namespace.",
+            "Ask for a Role with these verbs, or use another --namespace.",
         )
     return Finding(
         OK,
@@ -394,13 +387,13 @@ def check_pod_security(
             WARNING,
             "Pod Security",
             f"the labels of namespace {facts.cluster.namespace} cannot be read.",
-            "Ask for `get` on namespaces, or see what the server-side dry run of `submit` says.",
+            "Ask for `get` on namespaces, or rely on the server-side dry run of `submit --apply`.",
         )
     if config.run.accelerator == "tpu" and level == "restricted":
         return Finding(
             ERROR,
             "Pod Security",
-            f"{facts.cluster.namespace} enforces restricted, and a TPU pod needs more than that.",
+            f"{facts.cluster.namespace} enforces restricted, and a TPU pod needs more.",
             "Use a --namespace with the level baseline or privileged.",
         )
     return Finding(OK, "Pod Security", f"{facts.cluster.namespace} enforces {level or 'no level'}")
@@ -412,13 +405,13 @@ def check_queue(
     queues = facts.cluster.queues
     there = f"queues of {facts.cluster.namespace}: {', '.join(queues or ()) or 'none'}"
     if queues is None:
-        there = "Kueue is not installed, or its queues may not be read"
+        there = "Kueue is not installed, or its queues cannot be read"
     if settings.queue and settings.queue not in (queues or ()):
         return Finding(
             ERROR,
             "queue",
             f"--queue={settings.queue}: {there}.",
-            "Name one of them, have a LocalQueue made, or leave it out.",
+            "Name one of them, create a LocalQueue, or leave it out.",
         )
     return Finding(OK, "queue", f"{settings.queue or 'none asked for'}; {there}")
 
@@ -442,8 +435,8 @@ def check_quota(
                 f"{count}.",
                 "Wait for other jobs to end, use fewer workers, or ask for a larger quota.",
             )
-    told = ", ".join(f"{name} {used} of {hard}" for name, (used, hard) in sorted(quotas.items()))
-    return Finding(OK, "quota", told or f"none in {facts.cluster.namespace}")
+    known = ", ".join(f"{name} {used} of {hard}" for name, (used, hard) in sorted(quotas.items()))
+    return Finding(OK, "quota", known or f"none in {facts.cluster.namespace}")
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -451,7 +444,7 @@ def check_quota(
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """at_start: it is cheap enough to run when a training starts; error: what it then ends with."""
+    """at_start: whether a run performs the check at startup; error: what an error raises then."""
 
     judge: Callable[[configuration.Config, Facts], Finding]
     at_start: bool = False
@@ -463,9 +456,9 @@ CHECKS = (
     Check(check_tensorflow, at_start=True),
     Check(check_keras, at_start=True),
     Check(check_tensorboard, at_start=True),
-    Check(check_accelerator),  # At the start of a run `strategy.place` does it.
+    Check(check_accelerator),  # When a run starts, `strategy.place` checks it.
     Check(check_given, at_start=True),
-    Check(check_kernel),
+    Check(check_implementation),
     Check(check_batch),
     Check(check_data),
     Check(check_model_folder),
@@ -478,7 +471,7 @@ CLUSTER_CHECKS = (check_permissions, check_pod_security, check_queue, check_quot
 def findings(
     config: configuration.Config, settings: configuration.Doctor, facts: Facts
 ) -> list[Finding]:
-    """What every check says; those of a cluster follow only where one answers."""
+    """Returns the finding of every check; those of a cluster only if it answers."""
     found = [check.judge(config, facts) for check in CHECKS]
     if check_cluster(config, facts).level == OK:
         found += [judge(config, facts, settings) for judge in CLUSTER_CHECKS]

@@ -1,4 +1,4 @@
-"""What kubectl says of the cluster that a job would be sent to; nothing is changed there.
+"""What kubectl reports about the cluster that `submit` would use; nothing is changed there.
 
 Calls and their output: https://kubernetes.io/docs/reference/kubectl/generated/. Pod Security levels
 are labels of the namespace: https://kubernetes.io/docs/concepts/security/pod-security-standards/.
@@ -12,7 +12,9 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
-# What `submit` and its follow, status and stop do.
+from trainer.launch.kubectl import Kubectl
+
+# Everything that `submit` does, with --apply, --follow, --status and --stop.
 PERMISSIONS = (
     ("create", "jobs.batch"),
     ("delete", "jobs.batch"),
@@ -28,10 +30,10 @@ _SECONDS = 15.0
 class Cluster:
     """The cluster of a kubectl context, seen from one namespace.
 
-    problem: why it could not be asked; empty otherwise, and then: denied: "verb resource" of
-    PERMISSIONS that are refused; pod_security: the level that is enforced, "" where none is, None
-    where it may not be read; queues: LocalQueues of Kueue, None where Kueue is not installed;
-    quotas: {resource: (used, hard)} as Kubernetes writes the quantities.
+    problem: why the cluster did not answer; "" if it did, and only then the rest is filled in.
+    denied: those of PERMISSIONS that are refused, as "verb resource". pod_security: the enforced
+    level, "" if none is, None if it cannot be read. queues: LocalQueues of Kueue, None if Kueue is
+    not installed. quotas: {resource: (used, hard)} as Kubernetes writes the quantities.
     """
 
     context: str
@@ -64,7 +66,7 @@ _SUFFIXES = {
 
 
 def quantity(text: str) -> float:
-    """The number in a quantity of Kubernetes, such as 3, 1500m, 2k or 1Gi.
+    """Returns the number in a quantity of Kubernetes, such as 3, 1500m, 2k or 1Gi.
 
     https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
     """
@@ -73,44 +75,45 @@ def quantity(text: str) -> float:
 
 
 def look(context: str, namespace: str) -> Cluster | str:
-    """The cluster of `context` (empty: kubectl's current one); or why there is none to ask."""
+    """Returns the cluster of `context` ("": kubectl's current one), or why there is none to ask."""
     if not shutil.which("kubectl"):
         return "kubectl is not on the PATH"
-    name = context or _kubectl([], "config", "current-context").stdout.strip()
+    name = context or _ask(Kubectl(), "config", "current-context").stdout.strip()
     if not name:
         return "kubectl has no context; --context=NAME names one"
-    at = [f"--context={name}"]
-    of_context = _kubectl(
-        at, "config", "view", "--minify", "--output=jsonpath={..namespace}"
+    kubectl = Kubectl(name)
+    of_context = _ask(
+        kubectl, "config", "view", "--minify", "--output=jsonpath={..namespace}"
     ).stdout.strip()
-    namespace = namespace or of_context or "default"
-    at.append(f"--namespace={namespace}")
-    reached = _kubectl(at, "version", "--output=json")
+    kubectl = Kubectl(name, namespace or of_context or "default")
+    reached = _ask(kubectl, "version", "--output=json")
     if reached.returncode:
-        return Cluster(name, namespace, (reached.stderr.strip().splitlines() or ["no answer"])[-1])
+        problem = (reached.stderr.strip().splitlines() or ["no answer"])[-1]
+        return Cluster(name, kubectl.namespace, problem)
     with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
         allowed = {
-            f"{verb} {thing}": pool.submit(_allowed, at, verb, thing) for verb, thing in PERMISSIONS
+            f"{verb} {thing}": pool.submit(_allowed, kubectl, verb, thing)
+            for verb, thing in PERMISSIONS
         }
         security, queues, quotas = (
-            pool.submit(ask, at) for ask in (_pod_security, _queues, _quotas)
+            pool.submit(ask, kubectl) for ask in (_pod_security, _queues, _quotas)
         )
         denied = tuple(what for what, answer in allowed.items() if not answer.result())
         return Cluster(
-            name, namespace, "", denied, security.result(), queues.result(), quotas.result()
+            name, kubectl.namespace, "", denied, security.result(), queues.result(), quotas.result()
         )
 
 
-def _allowed(at: list[str], verb: str, thing: str) -> bool:
+def _allowed(kubectl: Kubectl, verb: str, thing: str) -> bool:
     resource, _, part = thing.partition("/")
-    answer = _kubectl(
-        at, "auth", "can-i", verb, resource, *([f"--subresource={part}"] if part else [])
+    answer = _ask(
+        kubectl, "auth", "can-i", verb, resource, *([f"--subresource={part}"] if part else [])
     )
     return answer.stdout.strip().splitlines()[-1:] == ["yes"]
 
 
-def _pod_security(at: list[str]) -> str | None:
-    found = _json(at, "get", "namespace", at[-1].removeprefix("--namespace="))
+def _pod_security(kubectl: Kubectl) -> str | None:
+    found = _json(kubectl, "get", "namespace", kubectl.namespace)
     return (
         None
         if found is None
@@ -118,14 +121,14 @@ def _pod_security(at: list[str]) -> str | None:
     )
 
 
-def _queues(at: list[str]) -> tuple[str, ...] | None:
-    found = _json(at, "get", "localqueues.kueue.x-k8s.io")
+def _queues(kubectl: Kubectl) -> tuple[str, ...] | None:
+    found = _json(kubectl, "get", "localqueues.kueue.x-k8s.io")
     return None if found is None else tuple(queue["metadata"]["name"] for queue in found["items"])
 
 
-def _quotas(at: list[str]) -> dict[str, tuple[str, str]]:
+def _quotas(kubectl: Kubectl) -> dict[str, tuple[str, str]]:
     quotas = {}
-    for quota in (_json(at, "get", "resourcequotas") or {"items": []})["items"]:
+    for quota in (_json(kubectl, "get", "resourcequotas") or {"items": []})["items"]:
         status = quota.get("status", {})
         quotas |= {
             name: (status.get("used", {}).get(name, "0"), hard)
@@ -134,17 +137,12 @@ def _quotas(at: list[str]) -> dict[str, tuple[str, str]]:
     return quotas
 
 
-def _json(at: list[str], *arguments: str) -> dict | None:
-    """The answer; None where the resource is not there or may not be read."""
-    answer = _kubectl(at, *arguments, "--output=json")
+def _json(kubectl: Kubectl, *arguments: str) -> dict | None:
+    """Returns the answer; None if the resource does not exist or cannot be read."""
+    answer = _ask(kubectl, *arguments, "--output=json")
     return None if answer.returncode else json.loads(answer.stdout)
 
 
-def _kubectl(at: list[str], *arguments: str) -> subprocess.CompletedProcess:
-    command = ["kubectl", *at, "--request-timeout=5s", *arguments]
-    try:
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"no answer within {_SECONDS:g} s")
+def _ask(kubectl: Kubectl, *arguments: str) -> subprocess.CompletedProcess:
+    # No standard input, so that kubectl cannot wait for a password.
+    return kubectl.attempt("--request-timeout=5s", *arguments, stdin="", seconds=_SECONDS)

@@ -1,4 +1,4 @@
-"""The two occasions on which the checks run: the `doctor` command, and the start of a training."""
+"""Runs the checks: all of them for the `doctor` command, the cheap ones when a run starts."""
 
 import os
 from collections.abc import Mapping
@@ -10,9 +10,7 @@ from trainer.exit_codes import BY_NAME
 
 
 def command(config: configuration.Config, settings: configuration.Doctor) -> int:
-    """Prints a line for each check; returns the exit code: 0, or that of bad usage where one found
-    an error.
-    """
+    """Prints a line for each check; returns 0, or the code of bad usage if one found an error."""
     folder = config.folders.model_dir
     found = checks.findings(
         config,
@@ -39,10 +37,12 @@ def command(config: configuration.Config, settings: configuration.Doctor) -> int
 
 
 def at_start(config: configuration.Config, visible: Mapping[str, int]) -> list[checks.Finding]:
-    """The warnings of those checks that cost next to nothing; `visible`: {"CPU", "GPU", "TPU":
-    devices} for TensorFlow.
+    """Returns the warnings of the checks that cost almost nothing.
 
-    Raises UsageError, or StorageError where the disk is too small, with the first error found.
+    Raises UsageError with the first error found; StorageError if the disk is too small.
+
+    Args:
+      visible: {"CPU", "GPU", "TPU": number of devices that TensorFlow sees}.
     """
     known = facts.Facts(
         facts.python(),

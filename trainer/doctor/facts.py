@@ -1,4 +1,4 @@
-"""What a machine has and allows, gathered without judging it and without importing TensorFlow."""
+"""Gathers what a machine has and allows, without judging it and without importing TensorFlow."""
 
 import dataclasses
 import fcntl
@@ -32,19 +32,23 @@ _SIGHT_SECONDS = 300.0  # The first import on a cold network disk takes minutes.
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What TensorFlow says of this machine. kernel: (implementation, reason) of the recurrent
-    layers on the device of the run.
+    """What TensorFlow sees on this machine.
+
+    visible: {"CPU", "GPU", "TPU": number of devices}. backend: of Keras. implementation: (name,
+    reason) of the recurrent layers on the device of the run.
     """
 
     visible: Mapping[str, int]
     backend: str = "tensorflow"
-    kernel: tuple[str, str] = ("", "")
+    implementation: tuple[str, str] = ("", "")
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """What a folder allows. problems: {what was tried: what the system said}; free: bytes; probed:
-    where it was tried.
+    """What a folder allows.
+
+    probed: the folder that was tried, `path` or the nearest one above it that exists. problems:
+    {operation that failed: error of the system}. free: bytes.
     """
 
     path: pathlib.Path
@@ -64,7 +68,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the checks judge. A text in the place of a fact says why it could not be had."""
+    """What the checks judge. A fact that could not be gathered is a text with the reason."""
 
     python: tuple[int, int]
     packages: Mapping[str, str]
@@ -78,13 +82,12 @@ class Facts:
 
 
 def python() -> tuple[int, int]:
+    """Returns the version of Python, for example (3, 11)."""
     return sys.version_info[:2]
 
 
 def packages() -> dict[str, str]:
-    """{distribution: version} of those packages that a run needs or that exclude each other, as far
-    as installed.
-    """
+    """Returns {package: version} of the installed packages that the checks judge."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -95,7 +98,7 @@ def packages() -> dict[str, str]:
 
 
 def workers(gang: configuration.Gang, environ: Mapping[str, str]) -> int:
-    """How many workers train together, as far as flags and TF_CONFIG say."""
+    """Returns the number of workers according to the flags, else TF_CONFIG, else 1."""
     if gang.num_workers:
         return gang.num_workers
     try:
@@ -105,8 +108,9 @@ def workers(gang: configuration.Gang, environ: Mapping[str, str]) -> int:
 
 
 def data(folder: str) -> Data | str:
-    """The dataset in `folder`, its files compared with dataset.json by size; or what is wrong with
-    it.
+    """Returns the size of the dataset in `folder`, or what is wrong with it.
+
+    The files are compared with dataset.json by size only.
     """
     if not folder:
         return Facts.data
@@ -122,9 +126,7 @@ def data(folder: str) -> Data | str:
 
 
 def described(folder: str) -> Data | str:
-    """The dataset in `folder` as it describes itself, its arrays not looked at; or why that cannot
-    be read.
-    """
+    """Returns the size in dataset.json without opening the arrays, or why it cannot be read."""
     try:
         description, _ = store.read_description(pathlib.Path(folder))
         lines = [
@@ -137,7 +139,7 @@ def described(folder: str) -> Data | str:
 
 
 def checkpoints(folder: str) -> int:
-    """How many committed checkpoints are in the model folder, the best one included."""
+    """Returns the number of committed checkpoints in the model folder, the best one included."""
     return sum(
         1
         for part in ("checkpoints", "best")
@@ -147,14 +149,15 @@ def checkpoints(folder: str) -> int:
 
 
 def free(folder: str) -> Folder:
-    """Where the model folder lies and its free space, nothing else tried."""
+    """Returns the place of the model folder and its free space; nothing else is tried."""
     probed = _nearest(pathlib.Path(folder))
     return Folder(pathlib.Path(folder), probed, {}, shutil.disk_usage(probed).free)
 
 
 def folder(path: str) -> Folder:
-    """Tries in the model folder, or where it would be made, everything that a run does with it;
-    leaves nothing behind.
+    """Tries every operation of a run in the model folder, or where the run would make it.
+
+    Leaves nothing behind.
     """
     found = free(path)
     try:
@@ -168,7 +171,7 @@ def folder(path: str) -> Folder:
 
 
 def _nearest(path: pathlib.Path) -> pathlib.Path:
-    """`path`, or the folder above it that exists already."""
+    """Returns `path`, or the nearest folder above it that exists."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
 
@@ -191,7 +194,7 @@ def _problems(place: pathlib.Path) -> dict[str, str]:
 def _write(place: pathlib.Path) -> None:
     (place / "file").write_bytes(b"trainer")
     if (place / "file").read_bytes() != b"trainer":
-        raise OSError("what was written is not what is read")
+        raise OSError("the file does not hold what was written")
 
 
 def _sync(place: pathlib.Path) -> None:
@@ -218,12 +221,13 @@ def _rename(place: pathlib.Path) -> None:
     (place / "before/file").touch()
     os.rename(place / "before", place / "after")
     if not (place / "after/file").exists():
-        raise OSError("the folder arrived without its files")
+        raise OSError("the folder lost its files")
 
 
 def sight(run: configuration.Run, cell: str) -> Sight | str:
-    """What TensorFlow sees, asked in a child: a broken installation ends the process that imports
-    it.
+    """Returns what TensorFlow sees, or why it cannot be imported.
+
+    A child process imports it, because a broken TensorFlow may end the process that does.
     """
     arguments = [sys.executable, "-m", "trainer.doctor.sight", run.accelerator, cell, run.jit]
     try:
@@ -233,5 +237,5 @@ def sight(run: configuration.Run, cell: str) -> Sight | str:
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or [""])[-1]
         return f"importing TensorFlow ended with code {answer.returncode}: {last}"
-    said = json.loads(answer.stdout.splitlines()[-1])
-    return Sight(said["visible"], said["backend"], tuple(said["kernel"]))
+    seen = json.loads(answer.stdout.splitlines()[-1])
+    return Sight(seen["visible"], seen["backend"], tuple(seen["implementation"]))

@@ -1,17 +1,18 @@
-"""Prints what TensorFlow sees on this machine, as a line of JSON: a program of its own, since the
-import may end it.
+"""A program that prints what TensorFlow sees on this machine, as one line of JSON.
 
-Arguments: --accelerator, --cell and --jit of the run. Prints {"visible": {"CPU", "GPU", "TPU":
-devices}, "backend": Keras' backend, "kernel": [implementation, reason] of the recurrent layers on
-the device that the run would use}.
+It runs in a process of its own, because importing a broken TensorFlow may end the process.
+Arguments: --accelerator, --cell and --jit of the run. Output: {"visible": {"CPU", "GPU", "TPU":
+number of devices}, "backend": Keras' backend, "implementation": [name, reason] of the recurrent
+layers on the device that the run would use}.
 """
 
 import json
 import sys
+from typing import Any
 
 
-def look(wanted: str, cell: str, jit: str) -> dict:
-    """What this program prints."""
+def look(wanted: str, cell: str, jit: str) -> dict[str, Any]:
+    """Returns what this program prints."""
     import keras
 
     from trainer.devices import accelerator, strategy
@@ -21,7 +22,7 @@ def look(wanted: str, cell: str, jit: str) -> dict:
     return {
         "visible": visible,
         "backend": keras.backend.backend(),
-        "kernel": recurrent.choose(cell, accelerator.chosen(wanted, visible), jit),
+        "implementation": recurrent.choose(cell, accelerator.chosen(wanted, visible), jit),
     }
 
 

@@ -30,8 +30,8 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
-    """kubectl with a context and a namespace; "" means kubectl's own."""
+class Kubectl:
+    """The kubectl program with a context and a namespace; "" means kubectl's own."""
 
     context: str = ""
     namespace: str = ""
@@ -45,30 +45,41 @@ class Cluster:
         ]
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> str:
-        """Runs kubectl and returns what it prints. Raises UsageError with what it said where it
-        failed.
-        """
-        try:
-            done = subprocess.run(
-                [*self.command, *arguments], input=stdin, capture_output=True, text=True
-            )
-        except FileNotFoundError:
-            raise UsageError(
-                "kubectl: not on the PATH, and it does the talking to the cluster. Install it "
-                "(https://kubernetes.io/docs/tasks/tools), or print the manifest without --apply."
-            ) from None
+        """Returns what kubectl prints. Raises UsageError with its message if it fails."""
+        done = self.attempt(*arguments, stdin=stdin)
         if done.returncode:
             raise UsageError(
                 f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}"
             )
         return done.stdout
 
+    def attempt(
+        self, *arguments: str, stdin: str | None = None, seconds: float | None = None
+    ) -> subprocess.CompletedProcess:
+        """Returns how kubectl ended and what it printed, also if it failed.
+
+        A call that takes longer than `seconds` counts as failed. Raises UsageError if kubectl is
+        not installed.
+        """
+        command = [*self.command, *arguments]
+        try:
+            return subprocess.run(
+                command, input=stdin, capture_output=True, text=True, timeout=seconds
+            )
+        except FileNotFoundError:
+            raise UsageError(
+                "kubectl: not on the PATH, and submit needs it to reach the cluster. Install it "
+                "(https://kubernetes.io/docs/tasks/tools), or print the manifest without --apply."
+            ) from None
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 1, "", f"no answer within {seconds:g} s")
+
     def find(self, kind: str, name: str) -> dict[str, Any] | None:
         """The object, or None where it or even its kind is not there."""
         try:
             text = self("get", kind, name, "--ignore-not-found", "--output=json")
         except UsageError as problem:
-            if "doesn't have a resource type" in str(problem):  # No JobSet on this cluster.
+            if "doesn't have a resource type" in str(problem):  # This cluster has no JobSet.
                 return None
             raise
         return json.loads(text) if text.strip() else None
@@ -95,9 +106,9 @@ class Job:
     reason: str
 
     @classmethod
-    def find(cls, cluster: Cluster, name: str) -> "Job | None":
+    def find(cls, kubectl: Kubectl, name: str) -> "Job | None":
         for kind in reversed(KINDS):  # The jobs of a JobSet have names of their own.
-            document = cluster.find(kind, name)
+            document = kubectl.find(kind, name)
             if document:
                 return cls(kind, name, document, *_end(document))
         return None
@@ -115,14 +126,14 @@ def _end(document: dict[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
-def apply(cluster: Cluster, name: str, manifest: str) -> str:
+def apply(kubectl: Kubectl, name: str, manifest: str) -> str:
     """Sends `manifest` once the API server has accepted a dry run of it; returns what kubectl says
     about each object.
 
     A job of this name that has ended makes room; one that goes on is not touched. Raises
     UsageError.
     """
-    job = Job.find(cluster, name)
+    job = Job.find(kubectl, name)
     if job and not job.ended:
         raise UsageError(
             f"--name={name}: a job of this name is there already and goes on. Look at it with "
@@ -138,41 +149,41 @@ def apply(cluster: Cluster, name: str, manifest: str) -> str:
     )
     # A warning is fatal here: where pods would break the namespace's Pod Security level, the job
     # itself is taken, and starts none.
-    cluster(*send, "--dry-run=server", "--warnings-as-errors", stdin=manifest)
+    kubectl(*send, "--dry-run=server", "--warnings-as-errors", stdin=manifest)
     if job:
         log.info("%s %s %s: it makes room for the new one", name, job.ended, job.reason)
-        cluster("delete", job.kind, name, "--cascade=foreground")
-    return cluster(*send, stdin=manifest)
+        kubectl("delete", job.kind, name, "--cascade=foreground")
+    return kubectl(*send, stdin=manifest)
 
 
-def stop(cluster: Cluster, name: str, say: Callable[[str], None]) -> None:
+def stop(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> None:
     """Ends a job and returns when its pods are gone: SIGTERM, a checkpoint, no restart. Volumes
     stay. Raises UsageError.
     """
-    job = Job.find(cluster, name)
+    job = Job.find(kubectl, name)
     if not job:
         raise UsageError(
-            f"--stop={name}: there is no such job{_where(cluster)}. `kubectl get jobs,jobsets "
+            f"--stop={name}: there is no such job{_where(kubectl)}. `kubectl get jobs,jobsets "
             "--all-namespaces "
             "--selector=app.kubernetes.io/name=rnn-trainer` lists all of them."
         )
-    logs = _Logs(cluster, name, say, tail=0)
+    logs = _Logs(kubectl, name, say, tail=0)
     logs.catch_up()
     try:
-        cluster("delete", job.kind, name, "--cascade=foreground", "--wait=true")
+        kubectl("delete", job.kind, name, "--cascade=foreground", "--wait=true")
         logs.drain(seconds=5)
     finally:
         logs.end()
     for kind in OF_A_JOB:
-        cluster(
+        kubectl(
             "delete",
             kind,
             f"--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance={name}",
         )
 
 
-def _where(cluster: Cluster) -> str:
-    return f" in namespace {cluster.namespace}" if cluster.namespace else ""
+def _where(kubectl: Kubectl) -> str:
+    return f" in namespace {kubectl.namespace}" if kubectl.namespace else ""
 
 
 # --- Following ------------------------------------------------------------------------------------
@@ -188,14 +199,14 @@ class Failure:
     why: str
 
 
-def follow(cluster: Cluster, name: str, say: Callable[[str], None]) -> int:
+def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
     """Prints the logs of all workers, each line with its worker's index, until the job ends;
     returns what it means.
 
     That is 0, or the code of the container that failed the job: the first one that the cluster
     counts or gives up on.
     """
-    logs = _Logs(cluster, name, say)
+    logs = _Logs(kubectl, name, say)
     failures: dict[str, Failure] = {}
     waiting: dict[str, str] = {}
     answered = time.monotonic()
@@ -203,7 +214,7 @@ def follow(cluster: Cluster, name: str, say: Callable[[str], None]) -> int:
         while True:
             try:
                 # Before the pods: what they say after the end is complete.
-                job = Job.find(cluster, name)
+                job = Job.find(kubectl, name)
                 pods = logs.catch_up()
             except UsageError:
                 if time.monotonic() - answered > PATIENCE_SECONDS:
@@ -287,8 +298,8 @@ class _Logs:
     with the worker's index.
     """
 
-    def __init__(self, cluster: Cluster, name: str, say: Callable[[str], None], tail: int = -1):
-        self._cluster, self._name, self._say, self._tail = cluster, name, say, tail
+    def __init__(self, kubectl: Kubectl, name: str, say: Callable[[str], None], tail: int = -1):
+        self._kubectl, self._name, self._say, self._tail = kubectl, name, say, tail
         self._readers: dict[str, tuple[subprocess.Popen, threading.Thread]] = {}
         self._turn = threading.Lock()
         # {pod: lines read}, with which a connection that broke is taken up again.
@@ -296,14 +307,14 @@ class _Logs:
 
     def catch_up(self) -> list[dict[str, Any]]:
         """Begins to read the containers that are new; returns all pods of the job."""
-        pods = self._cluster.pods(self._name)
+        pods = self._kubectl.pods(self._name)
         for pod in pods:
             name = pod["metadata"]["name"]
             if _has_started(pod) and (name not in self._readers or self._readers[name][0].poll()):
                 # A session of its own: Ctrl-C is for us, and lines that are on their way still
                 # arrive.
                 process = subprocess.Popen(
-                    [*self._cluster.command, "logs", "--follow", f"--tail={self._tail}", name],
+                    [*self._kubectl.command, "logs", "--follow", f"--tail={self._tail}", name],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     stdin=subprocess.DEVNULL,
@@ -349,18 +360,18 @@ def _has_started(pod: dict[str, Any]) -> bool:
 # --- Status ---------------------------------------------------------------------------------------
 
 
-def status(cluster: Cluster, name: str) -> list[str]:
+def status(kubectl: Kubectl, name: str) -> list[str]:
     """What runs, which attempt, the last step, goodput: about ten lines. Raises UsageError where
     there is no such job.
     """
-    job = Job.find(cluster, name)
+    job = Job.find(kubectl, name)
     if not job:
         raise UsageError(
-            f"--status={name}: there is no such job{_where(cluster)}. A job is deleted some time "
+            f"--status={name}: there is no such job{_where(kubectl)}. A job is deleted some time "
             "after its end "
             "(--ttl_seconds); its model folder tells the rest."
         )
-    pods = cluster.pods(name)
+    pods = kubectl.pods(name)
     lines = [
         f"job        {name} ({job.document['kind']}) in {job.document['metadata']['namespace']}, "
         "since "
@@ -387,7 +398,7 @@ def status(cluster: Cluster, name: str) -> list[str]:
             f"{ended[-1].code} at "
             f"{ended[-1].finished}"
         )
-    return lines + _progress(cluster, pods)
+    return lines + _progress(kubectl, pods)
 
 
 def _state(job: Job, pods: list[dict[str, Any]]) -> str:
@@ -406,7 +417,7 @@ def _of_pod(pod: dict[str, Any]) -> str:
     return f"{pod['metadata']['name']} {pod['status'].get('phase', 'Pending')} on {node}{told}"
 
 
-def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> list[str]:
+def _progress(kubectl: Kubectl, pods: list[dict[str, Any]]) -> list[str]:
     """Attempt, step and goodput, from `trainer report` in a pod that runs; else the last line of
     the newest log.
     """
@@ -419,7 +430,7 @@ def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> list[str]:
             try:
                 return progress(
                     json.loads(
-                        cluster(
+                        kubectl(
                             "exec",
                             pod["metadata"]["name"],
                             "--",
@@ -436,7 +447,7 @@ def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> list[str]:
                 continue  # It has just ended, or has written nothing yet.
     if pods:
         try:
-            last = cluster("logs", "--tail=1", pods[-1]["metadata"]["name"]).strip()
+            last = kubectl("logs", "--tail=1", pods[-1]["metadata"]["name"]).strip()
         except UsageError:  # The node that has it is away.
             last = ""
         return [f"last line  {last}"] if last else []

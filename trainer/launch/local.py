@@ -82,7 +82,7 @@ def run(config: configuration.Config, workers: int, arguments: Sequence[str]) ->
       config: what `arguments`, the flags of `train`, say.
     """
     stop = stopping.StopRequest.on_signals()
-    with Gang(config, workers, arguments) as gang:
+    with LocalGang(config, workers, arguments) as gang:
         follow = _Follow(gang.log_file(0), sys.stderr)
         gang.start()
         log.info("%d worker(s), their logs are %s", workers, gang.log_file("*"))
@@ -95,7 +95,7 @@ def run(config: configuration.Config, workers: int, arguments: Sequence[str]) ->
     return code
 
 
-class Gang:
+class LocalGang:
     """The processes of a gang. Call `start`, then `poll` until it returns the exit code; leaving
     the block kills what is left.
 
@@ -177,7 +177,7 @@ class Gang:
             self._asked = number
             self._ask(number)
 
-    def __enter__(self) -> "Gang":
+    def __enter__(self) -> "LocalGang":
         return self
 
     def __exit__(self, *_) -> None:

@@ -130,24 +130,15 @@ class JobSpec:
 
     @property
     def arguments(self) -> list[str]:
-        """Command line of the trainer in each pod: every flag that is not at its default, and who
-        meets where.
-        """
+        """Command line of the trainer in each pod: all flags that are not at their defaults."""
         config = self.train
         if self.workers > 1:
             config = configuration.replace(
                 config, num_workers=self.workers, hosts=f"{self.host_pattern}:{PORT}"
             )
-        defaults = {name: field.default for name, field in configuration.fields().items()}
-        changed = {
-            name: value
-            for name, value in configuration.to_flat(config).items()
-            if value != defaults[name] or name == "grace_seconds"
-        }
-        return [
-            "train",
-            *(f"--{name}={configuration.as_text(value)}" for name, value in changed.items()),
-        ]
+        # Always written, because the pod's terminationGracePeriodSeconds must be the same.
+        grace = f"--grace_seconds={config.gang.grace_seconds}"
+        return ["train", *configuration.as_flags(config, without=("grace_seconds",)), grace]
 
 
 # --- One flag after the other ---------------------------------------------------------------------

@@ -23,40 +23,40 @@ def stop(submit: configuration.Submit) -> int:
     gone.
     """
     log.info("stopping %s: its workers write a checkpoint", submit.stop)
-    kubectl.stop(_cluster(submit), submit.stop, _say)
+    kubectl.stop(_client(submit), submit.stop, _say)
     print(f"{submit.stop} is stopped; its volumes stay, and the same submit continues it.")
     return BY_NAME["done"]
 
 
 def status(submit: configuration.Submit) -> int:
     """Prints what the job --status names is doing."""
-    print("\n".join(kubectl.status(_cluster(submit), submit.status)))
+    print("\n".join(kubectl.status(_client(submit), submit.status)))
     return BY_NAME["done"]
 
 
 def _kubernetes(submit: configuration.Submit, train: configuration.Config) -> int:
-    spec, cluster = JobSpec.of(submit, train), _cluster(submit)
+    spec, client = JobSpec.of(submit, train), _client(submit)
     manifest = kubernetes.render(spec)
     if submit.apply:
-        print(kubectl.apply(cluster, spec.name, manifest) + _afterwards(spec, cluster), flush=True)
+        print(kubectl.apply(client, spec.name, manifest) + _afterwards(spec, client), flush=True)
     elif not submit.follow:
         print(manifest, end="")
-    return _follow(cluster, spec.name) if submit.follow else BY_NAME["done"]
+    return _follow(client, spec.name) if submit.follow else BY_NAME["done"]
 
 
-def _follow(cluster: kubectl.Cluster, name: str) -> int:
+def _follow(client: kubectl.Kubectl, name: str) -> int:
     try:
-        return kubectl.follow(cluster, name, _say)
+        return kubectl.follow(client, name, _say)
     except KeyboardInterrupt:
         log.info("%s goes on; --status=%s tells how it is, --stop=%s ends it", name, name, name)
         return BY_NAME["interrupted"]
 
 
-def _afterwards(spec: JobSpec, cluster: kubectl.Cluster) -> str:
-    where = "".join(f" {flag}" for flag in cluster.command[1:])
+def _afterwards(spec: JobSpec, client: kubectl.Kubectl) -> str:
+    where = "".join(f" {flag}" for flag in client.command[1:])
     folder = spec.train.folders.model_dir
     look = (
-        f"{' '.join(cluster.command)} port-forward service/{spec.name}-tensorboard "
+        f"{' '.join(client.command)} port-forward service/{spec.name}-tensorboard "
         f"{kubernetes.TENSORBOARD_PORT}"
         f"   then http://localhost:{kubernetes.TENSORBOARD_PORT}"
         if spec.submit.tensorboard
@@ -65,15 +65,15 @@ def _afterwards(spec: JobSpec, cluster: kubectl.Cluster) -> str:
     command = f"python -m trainer submit{where}"
     return (
         f"\nwatch        {command} --status={spec.name}\n"
-        f"logs         {' '.join(cluster.command)} logs --follow --prefix "
+        f"logs         {' '.join(client.command)} logs --follow --prefix "
         f"--selector=app.kubernetes.io/instance={spec.name}\n"
         f"TensorBoard  {look}\n"
         f"stop         {command} --stop={spec.name}"
     )
 
 
-def _cluster(submit: configuration.Submit) -> kubectl.Cluster:
-    return kubectl.Cluster(submit.context, submit.namespace)
+def _client(submit: configuration.Submit) -> kubectl.Kubectl:
+    return kubectl.Kubectl(submit.context, submit.namespace)
 
 
 def _say(line: str) -> None:
@@ -91,7 +91,7 @@ def _tpu_vm(submit: configuration.Submit, train: configuration.Config) -> int:
             "--target=tpu_vm trains on the TPUs of one host. Leave them out."
         )
     own = ("data_dir", "model_dir", "accelerator", "strategy", "grace_seconds")
-    job = tpu_vm.Job(
+    job = tpu_vm.TpuVmJob(
         submit.name,
         submit.image,
         submit.zone,

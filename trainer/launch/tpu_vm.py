@@ -42,7 +42,7 @@ _HOME = "/var/lib/rnn-trainer"  # On the VM's disk, mounted into the container.
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class TpuVmJob:
     """What to train, on which TPU.
 
     name: of the request, its VM and its container. model: gs://BUCKET/FOLDER. data:
@@ -74,7 +74,7 @@ class Job:
             rule(self)
 
 
-def _check_name(job: Job) -> None:
+def _check_name(job: TpuVmJob) -> None:
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", job.name):
         raise UsageError(
             f"--name={job.name}: must be at most 63 lower-case letters, digits and hyphens, a "
@@ -92,7 +92,7 @@ def _check_name(job: Job) -> None:
             )
 
 
-def _check_type(job: Job) -> None:
+def _check_type(job: TpuVmJob) -> None:
     version, _, size = job.accelerator_type.rpartition("-")
     known = ", ".join(
         f"{name}-{count}" for name, (counts, _) in SINGLE_HOST.items() for count in counts
@@ -111,7 +111,7 @@ def _check_type(job: Job) -> None:
         )
 
 
-def _check_folders(job: Job) -> None:
+def _check_folders(job: TpuVmJob) -> None:
     if not re.fullmatch(r"gs://[^/\s]+/\S*[^/\s]", job.model):
         raise UsageError(
             f"--model_dir={job.model}: must be a folder in Cloud Storage, since the VM and its "
@@ -126,7 +126,7 @@ def _check_folders(job: Job) -> None:
         )
 
 
-def _check_arguments(job: Job) -> None:
+def _check_arguments(job: TpuVmJob) -> None:
     taken = [
         argument
         for argument in job.arguments
@@ -148,7 +148,7 @@ class Step:
     argv: tuple[str, ...]
 
 
-def plan(job: Job) -> tuple[Step, ...]:
+def plan(job: TpuVmJob) -> tuple[Step, ...]:
     """Every call of a job in the order in which they come; `run` repeats, leaves out and catches as
     their sentences say.
     """
@@ -208,7 +208,7 @@ def plan(job: Job) -> tuple[Step, ...]:
     )
 
 
-def as_shell(job: Job) -> str:
+def as_shell(job: TpuVmJob) -> str:
     """The plan for reading: each step's sentence as a comment above its call."""
     return (
         "\n\n".join(f"# {step.name}: {step.why}\n{shlex.join(step.argv)}" for step in plan(job))
@@ -216,19 +216,19 @@ def as_shell(job: Job) -> str:
     )
 
 
-def _runtime(job: Job) -> str:
+def _runtime(job: TpuVmJob) -> str:
     return SINGLE_HOST[job.accelerator_type.rpartition("-")[0]][1]
 
 
-def _place(job: Job) -> list[str]:
+def _place(job: TpuVmJob) -> list[str]:
     return [f"--zone={job.zone}", *([f"--project={job.project}"] if job.project else [])]
 
 
-def _queue(job: Job, verb: str, *flags: str) -> tuple[str, ...]:
+def _queue(job: TpuVmJob, verb: str, *flags: str) -> tuple[str, ...]:
     return ("gcloud", "compute", "tpus", "queued-resources", verb, job.name, *_place(job), *flags)
 
 
-def _ssh(job: Job, command: str) -> tuple[str, ...]:
+def _ssh(job: TpuVmJob, command: str) -> tuple[str, ...]:
     # As root: it owns the TPU's device files, the docker socket and what the container writes.
     return (
         "gcloud",
@@ -244,7 +244,7 @@ def _ssh(job: Job, command: str) -> tuple[str, ...]:
     )
 
 
-def _start_script(job: Job) -> str:
+def _start_script(job: TpuVmJob) -> str:
     in_storage = job.data.startswith("gs://")
     data = "/data" if in_storage else job.data
     mounts = [
@@ -298,7 +298,7 @@ def _start_script(job: Job) -> str:
     )
 
 
-def _upload(job: Job) -> str:
+def _upload(job: TpuVmJob) -> str:
     # Nothing is removed there: a folder that was not copied down whole must never empty the one
     # that it came from.
     return f"gcloud storage rsync --recursive --exclude=.*[.]tmp-.* {_HOME}/model {shlex.quote(job.model)}"

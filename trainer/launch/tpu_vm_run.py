@@ -33,7 +33,7 @@ class LostError(PeerLostError):
     """
 
 
-def run(job: tpu_vm.Job) -> int:
+def run(job: tpu_vm.TpuVmJob) -> int:
     """Carries the plan out; returns the exit code of the container.
 
     Raises:
@@ -49,13 +49,13 @@ def run(job: tpu_vm.Job) -> int:
             "(https://cloud.google.com/sdk/docs/install), or take the calls as text, without "
             "--apply."
         )
-    return _Run(job).whole()
+    return _Execution(job).whole()
 
 
-class _Run:
+class _Execution:
     """One execution of a plan."""
 
-    def __init__(self, job: tpu_vm.Job):
+    def __init__(self, job: tpu_vm.TpuVmJob):
         self._job = job
         self._steps = {step.name: step for step in tpu_vm.plan(job)}
         self._requested = self._started = self._ended = False

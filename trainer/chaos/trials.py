@@ -1,6 +1,4 @@
-"""The jobs that chaos runs and compares, each in its own folder below MODEL_DIR/chaos: one process,
-or a gang of workers.
-"""
+"""Trials: the runs that chaos compares, each a process or a gang in a folder of its own."""
 
 import abc
 import datetime
@@ -10,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 from trainer import config as configuration
 from trainer.exit_codes import BY_NAME, TrainerError
@@ -19,9 +18,10 @@ from trainer.model_folder import journal
 POLL_SECONDS = 0.02
 
 
-class Job(abc.ABC):
-    """One run of the trainer. What it prints is in `output`, its log in `log_file`, its model in
-    `folder`.
+class Trial(abc.ABC):
+    """One run of the trainer below MODEL_DIR/chaos.
+
+    output: the file with its standard output; log_file: its log; folder: its model folder.
     """
 
     def __init__(self, name: str, config: configuration.Config):
@@ -33,22 +33,22 @@ class Job(abc.ABC):
     @property
     @abc.abstractmethod
     def log_file(self) -> pathlib.Path:
-        """Where it says what went wrong."""
+        """The file with its log, errors included."""
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Starts it, or starts it again where it has ended."""
+        """Starts the run, or restarts it after it has ended."""
 
     @abc.abstractmethod
-    def look(self) -> int | None:
-        """Its exit code where it has ended, else None; to be called every moment while it runs."""
+    def poll(self) -> int | None:
+        """Returns the exit code, None while it runs. Call it often: a gang is managed here."""
 
     @abc.abstractmethod
     def end(self) -> None:
-        """Kills what is left of it."""
+        """Kills all processes that are left."""
 
     def events(self, *names: str) -> list[dict]:
-        """The lines of its journal so far that tell of `names`."""
+        """Returns the lines of its journal whose event is one of `names`."""
         return [
             event
             for event in journal.read(self.folder / "journal.jsonl")
@@ -56,10 +56,11 @@ class Job(abc.ABC):
         ]
 
     def digest(self) -> str:
-        """Waits for the end; the digest of the last line. Raises TrainerError with the job's own
-        code where it failed.
+        """Waits for the end; returns the digest in the last line.
+
+        Raises TrainerError with the exit code of the run if it failed.
         """
-        while (code := self.look()) is None:
+        while (code := self.poll()) is None:
             time.sleep(POLL_SECONDS)
         lines = re.findall(
             r"^done step=\d+ state_digest=([0-9a-f]{64})$",
@@ -68,65 +69,56 @@ class Job(abc.ABC):
         )
         if code or not lines:
             problem = TrainerError(
-                f"the {self.name} job ended with exit code {code}: it must end well to be "
-                "compared. Its log, "
-                f"{self.log_file}, ends with:\n{_tail(self.log_file)}"
+                f"the {self.name} trial ended with exit code {code}: only runs that succeed can be "
+                f"compared. See its log, {self.log_file}, which ends with:\n{_tail(self.log_file)}"
             )
             problem.code = code if code and code > 0 else BY_NAME["bug"]
             raise problem
         return lines[-1]
 
     def seconds(self) -> float:
-        """How long its only attempt trained, from the journal."""
+        """Returns how long its only attempt trained, from the journal."""
         return since_epoch(self.events("stop")[-1]) - since_epoch(self.events("start")[0])
 
-    def _flags(self) -> list[str]:
-        return [
-            f"--{name}={configuration.as_text(value)}"
-            for name, value in configuration.to_flat(self.config).items()
-        ]
 
+class ProcessTrial(Trial):
+    """A run of one process, without a supervisor."""
 
-class Process(Job):
-    """A job of one process, without a supervisor."""
-
-    process: subprocess.Popen | None = None
+    def __init__(self, name: str, config: configuration.Config):
+        super().__init__(name, config)
+        self._process: subprocess.Popen | None = None
 
     @property
     def log_file(self) -> pathlib.Path:
         return self.folder.with_suffix(".log")
 
     def start(self) -> None:
+        command = [sys.executable, "-m", "trainer", "train", *configuration.as_flags(self.config)]
         with open(self.output, "ab") as output, open(self.log_file, "ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "trainer", "train", *self._flags()],
-                stdout=output,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL
             )
 
-    def look(self) -> int | None:
-        return self.process.poll()
+    def poll(self) -> int | None:
+        return self._process.poll()
 
     def kill(self) -> None:
-        """SIGKILL, and waits for its effect."""
-        self.process.kill()
-        self.process.wait()
+        """Sends SIGKILL and waits for the end of the process."""
+        self._process.kill()
+        self._process.wait()
 
     def end(self) -> None:
-        if self.process:
+        if self._process:
             self.kill()
 
 
-class Gang(Job):
-    """A job of several workers, started again by themselves and by the orchestrator that
-    `launch.local` plays.
-    """
+class GangTrial(Trial):
+    """A run of several workers, restarted by their supervisors and by `launch.local`."""
 
     def __init__(self, name: str, config: configuration.Config, workers: int):
         super().__init__(name, config)
         self.workers = workers
-        self._gang: local.Gang | None = None
+        self._gang: local.LocalGang | None = None
         self._code: int | None = None
 
     @property
@@ -134,10 +126,11 @@ class Gang(Job):
         return self.folder / "logs" / "worker-0.log"
 
     def start(self) -> None:
-        self._gang = local.Gang(self.config, self.workers, self._flags(), self.output)
+        flags = configuration.as_flags(self.config)
+        self._gang = local.LocalGang(self.config, self.workers, flags, self.output)
         self._gang.start()
 
-    def look(self) -> int | None:
+    def poll(self) -> int | None:
         if self._code is None:
             self._code = self._gang.poll()
         return self._code
@@ -147,11 +140,11 @@ class Gang(Job):
             self._gang.__exit__()
 
     def supervisor(self, worker: int) -> int | None:
-        """The process id of worker `worker`, None while it is away."""
+        """Returns the process id of a worker, None while it is not running."""
         return self._gang.pids.get(worker)
 
     def training(self, worker: int) -> int | None:
-        """The process id of what trains under its supervisor, None while there is none."""
+        """Returns the id of the training process of a worker, None while there is none."""
         supervisor = self.supervisor(worker)
         return (
             next((pid for pid, parent in _parents() if parent == supervisor), None)
@@ -161,22 +154,22 @@ class Gang(Job):
 
 
 def since_epoch(event: dict) -> float:
-    """The moment of a line of the journal, in seconds since the epoch."""
+    """Returns the time of a line of the journal, in seconds since the epoch."""
     return datetime.datetime.fromisoformat(event["time"]).timestamp()
 
 
-def _parents():
-    """(process id, its parent's) of all processes that have not ended.
+def _parents() -> Iterator[tuple[int, int]]:
+    """Yields (process id, its parent's) of all processes that have not ended.
 
-    The form of the file: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html.
+    The format of the file: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html.
     """
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                # The name before it may hold anything.
+                # The program's name comes first and may contain spaces and parentheses.
                 state, parent = file.read().rpartition(")")[2].split()[:2]
         except OSError:
-            continue  # It has just ended.
+            continue  # The process has just ended.
         if state not in "ZX":
             yield int(name), int(parent)
 
