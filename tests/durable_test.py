@@ -61,6 +61,35 @@ class TestOrder:
         assert calls == []
 
 
+@pytest.mark.parametrize("moment", ["while it is made", "while it is filled"])
+def test_a_temporary_folder_is_removed_whenever_ctrl_c_comes(moment, tmp_path, monkeypatch):
+    mkdir = pathlib.Path.mkdir
+
+    def interrupted(path, *arguments, **options):
+        mkdir(path, *arguments, **options)
+        raise KeyboardInterrupt
+
+    if moment == "while it is made":
+        monkeypatch.setattr(pathlib.Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        with durable.temporary_folder(tmp_path / "data") as folder:
+            (folder / "part").write_bytes(b"1")
+            raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_published_folder_stays_and_others_may_read_it(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        with durable.temporary_folder(tmp_path / "data") as folder:
+            (folder / "part").write_bytes(b"1")
+            durable.publish(folder, tmp_path / "data")
+    finally:
+        os.umask(umask)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
+
+
 def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")

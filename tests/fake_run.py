@@ -9,8 +9,9 @@ import types
 import numpy as np
 
 from trainer.steps.state import State
-from trainer.steps.steps import StepMetrics
+from trainer.steps.update import StepMetrics
 from trainer.stopping import StopRequest
+from trainer.tasks import table
 from trainer.tasks.classification import Metrics
 
 
@@ -18,7 +19,12 @@ def step_metrics(
     steps: int, *, loss=1.0, correct=4.0, count=8.0, norm=0.5, waited=0.25
 ) -> StepMetrics:
     """Metrics of `steps` equal steps; `loss` is a sum over their `count` rows."""
-    return StepMetrics(*(np.full(steps, value) for value in (loss, correct, count, norm, waited)))
+    sums = {"loss_sum": loss, "correct": correct, "count": count}
+    return StepMetrics(
+        {name: np.full(steps, value) for name, value in sums.items()},
+        gradient_norm=np.full(steps, norm),
+        input_seconds=np.full(steps, waited),
+    )
 
 
 def split_metrics(right: int, rows: int = 10) -> Metrics:
@@ -29,7 +35,8 @@ def split_metrics(right: int, rows: int = 10) -> Metrics:
 def run_state(*, loss=0.0, correct=0, count=0) -> State:
     """The state of a network without weights, in an epoch with these sums."""
     network = types.SimpleNamespace(weights={}, compute_dtype="float32")
-    state = State(network, types.SimpleNamespace(named=lambda: {}))
+    optimizer = types.SimpleNamespace(named=lambda: {})
+    state = State(network, optimizer, table.TASKS["classification"])
     for name, value in (("loss_sum", loss), ("correct", correct), ("count", count)):
         state.epoch[name].assign(value)
     return state
@@ -80,8 +87,6 @@ class Placement:
 
 class Steps:
     """Train steps that only count. `after(step)` is called when the steps up to `step` have run."""
-
-    fused = False
 
     def __init__(self, step: int, events: list[str], after=lambda step: None, metrics=None):
         self._step = step

@@ -114,9 +114,10 @@ class Run:
                 beat=lambda phase, step: self.beats.append((phase, step))
             ),
         )
-        batches = types.SimpleNamespace(
+        plan = types.SimpleNamespace(
             lengths=[8], padded_length=lambda step: 8, batch_size=8, examples=np.arange
         )
+        batches = types.SimpleNamespace(plan=plan)
         run_state = types.SimpleNamespace(
             begin_epoch=lambda: self.events.append("begin epoch"),
             evaluation_weights=lambda: {},

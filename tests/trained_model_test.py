@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from tests import datasets
 from trainer import config as configuration
-from trainer import trained_model
-from trainer.devices import strategy
+from trainer import resuming, trained_model
+from trainer.devices.placement import Placement
 from trainer.exit_codes import UsageError
 from trainer.model_folder import checkpoint, lock
 from trainer.models import networks
@@ -29,7 +29,7 @@ def placed(monkeypatch) -> list[tuple[int, int]]:
     def place(run, rows):
         asked.append((run.devices, rows))
         on_cpu = tf.distribute.OneDeviceStrategy("CPU:0")
-        return strategy.Placement(on_cpu, "CPU", ("/device:CPU:0",))
+        return Placement(on_cpu, "CPU", ("/device:CPU:0",))
 
     monkeypatch.setattr(trained_model.strategy, "place", place)
     return asked
@@ -40,7 +40,7 @@ def model(dataset, tmp_path, placed):
     """The folder of a run that has its configuration and no checkpoint yet."""
     config = configuration.from_flat({**FLAGS, "data_dir": str(dataset.folder), "devices": 4})
     (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text(configuration.to_json(config))
+    (tmp_path / "model/config.json").write_text(resuming.to_json(config))
     return tmp_path / "model"
 
 

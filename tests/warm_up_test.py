@@ -17,9 +17,10 @@ def events() -> list[str]:
 
 
 def warm_up(events, *, workers=1, evaluated=()) -> WarmUp:
-    batches = types.SimpleNamespace(
+    plan = types.SimpleNamespace(
         lengths=[8, 16, 32], padded_length=lambda step: LENGTHS[step], batch_size=6
     )
+    batches = types.SimpleNamespace(plan=plan)
     evaluator = types.SimpleNamespace(
         split="test",
         lengths=lambda: list(evaluated),

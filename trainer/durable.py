@@ -5,9 +5,13 @@ same: write, sync the content, rename, sync the parent. The rules: https://lwn.n
 and fsync(2), rename(2).
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator
 
 _BLOCK = 1 << 20
 
@@ -45,6 +49,22 @@ def publish(folder: pathlib.Path, target: pathlib.Path) -> None:
     """Gives a finished folder its final name: `target` appears with all its files or not at all."""
     sync_tree(folder)
     rename(folder, target)
+
+
+@contextlib.contextmanager
+def temporary_folder(target: pathlib.Path, prefix: str = "") -> Iterator[pathlib.Path]:
+    """Yields a new empty folder beside `target`, to be filled and published.
+
+    Unless it was published it is removed, whatever ends the block. prefix: how its name begins;
+    default: the name of `target` with `.tmp-` added.
+    """
+    # Named before it is made: a Ctrl-C that comes while it is made finds what to remove.
+    folder = target.with_name(f"{prefix or f'{target.name}.tmp-'}{uuid.uuid4().hex[:12]}")
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_file(path: pathlib.Path, content: bytes, temporary: pathlib.Path | None = None) -> None:

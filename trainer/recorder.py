@@ -121,7 +121,7 @@ class Recorder:
         attempt: its number. writes: whether this worker is the chief. total: the last step.
         """
 
-        def summaries(part: str, restored_step: int) -> Summaries | Nowhere:
+        def summaries(part: str, restored_step: int) -> "Summaries | Nowhere":
             path = folder / "tensorboard" / part
             return Summaries(path, attempt, restored_step) if writes else Nowhere()
 

@@ -31,7 +31,6 @@ import pathlib
 import re
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -230,8 +229,7 @@ def _unescaped(match: re.Match) -> str:
 
 @contextlib.contextmanager
 def new_folder(data_dir) -> Iterator[pathlib.Path]:
-    """Yields an empty folder beside `data_dir` for `publish`; unless published it is removed,
-    whatever ends the block.
+    """Yields an empty folder beside `data_dir` for `publish`, and removes it unless published.
 
     Leftovers of killed writers on this host are removed first.
 
@@ -239,26 +237,17 @@ def new_folder(data_dir) -> Iterator[pathlib.Path]:
       StorageError: a file could not be written.
     """
     data_dir = pathlib.Path(data_dir).absolute()
-    folder = None
     try:
         durable.make_folder(data_dir.parent)
         remove_leftovers(data_dir)
         prefix = f"{_temporary_prefix(data_dir)}{os.getpid()}-"
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir.parent))
-        # mkdtemp makes it private, but a dataset is read by whoever could read any other new
-        # folder.
-        folder.chmod(0o777 & ~_umask())
-        with _locked(folder):
+        with durable.temporary_folder(data_dir, prefix) as folder, _locked(folder):
             yield folder
     except OSError as problem:
         raise StorageError(
             f"--data_dir={data_dir}: writing failed ({problem}). Free space or name another "
-            "folder, "
-            "then run the same command again; nothing was left behind."
+            "folder, then run the same command again; nothing was left behind."
         ) from problem
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers(data_dir: pathlib.Path) -> None:
@@ -289,12 +278,6 @@ def _locked(folder: pathlib.Path) -> Iterator[bool]:
         yield held
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class SplitWriter:

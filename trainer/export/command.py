@@ -13,7 +13,6 @@ hold them. Both are float32, whatever precision the run trained in. A dataset of
 import logging
 import pathlib
 import shutil
-import tempfile
 
 from trainer import config as configuration
 from trainer import durable, trained_model
@@ -49,9 +48,7 @@ def export(model: trained_model.TrainedModel, folder: pathlib.Path) -> dict[str,
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.tmp-", dir=folder.parent) as beside:
-            new = pathlib.Path(beside, folder.name)
-            new.mkdir()
+        with durable.temporary_folder(folder) as new:
             _write(model, new)
             differences = proof.differences(model, new)
             _publish(new, folder)
