@@ -333,7 +333,7 @@ class Loop:
                 "best %s of %s: %.4f at step %d",
                 self._config.run.best_metric,
                 best.split,
-                best.figures[self._config.run.best_metric],
+                best.metrics[self._config.run.best_metric],
                 best.step,
             )
 
