@@ -27,7 +27,7 @@ from trainer.exit_codes import (
     TrainerError,
     UsageError,
 )
-from trainer.model_folder import checkpoint, lock
+from trainer.model_folder import checkpoint, commits, lock
 from trainer.model_folder.journal import Journal
 from trainer.steps import optimizer, state, steps
 from trainer.stopping import StopRequest
@@ -109,7 +109,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     )
     if member[0] == 0:
         log.info("attempt %d in %s", held.number, folder)
-    has_checkpoints = bool(checkpoint.list_steps(folder / "checkpoints"))
+    has_checkpoints = bool(commits.list_steps(folder / "checkpoints"))
     config = resources.settled(config, has_checkpoints, member[1])
 
     # 1. Devices, and the other workers.
@@ -225,7 +225,7 @@ def _newest(placement: strategy.Placement, attempt: loop.Attempt) -> checkpoint.
     if placement.is_chief or step < 0:
         return found
     try:
-        return checkpoint.load(checkpoint.folder_of(folder, step))
+        return checkpoint.load(commits.folder_of(folder, step))
     except DataError as problem:
         raise UsageError(
             f"worker {placement.worker} cannot read the checkpoint of step {step} that the chief "
