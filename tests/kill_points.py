@@ -1,9 +1,7 @@
-"""Every state of the disk that a kill could leave behind, out of one run: the folder is copied
-before each change.
+"""Every state of the disk that a kill can leave behind, recorded in a single run.
 
-A process that dies by SIGKILL leaves what it has written, and nothing else happens. So a copy of
-the model folder, taken in the moment before a file is made, renamed or removed, is what a kill in
-that moment leaves.
+A process that dies by SIGKILL leaves on disk what it has written. So a copy of the model folder,
+taken just before a file is created, renamed or removed, is what a kill at that moment leaves.
 """
 
 import contextlib
@@ -17,12 +15,10 @@ _TRIES = 100
 
 
 class Recorder:
-    """Copies `source` to DESTINATION/NNN/model before the NNN-th change; DESTINATION/NNN/about says
-    which it was.
-    """
+    """Copies `source` to DESTINATION/NNN/model before change NNN, which NNN/about describes."""
 
     def __init__(self, source, destination, printed):
-        """`printed()`: what the run has printed by now; it goes to DESTINATION/NNN/printed."""
+        """`printed()`: the output of the run so far; it is written to DESTINATION/NNN/printed."""
         self._source = pathlib.Path(source)
         self._destination = pathlib.Path(destination)
         self._printed = printed
@@ -31,9 +27,7 @@ class Recorder:
         self._count = 0
 
     def __call__(self, event: str, arguments: tuple) -> None:
-        """The audit hook: https://docs.python.org/3/library/audit_events.html lists events and
-        arguments.
-        """
+        """The audit hook; for events see https://docs.python.org/3/library/audit_events.html."""
         copying = getattr(self._copying, "on", False)
         if copying or not _changes_something(event, arguments) or not self._concerns(arguments[0]):
             return
@@ -55,12 +49,12 @@ class Recorder:
         (folder / "about").write_text(about)
         (folder / "printed").write_text(self._printed())
         for _ in range(_TRIES):
-            # A change under way already moved a file.
+            # A change that had already begun may remove a file meanwhile.
             with contextlib.suppress(shutil.Error, FileNotFoundError):
                 shutil.copytree(self._source, folder / "model")
                 return
             shutil.rmtree(folder / "model", ignore_errors=True)
-        raise AssertionError(f"{self._source} does not hold still")
+        raise AssertionError(f"{self._source} changes all the time")
 
 
 def _changes_something(event: str, arguments: tuple) -> bool:
@@ -77,7 +71,7 @@ def recorded(source, destination, printed):
     """Records the block."""
     global _recorder
     if _recorder is None:
-        # It can never be removed.
+        # An audit hook can never be removed.
         sys.addaudithook(lambda event, arguments: _recorder and _recorder(event, arguments))
     _recorder = Recorder(source, destination, printed)
     try:
