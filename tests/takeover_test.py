@@ -265,10 +265,10 @@ def test_a_chief_that_is_frozen_between_check_and_rename_and_taken_over_changes_
             assert (held.number, found.step) == (2, 10)
             held.began(found.step)
             chief.send_signal(signal.SIGCONT)
-            said = chief.communicate(timeout=60)
+            out, errors = chief.communicate(timeout=60)
             assert (
-                "TakenOverError: attempt 1 no longer holds" in said[1]
-                and "saved" not in said[0]
+                "TakenOverError: attempt 1 no longer holds" in errors
+                and "saved" not in out
                 and chief.returncode == 1
             )
             # The rename did happen.

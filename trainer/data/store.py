@@ -152,7 +152,7 @@ def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: boo
         try:
             size = path.stat().st_size
             if size != expected["size"]:
-                raise _damaged(path, f"{size} bytes, but dataset.json says {expected['size']}")
+                raise _damaged(path, f"{size} bytes, but dataset.json has {expected['size']}")
             if verify and durable.sha256(path) != expected["sha256"]:
                 raise _damaged(path, "its sha256 is not the one in dataset.json")
         except OSError as problem:
@@ -181,7 +181,7 @@ def _check_shapes(folder: pathlib.Path, split: Split, expected: Mapping) -> None
     if seen != wanted:
         raise _damaged(
             folder / "labels.npy",
-            f"examples, offsets and tokens are {seen}, but dataset.json says {wanted}",
+            f"examples, offsets and tokens are {seen}, but dataset.json has {wanted}",
         )
 
 
@@ -304,7 +304,7 @@ class SplitWriter:
     def __init__(self, folder: pathlib.Path, lengths: np.ndarray, labels: np.ndarray):
         """
         Args:
-          folder: where the arrays go; its name is the split's.
+          folder: of the arrays; its name is that of the split.
           lengths: int32 [examples], tokens of each example.
           labels: int32 [examples].
         """
