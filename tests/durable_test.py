@@ -1,4 +1,4 @@
-"""The order of calls that makes a name durable, and what a reader finds in between."""
+"""The order of calls that makes a name durable, and the content that a reader finds in between."""
 
 import hashlib
 import os
@@ -56,7 +56,7 @@ class TestOrder:
         durable.make_folder(tmp_path / "model" / "checkpoints")
         assert calls == [("sync", "."), ("sync", "model")]
 
-    def test_a_folder_that_is_there_already_needs_no_sync(self, calls, tmp_path):
+    def test_an_existing_folder_needs_no_sync(self, calls, tmp_path):
         durable.make_folder(tmp_path)
         assert calls == []
 

@@ -57,7 +57,7 @@ class Recorder:
                 shutil.copytree(self._source, folder / "model")
                 return
             shutil.rmtree(folder / "model", ignore_errors=True)
-        raise AssertionError(f"{self._source} does not hold still")
+        raise AssertionError(f"{self._source} changes all the time")
 
 
 def _changes_something(event: str, arguments: tuple) -> bool:

@@ -39,7 +39,7 @@ INSIDE = {
     "export": "command / proof keras_model / saved_model readback",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
-    "model_folder": "best / checkpoint lock commits / attempts selection / journal",
+    "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / recurrent dropout shapes",
     "prepare": "command / sources classes vocabulary / imdb / folders formats imdb_npz splits spool"
     " / tfrecord rows reading / raw_files",

@@ -1,6 +1,4 @@
-"""A chief that was taken over while it was frozen: whatever it still writes, the run is what the
-later attempt makes of it.
-"""
+"""Takeovers: a frozen chief may still write afterwards, but the run is that of the new chief."""
 
 import itertools
 import json
@@ -21,9 +19,7 @@ DIGESTS = {"config_digest": "c", "dataset_digest": "d"}
 
 
 def state(step, salt=0):
-    """A state that depends on the step and on `salt`: another worker count rounds in another
-    order.
-    """
+    """A state that depends on the step and on `salt`: another worker count rounds differently."""
     return {"weights": np.full(3, step + salt, np.float32), "step": np.int64(step)}
 
 
@@ -43,11 +39,9 @@ def names(folder):
 
 @pytest.fixture
 def hosts(monkeypatch):
-    """Every block of `lock.hold` in this process is on a host of its own, and takes over from a
-    silent one soon.
-    """
+    """Puts every block of `lock.hold` on a host of its own, which soon takes over a silent one."""
     count = itertools.count()
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 999)  # No holder is ever heard of again.
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 999)  # No holder writes a second beat.
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.05)
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(lock, "_boot", lambda: str(next(count)))
@@ -55,9 +49,7 @@ def hosts(monkeypatch):
 
 @pytest.fixture
 def two_chiefs(tmp_path, hosts):
-    """(folder, old, new): the old one committed step 10, the new one took over and went on from
-    there.
-    """
+    """(folder, old, new): the old chief committed step 10, the new one took over from there."""
     with lock.hold(tmp_path) as old:
         old.began(0)
         commit(tmp_path, 10, old)
@@ -67,9 +59,7 @@ def two_chiefs(tmp_path, hosts):
 
 
 class Unaware:
-    """An attempt that does not look any more: frozen after its check, it wakes before its
-    rename.
-    """
+    """An attempt that was frozen after its check and wakes before its rename."""
 
     def __init__(self, held):
         self.number, self.fences = held.number, held.fences
@@ -78,25 +68,25 @@ class Unaware:
         pass
 
 
-def test_who_was_taken_over_commits_nothing(two_chiefs):
+def test_an_attempt_that_was_taken_over_commits_nothing(two_chiefs):
     folder, old, new = two_chiefs
     with pytest.raises(TakenOverError):
         commit(folder, 20, old)
     assert newest(folder).step == 10
     commit(folder, 20, new, salt=1)
     assert names(folder / "checkpoints") == ["step-00000010", "step-00000020"]
-    with pytest.raises(TakenOverError):  # And it is told that, not that the step does not repeat.
+    with pytest.raises(TakenOverError):  # Not FolderInUseError: the step repeats.
         commit(folder, 20, old)
 
 
-def test_a_commit_after_the_takeover_is_left_out_with_a_warning(two_chiefs, caplog):
+def test_a_commit_after_the_takeover_is_skipped_with_a_warning(two_chiefs, caplog):
     folder, old, new = two_chiefs
     commit(folder, 20, Unaware(old))
     assert newest(folder).step == 10
     for part in (
         "step-00000020 is not part of this run",
         "attempt 1 committed it",
-        "attempt 2 went on from step 10",
+        "attempt 2 continued from step 10",
     ):
         assert part in caplog.text
     # A reader changes nothing.
@@ -114,17 +104,17 @@ def test_a_commit_after_the_takeover_is_set_aside_when_its_step_comes(two_chiefs
         "step-00000020",
         "step-00000020.superseded-2",
     ]
-    assert commit(folder, 20, new, salt) == manifest  # And now it is there already.
+    assert commit(folder, 20, new, salt) == manifest  # Now it is there already.
 
 
-def test_what_an_earlier_attempt_committed_before_the_takeover_stays_part_of_the_run(two_chiefs):
+def test_a_commit_before_the_takeover_stays_part_of_the_run(two_chiefs):
     folder, _, new = two_chiefs
     assert commit(folder, 10, new)["attempt"] == 1
     with pytest.raises(FolderInUseError):
         commit(folder, 10, new, salt=1)
 
 
-def test_a_third_attempt_goes_on_from_the_second_whatever_the_first_does(two_chiefs):
+def test_a_third_attempt_continues_from_the_second_whatever_the_first_does(two_chiefs):
     folder, old, new = two_chiefs
     commit(folder, 20, new)
     with lock.hold(folder) as third:
@@ -135,21 +125,21 @@ def test_a_third_attempt_goes_on_from_the_second_whatever_the_first_does(two_chi
             == 20
         )
         third.began(20)
-        for step in (15, 30):  # 15: between where the second and the third began.
+        for step in (15, 30):  # 15: between the fences of the second and the third.
             commit(folder, step, Unaware(old))
         assert newest(folder).step == 20
         commit(folder, 30, third, salt=3)
         assert newest(folder).manifest["attempt"] == 3
 
 
-def test_a_folder_with_nothing_but_commits_after_a_takeover_begins_anew(tmp_path, hosts):
+def test_a_folder_with_only_commits_after_a_takeover_starts_over(tmp_path, hosts):
     with lock.hold(tmp_path) as old, lock.hold(tmp_path) as new:
         new.began(0)
         commit(tmp_path, 10, Unaware(old))
         assert newest(tmp_path) is None
 
 
-def test_a_commit_after_the_takeover_takes_no_place_of_those_to_keep(two_chiefs):
+def test_a_commit_after_the_takeover_does_not_count_as_one_to_keep(two_chiefs):
     folder, old, new = two_chiefs
     with checkpoint.Writer(folder / "checkpoints", 2, new, **DIGESTS) as writer:
         writer.submit(20, state(20))
@@ -157,11 +147,11 @@ def test_a_commit_after_the_takeover_takes_no_place_of_those_to_keep(two_chiefs)
         for step in (15, 25, 35):
             commit(folder, step, Unaware(old))
         writer.submit(30, state(30))
-    # Only up to what was saved.
+    # Pruning ends at the step that was saved.
     assert names(folder / "checkpoints") == ["step-00000020", "step-00000030", "step-00000035"]
 
 
-def test_who_was_taken_over_in_its_last_save_does_not_report_it_and_prunes_nothing(
+def test_an_attempt_that_is_taken_over_in_its_last_save_reports_and_prunes_nothing(
     two_chiefs, monkeypatch
 ):
     folder, old, new = two_chiefs
@@ -181,7 +171,7 @@ def test_who_was_taken_over_in_its_last_save_does_not_report_it_and_prunes_nothi
     assert not saved and newest(folder).step == 10
 
 
-def test_the_files_that_a_later_attempt_is_writing_are_left_alone(two_chiefs):
+def test_the_files_that_a_later_attempt_is_writing_stay(two_chiefs):
     folder, old, _ = two_chiefs
     for name in ("step-00000020.tmp-1", "step-00000020.tmp-2"):
         (folder / "checkpoints" / name).mkdir()
@@ -239,7 +229,8 @@ def state(step):
     return {"weights": np.full(3, step, np.float32), "step": np.int64(step)}
 
 def freeze_first(*arguments):
-    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # This thread goes no further; os.kill may stop another first.
+    # Unlike os.kill, this stops this very thread before it returns.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
     return replace(*arguments)
 
 with lock.hold(folder) as held:
@@ -253,7 +244,7 @@ with lock.hold(folder) as held:
 """
 
 
-def test_a_chief_that_is_frozen_between_check_and_rename_and_wakes_after_the_takeover_changes_nothing(
+def test_a_chief_that_is_frozen_between_check_and_rename_and_taken_over_changes_nothing(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.3)
@@ -274,10 +265,10 @@ def test_a_chief_that_is_frozen_between_check_and_rename_and_wakes_after_the_tak
             assert (held.number, found.step) == (2, 10)
             held.began(found.step)
             chief.send_signal(signal.SIGCONT)
-            said = chief.communicate(timeout=60)
+            out, errors = chief.communicate(timeout=60)
             assert (
-                "TakenOverError: attempt 1 no longer holds" in said[1]
-                and "saved" not in said[0]
+                "TakenOverError: attempt 1 no longer holds" in errors
+                and "saved" not in out
                 and chief.returncode == 1
             )
             # The rename did happen.

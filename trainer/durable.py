@@ -1,8 +1,8 @@
-"""Files and folders that exist whole or not at all, and survive a loss of power.
+"""Files and folders that exist complete or not at all, and survive a loss of power.
 
-A name is durable only when the folder that holds it has been synced. So the order is always the
-same: write, sync the content, rename, sync the parent. The rules: https://lwn.net/Articles/457667
-and fsync(2), rename(2).
+A name is durable only after the folder that contains it was synced. So the order is always the
+same: write, sync the content, rename, sync the parent. For the rules see
+https://lwn.net/Articles/457667, fsync(2) and rename(2).
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _BLOCK = 1 << 20
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Returns when the content of a file, or the names in a folder, would survive a loss of power.
+    """Makes the content of a file, or the names in a folder, survive a loss of power.
 
     Raises OSError if the storage fails.
     """
@@ -29,24 +29,23 @@ def sync(path: str | os.PathLike) -> None:
 
 
 def sync_tree(folder: pathlib.Path) -> None:
-    """Syncs everything below `folder`, then `folder` itself; its own name is durable after
-    `rename`.
-    """
+    """Syncs everything below `folder`, then `folder` itself. Its own name needs `rename`."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
 
 
 def rename(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Renames a file or folder whose content is synced; when this returns, the new name is durable.
+    """Renames a file or folder; when this returns, the new name is durable.
 
-    An existing file, or an existing empty folder, is replaced. Raises OSError otherwise.
+    The content must be synced before. An existing file or an existing empty folder is replaced.
+    Raises OSError if a folder with content has that name, or if the storage fails.
     """
     os.replace(source, target)
     sync(target.parent)
 
 
 def publish(folder: pathlib.Path, target: pathlib.Path) -> None:
-    """Gives a finished folder its final name: `target` appears with all its files or not at all."""
+    """Gives a finished folder its final name: `target` appears complete or not at all."""
     sync_tree(folder)
     rename(folder, target)
 
@@ -68,9 +67,9 @@ def temporary_folder(target: pathlib.Path, prefix: str = "") -> Iterator[pathlib
 
 
 def replace_file(path: pathlib.Path, content: bytes, temporary: pathlib.Path | None = None) -> None:
-    """Writes `path` so that a reader finds the old content or the new, never a part of it.
+    """Writes `path` so that a reader finds the old content or the new content, never a part.
 
-    temporary: a name in the same folder that no reader looks at; default: `path` with `.tmp` added.
+    temporary: another name in the same folder; default: `path` with `.tmp` added.
     """
     temporary = temporary or path.with_name(f"{path.name}.tmp")
     with open(temporary, "wb") as file:
@@ -81,7 +80,7 @@ def replace_file(path: pathlib.Path, content: bytes, temporary: pathlib.Path | N
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Makes `folder` and its missing parents; each new name is durable when this returns."""
+    """Creates `folder` and its missing parents; when this returns, each new name is durable."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):

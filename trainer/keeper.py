@@ -25,7 +25,7 @@ class Keeper:
         self,
         config: configuration.Config,
         folder: pathlib.Path,
-        held: lock.Held | lock.Guest,
+        held: lock.Hold,
         dataset_digest: str,
         split: str,
         found: checkpoint.Checkpoint | None,
@@ -101,7 +101,7 @@ class Keeper:
         """Logs the best evaluation, if there is one and its split selects."""
         found = selection.best(self.evaluations, self._metric)
         if found and self._selects:
-            value = found.figures[self._metric]
+            value = found.metrics[self._metric]
             log.info("best %s of %s: %.4f at step %d", self._metric, found.split, value, found.step)
 
     # --- saved states -----------------------------------------------------------------------------

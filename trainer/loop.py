@@ -43,7 +43,7 @@ class Attempt:
     """
 
     folder: pathlib.Path
-    held: lock.Held | lock.Guest
+    held: lock.Hold
     journal: Journal
     stop: StopRequest
     supervisor: Channel

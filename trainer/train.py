@@ -176,7 +176,7 @@ def _newest(placement: Placement, attempt: loop.Attempt) -> checkpoint.Checkpoin
     if placement.is_chief or step < 0:
         return found
     try:
-        return checkpoint.load(checkpoint.folder_of(folder, step))
+        return checkpoint.load(commits.folder_of(folder, step))
     except DataError as problem:
         raise UsageError(
             f"worker {placement.worker} cannot read the checkpoint of step {step}, from which the "

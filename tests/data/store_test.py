@@ -1,3 +1,5 @@
+"""Datasets on disk: what is written is what is read, through damage, kills and rival writers."""
+
 import json
 import os
 import pathlib
@@ -8,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from trainer import durable
 from trainer.data import store
 from trainer.exit_codes import DataError, StorageError, UsageError
 
@@ -63,7 +66,7 @@ def test_files_are_plain_numpy_arrays(tmp_path):
     assert np.load(tmp_path / "d/train/offsets.npy").dtype == np.int64
 
 
-def test_the_description_counts_what_is_there(tmp_path):
+def test_the_description_counts_the_content(tmp_path):
     split = write(tmp_path / "d").description["splits"]["train"]
     assert split == {
         "examples": 3,
@@ -75,7 +78,7 @@ def test_the_description_counts_what_is_there(tmp_path):
     }
 
 
-def test_the_digest_names_the_content(tmp_path):
+def test_the_digest_identifies_the_content(tmp_path):
     one, same = write(tmp_path / "one"), write(tmp_path / "same")
     other = write(tmp_path / "other", {**SEQUENCES, "test": ([[1, 4]], [1])})
     assert one.digest == same.digest != other.digest
@@ -105,7 +108,7 @@ def cut(path):
     "name",
     ["vocabulary.txt", "labels.txt", "train/tokens.npy", "train/offsets.npy", "test/labels.npy"],
 )
-def test_damage_names_the_file_and_the_remedy(tmp_path, damage, name):
+def test_a_damaged_file_is_an_error_with_its_name_and_the_remedy(tmp_path, damage, name):
     write(tmp_path / "d")
     damage(tmp_path / "d" / name)
     with pytest.raises(DataError, match=f"{name}.*delete the folder {tmp_path}/d and run"):
@@ -113,14 +116,14 @@ def test_damage_names_the_file_and_the_remedy(tmp_path, damage, name):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"format": 1}'])
-def test_a_damaged_description_is_an_error_of_data(tmp_path, content):
+def test_a_damaged_description_is_a_data_error(tmp_path, content):
     write(tmp_path / "d")
     (tmp_path / "d/dataset.json").write_text(content)
     with pytest.raises(DataError, match="dataset.json"):
         store.open_dataset(tmp_path / "d")
 
 
-def test_a_newer_format_is_named_before_anything_is_read(tmp_path):
+def test_a_newer_format_is_refused_before_anything_is_read(tmp_path):
     write(tmp_path / "d")
     path = tmp_path / "d/dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
@@ -129,21 +132,21 @@ def test_a_newer_format_is_named_before_anything_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "sequences, what",
+    "sequences, message",
     [
-        ({"train": ([[1, 6], [1]], [0, 1])}, r"tokens.npy: an id lies outside 0..5"),
-        ({"train": ([[1, -1], [1]], [0, 1])}, r"tokens.npy: an id lies outside 0..5"),
-        ({"train": ([[1], [1]], [0, 2])}, r"labels.npy: an id lies outside 0..1"),
+        ({"train": ([[1, 6], [1]], [0, 1])}, r"tokens.npy: an id is outside 0..5"),
+        ({"train": ([[1, -1], [1]], [0, 1])}, r"tokens.npy: an id is outside 0..5"),
+        ({"train": ([[1], [1]], [0, 2])}, r"labels.npy: an id is outside 0..1"),
         ({"train": ([[1], []], [0, 1])}, "offsets do not rise"),
     ],
 )
-def test_ids_out_of_range_are_found_although_the_hashes_hold(tmp_path, sequences, what):
+def test_ids_out_of_range_are_found_although_the_hashes_match(tmp_path, sequences, message):
     with store.new_folder(tmp_path / "d") as folder:
         described = fill(folder, {"train": ([[1], [1]], [0, 1])}, "012345")
         described["files"] |= overwritten(folder, sequences["train"])
         described["splits"]["train"] |= {"tokens": sum(map(len, sequences["train"][0]))}
         store.publish(folder, described, tmp_path / "d")
-    with pytest.raises(DataError, match=what):
+    with pytest.raises(DataError, match=message):
         store.open_dataset(tmp_path / "d")
 
 
@@ -163,7 +166,7 @@ def overwritten(folder, split):
 
 
 @pytest.mark.parametrize("made", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("x")])
-def test_a_place_that_is_no_dataset_is_a_mistake_of_usage(tmp_path, made):
+def test_a_folder_that_is_not_a_dataset_is_a_usage_error(tmp_path, made):
     made(tmp_path / "d")
     with pytest.raises(UsageError, match="run `prepare --data_dir="):
         store.open_dataset(tmp_path / "d")
@@ -176,19 +179,19 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_write_is_an_error_of_storage_and_leaves_nothing(tmp_path):
+def test_a_failed_write_is_a_storage_error_and_leaves_nothing(tmp_path):
     with pytest.raises(StorageError, match="No space left"), store.new_folder(tmp_path / "d"):
         raise OSError(28, "No space left on device")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_second_writer_of_an_equal_dataset_is_content(tmp_path):
+def test_the_second_writer_of_an_equal_dataset_succeeds(tmp_path):
     first = write(tmp_path / "d")
     assert write(tmp_path / "d").digest == first.digest
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
-def test_the_second_writer_of_another_dataset_is_refused_and_nothing_is_lost(tmp_path):
+def test_the_second_writer_of_another_dataset_is_refused_and_the_first_dataset_stays(tmp_path):
     first = write(tmp_path / "d")
     with pytest.raises(UsageError, match="holds another dataset"):
         write(tmp_path / "d", {**SEQUENCES, "test": ([[1, 4]], [1])})
@@ -196,16 +199,30 @@ def test_the_second_writer_of_another_dataset_is_refused_and_nothing_is_lost(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
-def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path):
+def test_a_dataset_may_replace_an_empty_folder_but_not_a_full_one(tmp_path):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match="exists and is no prepared dataset"):
+    with pytest.raises(UsageError, match="exists and is not a prepared dataset"):
         store.refuse_other_content(tmp_path / "full")
-    with pytest.raises(UsageError, match="exists and is no prepared dataset"):
+    with pytest.raises(UsageError, match="exists and is not a prepared dataset"):
         write(tmp_path / "full")
     assert (tmp_path / "full/thesis.tex").exists()
+
+
+def test_a_name_that_cannot_be_made_durable_is_a_storage_error(tmp_path, monkeypatch):
+    """The rename succeeded; the sync of the parent folder fails."""
+    sync = durable.sync
+
+    def fail_at_parent(path):
+        if path == tmp_path and (tmp_path / "d").exists():
+            raise OSError(5, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr(durable, "sync", fail_at_parent)
+    with pytest.raises(StorageError, match="Input/output error"):
+        write(tmp_path / "d")
 
 
 KILLED_WRITER = """
@@ -218,7 +235,7 @@ with store.new_folder(sys.argv[1]) as folder:
 """
 
 
-def test_leftovers_of_a_killed_writer_are_removed_and_work_of_a_live_one_is_not(tmp_path):
+def test_leftovers_of_a_killed_writer_are_removed_but_not_the_folder_of_a_live_one(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     writer = subprocess.Popen(
         [sys.executable, "-c", KILLED_WRITER, str(tmp_path / "d")],
@@ -237,7 +254,7 @@ def test_leftovers_of_a_killed_writer_are_removed_and_work_of_a_live_one_is_not(
     assert not folder.exists()
 
 
-def test_a_folder_made_just_now_is_left_alone_although_it_is_not_locked_yet(tmp_path):
+def test_a_new_folder_that_is_not_locked_yet_is_not_a_leftover(tmp_path):
     with store.new_folder(tmp_path / "d") as folder:
         young = folder.with_name(folder.name + "young")
         young.mkdir()

@@ -66,7 +66,15 @@ def _commit(folder: pathlib.Path, step: int) -> str:
     digest = f"{step:064x}"
     _write(
         folder / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json",
-        json.dumps({"step": step, "attempt": 1, "state_digest": digest}),
+        json.dumps(
+            {
+                "format": commits.FORMAT,
+                "step": step,
+                "attempt": 1,
+                "state_digest": digest,
+                "files": {f"{commits.PAYLOAD}.index": {"size": 0, "sha256": ""}},
+            }
+        ),
     )
     return digest
 

@@ -1,3 +1,5 @@
+"""Fences, and the records of attempts that they are read from."""
+
 import json
 
 import pytest
@@ -15,14 +17,14 @@ from trainer.model_folder.journal import Journal
         ([(2, 20)], 1, 21, (2, 20)),
         ([(2, 20)], 2, 21, None),
         ([(2, 20)], 3, 21, None),
-        # The third attempt went on from the 50 of the second, not of the first.
+        # The third attempt began from step 50 of the second, not of the first.
         ([(2, 20), (3, 50)], 1, 40, (2, 20)),
         ([(2, 20), (3, 50)], 2, 40, None),
         ([(2, 20), (3, 50)], 2, 51, (3, 50)),
         ([(1, 0), (2, 0)], 1, 1, (2, 0)),
     ],
 )
-def test_what_an_earlier_attempt_commits_beyond_a_fence_is_not_part_of_the_run(
+def test_a_commit_of_an_earlier_attempt_beyond_a_fence_is_not_part_of_the_run(
     fences, attempt, step, expected
 ):
     assert attempts.superseding([Fence(*pair) for pair in fences], attempt, step) == expected
@@ -91,12 +93,12 @@ def write(model_dir, number, record):
         ),
     ],
 )
-def test_a_damaged_record_is_no_record(text):
+def test_a_damaged_record_counts_as_none(text):
     assert attempts.parse(json.dumps(GOOD).encode()) == {**GOOD, "fences": [Fence(1, 0)]}
     assert attempts.parse(text) == {}
 
 
-def test_where_there_has_been_no_attempt_there_are_no_fences(tmp_path):
+def test_without_attempts_there_are_no_fences(tmp_path):
     assert (
         attempts.fences(tmp_path),
         attempts.numbers(tmp_path),
@@ -104,16 +106,16 @@ def test_where_there_has_been_no_attempt_there_are_no_fences(tmp_path):
     ) == ((), [], 0)
 
 
-def test_what_a_superseded_attempt_wrote_about_its_beginning_too_late_does_not_count(tmp_path):
+def test_a_fence_that_a_superseded_attempt_wrote_too_late_does_not_count(tmp_path):
     write(tmp_path, 1, {**GOOD, "attempt": 1, "began": 0, "fences": []})
     write(tmp_path, 2, {**GOOD, "attempt": 2, "began": 10, "fences": [[1, 0]]})
-    # It did not see that the second began.
+    # The third attempt read the folder before the second began.
     write(tmp_path, 3, {**GOOD, "attempt": 3, "began": 30, "fences": [[1, 0]]})
     assert attempts.fences(tmp_path) == ((1, 0), (3, 30))
 
 
 @pytest.mark.parametrize("damaged", [1, 2, 3])
-def test_the_journal_fills_in_for_a_damaged_record(tmp_path, damaged):
+def test_the_journal_replaces_a_damaged_record(tmp_path, damaged):
     for number, step in ((1, 0), (2, 10), (3, 20)):
         write(
             tmp_path,
@@ -125,7 +127,7 @@ def test_the_journal_fills_in_for_a_damaged_record(tmp_path, damaged):
     assert attempts.fences(tmp_path) == ((1, 0), (2, 10), (3, 20))
 
 
-def test_lines_of_the_journal_that_say_nothing_about_attempts_are_left_out(tmp_path):
+def test_lines_of_the_journal_without_attempt_and_step_are_ignored(tmp_path):
     (tmp_path / "journal.jsonl").write_text(
         '{"event": "start"}\n{"event": "start", "attempt": "x", "step": 1}\n'
         '{"event": "start", "attempt": 4, "step": 8}\n{"event": "save", "attempt": 5, "step": 9}\n'

@@ -1,36 +1,147 @@
+"""Names and manifests as a process without TensorFlow reads them."""
+
 import json
 
 import pytest
 
+from trainer.exit_codes import DataError
 from trainer.model_folder import commits
 from trainer.model_folder.journal import Journal
 
 
+def manifest_of(step, attempt=1):
+    return {
+        "format": 1,
+        "step": step,
+        "attempt": attempt,
+        "state_digest": f"d{step}",
+        "config_digest": "c",
+        "dataset_digest": "d",
+        "files": {"tensors.index": {"size": 1, "sha256": "00"}},
+    }
+
+
 def write(folder, step, text=None, attempt=1):
-    place = folder / "checkpoints" / f"step-{step:08d}"
+    place = commits.folder_of(folder / "checkpoints", step)
     place.mkdir(parents=True)
-    (place / "MANIFEST.json").write_text(
-        json.dumps({"step": step, "attempt": attempt, "state_digest": f"d{step}"})
-        if text is None
-        else text
-    )
+    text = json.dumps(manifest_of(step, attempt)) if text is None else text
+    (place / "MANIFEST.json").write_text(text)
+
+
+# Names
+
+
+def test_discovery_finds_only_committed_folders_and_orders_them_by_number(tmp_path):
+    for name in (
+        "step-00000020",
+        "step-00000003",
+        "step-123456789",
+        "step-00000010.tmp-1",
+        "step-00000011.damaged-2",
+        "step-00000013.superseded-2",
+        "step-12",
+        "step-000000012",
+        "step--0000001",
+        "best",
+        "step-00000001x",
+    ):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-00000099").write_text("a file")
+    assert commits.list_steps(tmp_path) == [3, 20, 123456789]
+    assert commits.damaged_names(tmp_path) == ["step-00000011.damaged-2"]
+
+
+def test_a_folder_that_does_not_exist_has_no_checkpoints(tmp_path):
+    assert commits.list_steps(tmp_path / "missing") == []
+    assert commits.damaged_names(tmp_path / "missing") == []
+    assert commits.leftovers(tmp_path / "missing", 9) == []
+
+
+def test_leftovers_are_of_this_attempt_and_earlier_ones(tmp_path):
+    folder = commits.folder_of(tmp_path, 7)
+    for attempt in (1, 2, 10):
+        commits.temporary_of(folder, attempt).mkdir()
+    for other in (folder, commits.aside_of(folder, "damaged", 1)):
+        other.mkdir()
+    found = {path.name for path in commits.leftovers(tmp_path, 2)}
+    assert found == {"step-00000007.tmp-1", "step-00000007.tmp-2"}
+
+
+# Manifests
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path):
+    write(tmp_path, 7)
+    assert commits.read_manifest(tmp_path / "checkpoints/step-00000007") == manifest_of(7)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"format": "new"}, "is not a manifest"),
+        ({"files": None}, "is not a manifest"),
+        ({"files": {"tensors.index": {"size": 1}}}, "is not a manifest"),
+        ({"files": {}}, "does not describe a payload"),
+        (
+            {
+                "files": {
+                    "tensors.index": {"size": 1, "sha256": ""},
+                    "../x": {"size": 0, "sha256": ""},
+                }
+            },
+            "does not describe a payload",
+        ),
+        ({"state_digest": None}, "does not describe a payload"),
+        ({"attempt": "first"}, "is of attempt 'first'"),
+        ({"step": 8}, "is of step 8"),
+        ({"step": "7"}, "is of step 7"),
+    ],
+)
+def test_a_manifest_that_does_not_describe_its_folder_is_damage(tmp_path, change, reason):
+    write(tmp_path, 7, json.dumps(manifest_of(7) | change))
+    with pytest.raises(commits.Damaged, match=reason) as raised:
+        commits.read_manifest(tmp_path / "checkpoints/step-00000007")
+    assert str(tmp_path / "checkpoints/step-00000007") in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000])
+def test_a_manifest_that_is_not_json_is_damage(tmp_path, text):
+    write(tmp_path, 7, text)
+    with pytest.raises(commits.Damaged, match="is not a manifest"):
+        commits.read_manifest(tmp_path / "checkpoints/step-00000007")
+
+
+def test_a_folder_without_manifest_is_damaged(tmp_path):
+    with pytest.raises(commits.Damaged, match="MANIFEST.json is missing"):
+        commits.read_manifest(tmp_path)
+
+
+def test_a_manifest_of_a_newer_version_is_an_error_but_not_damage(tmp_path):
+    write(tmp_path, 7, json.dumps(manifest_of(7) | {"format": 2}))
+    with pytest.raises(DataError, match="format 2.*reads up to format 1") as raised:
+        commits.read_manifest(tmp_path / "checkpoints/step-00000007")
+    assert not isinstance(raised.value, commits.Damaged)
+
+
+# Runs
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):
     assert commits.newest(tmp_path) is None and not commits.exist(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    assert commits.newest(tmp_path / "none") is None and not commits.exist(tmp_path)
+    assert commits.newest(tmp_path) is None and not commits.exist(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert not commits.exist(tmp_path / "file")
 
 
-def test_the_newest_counts_by_number_and_only_whole_names_count(tmp_path):
+def test_the_newest_has_the_highest_number(tmp_path):
     for step in (9, 100_000_000, 99_999_999):
         write(tmp_path, step)
-    for name in ("step-200000000.tmp-3", "step-200000000.damaged-1", "step-7", "other"):
-        (tmp_path / "checkpoints" / name).mkdir()
+    (tmp_path / "checkpoints" / "step-200000000.tmp-3").mkdir()
     assert commits.newest(tmp_path) == commits.Commit(100_000_000, "d100000000")
 
 
-def test_one_that_cannot_be_read_is_passed_over(tmp_path):
+def test_a_checkpoint_that_cannot_be_read_is_skipped(tmp_path):
     write(tmp_path, 1)
     for step, text in ((2, ""), (3, "{}"), (4, "[1]"), (5, '{"step": 5}')):
         write(tmp_path, step, text)
@@ -38,7 +149,7 @@ def test_one_that_cannot_be_read_is_passed_over(tmp_path):
     assert commits.newest(tmp_path) == commits.Commit(1, "d1")
 
 
-def test_what_an_attempt_commits_after_it_was_taken_over_is_no_part_of_the_run(tmp_path):
+def test_a_commit_of_an_attempt_after_its_takeover_is_not_part_of_the_run(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl", attempt=2)
     write(tmp_path, 100)
     journal.write("start", step=100)
@@ -48,7 +159,7 @@ def test_what_an_attempt_commits_after_it_was_taken_over_is_no_part_of_the_run(t
     assert commits.newest(tmp_path) == commits.Commit(200, "d200")
 
 
-def test_checkpoints_exist_even_where_none_can_be_read(tmp_path):
+def test_checkpoints_exist_even_if_none_can_be_read(tmp_path):
     write(tmp_path, 2, "")
     assert commits.exist(tmp_path) and commits.newest(tmp_path) is None
 
@@ -63,11 +174,11 @@ def test_the_last_line_of_a_stopped_run():
     [
         ({"total": 100}, {"code": 0}, "done step=100 state_digest=d100"),
         ({"total": 100}, {"code": 143}, ""),
-        ({"total": 200}, {"code": 0}, ""),  # that run was to be longer
-        ({"total": 100}, None, ""),  # killed, or still at work
+        ({"total": 200}, {"code": 0}, ""),  # That run was to be longer.
+        ({"total": 100}, None, ""),  # Killed, or still running.
     ],
 )
-def test_the_last_line_of_a_run_that_has_come_to_its_end(tmp_path, start, stop, line):
+def test_the_last_line_of_a_run_that_is_complete(tmp_path, start, stop, line):
     write(tmp_path, 100, attempt=2)
     Journal(tmp_path / "journal.jsonl", attempt=1).write("stop", code=0)
     journal = Journal(tmp_path / "journal.jsonl", attempt=2)

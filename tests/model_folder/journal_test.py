@@ -1,3 +1,5 @@
+"""Lines of the journal: what is written is what is read, after kills and on failing storage too."""
+
 import datetime
 import json
 import logging
@@ -14,7 +16,7 @@ from trainer.model_folder.journal import Journal, read
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def test_a_line_says_when_who_and_what(tmp_path):
+def test_a_line_has_time_attempt_worker_and_event(tmp_path):
     Journal(tmp_path / "journal.jsonl", attempt=3, worker=1).write("save", seconds=0.25, step=40)
     (line,) = (tmp_path / "journal.jsonl").read_text().splitlines()
     entry = json.loads(line)
@@ -26,7 +28,7 @@ def test_a_line_says_when_who_and_what(tmp_path):
     assert entry == {"attempt": 3, "worker": 1, "event": "save", "seconds": 0.25, "step": 40}
 
 
-def test_seconds_are_left_out_where_nothing_took_time(tmp_path):
+def test_seconds_are_left_out_if_none_are_given(tmp_path):
     Journal(tmp_path / "journal.jsonl", 1).write("start")
     assert "seconds" not in read(tmp_path / "journal.jsonl")[0]
 
@@ -60,7 +62,7 @@ def test_every_value_becomes_json(tmp_path, value, written):
     )
 
 
-def test_what_json_cannot_say_can_be_read_back_as_a_number(tmp_path):
+def test_nan_and_infinity_are_read_back_as_numbers(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl", 1)
     for value in (np.nan, np.inf, -np.inf):
         journal.write("loop", loss=value)
@@ -70,7 +72,7 @@ def test_what_json_cannot_say_can_be_read_back_as_a_number(tmp_path):
     )
 
 
-def test_a_line_cut_off_by_a_kill_costs_only_itself(tmp_path):
+def test_a_kill_inside_a_line_loses_only_that_line(tmp_path):
     path = tmp_path / "journal.jsonl"
     Journal(path, 1).write("start")
     Journal(path, 1).write("loop", step=20)
@@ -94,11 +96,11 @@ def test_no_file_is_an_empty_journal(tmp_path):
     assert read(tmp_path / "journal.jsonl") == []
 
 
-def test_lines_of_processes_that_write_at_once_never_mix(tmp_path):
+def test_lines_of_processes_that_write_at_the_same_time_never_mix(tmp_path):
     path = tmp_path / "journal.jsonl"
     script = (
-        "import sys; from trainer.model_folder.journal import Journal; journal = Journal(sys.argv[1], 1, "
-        "int(sys.argv[2]))\n"
+        "import sys; from trainer.model_folder.journal import Journal\n"
+        "journal = Journal(sys.argv[1], 1, int(sys.argv[2]))\n"
         "for number in range(300): journal.write('loop', number=number, filler='x' * 20_000)"
     )
     commands = [[sys.executable, "-c", script, str(path), str(worker)] for worker in range(3)]
@@ -112,7 +114,7 @@ def test_lines_of_processes_that_write_at_once_never_mix(tmp_path):
         )
 
 
-def test_a_journal_that_cannot_be_written_is_reported_once_and_stops_nothing(tmp_path, caplog):
+def test_a_journal_that_cannot_be_written_is_reported_once_and_raises_nothing(tmp_path, caplog):
     journal = Journal(tmp_path / "missing" / "journal.jsonl", 1)
     with caplog.at_level(logging.ERROR):
         journal.write("start")
@@ -135,13 +137,13 @@ def test_a_full_disk_leaves_whole_lines_around_the_lost_one(tmp_path, monkeypatc
     assert [entry["event"] for entry in read(path)] == ["start", "stop"]
 
 
-def test_laps_tell_all_the_seconds_since_the_beginning_each_in_one_line(tmp_path, monkeypatch):
+def test_each_second_since_the_beginning_belongs_to_one_lap(tmp_path, monkeypatch):
     clock = iter([12.5, 13.0, 20.0])
     monkeypatch.setattr("trainer.model_folder.journal.time.monotonic", lambda: next(clock))
     journal = Journal(tmp_path / "journal.jsonl", 1, began=10.0)
     journal.lap("launch")
     journal.lap("open_dataset")
-    journal.write("save", seconds=100.0)  # Runs beside: no lap.
+    journal.write("save", seconds=100.0)  # It runs in another thread and is not a lap.
     journal.lap("evaluate", loss=0.5)
     laps = [entry for entry in read(tmp_path / "journal.jsonl") if entry["event"] != "save"]
     assert [(entry["event"], entry["seconds"]) for entry in laps] == [
@@ -152,7 +154,7 @@ def test_laps_tell_all_the_seconds_since_the_beginning_each_in_one_line(tmp_path
     assert laps[-1]["loss"] == 0.5
 
 
-def test_laps_begin_with_the_journal_where_nothing_else_is_said(tmp_path, monkeypatch):
+def test_by_default_the_first_lap_begins_with_the_journal(tmp_path, monkeypatch):
     clock = iter([10.0, 12.5])
     monkeypatch.setattr("trainer.model_folder.journal.time.monotonic", lambda: next(clock))
     Journal(tmp_path / "journal.jsonl", 1).lap("launch")

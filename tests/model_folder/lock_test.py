@@ -1,3 +1,5 @@
+"""One holder of a model folder: on one host, on several hosts, through kills and freezes."""
+
 import fcntl
 import json
 import os
@@ -33,13 +35,13 @@ with lock.hold(sys.argv[1]) as held:
 
 @pytest.fixture
 def start_holder(tmp_path):
-    """Starts a process that holds tmp_path/model until its stdin is closed; returns it when it
-    holds.
-    """
+    """Starts a process that holds tmp_path/model until its stdin is closed."""
     started = []
 
-    def start(extra="pass", boot=lock._boot()):
-        command = [sys.executable, "-c", HOLDER.format(extra=extra), str(tmp_path / "model"), boot]
+    def start(extra="pass", boot=None):
+        program = HOLDER.format(extra=extra)
+        boot = lock._boot() if boot is None else boot
+        command = [sys.executable, "-c", program, str(tmp_path / "model"), boot]
         holder = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -72,7 +74,7 @@ def record_of(number, folder):
 
 
 def write_attempt(folder, number, **fields):
-    """Writes what a process on another host would; returns the record."""
+    """Writes the record of a process on another host; returns it."""
     record = {
         "attempt": number,
         "host": "other",
@@ -87,7 +89,7 @@ def write_attempt(folder, number, **fields):
     return record
 
 
-def test_the_file_of_an_attempt_says_who_it_is(tmp_path):
+def test_the_file_of_an_attempt_identifies_its_process(tmp_path):
     with lock.hold(tmp_path):
         record = json.loads((tmp_path / "lock" / "00000001").read_text())
     for time_of in ("started", "beat"):
@@ -114,7 +116,7 @@ def fill_with_garbage(path):
 
 @pytest.mark.parametrize("damage", [lose, empty, fill_with_garbage])
 def test_numbers_and_fences_survive_a_lost_or_damaged_record(tmp_path, monkeypatch, damage):
-    # Who wrote it is not known: it may be another host.
+    # The host that wrote the record is not known: it may be another one.
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.02)
     Journal(tmp_path / "journal.jsonl", attempt=5).write("start", step=20)
@@ -173,8 +175,8 @@ def test_a_wait_can_be_abandoned(tmp_path, start_holder):
 @pytest.mark.parametrize(
     "child",
     [
-        "ready, told = os.pipe()\n    child = os.fork()\n"
-        "    if child == 0: os.close(1); os.write(told, b'.'); import time; time.sleep(60); "
+        "ready, write = os.pipe()\n    child = os.fork()\n"
+        "    if child == 0: os.close(1); os.write(write, b'.'); import time; time.sleep(60); "
         "os._exit(0)\n"
         "    os.read(ready, 1)",
         "child = subprocess.Popen(['sleep', '60'], stdin=subprocess.DEVNULL, "
@@ -189,7 +191,7 @@ def test_a_child_that_outlives_the_holder_does_not_hold_the_lock(tmp_path, start
     try:
         holder.kill()
         holder.wait()
-        os.kill(orphan, 0)  # it is still there
+        os.kill(orphan, 0)  # It is still alive.
         with lock.hold(tmp_path / "model", wait_seconds=0) as held:
             assert held.number == 2
     finally:
@@ -214,7 +216,7 @@ def test_a_forked_child_leaves_the_block_quietly_and_frees_nothing(tmp_path):
     assert (done.stdout, done.stderr) == ("still locked\n", "")
 
 
-def test_the_lock_is_free_after_the_block_even_where_somebody_has_the_file_open(tmp_path):
+def test_the_lock_is_free_after_the_block_even_if_another_descriptor_is_open(tmp_path):
     with lock.hold(tmp_path):
         (descriptor,) = lock._held
         copy = os.dup(descriptor)
@@ -223,21 +225,21 @@ def test_the_lock_is_free_after_the_block_even_where_somebody_has_the_file_open(
     os.close(copy)
 
 
-def test_a_folder_that_vanishes_while_we_lock_it_is_locked_anew(tmp_path, monkeypatch):
-    flock, vanishing = fcntl.flock, [tmp_path / "lock"]
+def test_a_folder_that_is_removed_during_locking_is_locked_again(tmp_path, monkeypatch):
+    flock, doomed = fcntl.flock, [tmp_path / "lock"]
 
-    def vanish_first(descriptor, operation):
-        for path in vanishing:
+    def remove_first(descriptor, operation):
+        for path in doomed:
             shutil.rmtree(path)
-        vanishing.clear()
+        doomed.clear()
         flock(descriptor, operation)
 
-    monkeypatch.setattr("trainer.model_folder.lock.fcntl.flock", vanish_first)
+    monkeypatch.setattr("trainer.model_folder.lock.fcntl.flock", remove_first)
     with lock.hold(tmp_path) as held:
         assert held.is_mine() and (tmp_path / "lock" / "00000001").exists()
 
 
-def test_a_folder_that_was_removed_under_a_live_holder_is_locked_anew(tmp_path, start_holder):
+def test_a_folder_that_is_removed_under_a_live_holder_is_locked_again(tmp_path, start_holder):
     holder = start_holder()
     shutil.rmtree(tmp_path / "model")
     with lock.hold(tmp_path / "model", wait_seconds=0):
@@ -270,7 +272,7 @@ def test_a_file_system_without_locks_is_a_storage_error(tmp_path, monkeypatch):
             pass
 
 
-# --- holders on other hosts: told from this one by the kernel's boot id ---------------------------
+# --- holders on other hosts: their kernels have another boot id -----------------------------------
 
 HERE = {"host": "a", "boot": "1"}
 
@@ -278,20 +280,15 @@ HERE = {"host": "a", "boot": "1"}
 @pytest.mark.parametrize(
     "record, locked, silent_seconds, expected",
     [
-        ({"host": "a", "boot": "1"}, False, 0, "free"),  # The kernel knows that it is dead.
+        ({"host": "a", "boot": "1"}, False, 0, "free"),  # The kernel freed its lock: it is dead.
         ({"host": "a", "boot": "1"}, True, 0, "held"),
-        (
-            {"host": "a", "boot": "1"},
-            True,
-            999,
-            "held",
-        ),  # Frozen, and alive: only its user can tell.
+        ({"host": "a", "boot": "1"}, True, 999, "held"),  # Frozen, but alive.
         (
             {"host": "b", "boot": "2"},
             False,
             0,
             "listen",
-        ),  # The flock of another host may not reach us.
+        ),  # A flock on another host may be invisible here.
         ({"host": "b", "boot": "2"}, False, 29.9, "listen"),
         ({"host": "b", "boot": "2"}, False, 30, "free"),
         ({"host": "b", "boot": "2"}, True, 29.9, "listen"),
@@ -300,8 +297,8 @@ HERE = {"host": "a", "boot": "1"}
             True,
             30,
             "free",
-        ),  # Cut off or frozen, and still has the flock.
-        # A pod of the same name on another node, or a host that was started anew.
+        ),  # Cut off or frozen, but it still has the flock.
+        # A pod of the same name on another node, or a host after a restart.
         ({"host": "a", "boot": "2"}, False, 0, "listen"),
         # Two containers on one kernel may have mounts of their own.
         ({"host": "b", "boot": "1"}, False, 0, "listen"),
@@ -318,9 +315,7 @@ def test_when_a_folder_is_free(record, locked, silent_seconds, expected):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Gives up a silent holder soon. Not for tests where it should beat: a busy machine delays
-    that.
-    """
+    """Soon takes over a silent holder. Not for tests in which it beats: a busy machine is late."""
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.3)
 
@@ -348,16 +343,15 @@ def test_a_holder_on_another_host_that_falls_silent_is_taken_over_and_stops(
 ):
     holder = start_holder(boot="another")
     holder.send_signal(end)
-    # Beyond that it listens for a beat.
+    # After the wait it listens for a beat.
     with lock.hold(tmp_path / "model", wait_seconds=0.05) as held:
         assert held.number == 2
         if end == signal.SIGSTOP:
             holder.send_signal(signal.SIGCONT)
             holder.stdin.close()  # Then it checks.
-            said = holder.stderr.read()
             assert (
                 f"TakenOverError: attempt 1 no longer holds {tmp_path / 'model'}: attempt 2, "
-                f"process {os.getpid()} on" in said
+                f"process {os.getpid()} on" in holder.stderr.read()
             )
         held.check()
 
@@ -370,8 +364,8 @@ def test_a_holder_on_another_host_that_falls_silent_is_taken_over_and_stops(
     ],
     ids=["before a look", "after a look"],
 )
-def test_our_own_pause_is_no_silence_of_the_holder(tmp_path, monkeypatch, looks):
-    """looks: (seconds before, seconds after, beat), then a new beat with each."""
+def test_a_pause_of_this_process_is_not_silence_of_the_holder(tmp_path, monkeypatch, looks):
+    """looks: (seconds before, seconds after, beat) of each; later looks find a new beat."""
     record = write_attempt(tmp_path, 1)
     clock, looks, after = [100.0], iter(looks), []
 
@@ -422,7 +416,7 @@ except lock.FolderInUseError:
 @pytest.mark.parametrize(
     "boots", [("a", "a", "a"), ("a", "b", "c")], ids=["on one host", "on three hosts"]
 )
-def test_of_contenders_at_once_one_gets_the_folder(tmp_path, boots):
+def test_one_of_several_processes_that_start_together_gets_the_folder(tmp_path, boots):
     write_attempt(tmp_path, 4, ended="then")
     contenders = [
         subprocess.Popen(
@@ -444,7 +438,7 @@ def test_of_contenders_at_once_one_gets_the_folder(tmp_path, boots):
         assert sorted(words) == ["5", "in use", "in use"]
         for contender in contenders:
             contender.stdin.close()
-            assert contender.wait() == 0  # Who has it still has it.
+            assert contender.wait() == 0  # The holder still holds it.
     finally:
         for contender in contenders:
             contender.kill()
@@ -459,16 +453,14 @@ def test_of_contenders_at_once_one_gets_the_folder(tmp_path, boots):
         (
             "trainer.model_folder.attempts.last_in_journal",
             1,
-        ),  # Before we know which number is ours ...
+        ),  # Before this process knows its number ...
         ("trainer.model_folder.attempts.path_of", 1),  # ... after that ...
-        # ... and where we were frozen for so long that our empty file was taken for a dead one's.
+        # ... and after a freeze so long that its empty file counted as that of a dead process.
         ("trainer.model_folder.lock.fcntl.flock", 2),
     ],
 )
-def test_who_comes_second_goes_on_waiting(tmp_path, monkeypatch, moment, number):
-    """Another process takes the folder right at the call of `moment`, after we saw that it was
-    free.
-    """
+def test_the_process_that_comes_second_waits(tmp_path, monkeypatch, moment, number):
+    """Another process takes the free folder at the call of `moment`."""
     original = pkgutil.resolve_name(moment)
     calls = []
 
@@ -486,12 +478,12 @@ def test_who_comes_second_goes_on_waiting(tmp_path, monkeypatch, moment, number)
     assert attempts.numbers(tmp_path)[-1] == number
 
 
-def test_others_who_only_ask_are_no_holders(tmp_path):
+def test_a_process_that_only_looks_is_not_a_holder(tmp_path):
     with lock.hold(tmp_path):
         pass
     path = attempts.path_of(tmp_path, 1)
     record = attempts.parse(path.read_bytes())
-    del record["ended"]  # Killed.
+    del record["ended"]  # It was killed.
     path.write_text(json.dumps(record))
     with open(path) as file:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -518,7 +510,7 @@ def test_the_heart_beats_while_the_folder_is_held_and_stops_with_it(tmp_path, mo
     )
 
 
-def test_the_heart_goes_on_beating_after_storage_failed(tmp_path, monkeypatch, caplog):
+def test_the_heart_beats_again_after_storage_failed(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
     with lock.hold(tmp_path):
         fsync, failures, succeeded = os.fsync, [], threading.Event()
@@ -535,7 +527,7 @@ def test_the_heart_goes_on_beating_after_storage_failed(tmp_path, monkeypatch, c
     assert caplog.text.count("heartbeat") == 1 and "Input/output error" in caplog.text
 
 
-def test_a_process_that_dies_of_an_error_ends_although_its_heart_beats():
+def test_an_error_ends_the_process_although_its_heart_beats():
     script = (
         "import sys, tempfile\nfrom trainer.model_folder import lock\n"
         "block = lock.hold(tempfile.mkdtemp())\nblock.__enter__()\nraise SystemExit(7)"
@@ -550,10 +542,10 @@ def test_an_attempt_that_began_fences_the_earlier_ones(tmp_path):
     for step, expected in ((0, ((1, 0),)), (30, ((1, 0), (2, 30))), (20, ((1, 0), (3, 20)))):
         with lock.hold(tmp_path) as held:
             before = held.fences
-            assert attempts.fences(tmp_path) == before  # Not yet.
+            assert attempts.fences(tmp_path) == before  # It has not begun yet.
             held.began(step)
             assert held.fences == attempts.fences(tmp_path) == expected
-    with lock.hold(tmp_path) as held:  # Killed before it began.
+    with lock.hold(tmp_path) as held:  # It is killed before it begins.
         pass
     assert attempts.fences(tmp_path) == expected
 
@@ -570,7 +562,7 @@ def test_an_attempt_that_was_taken_over_cannot_begin_and_leaves_no_fence(tmp_pat
     assert attempts.fences(tmp_path) == ((2, 20),)
 
 
-def test_the_heart_stops_where_the_folder_was_taken_over(tmp_path, monkeypatch, caplog):
+def test_the_heart_stops_after_a_takeover(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
     with lock.hold(tmp_path):
         (heart,) = (thread for thread in threading.enumerate() if thread.name == "heartbeat")

@@ -1,6 +1,4 @@
-"""The best evaluation and the end of patience, as functions of the history; the history through
-kills.
-"""
+"""The best evaluation and the end of patience as functions of the history, and its file."""
 
 import json
 import math
@@ -27,11 +25,11 @@ NAN = math.nan
     [
         ("accuracy", (0.5,), 10),
         ("accuracy", (0.5, 0.7, 0.6), 20),
-        ("accuracy", (0.5, 0.7, 0.7), 20),  # the earliest of equal ones
+        ("accuracy", (0.5, 0.7, 0.7), 20),  # Ties go to the earliest.
         ("macro_f1", (0.1, 0.2, 0.3), 30),
-        ("loss", (0.9, 0.3, 0.4), 20),  # lower is better
+        ("loss", (0.9, 0.3, 0.4), 20),  # Lower is better.
         ("loss", (0.9, 0.3, 0.3), 20),
-        ("loss", (NAN, 0.9, 0.3), 30),  # NaN is worse than any number, wherever it stands
+        ("loss", (NAN, 0.9, 0.3), 30),  # NaN is worse than any number, wherever it is.
         ("loss", (0.9, NAN), 10),
         ("accuracy", (NAN, 0.0), 20),
         ("loss", (NAN, NAN), 10),
@@ -42,7 +40,7 @@ def test_the_best_evaluation(metric, values, step):
     assert selection.best(history(*values, metric=metric), metric).step == step
 
 
-def test_nothing_is_the_best_of_nothing():
+def test_without_evaluations_none_is_the_best():
     assert selection.best([], "loss") is None
 
 
@@ -53,20 +51,20 @@ def test_nothing_is_the_best_of_nothing():
         ((0.5,), 1, False),
         ((0.5, 0.4), 1, True),
         ((0.5, 0.6), 1, False),
-        ((0.5, 0.5), 1, True),  # as good is not better
+        ((0.5, 0.5), 1, True),  # A tie is not an improvement.
         ((0.5, 0.4, 0.4), 3, False),
         ((0.5, 0.4, 0.4, 0.4), 3, True),
-        ((0.5, 0.4, 0.6, 0.4, 0.4), 3, False),  # a better one begins anew
-        ((0.5, 0.4, 0.4, 0.4), 0, False),  # never
+        ((0.5, 0.4, 0.6, 0.4, 0.4), 3, False),  # An improvement begins a new wait.
+        ((0.5, 0.4, 0.4, 0.4), 0, False),  # Never.
         ((NAN, NAN, 0.1), 1, False),
         ((0.1, NAN, NAN), 2, True),
     ],
 )
-def test_patience_is_over_when_nothing_got_better_for_so_many_evaluations(values, patience, over):
+def test_patience_is_over_after_so_many_evaluations_without_improvement(values, patience, over):
     assert selection.patience_is_over(history(*values), "accuracy", patience) is over
 
 
-def test_a_history_is_read_again_up_to_the_restored_step(tmp_path):
+def test_a_resume_reads_the_history_up_to_the_restored_step(tmp_path):
     path = tmp_path / "evaluations.jsonl"
     written = History(path, 0)
     for entry in history(0.5, 0.6, 0.7):
@@ -76,14 +74,14 @@ def test_a_history_is_read_again_up_to_the_restored_step(tmp_path):
     assert History(path, 0).evaluations == []
 
 
-def test_what_a_killed_attempt_evaluated_beyond_its_checkpoint_is_forgotten(tmp_path):
+def test_evaluations_of_a_killed_attempt_beyond_its_checkpoint_are_dropped(tmp_path):
     path = tmp_path / "evaluations.jsonl"
     killed = History(path, 0)
     for entry in history(0.5, 0.9):
         killed.append(entry)
     resumed = History(path, 10)
     resumed.append(Evaluation(20, "validation", {"accuracy": 0.6}))
-    assert [entry.figures["accuracy"] for entry in History(path, 20).evaluations] == [0.5, 0.6]
+    assert [entry.metrics["accuracy"] for entry in History(path, 20).evaluations] == [0.5, 0.6]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -105,7 +103,23 @@ def test_infinity_and_nan_survive_the_file(tmp_path):
     path = tmp_path / "evaluations.jsonl"
     History(path, 0).append(Evaluation(1, "validation", {"loss": math.inf, "accuracy": NAN}))
     [read] = History(path, 1).evaluations
-    assert read.figures["loss"] == math.inf and math.isnan(read.figures["accuracy"])
+    assert read.metrics["loss"] == math.inf and math.isnan(read.metrics["accuracy"])
+
+
+def test_the_file_names_the_metrics_figures(tmp_path):
+    """Runs that an older version began have this file."""
+    path = tmp_path / "evaluations.jsonl"
+    History(path, 0).append(Evaluation(20, "validation", {"loss": 0.5, "accuracy": 0.75}))
+    line = '{"step": 20, "split": "validation", "figures": {"loss": 0.5, "accuracy": 0.75}}\n'
+    assert path.read_text() == line
+    assert Evaluation.from_json(line) == History(path, 20).evaluations[0]
+
+
+def test_a_worker_that_is_not_the_chief_writes_nothing(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    follower = History(path, 0, writes=False)
+    follower.append(history(0.5)[0])
+    assert follower.evaluations == history(0.5) and not path.exists()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +132,7 @@ def test_infinity_and_nan_survive_the_file(tmp_path):
         json.dumps({"step": 1, "split": "test", "figures": {}, "more": 1}),
     ],
 )
-def test_a_damaged_history_is_refused_with_its_line(tmp_path, line):
+def test_a_damaged_line_is_refused_with_its_number(tmp_path, line):
     path = tmp_path / "evaluations.jsonl"
     History(path, 0).append(history(0.5)[0])
     with open(path, "a") as file:

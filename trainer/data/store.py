@@ -1,20 +1,19 @@
-"""A prepared dataset on disk: it exists whole or not at all, and what is read is what was written.
+"""A prepared dataset on disk: complete or not there at all, and read back as it was written.
 
-    DATA_DIR/dataset.json       format, tokenizer, classes, splits with counts, size and sha256 of
-        every other file
-    DATA_DIR/vocabulary.txt     line i (from 0) is id i, the reserved ids first
-    DATA_DIR/labels.txt         line i (from 0) is class i
-    DATA_DIR/{train,validation,test}/tokens.npy    int32 [total], all examples end to end, never
-        truncated
-                                     offsets.npy   int64 [examples + 1], example i is
-                                         tokens[offsets[i]:offsets[i + 1]]
-                                     labels.npy    int32 [examples]
+    DATA_DIR/dataset.json    format, tokenizer, classes, splits with counts; size and sha256 of all
+                             other files
+    DATA_DIR/vocabulary.txt  line i (from 0) is id i, the reserved ids first
+    DATA_DIR/labels.txt      line i (from 0) is class i
+    DATA_DIR/SPLIT/          for each of train, validation, test:
+        tokens.npy           int32 [total], all examples end to end, never truncated
+        offsets.npy          int64 [examples + 1], example i is tokens[offsets[i]:offsets[i + 1]]
+        labels.npy           int32 [examples]
 
-dataset.json holds nothing that differs between two preparations of the same input (no time, no
-path), so that its sha256 names the dataset: the `dataset_digest` of checkpoints. A dataset is
-written into a folder beside its place, made durable and renamed. Of several writers one wins; each
-holds a kernel lock on its folder, by which the next one on this host tells the leftovers of the
-dead from the work of the living.
+Two preparations of the same input write the same dataset.json (no time, no path). So its sha256
+identifies the dataset: it is the `dataset_digest` of checkpoints. A dataset is written into a
+folder beside its final name, synced and renamed. If several processes write at once, one wins. Each
+holds a kernel lock on its folder, so that the next writer on this host can tell leftovers of a dead
+process from the work of a live one.
 """
 
 import collections
@@ -45,14 +44,15 @@ FORMAT = 1
 SPLITS = ("train", "validation", "test")
 ARRAYS = {"tokens": np.dtype("<i4"), "offsets": np.dtype("<i8"), "labels": np.dtype("<i4")}
 _BLOCK = 1 << 20
-# Seconds in which a new writer has long taken the lock of the folder that it just made.
+# Seconds; a live writer locks its new folder much sooner than that.
 _OLD_ENOUGH = 60
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples, mapped read-only: tokens int32 [total], offsets int64 [examples + 1], labels int32
-    [examples].
+    """The examples of a split, as read-only memory maps.
+
+    tokens: int32 [total]. offsets: int64 [examples + 1]. labels: int32 [examples].
     """
 
     tokens: np.ndarray
@@ -65,8 +65,9 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """An open dataset. `digest`: sha256 of dataset.json; `vocabulary[i]`, `labels[i]`: what id i,
-    class i stand for.
+    """An open dataset.
+
+    digest: sha256 of dataset.json. vocabulary[i]: token of id i. labels[i]: name of class i.
     """
 
     folder: pathlib.Path
@@ -78,21 +79,20 @@ class Dataset:
 
     @property
     def tokenizer(self) -> dict:
-        """Settings that `text.Tokenizer` takes."""
+        """The settings for `text.Tokenizer`."""
         return self.description["tokenizer"]
 
 
-def open_dataset(folder, verify: bool = True) -> Dataset:
-    """Opens a prepared dataset.
+def open_dataset(folder: str | os.PathLike, verify: bool = True) -> Dataset:
+    """Returns the prepared dataset in `folder`.
 
     Args:
-      folder: DATA_DIR. verify: also compare the sha256 of every file and the range of every id (it
-        reads all files once). XLA clamps an
-        id that is out of range without a word, so a dataset should be verified before it is trained
-        on.
+      folder: DATA_DIR.
+      verify: also check the sha256 of every file and the range of every id; this reads all files
+        once. XLA silently clamps an id that is out of range, so verify before training.
 
     Raises:
-      UsageError: `folder` is no prepared dataset.
+      UsageError: `folder` is not a prepared dataset.
       DataError: a file is damaged or missing, or a newer version prepared it.
     """
     folder = pathlib.Path(folder)
@@ -108,34 +108,33 @@ def open_dataset(folder, verify: bool = True) -> Dataset:
     return Dataset(folder, description, digest, labels, vocabulary, splits)
 
 
-def _damaged(path, why) -> DataError:
+def _damaged(path: pathlib.Path, why: str) -> DataError:
     return DataError(
         f"{path}: {why}. A prepared dataset never changes: delete the folder {_root(path)} and run "
         "`prepare` again."
     )
 
 
-def _root(path) -> pathlib.Path:
-    """The dataset's folder that `path` lies in."""
-    path = pathlib.Path(path)
+def _root(path: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the dataset that `path` belongs to."""
     return path.parent if path.parent.name not in SPLITS else path.parent.parent
 
 
 def read_description(folder: pathlib.Path) -> tuple[dict, str]:
-    """Content of dataset.json and its digest. Raises as `open_dataset` does."""
+    """Returns the content of dataset.json and its digest. Raises as `open_dataset`."""
     path = folder / "dataset.json"
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            f"--data_dir={folder}: no dataset.json in it, so it is no prepared dataset. "
+            f"--data_dir={folder}: no dataset.json in it, so it is not a prepared dataset. "
             f"Name a folder that `prepare` wrote, or run `prepare --data_dir={folder}` first."
         ) from None
     try:
         description = json.loads(content)
         version = description["format"]
     except (ValueError, KeyError, TypeError):
-        raise _damaged(path, "this is not the JSON that `prepare` wrote") from None
+        raise _damaged(path, "it is not the JSON that `prepare` wrote") from None
     if version != FORMAT:
         raise DataError(
             f"{path}: format {version}, but this version reads format {FORMAT}. "
@@ -152,7 +151,7 @@ def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: boo
         try:
             size = path.stat().st_size
             if size != expected["size"]:
-                raise _damaged(path, f"{size} bytes, but dataset.json says {expected['size']}")
+                raise _damaged(path, f"{size} bytes, but dataset.json has {expected['size']}")
             if verify and durable.sha256(path) != expected["sha256"]:
                 raise _damaged(path, "its sha256 is not the one in dataset.json")
         except OSError as problem:
@@ -166,11 +165,11 @@ def _open_split(folder: pathlib.Path) -> Split:
         try:
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as problem:
-            raise _damaged(path, f"no NumPy array ({problem})") from None
+            raise _damaged(path, f"it is not a NumPy array ({problem})") from None
         if arrays[name].dtype != dtype or arrays[name].ndim != 1:
             raise _damaged(
                 path,
-                f"{arrays[name].dtype} in {arrays[name].ndim} dimensions, must be {dtype} in one",
+                f"{arrays[name].dtype} of rank {arrays[name].ndim}, but must be {dtype} of rank 1",
             )
     return Split(**arrays)
 
@@ -181,14 +180,16 @@ def _check_shapes(folder: pathlib.Path, split: Split, expected: Mapping) -> None
     if seen != wanted:
         raise _damaged(
             folder / "labels.npy",
-            f"labels, offsets, tokens count {seen}, but dataset.json says {wanted}",
+            f"examples, offsets and tokens are {seen}, but dataset.json has {wanted}",
         )
 
 
 def _check_ranges(folder: pathlib.Path, split: Split, vocabulary_size: int, classes: int) -> None:
     offsets = split.offsets
     if offsets[0] != 0 or offsets[-1] != len(split.tokens) or (np.diff(offsets) < 1).any():
-        raise _damaged(folder / "offsets.npy", "offsets do not rise from 0 to the number of tokens")
+        raise _damaged(
+            folder / "offsets.npy", "the offsets do not rise from 0 to the number of tokens"
+        )
     for name, values, limit in (
         ("tokens", split.tokens, vocabulary_size),
         ("labels", split.labels, classes),
@@ -196,17 +197,18 @@ def _check_ranges(folder: pathlib.Path, split: Split, vocabulary_size: int, clas
         for begin in range(0, len(values), _BLOCK):
             part = values[begin : begin + _BLOCK]
             if part.min() < 0 or part.max() >= limit:
-                raise _damaged(folder / f"{name}.npy", f"an id lies outside 0..{limit - 1}")
+                raise _damaged(folder / f"{name}.npy", f"an id is outside 0..{limit - 1}")
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:
-    """Lines without their ends. `str.splitlines` would also split at U+0085, U+2028 and others."""
+    """Returns the lines of a file. `str.splitlines` also splits at U+0085, U+2028 and others."""
     return path.read_bytes().decode("utf-8").split("\n")[:-1]
 
 
 def escape(entry: str) -> str:
-    r"""`entry` as one line: backslash, control characters and Unicode's line separators as \\, \xhh
-    and \uhhhh.
+    r"""Returns `entry` as one line.
+
+    Backslashes, control characters and Unicode's line separators become \\, \xhh and \uhhhh.
     """
     return re.sub(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029]", _escaped, entry)
 
@@ -219,7 +221,7 @@ def _escaped(match: re.Match) -> str:
 
 
 def unescape(line: str) -> str:
-    r"""Undoes `escape`."""
+    r"""Returns the entry that `escape` turned into `line`."""
     return re.sub(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})", _unescaped, line)
 
 
@@ -228,10 +230,11 @@ def _unescaped(match: re.Match) -> str:
 
 
 @contextlib.contextmanager
-def new_folder(data_dir) -> Iterator[pathlib.Path]:
-    """Yields an empty folder beside `data_dir` for `publish`, and removes it unless published.
+def new_folder(data_dir: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields an empty folder beside `data_dir`, to be filled and given to `publish`.
 
-    Leftovers of killed writers on this host are removed first.
+    If it is not published, it is removed at the end of the block. Leftovers of killed writers on
+    this host are removed first.
 
     Raises:
       StorageError: a file could not be written.
@@ -251,11 +254,11 @@ def new_folder(data_dir) -> Iterator[pathlib.Path]:
 
 
 def remove_leftovers(data_dir: pathlib.Path) -> None:
-    """Removes temporary folders for `data_dir` whose writer on this host is dead."""
+    """Removes the temporary folders for `data_dir` of dead writers on this host."""
     for folder in data_dir.parent.glob(f"{glob.escape(_temporary_prefix(data_dir))}*"):
         with contextlib.suppress(OSError), _locked(folder) as held:
             if held and time.time() - folder.stat().st_mtime > _OLD_ENOUGH:
-                log.info("removing %s, left by a prepare that was killed", folder)
+                log.info("removing %s, which a killed prepare left", folder)
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -265,8 +268,9 @@ def _temporary_prefix(data_dir: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[bool]:
-    """Yields whether this process got the lock of `folder`: no live one has it, and the file system
-    knows locks.
+    """Locks `folder` and yields whether that succeeded.
+
+    False if a live process has the lock, or if the file system has no locks.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -281,12 +285,12 @@ def _locked(folder: pathlib.Path) -> Iterator[bool]:
 
 
 class SplitWriter:
-    """Writes the three arrays of a split and counts what is in it."""
+    """Writes the three arrays of a split and counts their content."""
 
     def __init__(self, folder: pathlib.Path, lengths: np.ndarray, labels: np.ndarray):
         """
         Args:
-          folder: where the arrays go; its name is the split's.
+          folder: of the arrays; its name is that of the split.
           lengths: int32 [examples], tokens of each example.
           labels: int32 [examples].
         """
@@ -315,7 +319,7 @@ class SplitWriter:
         }
 
     def described(self, names: Sequence[str]) -> dict:
-        """What dataset.json says of the split; `names`: labels by class id.
+        """Returns the entry of the split in dataset.json; `names`: labels by class id.
 
         `lengths` counts examples by the smallest power of two that is not below their length.
         """
@@ -331,10 +335,10 @@ class SplitWriter:
 
 
 class ArrayWriter:
-    """Writes a one-dimensional .npy file piece by piece and knows its sha256 when done."""
+    """Writes a one-dimensional .npy file piece by piece and computes its sha256."""
 
     def __init__(self, path: pathlib.Path, dtype: np.dtype, length: int):
-        """`length`: elements that will be written in all; the header comes first and names it."""
+        """`length`: number of elements that will be written; the header contains it."""
         self._file = HashedFile(path)
         self._dtype = dtype
         header = io.BytesIO()
@@ -357,7 +361,7 @@ class ArrayWriter:
 
 
 class HashedFile:
-    """A new file that knows its size and sha256 when closed."""
+    """Writes a new file and computes its size and sha256."""
 
     def __init__(self, path: pathlib.Path):
         self._file = open(path, "wb")
@@ -381,19 +385,21 @@ def write_lines(path: pathlib.Path, lines: Sequence[str]) -> dict:
     return file.close()
 
 
-def publish(folder: pathlib.Path, description: Mapping, data_dir) -> Dataset:
-    """Writes dataset.json and gives a finished folder its name; of several writers one wins.
+def publish(folder: pathlib.Path, description: Mapping, data_dir: str | os.PathLike) -> Dataset:
+    """Writes dataset.json and gives a finished folder its final name.
+
+    If several processes publish at once, one wins.
 
     Args:
-      folder: what `new_folder` yielded, holding every file that `description["files"]` names.
-      description: content of dataset.json, but for `format`.
-      data_dir: the name to give.
+      folder: from `new_folder`, with every file that `description["files"]` names.
+      description: content of dataset.json, without `format`.
+      data_dir: the final name.
 
     Returns:
-      The dataset at `data_dir`: this one, or an equal one that was there first.
+      The dataset in `data_dir`: this one, or an equal one that was there first.
 
     Raises:
-      UsageError: another dataset or something else has that name; it stays as it is.
+      UsageError: another dataset, or something else, has that name. It is not changed.
     """
     data_dir = pathlib.Path(data_dir)
     content = json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n"
@@ -404,7 +410,7 @@ def publish(folder: pathlib.Path, description: Mapping, data_dir) -> Dataset:
     try:
         durable.rename(folder, data_dir)
     except OSError:
-        # Without the folder the rename succeeded and its sync failed: that is not another writer.
+        # If the folder is gone, the rename succeeded and the sync failed: no other writer won.
         if not folder.exists() or not data_dir.exists():
             raise
         _accept_existing(data_dir, digest)
@@ -417,23 +423,19 @@ def _accept_existing(data_dir: pathlib.Path, digest: str) -> None:
     _, existing = read_description(data_dir)
     if existing != digest:
         raise UsageError(
-            f"--data_dir={data_dir}: holds another dataset (digest {existing[:12]}, this one would "
-            "be "
-            f"{digest[:12]}). It was left as it is: name another folder, or delete this one first."
+            f"--data_dir={data_dir}: holds another dataset (digest {existing[:12]}, the new one is "
+            f"{digest[:12]}). It was not changed: name another folder, or delete this one first."
         )
     log.info("%s: already prepared, the same dataset (digest %s)", data_dir, digest[:12])
 
 
-def refuse_other_content(data_dir) -> None:
-    """Raises UsageError if `data_dir` is there and is neither a prepared dataset nor an empty
-    folder.
-    """
+def refuse_other_content(data_dir: str | os.PathLike) -> None:
+    """Raises UsageError if `data_dir` exists but is neither a prepared dataset nor empty."""
     data_dir = pathlib.Path(data_dir)
     if data_dir.is_dir() and ((data_dir / "dataset.json").exists() or not any(data_dir.iterdir())):
         return
     if data_dir.exists():
         raise UsageError(
-            f"--data_dir={data_dir}: exists and is no prepared dataset. It was left as it is: name "
-            "a "
-            "folder that does not exist yet."
+            f"--data_dir={data_dir}: exists and is not a prepared dataset. It was not changed: "
+            "name a folder that does not exist yet."
         )

@@ -1,1 +1,1 @@
-"""What a run keeps on disk and who may write there."""
+"""The files of a run, and which process may write them."""

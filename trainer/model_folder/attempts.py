@@ -1,20 +1,19 @@
-"""The attempts at a run, one small file each in MODEL_DIR/lock: who they were, and at which step
-each of them went on.
+"""The attempts at a run: one small file each in MODEL_DIR/lock, and the step from which each began.
 
-Whoever makes the file of a number is that attempt. The system lets one process alone make it
-(O_EXCL), whatever happens at once on whatever hosts, and it is never removed, so no number is given
-twice. Only its own attempt writes to it. The attempt with the highest number is the one that
-counts.
+The process that creates the file of a number is that attempt. The system lets only one process
+create it (O_EXCL), whatever other processes do at the same time on whatever hosts. The file is
+never removed, so no number is used twice. Only its own attempt writes to it. The attempt with the
+highest number is the one that counts.
 
-Where an attempt begins is a fence: earlier attempts may still be alive somewhere, and what they
-commit beyond that step after it was read is not part of the run.
+The step from which an attempt began is a fence. An earlier attempt may still be alive somewhere;
+what it commits beyond that step afterwards is not part of the run.
 """
 
 import json
 import pathlib
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trainer.model_folder import journal
 
@@ -22,24 +21,26 @@ _NUMBER = re.compile(r"\d{8,}")
 
 
 class Fence(NamedTuple):
-    """`attempt` went on from `step`."""
+    """`attempt` began from `step`."""
 
     attempt: int
     step: int
 
 
 def superseding(fences: Iterable[Fence], attempt: int, step: int) -> Fence | None:
-    """Returns a fence beyond which a checkpoint of `step` by `attempt` lies; None where it is part
-    of the run.
+    """Returns a fence that excludes a checkpoint of `step` by `attempt` from the run.
+
+    None if the checkpoint is part of the run.
     """
     return next((fence for fence in fences if attempt < fence.attempt and step > fence.step), None)
 
 
 def outermost(fences: Iterable[Fence]) -> tuple[Fence, ...]:
-    """Returns `fences` by attempt, without those that a later one makes superfluous by beginning no
-    further on.
+    """Returns `fences` by attempt, without those that exclude nothing which a later one does not.
+
+    A fence is superfluous if a later attempt began from the same step or an earlier one.
     """
-    kept = []
+    kept: list[Fence] = []
     for fence in sorted(fences, reverse=True):
         if not kept or fence.step < kept[-1].step:
             kept.append(fence)
@@ -47,12 +48,13 @@ def outermost(fences: Iterable[Fence]) -> tuple[Fence, ...]:
 
 
 def fences(model_dir: pathlib.Path) -> tuple[Fence, ...]:
-    """Returns the fences of a model folder: those that its newest attempt with a state knew when it
-    began, and its own.
+    """Returns the fences of a model folder.
 
-    The journal has them too; it is asked where records are lost or damaged.
+    They are those that the newest attempt with a state knew when it began, and its own. If a record
+    is lost or damaged, the journal is read, too: it has the same fences.
     """
-    found, complete = [], True
+    found: list[Fence] = []
+    complete = True
     for number in reversed(numbers(model_dir)):
         record = parse(content(model_dir, number))
         if "began" in record:
@@ -63,17 +65,13 @@ def fences(model_dir: pathlib.Path) -> tuple[Fence, ...]:
 
 
 def last_in_journal(model_dir: pathlib.Path) -> int:
-    """Returns the highest number in the journal, 0 where there is none: numbering goes on where
-    files are lost.
-    """
+    """Returns the highest number in the journal, or 0: numbers continue even if files are lost."""
     found = (entry.get("attempt") for entry in journal.read(model_dir / "journal.jsonl"))
     return max(filter(_is_count, found), default=0)
 
 
 def numbers(model_dir: pathlib.Path) -> list[int]:
-    """Returns the numbers of the attempts that have a file, ascending; [] where there is no
-    folder.
-    """
+    """Returns the numbers of the attempts that have a file, ascending."""
     try:
         names = [path.name for path in folder(model_dir).iterdir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -82,28 +80,28 @@ def numbers(model_dir: pathlib.Path) -> list[int]:
 
 
 def folder(model_dir: pathlib.Path) -> pathlib.Path:
-    """Where the files of the attempts are."""
+    """Returns the folder of the attempts' files."""
     return model_dir / "lock"
 
 
 def path_of(model_dir: pathlib.Path, number: int) -> pathlib.Path:
-    """The file of attempt `number`."""
+    """Returns the file of attempt `number`."""
     return folder(model_dir) / f"{number:08d}"
 
 
 def content(model_dir: pathlib.Path, number: int) -> bytes:
-    """Returns what is in the file of attempt `number`; nothing where there is none."""
+    """Returns the content of the file of attempt `number`; empty if there is no file."""
     try:
         return path_of(model_dir, number).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return b""
 
 
-def parse(text: bytes) -> dict:
-    """Returns the record in an attempt's file; {} where it is damaged or not yet written.
+def parse(text: bytes) -> dict[str, Any]:
+    """Returns the record in an attempt's file; {} if it is damaged or not yet written.
 
     Fields: attempt, host, boot (of the kernel), pid, started, beat (times); once it has a state,
-    began (a step) and fences (those before it); when it let go, ended (a time).
+    began (a step) and fences (those before it); after it let go, ended (a time).
     """
     try:
         record = json.loads(text.split(b"\n")[0])
@@ -132,5 +130,5 @@ def _in_journal(model_dir: pathlib.Path) -> list[Fence]:
     return [Fence(*pair) for pair in pairs if all(map(_is_count, pair))]
 
 
-def _is_count(value) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,62 +1,197 @@
-"""Which checkpoints a model folder has, read from names and manifests alone: for whoever watches a
-run without TensorFlow.
+"""Names and manifests of checkpoints, read without TensorFlow.
+
+    step-00000123.tmp-ATTEMPT/         is being written, or was left behind by a killed attempt
+    step-00000123/                     is committed: tensors.index, tensors.data-*, MANIFEST.json
+    step-00000123.damaged-ATTEMPT/     was committed, does not match its manifest now, set aside
+    step-00000123.superseded-ATTEMPT/  was committed by an attempt after its takeover, set aside
+
+`checkpoint` writes and verifies these folders. A process that only watches a run (the supervisor)
+learns from this module which checkpoints the run has.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
+from typing import Any, TypedDict
 
+from trainer.exit_codes import DataError
 from trainer.model_folder import attempts, journal
 
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+PAYLOAD = "tensors"  # Prefix of the files of a TensorFlow bundle.
+
 _COMMITTED = re.compile(r"step-(\d{8,})")
+_DAMAGED = re.compile(r"step-\d{8,}\.damaged-.*")
+_TEMPORARY = re.compile(r"step-\d{8,}\.tmp-(\d+)")
+
+
+class Manifest(TypedDict):
+    """The content of MANIFEST.json.
+
+    attempt: the one that committed the checkpoint. files: {name: {"size": bytes, "sha256": hex}}.
+    """
+
+    format: int
+    step: int
+    attempt: int
+    state_digest: str
+    config_digest: str
+    dataset_digest: str
+    files: dict[str, dict[str, Any]]
+
+
+class Damaged(DataError):
+    """A checkpoint that does not match its manifest, or has none. `reason`: what is wrong."""
+
+    def __init__(self, folder: pathlib.Path, reason: str):
+        super().__init__(
+            f"checkpoint {folder} is damaged: {reason}; a checkpoint is used only as it was "
+            "written; restore the folder from a copy, or delete it"
+        )
+        self.reason = reason
+
+
+# Names
+
+
+def name_of(step: int) -> str:
+    """Returns the name of the committed checkpoint of `step`."""
+    return f"step-{step:08d}"
+
+
+def folder_of(parent: str | os.PathLike, step: int) -> pathlib.Path:
+    """Returns the folder of the committed checkpoint of `step` in `parent`."""
+    return pathlib.Path(parent) / name_of(step)
+
+
+def temporary_of(folder: pathlib.Path, attempt: int) -> pathlib.Path:
+    """Returns the name under which `attempt` writes or removes the checkpoint `folder`."""
+    return folder.with_name(f"{folder.name}.tmp-{attempt}")
+
+
+def aside_of(folder: pathlib.Path, why: str, attempt: int) -> pathlib.Path:
+    """Returns the name under which `attempt` sets aside `folder`; why: "damaged", "superseded"."""
+    return folder.with_name(f"{folder.name}.{why}-{attempt}")
+
+
+def list_steps(parent: str | os.PathLike) -> list[int]:
+    """Returns the steps of the committed folders in `parent`, valid or not, ascending.
+
+    [] if `parent` does not exist.
+    """
+    found = (_COMMITTED.fullmatch(entry.name) for entry in _entries(parent) if entry.is_dir())
+    return sorted(int(match[1]) for match in found if match and match[0] == name_of(int(match[1])))
+
+
+def leftovers(parent: str | os.PathLike, attempt: int) -> list[pathlib.Path]:
+    """Returns the temporary folders of `attempt` and earlier ones in `parent`."""
+    found = ((entry, _TEMPORARY.fullmatch(entry.name)) for entry in _entries(parent))
+    return [pathlib.Path(entry) for entry, match in found if match and int(match[1]) <= attempt]
+
+
+def damaged_names(parent: str | os.PathLike) -> list[str]:
+    """Returns the names of the damaged checkpoints that were set aside in `parent`."""
+    return [entry.name for entry in _entries(parent) if _DAMAGED.fullmatch(entry.name)]
+
+
+def _entries(parent: str | os.PathLike) -> list[os.DirEntry]:
+    # scandir returns the type with the name: an entry that is pruned right afterwards still counts.
+    try:
+        with os.scandir(parent) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+# Manifests
+
+
+def read_manifest(folder: pathlib.Path) -> Manifest:
+    """Returns the manifest of a committed checkpoint.
+
+    Raises Damaged if there is none or it does not describe this folder, DataError if a newer
+    version wrote it, OSError if it cannot be read.
+    """
+    try:
+        text = (folder / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as problem:
+        raise Damaged(folder, f"{MANIFEST} is missing") from problem
+    try:
+        manifest = json.loads(text)
+        if manifest["format"] > FORMAT:
+            raise DataError(
+                f"{folder} has format {manifest['format']}; this version reads up to format "
+                f"{FORMAT}; use the version of the program that wrote it, or a newer one"
+            )
+        files = {
+            name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
+        }
+        step, attempt, digest = manifest["step"], manifest["attempt"], manifest["state_digest"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise Damaged(
+            folder, f"{MANIFEST} is not a manifest ({type(problem).__name__}: {problem})"
+        ) from problem
+    if (
+        f"{PAYLOAD}.index" not in files
+        or any("/" in name for name in files)
+        or not isinstance(digest, str)
+    ):
+        raise Damaged(folder, f"{MANIFEST} does not describe a payload")
+    if not isinstance(attempt, int):
+        raise Damaged(folder, f"{MANIFEST} is of attempt {attempt!r}")
+    if not isinstance(step, int) or name_of(step) != folder.name:
+        raise Damaged(folder, f"{MANIFEST} is of step {step}")
+    return manifest
+
+
+# What they say about a run
 
 
 @dataclasses.dataclass(frozen=True)
 class Commit:
-    """A committed checkpoint, as its MANIFEST.json describes it."""
+    """A committed checkpoint that is part of a run."""
 
     step: int
     state_digest: str
 
 
-def exist(model_dir) -> bool:
-    """Whether a run has checkpoints, readable or not."""
-    return bool(_names(model_dir))
+def exist(model_dir: str | os.PathLike) -> bool:
+    """Returns whether a run has checkpoints, valid or not; False if the folder cannot be read."""
+    return bool(_readable_steps(model_dir))
 
 
-def newest(model_dir) -> Commit | None:
-    """The newest checkpoint that is part of a run and whose manifest can be read; None where there
-    is none.
+def newest(model_dir: str | os.PathLike) -> Commit | None:
+    """Returns the newest checkpoint that is part of the run and has a manifest that can be read.
+
+    None if there is none. Only `checkpoint.newest_valid` verifies the payload, too.
     """
     model_dir = pathlib.Path(model_dir)
     fences = attempts.fences(model_dir)
-    for name in _names(model_dir):
+    for step in reversed(_readable_steps(model_dir)):
         try:
-            manifest = json.loads((model_dir / "checkpoints" / name / "MANIFEST.json").read_bytes())
-            if not attempts.superseding(fences, manifest["attempt"], manifest["step"]):
-                return Commit(int(manifest["step"]), str(manifest["state_digest"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # Damaged, or pruned at this very moment.
+            manifest = read_manifest(folder_of(model_dir / "checkpoints", step))
+        except (OSError, DataError):
+            continue  # It is damaged, or was pruned at this very moment.
+        if not attempts.superseding(fences, manifest["attempt"], step):
+            return Commit(step, manifest["state_digest"])
     return None
 
 
-def _names(model_dir) -> list[str]:
-    """Of the folders of committed checkpoints, newest first."""
+def _readable_steps(model_dir: str | os.PathLike) -> list[int]:
     try:
-        names = [entry.name for entry in (pathlib.Path(model_dir) / "checkpoints").iterdir()]
+        return list_steps(pathlib.Path(model_dir) / "checkpoints")
     except OSError:
         return []
-    return sorted(
-        filter(_COMMITTED.fullmatch, names),
-        key=lambda name: int(name.removeprefix("step-")),
-        reverse=True,
-    )
 
 
-def finished_line(model_dir, total: int) -> str:
-    """The last line of a run whose newest attempt came to its end, step `total` or an early stop
-    before it; "" of any other.
+def finished_line(model_dir: str | os.PathLike, total: int) -> str:
+    """Returns the last line of a run that is complete, "" if it is not.
+
+    It is complete if its newest attempt ended with exit code 0, at step `total` or earlier by early
+    stopping.
     """
     events = [
         event
@@ -76,7 +211,7 @@ def finished_line(model_dir, total: int) -> str:
 
 
 def stopped_line(commit: Commit | None) -> str:
-    """The last line of a run that was stopped and leaves `commit` behind."""
+    """Returns the last line of a run that was stopped; `commit`: its newest checkpoint."""
     return (
         f"stopped step={commit.step} state_digest={commit.state_digest}"
         if commit

@@ -1,9 +1,8 @@
-"""The journal of a model folder: one JSON object per line for everything that took time or changed
-the run.
+"""The journal of a model folder: a JSON line for each event that took time or changed the run.
 
-Every attempt appends to the same file, so that `trainer report` can add up where the time of all
-attempts went. The journal observes training and never stops it: a line that cannot be written is
-reported once and lost, a line that cannot be read is skipped.
+All attempts append to the same file, so that `trainer report` can add up the time of all of them.
+The journal never stops training: if a line cannot be written, that is reported once and the line is
+lost; a line that cannot be read is skipped.
 """
 
 import datetime
@@ -14,37 +13,42 @@ import os
 import pathlib
 import threading
 import time
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Appends events to `path`; any number of processes and threads may append at the same time.
+    """Appends events to a file; any number of processes and threads may append at the same time.
 
-    A line goes out in one `write` on a descriptor opened for appending, so that lines never
-    interleave. Where an earlier attempt was killed inside a line, the first line of this one begins
-    on a new line.
+    A line is written by one `write` on a descriptor opened for appending, so that lines never
+    interleave. If an earlier attempt was killed inside a line, the first line of this one begins on
+    a new line.
     """
 
-    def __init__(self, path, attempt, worker=0, began=None):
-        """`path`: the journal's file. `attempt`, `worker`: integers written into every line.
-        `began`: where the first lap begins, a moment of time.monotonic(); default: now.
+    def __init__(
+        self, path: str | os.PathLike, attempt: int, worker: int = 0, began: float | None = None
+    ):
+        """
+        Args:
+          path: the journal's file.
+          attempt, worker: numbers written into every line.
+          began: when the first lap began, in seconds of time.monotonic(); default: now.
         """
         self._path = pathlib.Path(path)
         self._identity = {"attempt": attempt, "worker": worker}
         self._turn = threading.Lock()
-        self._descriptor = None
+        self._descriptor: int | None = None
         self._inside_a_line = False
         self._failed = False
         self._lap_began = time.monotonic() if began is None else began
 
-    def write(self, event, seconds=None, **fields):
-        """Appends `{"time", "attempt", "worker", "event", "seconds"?, **fields}`; `seconds` is left
-        out where None.
+    def write(self, event: str, seconds: float | None = None, **fields: Any) -> None:
+        """Appends `{"time", "attempt", "worker", "event", "seconds", **fields}`.
 
-        NumPy scalars become numbers. JSON has no NaN and no infinity: they become the strings
-        "NaN", "Infinity" and "-Infinity", which `float()` reads back. Anything else that JSON does
-        not know becomes its `str`.
+        `seconds` is left out if it is None. NumPy scalars become numbers. JSON has no NaN and no
+        infinity: they become the strings "NaN", "Infinity" and "-Infinity", which `float()` reads.
+        Any other value that JSON does not have becomes its `str`.
         """
         entry = {"time": _now(), **self._identity, "event": event}
         if seconds is not None:
@@ -56,30 +60,29 @@ class Journal:
             except OSError as problem:
                 if not self._failed:
                     log.error(
-                        "journal %s cannot be written (%s): training goes on without it",
+                        "journal %s cannot be written (%s): training continues without it",
                         self._path,
                         problem,
                     )
                 self._failed = True
 
-    def lap(self, event, **fields):
-        """Writes `event` with the seconds since the lap before it, all of which it took: no moment
-        goes to two laps or to none.
+    def lap(self, event: str, **fields: Any) -> None:
+        """Writes `event` with the seconds since the lap before: each moment belongs to one lap.
 
-        For the one thread that does an attempt's work.
+        Only for the thread that does the work of an attempt.
         """
         now = time.monotonic()
         seconds, self._lap_began = now - self._lap_began, now
         self.write(event, seconds, **fields)
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file; a later `write` opens it again."""
         with self._turn:
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._descriptor = None
 
-    def _append(self, line):
+    def _append(self, line: bytes) -> None:
         if self._descriptor is None:
             self._descriptor = os.open(
                 self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
@@ -90,11 +93,10 @@ class Journal:
         self._inside_a_line = os.write(self._descriptor, line) < len(line)
 
 
-def read(path):
-    """Returns the events of a journal as a list of dicts, in the order of the file; [] where there
-    is no file.
+def read(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the events of a journal in the order of the file; [] if there is no file.
 
-    Lines that are no JSON object (cut off by a kill, damaged on disk) are left out.
+    Lines that are not a JSON object (cut off by a kill, damaged on disk) are left out.
     """
     try:
         lines = pathlib.Path(path).read_bytes().split(b"\n")
@@ -104,26 +106,26 @@ def read(path):
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _parse(line):
+def _parse(line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
 
 
-def _now():
+def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")
 
 
-def _ends_inside_a_line(descriptor):
-    # Where another process is writing this very moment the answer may be wrong: that costs an empty
+def _ends_inside_a_line(descriptor: int) -> bool:
+    # If another process is writing at this moment, the answer may be wrong. That costs an empty
     # line.
     size = os.fstat(descriptor).st_size
     return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 
 
-def _plain(value):
-    """Returns `value` as JSON knows it."""
+def _plain(value: Any) -> Any:
+    """Returns `value` as a value that JSON has."""
     if isinstance(value, dict):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,13 +1,13 @@
 """One run at a time in a model folder, and a new attempt number for each.
 
-On one host the lock is the kernel's (flock on the attempt's file): it belongs to the open file of a
-living process and is free the instant that its holder dies, however it dies. Between hosts a flock
-may say nothing, or outlive a holder that is cut off: there a holder counts as alive as long as its
-record changes, which it does every few seconds.
+On one host the lock is the kernel's (flock on the attempt's file). It belongs to the open file of a
+living process and is free the instant that its holder dies, however it dies. Between hosts, a flock
+may be invisible, or may outlive a holder that is cut off. There, a holder counts as alive as long
+as its record changes, which it does every few seconds.
 
-Nobody can be sure that a silent holder is dead. It is therefore not asked to give anything back:
-who takes over makes the next attempt's file, and whatever the old holder still does is checked
-against that (`Held.check`) and, where it was frozen after the check, left out by every reader
+No process can be sure that a silent holder is dead. So a takeover needs no answer from it: the new
+holder creates the file of the next attempt. The old holder looks for that file before each commit
+(`Hold.check`). If it was frozen after the check, every reader ignores its commit
 (`attempts.Fence`).
 """
 
@@ -21,6 +21,8 @@ import pathlib
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 from trainer import durable
 from trainer.exit_codes import FolderInUseError, StorageError, TakenOverError, UsageError
@@ -30,14 +32,14 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 BEAT_SECONDS = 5
-# After which a holder on another host is given up: several beats, each of which storage may delay.
+# After this silence a holder on another host is presumed dead. Storage may delay several beats.
 SILENCE_SECONDS = 30
 
-_held = set()
+_held: set[int] = set()  # Descriptors of the locked files.
 
 
-def _let_go_in_child():
-    # flock belongs to the open file, which a forked child shares: without this a child that
+def _let_go_in_child() -> None:
+    # A flock belongs to the open file, which a forked child shares. Without this, a child that
     # outlives its parent would keep the folder locked. Processes started by exec lose the
     # descriptor anyway (O_CLOEXEC).
     while _held:
@@ -48,14 +50,21 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 @contextlib.contextmanager
-def hold(model_dir, *, wait_seconds=30, abandon=lambda: False):
-    """Holds `model_dir` for the block and yields the attempt, a `Held`.
+def hold(
+    model_dir: str | os.PathLike,
+    *,
+    wait_seconds: float = 30,
+    abandon: Callable[[], bool] = lambda: False,
+) -> Iterator["Held | None"]:
+    """Holds `model_dir` during the block and yields the attempt.
 
-    The folder is made if it is not there. While another process holds it we wait up to
-    `wait_seconds`, and longer only to learn whether a holder on another host, last heard of
-    meanwhile, falls silent for SILENCE_SECONDS. Where `abandon()` turns true in between, nothing is
-    held and None is yielded. Raises FolderInUseError naming the holder after that, UsageError where
-    `model_dir` cannot be a folder, and StorageError where the file system refuses the lock.
+    A missing folder is created. While another process holds the folder, this one waits up to
+    `wait_seconds`. It waits longer only to learn whether a holder on another host that wrote a beat
+    in this time falls silent for SILENCE_SECONDS. If `abandon()` becomes true during the wait, the
+    folder is not held and None is yielded.
+
+    Raises FolderInUseError with the holder after the wait, UsageError if `model_dir` cannot be a
+    folder, StorageError if the file system refuses the lock.
     """
     model_dir = pathlib.Path(model_dir)
     with _opening(model_dir):
@@ -68,20 +77,40 @@ def hold(model_dir, *, wait_seconds=30, abandon=lambda: False):
     try:
         yield held
     finally:
-        if held._descriptor in _held:  # not in a forked child, which has let go already
+        if held._descriptor in _held:  # A forked child has let go already.
             held._over.set()
-            beating.join(BEAT_SECONDS)  # Where storage hangs it may never end; the process must.
+            beating.join(BEAT_SECONDS)  # If storage hangs it may never end, but the process must.
             held._let_go()
 
 
-class Held:
-    """A model folder in the hands of one attempt.
+class Hold(Protocol):
+    """A process's hold on a model folder: all that checkpoints and evaluations need to know of it.
 
-    number: of this attempt, an int from 1. fences: where earlier attempts began, and after `began`
-    this one.
+    number: of this attempt, from 1; 0 for a `Guest`. fences: the steps from which earlier attempts
+    began, and after `began` also this one.
     """
 
-    def __init__(self, model_dir, number, descriptor):
+    number: int
+    fences: tuple[attempts.Fence, ...]
+
+    def check(self) -> None:
+        """Raises TakenOverError if a later attempt has taken the folder over.
+
+        Raises OSError if that cannot be read.
+        """
+
+    def began(self, step: int) -> None:
+        """Records that this attempt continues from `step`.
+
+        When this returns, no reader accepts what earlier attempts commit beyond that step. To be
+        called once, before the first commit. Raises as `check`.
+        """
+
+
+class Held(Hold):
+    """The hold of the one process that writes to a model folder."""
+
+    def __init__(self, model_dir: pathlib.Path, number: int, descriptor: int):
         self.number = number
         self._model_dir = model_dir
         self._descriptor = descriptor
@@ -98,9 +127,10 @@ class Held:
         durable.sync(attempts.folder(model_dir))  # Only then is the name of the file durable.
         self.fences = attempts.fences(model_dir)
 
-    def is_mine(self):
-        """Whether this is still the newest attempt in the folder. Raises OSError where that cannot
-        be read.
+    def is_mine(self) -> bool:
+        """Returns whether this is still the newest attempt in the folder.
+
+        Raises OSError if that cannot be read.
         """
         known = attempts.numbers(self._model_dir)
         if not known or known[-1] != self.number:
@@ -109,38 +139,29 @@ class Held:
             there = os.stat(attempts.path_of(self._model_dir, self.number))
         except FileNotFoundError:
             return False
-        # Else the folder was removed and made anew.
+        # If they differ, the folder was removed and created again.
         return os.path.samestat(there, os.fstat(self._descriptor))
 
-    def check(self):
-        """Raises TakenOverError where this is not the newest attempt any more, OSError where that
-        cannot be read.
-        """
+    def check(self) -> None:
         if not self.is_mine():
             raise TakenOverError(
                 f"attempt {self.number} no longer holds {self._model_dir}: "
-                f"{_taker(self._model_dir, self.number)}; only the newest "
-                "attempt counts, so this one stops here; the run goes on there, or from its "
-                "newest checkpoint"
+                f"{_taker(self._model_dir, self.number)}; only the newest attempt counts, so this "
+                "one stops here; the run continues there, or from its newest checkpoint"
             )
 
-    def began(self, step):
-        """Records that this attempt goes on from `step`: when this returns, no reader takes what
-        earlier ones commit beyond.
-
-        To be called once, before the first commit. Raises as `check`.
-        """
+    def began(self, step: int) -> None:
         with self._turn:
             self._write({**self._record, "began": int(step), "fences": self.fences})
-        # After writing, so that of two attempts one sees the other: a successor has read this
-        # fence, or we see its file.
+        # After writing, so that one of two attempts sees the other: either a later attempt has read
+        # this fence, or this check finds its file.
         self.check()
         self.fences = attempts.outermost([*self.fences, attempts.Fence(self.number, int(step))])
 
-    def _beat_until_over(self):
-        # TensorFlow holds the GIL while it waits for peers, before the first step: then there is no
-        # beat, and a run on another host may take over. Nothing is lost by that: what has not begun
-        # has committed nothing.
+    def _beat_until_over(self) -> None:
+        # TensorFlow holds the GIL while it waits for peers, before the first step. Then there is no
+        # beat, and a run on another host may take over. Nothing is lost, because an attempt that
+        # has not begun has committed nothing.
         failed = False
         while not self._over.wait(BEAT_SECONDS):
             try:
@@ -156,41 +177,38 @@ class Held:
             except OSError as problem:
                 if not failed:
                     log.warning(
-                        "the heartbeat in %s could not be written (%s): after %g s of this a run "
-                        "on another host may take "
-                        "over",
+                        "the heartbeat in %s could not be written (%s): after %g s a run on "
+                        "another host may take over",
                         attempts.folder(self._model_dir),
                         problem,
                         SILENCE_SECONDS,
                     )
                 failed = True
 
-    def _beat(self):
+    def _beat(self) -> None:
         with self._turn:
-            if not self._over.is_set():  # else the descriptor may be another file's by now
+            if not self._over.is_set():  # Otherwise the descriptor may be another file's by now.
                 self._write({**self._record, "beat": _now("milliseconds")})
 
-    def _let_go(self):
+    def _let_go(self) -> None:
         _held.discard(self._descriptor)
         if self._turn.acquire(timeout=BEAT_SECONDS):
             try:
                 self._write({**self._record, "ended": _now("seconds")})
             except OSError as problem:
                 log.warning(
-                    "the lock in %s could not be marked as free (%s): on another host the next run "
+                    "the lock in %s could not be marked as free (%s): a next run on another host "
                     "waits %g s",
                     attempts.folder(self._model_dir),
                     problem,
                     SILENCE_SECONDS,
                 )
-            # unlike close, frees it even where somebody else has the file open
+            # Unlike close, this frees it even if another process has the file open.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
 
-    def _write(self, record):
-        """Writes the record as one line of JSON. A beat changes no length: a reader never meets
-        half of one.
-        """
+    def _write(self, record: Mapping[str, Any]) -> None:
+        # A beat does not change the length, so no reader finds half of a line.
         line = (json.dumps(record) + "\n").encode()
         os.pwrite(self._descriptor, line, 0)
         os.ftruncate(self._descriptor, len(line))
@@ -198,30 +216,32 @@ class Held:
         self._record = record
 
 
-class Guest:
-    """What a worker that is not the chief has of the model folder: it reads there and holds nothing
-    that could be taken.
-    """
+class Guest(Hold):
+    """The hold of a worker that is not the chief: it only reads, so it cannot be taken over."""
 
     number = 0
+    fences = ()
 
-    def check(self):
+    def check(self) -> None:
         pass
 
-    def began(self, step):
+    def began(self, step: int) -> None:
         pass
 
 
 # Waiting
 
 
-def verdict(record, here, locked, silent_seconds):
-    """Returns whether the newest attempt's folder may be taken: "free", "held", or "listen" (held
-    unless it falls silent).
+def verdict(
+    record: Mapping[str, Any], here: Mapping[str, str], locked: bool, silent_seconds: float
+) -> str:
+    """Returns whether the folder may be taken: "free", "held", or "listen" (free if silent).
 
-    record: of that attempt, {} where it is damaged or not yet written. here: {"host", "boot"} of
-    this process. locked: whether somebody's flock is on its file. silent_seconds: for how long its
-    file has not changed.
+    Args:
+      record: of the newest attempt; {} if it is damaged or not yet written.
+      here: {"host", "boot"} of this process.
+      locked: whether a flock of another process is on the attempt's file.
+      silent_seconds: how long that file has not changed.
     """
     if "ended" in record:
         return "free"
@@ -230,12 +250,14 @@ def verdict(record, here, locked, silent_seconds):
     return "free" if silent_seconds >= SILENCE_SECONDS else "listen"
 
 
-def _acquire(model_dir, wait_seconds, abandon):
-    """Returns a Held, or None where abandoned."""
+def _acquire(
+    model_dir: pathlib.Path, wait_seconds: float, abandon: Callable[[], bool]
+) -> Held | None:
+    """Returns the hold, or None if the wait was abandoned."""
     deadline, announced, heard, heard_at = None, False, None, None
     while True:
-        # A pause of this very process must not count as silence of the holder: the time from after
-        # a look to before one.
+        # Silence lasts from after one look to before the next, so that a pause of this process does
+        # not count as silence of the holder.
         looked_at = time.monotonic()
         newest = _newest(model_dir)
         content = attempts.content(model_dir, newest)
@@ -251,16 +273,15 @@ def _acquire(model_dir, wait_seconds, abandon):
         if answer == "free":
             if held := _claim(model_dir, newest):
                 return held
-            continue  # somebody else was first
+            continue  # Another process was first.
         if abandon():
             return None
-        # A holder that was heard of since the deadline is alive; to learn that of one on another
-        # host we wait for a beat.
+        # A holder on another host is alive if it wrote a beat after the deadline. We wait for one.
         if looked_at >= deadline and (answer == "held" or heard_at >= deadline):
             raise FolderInUseError(
-                f"{model_dir} is in use by {_name(record)}, still after {wait_seconds:g} s; one "
-                "run at a time may "
-                f"write to a model folder; stop that process, or choose another --model_dir"
+                f"{model_dir} is in use by {_name(record)}, still after {wait_seconds:g} s; only "
+                "one run at a time may write to a model folder; stop that process, or choose "
+                "another --model_dir"
             )
         if not announced:
             log.warning(
@@ -270,20 +291,20 @@ def _acquire(model_dir, wait_seconds, abandon):
         time.sleep(POLL_SECONDS)
 
 
-def _claim(model_dir, newest):
-    """Becomes the attempt that follows `newest`; returns None where another process was first."""
+def _claim(model_dir: pathlib.Path, newest: int) -> Held | None:
+    """Becomes the attempt that follows `newest`; returns None if another process was first."""
     number = 1 + max(newest, attempts.last_in_journal(model_dir))
-    # After reading the journal, where a still newer attempt might have written.
+    # After reading the journal: a still newer attempt might have written to it.
     if _newest(model_dir) != newest:
         return None
     path = attempts.path_of(model_dir, number)
     durable.make_folder(path.parent)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except (FileExistsError, FileNotFoundError):  # The latter where somebody removes the folder.
+    except (FileExistsError, FileNotFoundError):  # The latter if the folder was removed.
         return None
     try:
-        # Before the record is there: who reads it may believe the flock.
+        # Before the record is written: a process that reads it may rely on the flock.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         held = Held(model_dir, number, descriptor)
         if held.is_mine():
@@ -298,10 +319,9 @@ def _claim(model_dir, newest):
     return None
 
 
-def _is_locked(model_dir, number):
-    """Whether somebody's flock on the attempt's file reaches us. Asked with a shared one, which
-    those who ask can all have.
-    """
+def _is_locked(model_dir: pathlib.Path, number: int) -> bool:
+    """Returns whether a flock of another process on the attempt's file is visible here."""
+    # Tested with a shared lock, which several processes can have at the same time.
     try:
         descriptor = os.open(attempts.path_of(model_dir, number), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -316,55 +336,56 @@ def _is_locked(model_dir, number):
 
 
 @contextlib.contextmanager
-def _opening(model_dir):
+def _opening(model_dir: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as problem:
         raise UsageError(
             f"--model_dir={model_dir} cannot be used ({problem}); it must be a folder, or a name "
-            "that is still free; "
-            "choose another --model_dir; a file named lock is of an earlier version of this "
-            "program: delete it"
+            "that is still free; choose another --model_dir; a file named lock is of an earlier "
+            "version of this program: delete it"
         ) from problem
     except OSError as problem:
         raise StorageError(
             f"{attempts.folder(model_dir)} cannot be locked: {problem}; the model folder must be "
-            "writable, on a file "
-            "system that supports flock; check permissions and free space, or choose another "
-            "--model_dir"
+            "writable, on a file system that supports flock; check permissions and free space, or "
+            "choose another --model_dir"
         ) from problem
 
 
-def _newest(model_dir):
+def _newest(model_dir: pathlib.Path) -> int:
     return max(attempts.numbers(model_dir), default=0)
 
 
-def _here():
-    """What tells this host from others: two kernels with one name (a pod that moved) do not see
-    each other's flocks.
-    """
+def _here() -> dict[str, str]:
+    """Returns what identifies this host: its name and the boot of its kernel."""
+    # Two kernels with the same name (a pod that moved) do not see each other's flocks.
     return {"host": socket.gethostname(), "boot": _boot()}
 
 
-def _boot():
+def _boot() -> str:
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not on Linux
+    except OSError:  # Only Linux has it.
         return ""
 
 
-def _now(precision):
+def _now(precision: str) -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec=precision)
 
 
-def _name(record):
+def _name(record: Mapping[str, Any]) -> str:
     if not record:
         return "another process"
-    return f"process {record['pid']} on {record['host']} since {record['started']} (last heartbeat {record.get('beat')})"
+    return (
+        f"process {record['pid']} on {record['host']} since {record['started']} "
+        f"(last heartbeat {record.get('beat')})"
+    )
 
 
-def _taker(model_dir, number):
+def _taker(model_dir: pathlib.Path, number: int) -> str:
     newest = _newest(model_dir)
     if newest <= number:
         return "its file in the folder was removed"
-    return f"attempt {newest}, {_name(attempts.parse(attempts.content(model_dir, newest)))}, took it over"
+    record = attempts.parse(attempts.content(model_dir, newest))
+    return f"attempt {newest}, {_name(record)}, took it over"
