@@ -105,8 +105,8 @@ def test_what_is_no_flag_is_a_word_wherever_it_stands():
         ),
         ("--zzz", "--zzz: no such flag of `cook`. `cook --help`"),
         ("--undefok=zzz", "--undefok: no such flag"),
-        ("--soap=red", "--soap: no flag of `cook`, but of `wash`. Leave it out."),
-        ("--norinse", "--rinse: no flag of `cook`, but of `wash`"),
+        ("--soap=red", "--soap: is not a flag of `cook` but of `wash`. Leave it out."),
+        ("--norinse", "--rinse: is not a flag of `cook` but of `wash`"),
     ],
 )
 def test_a_mistake_is_answered_with_value_rule_and_remedy(argument, told):

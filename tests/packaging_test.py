@@ -52,7 +52,11 @@ def archives(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     )
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, source)
-    program = f"from setuptools import build_meta as b; b.build_wheel({str(built)!r}); b.build_sdist({str(built)!r})"
+    folder = str(built)
+    program = (
+        "from setuptools import build_meta as b; "
+        f"b.build_wheel({folder!r}); b.build_sdist({folder!r})"
+    )
     subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True)
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     return wheel, sdist
