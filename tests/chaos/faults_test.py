@@ -1,6 +1,4 @@
-"""A gang that is disturbed: faults, recoveries, digests. Its workers count instead of training,
-with all that chaos sees of it.
-"""
+"""Faults and recoveries of a gang, whose workers count instead of training."""
 
 import re
 import signal
@@ -16,10 +14,9 @@ from trainer.chaos import command as chaos
 from trainer.chaos import faults, trials
 from trainer.launch import local
 
-# A supervisor and its child. Supervisors agree by files: when GENERATION grows, all start their
-# children anew; when STOP holds the generation, all exit 143. The child of worker 0 counts to 150
-# and saves every 20, when the children of its generation are all here; the others wait for it to be
-# done.
+# A supervisor and its child. Supervisors agree by files: if GENERATION grows, all restart their
+# children; if STOP holds the generation, all exit 143. The child of worker 0 waits for the other
+# children of its generation, then counts to 150 and saves every 20; the others wait for its end.
 WORKER = """
 import ctypes, hashlib, os, pathlib, re, signal, subprocess, sys, time
 from trainer.model_folder.journal import Journal, read
@@ -139,7 +136,7 @@ def test_a_disturbed_gang_is_compared_with_an_undisturbed_one(gang, tmp_path, ca
     }
 
 
-def test_other_digests_are_told_by_the_exit_code(gang, tmp_path, capfd):
+def test_different_digests_exit_1(gang, tmp_path, capfd):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/differ").touch()
     assert chaos.run(gang(1), config.Chaos(kills=0, workers=2)) == 1

@@ -109,7 +109,7 @@ def test_the_exit_code_is_that_of_the_container(gcloud, code):
     assert tpu_vm_run.run(JOB) == code
 
 
-def test_the_queue_is_waited_for(gcloud):
+def test_a_queued_request_is_waited_for(gcloud):
     states = ["CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
     gcloud.answers(describe=[ABSENT, *map(described, states)])
     assert tpu_vm_run.run(JOB) == 0
@@ -145,7 +145,7 @@ def test_a_request_of_this_name_for_another_tpu_is_left_alone(gcloud):
     assert gcloud.calls == ["describe"]
 
 
-def test_nothing_is_made_or_deleted_where_nobody_is_signed_in(gcloud):
+def test_without_a_login_nothing_is_made_or_deleted(gcloud):
     gcloud.answers(
         describe=[
             {"code": 1, "err": "ERROR: You do not currently have an active account selected."}
@@ -313,7 +313,7 @@ def test_one_lost_connection_changes_nothing(gcloud, answers, calls):
     assert gcloud.calls == calls
 
 
-def test_connections_that_held_for_long_may_be_lost_any_number_of_times(gcloud, monkeypatch):
+def test_connections_that_lasted_long_may_be_lost_any_number_of_times(gcloud, monkeypatch):
     monkeypatch.setattr(tpu_vm_run, "CALM_SECONDS", 0.0)
     gcloud.answers(follow=[{"code": 255}] * 2 * tpu_vm_run.TRIES + [{}])
     assert tpu_vm_run.run(JOB) == 0
@@ -367,7 +367,7 @@ class interrupted_at:
         self._thread.join()
 
 
-def test_a_machine_without_gcloud_is_told_where_it_comes_from(tmp_path, monkeypatch):
+def test_without_gcloud_the_error_names_its_download(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         UsageError, match="gcloud is not on the PATH.*cloud.google.com/sdk/docs/install"
