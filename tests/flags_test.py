@@ -75,7 +75,7 @@ def test_flags_become_values_of_their_fields(arguments, expected):
     assert changed(*arguments) == expected
 
 
-def test_what_is_no_flag_is_a_word_wherever_it_stands():
+def test_an_argument_that_is_not_a_flag_is_a_word_in_any_place():
     parsed = parse(
         "one", "--minutes=7", "two", "--", "--dish=mud", "--flagfile=nowhere", "--undefok=x"
     )
@@ -105,8 +105,8 @@ def test_what_is_no_flag_is_a_word_wherever_it_stands():
         ),
         ("--zzz", "--zzz: no such flag of `cook`. `cook --help`"),
         ("--undefok=zzz", "--undefok: no such flag"),
-        ("--soap=red", "--soap: no flag of `cook`, but of `wash`. Leave it out."),
-        ("--norinse", "--rinse: no flag of `cook`, but of `wash`"),
+        ("--soap=red", "--soap: is not a flag of `cook` but of `wash`. Leave it out."),
+        ("--norinse", "--rinse: is not a flag of `cook` but of `wash`"),
     ],
 )
 def test_a_mistake_is_answered_with_value_rule_and_remedy(argument, told):

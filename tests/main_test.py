@@ -1,6 +1,4 @@
-"""The command line as a user mistypes it. What goes well: train_test, evaluate_test,
-predict_test.
-"""
+"""Mistakes on the command line, and help. Commands that succeed have tests of their own."""
 
 import json
 import subprocess
@@ -31,7 +29,10 @@ MISTAKES = [
     ([*TRAIN, "--batch_sise=3"], ["--batch_sise: no such flag", "Did you mean --batch_size?"]),
     ([*TRAIN, "--helpfull"], ["--helpfull: no such flag"]),
     ([*TRAIN, "--undefok=zzz", "--zzz=1"], ["--undefok: no such flag"]),
-    ([*TRAIN, "--source=csv"], ["--source: no flag of `train`, but of `prepare`", "Leave it out"]),
+    (
+        [*TRAIN, "--source=csv"],
+        ["--source: is not a flag of `train` but of `prepare`", "Leave it out"],
+    ),
     ([*TRAIN, "extra"], ["extra: `train` takes flags only"]),
     ([*TRAIN, "--batch_size=0"], ["--batch_size=0: must be at least 1", "Default: 32"]),
     ([*TRAIN, "--batch_size=many"], ["--batch_size=many: must be a whole number", "Default: 32"]),
@@ -103,10 +104,12 @@ _ANSWER_EACH = """
 import contextlib, io, json, sys
 from trainer.main import main
 for arguments in json.loads(sys.stdin.read()):
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(arguments)
     imported = sorted({"tensorflow", "keras"} & set(sys.modules))
-    print(json.dumps({"code": code, "out": out.getvalue(), "err": err.getvalue(), "imported": imported}))
+    answer = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "imported": imported}
+    print(json.dumps(answer))
 """
 
 
@@ -190,7 +193,7 @@ def test_an_expected_failure_is_one_message_and_its_code(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: a.csv:3: no label. Add one.\n"
 
 
-def test_ctrl_c_where_nothing_is_to_be_saved_exits_130_without_a_traceback(monkeypatch, capsys):
+def test_ctrl_c_exits_130_without_a_traceback(monkeypatch, capsys):
     assert run_raising(monkeypatch, KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

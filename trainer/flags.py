@@ -1,10 +1,9 @@
-"""Command lines to values: absl flags made from the fields of configuration dataclasses, with our
-exit codes.
+"""Parses command lines: absl flags made from the fields of configuration dataclasses.
 
-absl's own door exits 1 for `--help`, an unknown flag, a bad value and a missing flagfile alike;
-here `--help` answers on stdout and everything that is wrong raises UsageError. A flagfile may serve
-several commands: flags in it that belong to another command are skipped, while on the command line
-itself they are a mistake.
+absl.app exits 1 for `--help`, an unknown flag, a bad value and a missing flagfile alike. Here
+`--help` prints to stdout, and every mistake raises UsageError. A flagfile may serve several
+commands: flags in it that belong to another command are skipped. On the command line itself they
+are a mistake.
 """
 
 import dataclasses
@@ -25,9 +24,7 @@ NAMED_RUNS = pathlib.Path(__file__).parent / "configs"
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """What a command line says: {flag: value} of every flag of the command, and the words that are
-    no flags.
-    """
+    """A parsed command line: {flag: value} of all flags of the command, and the other words."""
 
     values: dict[str, Any]
     words: tuple[str, ...]
@@ -85,7 +82,7 @@ def _define(field: dataclasses.Field, into: absl_flags.FlagValues) -> None:
         absl_flags.DEFINE_boolean(
             field.name, field.default, field.metadata["help"], flag_values=into
         )
-    elif field.type == tuple[str, ...]:  # Given once for each of its values.
+    elif field.type == tuple[str, ...]:  # Repeated for each of its values.
         absl_flags.DEFINE_multi(
             _Parser(field),
             absl_flags.ArgumentSerializer(),
@@ -101,7 +98,7 @@ def _define(field: dataclasses.Field, into: absl_flags.FlagValues) -> None:
 
 
 def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[type]]) -> Parsed:
-    """Values of the flags of `command` in `arguments`.
+    """Returns the values of the flags of `command` in `arguments`, and the other words.
 
     Args:
       command: a key of `tables`.
@@ -128,7 +125,8 @@ def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[typ
     try:
         given = found.read_flags_from_files(given)
         if any(argument.startswith("-") and _name(argument) == "undefok" for argument in given):
-            raise absl_flags.UnrecognizedFlagError("undefok")  # absl's way to let mistakes pass
+            # absl would accept every flag that --undefok names.
+            raise absl_flags.UnrecognizedFlagError("undefok")
         words = found(["trainer", *given, *arguments[end:]])[1:]
     except absl_flags.UnrecognizedFlagError as problem:
         near = difflib.get_close_matches(problem.flagname, own, n=1)
@@ -137,7 +135,7 @@ def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[typ
             f"--{problem.flagname}: no such flag of `{command}`.{hint} `{command} --help` lists "
             "them all."
         ) from None
-    # A switch: `_Parser` says itself what is wrong with other values.
+    # Only a boolean flag: `_Parser` reports all other values itself.
     except absl_flags.IllegalFlagValueError as problem:
         seen = str(problem).removeprefix("flag ").partition(": ")[0]
         raise UsageError(
@@ -166,7 +164,7 @@ def _name(argument: str) -> str:
 
 
 def _joined_flagfile(arguments: Sequence[str]) -> list[str]:
-    """`--flagfile X` written as one word, so that only one form is left to look at."""
+    """Returns the arguments with `--flagfile X` as one word, so that only one form is left."""
     joined, rest = [], iter(arguments)
     for argument in rest:
         if argument in ("--flagfile", "-flagfile"):
@@ -176,8 +174,9 @@ def _joined_flagfile(arguments: Sequence[str]) -> list[str]:
 
 
 def _with_named_run(argument: str) -> str:
-    """`--flagfile=words.flags` finds the run of that name that comes with the package, unless such
-    a file lies here.
+    """Returns `--flagfile=PATH` for a file, or for a named run that comes with the package.
+
+    A file of that name in the current folder takes precedence over a named run.
     """
     name, equals, value = argument.partition("=")
     if name.lstrip("-") != "flagfile" or not equals:
@@ -198,8 +197,8 @@ def _refuse_foreign(command: str, arguments: Sequence[str], foreign) -> None:
             for known in (_name(argument), _name(argument).removeprefix("no")):
                 if known in foreign:
                     raise UsageError(
-                        f"--{known}: no flag of `{command}`, but of `{foreign[known][0]}`. Leave "
-                        "it out."
+                        f"--{known}: is not a flag of `{command}` but of `{foreign[known][0]}`. "
+                        "Leave it out."
                     )
 
 

@@ -1,7 +1,7 @@
-"""The door: which command, with which flags, and what the process exits with.
+"""The command line: finds the command, parses its flags, runs it and returns its exit code.
 
-Only this file and `flags` look at the command line. TensorFlow is imported inside the commands,
-after every flag has been checked, so that `--help` and a mistake answer at once.
+Only this module and `flags` read the command line. The commands import TensorFlow after all flags
+have been checked, so `--help` and mistakes are answered at once.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any, TextIO
 
 from trainer import __version__, channel, flags, resuming, stopping
 from trainer import config as configuration
@@ -22,8 +23,10 @@ from trainer.exit_codes import BY_NAME, TrainerError, UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """`sections`: the dataclasses whose fields are its flags. `run(parsed)` returns the exit
-    code.
+    """A command of the program.
+
+    summary, usage: for --help. sections: the dataclasses whose fields are its flags. run: takes the
+    parsed command line and returns the exit code.
     """
 
     summary: str
@@ -33,6 +36,7 @@ class Command:
 
 
 def _prepare(parsed: flags.Parsed) -> int:
+    """Turns raw files into a dataset folder."""
     settings = configuration.Prepare(**parsed.values)
     _require(settings, "data_dir")
     stopping.unwind_on_sigterm()
@@ -43,11 +47,12 @@ def _prepare(parsed: flags.Parsed) -> int:
 
 
 def _train(parsed: flags.Parsed) -> int:
+    """Trains here, or supervises a child process that trains."""
     began = time.monotonic()
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
     channel.end_with_supervisor(os.environ)
-    # With it a supervisor, or a person, makes a process that hangs say where.
+    # SIGUSR1 makes a process that hangs print its stack.
     faulthandler.register(signal.SIGUSR1, sys.__stderr__)
     parent = channel.Channel.from_environment(os.environ)
     parent.beat("import")
@@ -58,7 +63,7 @@ def _train(parsed: flags.Parsed) -> int:
         return supervisor.run(config, os.environ, stop)
     from trainer.data import store
 
-    # The commonest mistake, found before TensorFlow is imported.
+    # The most common mistake is answered before TensorFlow is imported.
     store.read_description(pathlib.Path(config.folders.data_dir))
     from trainer import train
 
@@ -66,6 +71,7 @@ def _train(parsed: flags.Parsed) -> int:
 
 
 def _evaluate(parsed: flags.Parsed) -> int:
+    """Prints the metrics of a model over a split."""
     settings = configuration.Evaluate(**parsed.values)
     _require_run(settings)
     from trainer import evaluate
@@ -74,6 +80,7 @@ def _evaluate(parsed: flags.Parsed) -> int:
 
 
 def _predict(parsed: flags.Parsed) -> int:
+    """Prints the predictions for texts."""
     settings = configuration.Predict(**parsed.values)
     if parsed.words and settings.input:
         raise UsageError(
@@ -87,6 +94,7 @@ def _predict(parsed: flags.Parsed) -> int:
 
 
 def _export(parsed: flags.Parsed) -> int:
+    """Writes a model as files that load without this program."""
     settings = configuration.Export(**parsed.values)
     _require(settings, "export_dir")
     _require_run(settings)
@@ -97,6 +105,7 @@ def _export(parsed: flags.Parsed) -> int:
 
 
 def _chaos(parsed: flags.Parsed) -> int:
+    """Compares a run that is killed with one that is not."""
     config = configuration.from_flat(parsed.values)
     _require(config.folders, "data_dir", "model_dir")
     from trainer.chaos import command as chaos
@@ -105,6 +114,7 @@ def _chaos(parsed: flags.Parsed) -> int:
 
 
 def _report(parsed: flags.Parsed) -> int:
+    """Prints where the time of a run went."""
     settings = configuration.Report(**parsed.values)
     _require(settings, "model_dir")
     from trainer.reporting import command as report
@@ -113,6 +123,7 @@ def _report(parsed: flags.Parsed) -> int:
 
 
 def _doctor(parsed: flags.Parsed) -> int:
+    """Checks whether a run can succeed here."""
     config = configuration.from_flat(parsed.values)
     settings = configuration.Doctor(
         *(parsed.values[field.name] for field in dataclasses.fields(configuration.Doctor))
@@ -123,6 +134,7 @@ def _doctor(parsed: flags.Parsed) -> int:
 
 
 def _submit(parsed: flags.Parsed) -> int:
+    """Prints or starts a job, reports on it or stops it."""
     settings = configuration.Submit(**parsed.values)
     from trainer.launch import submit
 
@@ -157,31 +169,31 @@ COMMANDS = {
         _train,
     ),
     "evaluate": Command(
-        "exact metrics of a model over a split",
+        "print the exact metrics of a model over a split",
         "evaluate --model_dir=DIR [flags]",
         (configuration.Evaluate,),
         _evaluate,
     ),
     "predict": Command(
-        "labels and probabilities of texts",
+        "print labels and probabilities of texts",
         "predict --model_dir=DIR [flags] [TEXT ...]",
         (configuration.Predict,),
         _predict,
     ),
     "export": Command(
-        "a SavedModel and a Keras file that load without this program",
+        "write a SavedModel and a Keras file that load without this program",
         "export --model_dir=DIR --export_dir=DIR [flags]",
         (configuration.Export,),
         _export,
     ),
     "chaos": Command(
-        "prove that kills change nothing: a job with and without them",
+        "prove that kills do not change the result: a run with and without them",
         "chaos --kills=3 [flags of train]",
         (configuration.Chaos, *configuration.TRAIN_SECTIONS.values()),
         _chaos,
     ),
     "report": Command(
-        "where the time of a run went, and why it failed",
+        "print where the time of a run went, and why it failed",
         "report --model_dir=DIR [flags]",
         (configuration.Report,),
         _report,
@@ -193,7 +205,7 @@ COMMANDS = {
         _doctor,
     ),
     "submit": Command(
-        "a job on a cluster: its manifest, or the job itself",
+        "print or start a job: on a cluster, on this machine, on a TPU VM",
         "submit --name=NAME --image=IMAGE [flags] -- train [flags of train]",
         (configuration.Submit,),
         _submit,
@@ -205,8 +217,8 @@ TAKES_WORDS = {"predict", "submit"}
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line `arguments` (without the program's name) and returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # oneDNN greets on stderr and serves no operation that XLA compiles: with and without it a run
-    # has the same bits.
+    # oneDNN prints a greeting to stderr, and XLA does not use it: a run has the same result with
+    # and without it.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _log_to_stderr()
     try:
@@ -218,8 +230,7 @@ def main(arguments: Sequence[str]) -> int:
         print("interrupted", file=sys.stderr)
         return BY_NAME["interrupted"]
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is left to say, and Python must not
-        # try at exit either.
+        # The reader of our output has closed it (`| head`). Python must not flush it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BY_NAME["done"]
 
@@ -267,28 +278,29 @@ def _overview() -> str:
     )
 
 
-def _require(settings, *names: str) -> None:
+def _require(settings: Any, *names: str) -> None:
     for name in names:
         if not getattr(settings, name):
             raise UsageError(f"--{name} is empty: the command needs it. Name a folder.")
 
 
-def _require_run(settings) -> None:
+def _require_run(settings: Any) -> None:
     """Raises UsageError unless `settings.model_dir` is the folder of a run."""
     _require(settings, "model_dir")
     resuming.written_in(settings.model_dir)
 
 
 class _CurrentStderr(logging.StreamHandler):
-    """Writes to whatever sys.stderr is at the moment, so that lines appear above a progress bar
-    that has taken it over.
+    """Writes to the current sys.stderr, so that lines appear above a progress bar.
+
+    The progress bar replaces sys.stderr while it is shown.
     """
 
     def __init__(self):
         logging.Handler.__init__(self)
 
     @property
-    def stream(self):
+    def stream(self) -> TextIO:
         return sys.stderr
 
 
@@ -303,9 +315,8 @@ def _log_to_stderr() -> None:
 
 
 def console() -> None:
-    """Entry point of the installed program."""
-    # A label or text that the terminal's encoding lacks is printed escaped, and does not end the
-    # command.
+    """Runs the command line of the process and exits; the installed program begins here."""
+    # Characters that the terminal cannot encode are printed escaped instead of ending the command.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
@@ -314,8 +325,7 @@ def console() -> None:
         code = BY_NAME["bug"]
     if "TF_CONFIG" not in os.environ:
         sys.exit(code)
-    # TensorFlow would wait for the other workers before it lets the process end, for twenty seconds
-    # where one is gone already.
+    # At a normal exit TensorFlow waits for the other workers, for twenty seconds if one is gone.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Jobs with and without kills, as a user runs them."""
+"""Runs with and without kills, as a user starts them."""
 
 import re
 
@@ -36,7 +36,7 @@ def job(tmp_path):
     )
 
 
-def test_a_killed_job_ends_with_the_digest_of_an_undisturbed_one(job, tmp_path, capfd):
+def test_a_killed_run_ends_with_the_digest_of_an_undisturbed_one(job, tmp_path, capfd):
     assert chaos.run(job, config.Chaos(kills=1)) == 0
     *kills, undisturbed, disturbed = capfd.readouterr().out.splitlines()
     assert [line.split()[:2] for line in kills] == [["kill", str(i + 1)] for i in range(len(kills))]
@@ -93,7 +93,7 @@ def test_a_disturbed_gang_ends_with_the_digest_of_an_undisturbed_one(
     assert len(attempts) > 1
 
 
-def test_a_folder_that_is_there_is_left_alone(job, tmp_path):
+def test_a_folder_that_exists_is_left_alone(job, tmp_path):
     kept = tmp_path / "model/chaos/kept"
     kept.mkdir(parents=True)
     with pytest.raises(UsageError, match="chaos exists: .* Delete it"):
@@ -101,7 +101,7 @@ def test_a_folder_that_is_there_is_left_alone(job, tmp_path):
     assert kept.exists()
 
 
-def test_a_job_that_fails_by_itself_passes_on_its_code_and_its_last_lines(job, tmp_path):
+def test_a_run_that_fails_without_a_kill_passes_on_its_code_and_its_last_lines(job, tmp_path):
     (tmp_path / "data/dataset.json").unlink()
     with pytest.raises(
         TrainerError, match="the undisturbed trial ended with exit code 2(.|\n)*no dataset.json"
@@ -111,8 +111,8 @@ def test_a_job_that_fails_by_itself_passes_on_its_code_and_its_last_lines(job, t
 
 
 @pytest.mark.slow
-def test_other_digests_are_told_by_the_exit_code(job, monkeypatch, capfd):
-    """The disturbed job gets another seed: what a trainer that resumes wrongly would look like."""
+def test_different_digests_exit_1(job, monkeypatch, capfd):
+    """The disturbed trial gets another seed, as if the trainer resumed wrongly."""
     start = trials.ProcessTrial.start
 
     def start_with_another_seed(self):

@@ -1,4 +1,4 @@
-"""The doctor as its user meets it, and what a training says at its start."""
+"""The doctor as a command, and its checks at the start of a run."""
 
 import types
 
@@ -52,7 +52,7 @@ def test_a_machine_that_can_train_has_no_error_and_nothing_is_left_behind(config
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_errors_exit_2_and_every_one_is_told(config, tmp_path):
+def test_errors_exit_2_and_every_one_is_printed(config, tmp_path):
     (tmp_path / "model").touch()
     answer = doctor(config, "--accelerator=gpu", "--batch_size=1", "--num_workers=2")
     assert answer.code == 2
@@ -62,7 +62,7 @@ def test_errors_exit_2_and_every_one_is_told(config, tmp_path):
         assert any(told in line for line in errors)
 
 
-# --- the start of a training ----------------------------------------------------------------------
+# --- the start of a run ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def quiet(monkeypatch):
     monkeypatch.setattr(command.accelerator, "device_files", lambda: [])
 
 
-def test_a_healthy_start_says_nothing(config, quiet):
+def test_a_healthy_start_has_no_warning(config, quiet):
     assert command.at_start(config, CPU) == []
 
 
-def test_a_device_that_merely_is_there_is_a_warning(config, quiet, monkeypatch):
+def test_a_device_that_exists_but_is_not_used_is_a_warning(config, quiet, monkeypatch):
     monkeypatch.setattr(command.accelerator, "device_files", lambda: ["/dev/nvidia0"])
     [warning] = command.at_start(config, CPU)
     assert "a GPU (/dev/nvidia0), but TensorFlow sees 1 CPU" in str(warning)

@@ -1,19 +1,15 @@
-"""What is gathered: from real folders, from a stand-in for kubectl, and from TensorFlow in a
-child.
-"""
+"""Facts gathered from real folders, from packages and from TensorFlow in a child process."""
 
 import errno
 import fcntl
-import json
 import os
 import sys
-import textwrap
 
 import pytest
 
-from tests import datasets
+from tests import commands, datasets
 from trainer import config as configuration
-from trainer.doctor import cluster, facts, sight
+from trainer.doctor import facts
 
 # --- packages, workers, data ----------------------------------------------------------------------
 
@@ -111,21 +107,7 @@ def test_committed_checkpoints_are_counted(tmp_path):
 # --- TensorFlow -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "cell, jit, implementation", [("lstm", "auto", "ours"), ("gru", "off", "keras")]
-)
-def test_tensorflow_reports_what_it_sees_and_which_implementation_it_would_use(
-    cell, jit, implementation
-):
-    said = sight.look("auto", cell, jit)
-    assert (
-        said["visible"]["CPU"] >= 1
-        and said["backend"] == "tensorflow"
-        and said["implementation"][0] == implementation
-    )
-
-
-def test_a_child_that_dies_at_the_import_is_told_as_a_fact(tmp_path, monkeypatch):
+def test_a_child_that_dies_at_the_import_becomes_a_fact(tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho noise >&2\necho 'Illegal instruction' >&2\nkill -ILL $$\n")
     python.chmod(0o755)
@@ -136,135 +118,20 @@ def test_a_child_that_dies_at_the_import_is_told_as_a_fact(tmp_path, monkeypatch
     )
 
 
-# --- the cluster ----------------------------------------------------------------------------------
-
-KUBECTL = textwrap.dedent("""\
-    #!{python} -IS
-    import json, sys
-    words = [word for word in sys.argv[1:] if word != "--request-timeout=5s"]
-    answers = json.load(open({answers!r}))
-    out, err, code = answers.get(" ".join(words), ["", "Error from server (NotFound)", 1])
-    print(out)
-    print(err, file=sys.stderr)
-    sys.exit(code)
-    """)
-AT = "--context=kit --namespace=team"
+def test_what_a_child_sees_becomes_facts(tmp_path, monkeypatch):
+    """The child is the real program, `python -m trainer.doctor.sight`."""
+    monkeypatch.chdir(commands.PROJECT)
+    seen = facts.sight(configuration.Run(jit="off"), "gru")
+    assert isinstance(seen, facts.Sight), seen
+    assert seen.visible["CPU"] >= 1 and seen.backend == "tensorflow"
+    assert seen.implementation[0] == "keras" and seen.implementation[1]
 
 
-@pytest.fixture
-def kubectl(tmp_path, monkeypatch):
-    """Puts a kubectl alone on the PATH that answers from a table {arguments: text or [text, error,
-    exit code]}.
-    """
-
-    def answering(**changed):
-        program, answers = tmp_path / "bin/kubectl", tmp_path / "answers"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(KUBECTL.format(python=sys.executable, answers=str(answers)))
-        program.chmod(0o755)
-        table = {
-            "config current-context": "kit",
-            "--context=kit config view --minify --output=jsonpath={..namespace}": "team",
-            f"{AT} version --output=json": "{}",
-            **{
-                f"{AT} auth can-i {verb} {resource}": "yes"
-                for verb, resource in cluster.PERMISSIONS
-            },
-            f"{AT} auth can-i get pods --subresource=log": ["no", "", 1],
-            f"{AT} get namespace team --output=json": json.dumps(
-                {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-            ),
-            f"{AT} get localqueues.kueue.x-k8s.io --output=json": json.dumps(
-                {"items": [{"metadata": {"name": "gpus"}}]}
-            ),
-            f"{AT} get resourcequotas --output=json": json.dumps(
-                {
-                    "items": [
-                        {
-                            "status": {
-                                "hard": {"pods": "10", "limits.cpu": "4"},
-                                "used": {"pods": "3"},
-                            }
-                        }
-                    ]
-                }
-            ),
-            **changed,
-        }
-        answers.write_text(
-            json.dumps(
-                {
-                    call: [answer, "", 0] if isinstance(answer, str) else answer
-                    for call, answer in table.items()
-                }
-            )
-        )
-        monkeypatch.setenv("PATH", str(program.parent))
-
-    return answering
-
-
-def test_the_cluster_is_asked_for_permissions_level_queues_and_quotas(kubectl):
-    kubectl()
-    assert cluster.look("", "") == cluster.Cluster(
-        "kit",
-        "team",
-        "",
-        denied=("get pods/log",),
-        pod_security="restricted",
-        queues=("gpus",),
-        quotas={"pods": ("3", "10"), "limits.cpu": ("0", "4")},
-    )
-
-
-def test_context_and_namespace_of_the_flags_come_before_those_of_kubectl(kubectl):
-    kubectl(**{"--context=other --namespace=mine version --output=json": "{}"})
-    found = cluster.look("other", "mine")
-    assert (found.context, found.namespace, found.problem) == ("other", "mine", "")
-
-
-def test_what_is_absent_or_may_not_be_read_is_none(kubectl):
-    forbidden = ["", "Error from server (Forbidden)", 1]
-    kubectl(
-        **{
-            f"{AT} get {what} --output=json": forbidden
-            for what in ("namespace team", "localqueues.kueue.x-k8s.io", "resourcequotas")
-        }
-    )
-    found = cluster.look("", "")
-    assert (found.pod_security, found.queues, found.quotas) == (None, None, {})
-
-
-def test_a_namespace_without_a_label_enforces_nothing(kubectl):
-    kubectl(**{f"{AT} get namespace team --output=json": '{"metadata": {}}'})
-    assert cluster.look("", "").pod_security == ""
-
-
-def test_a_cluster_that_does_not_answer_is_a_problem_in_its_words(kubectl):
-    kubectl(
-        **{
-            f"{AT} version --output=json": [
-                "",
-                "E1124 retrying\nThe connection to the server was refused",
-                1,
-            ]
-        }
-    )
-    assert cluster.look("", "") == cluster.Cluster(
-        "kit", "team", "The connection to the server was refused"
-    )
-
-
-def test_without_kubectl_or_context_there_is_nothing_to_ask(kubectl, tmp_path, monkeypatch):
-    kubectl(**{"config current-context": ["", "error: current-context is not set", 1]})
-    assert "no context" in cluster.look("", "")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert cluster.look("", "") == "kubectl is not on the PATH"
-
-
-@pytest.mark.parametrize(
-    "text, number",
-    [("3", 3), ("1500m", 1.5), ("2k", 2000), ("1Gi", 2**30), ("2.5G", 2.5e9), ("0", 0)],
-)
-def test_quantities_are_read_as_kubernetes_writes_them(text, number):
-    assert cluster.quantity(text) == number
+def test_an_import_that_never_ends_becomes_a_fact(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(facts, "_SIGHT_SECONDS", 0.2)
+    told = "importing TensorFlow took more than 0.2 s"
+    assert facts.sight(configuration.Run(), "lstm") == told

@@ -1,6 +1,4 @@
-"""What submit does on a cluster, against a recorded kubectl on the PATH; tests/cluster does it on a
-real one.
-"""
+"""Jobs on a cluster, against a recorded kubectl on the PATH; tests/cluster uses a real one."""
 
 import json
 import pathlib
@@ -15,16 +13,30 @@ from trainer.launch import kubectl
 FAKE = """#!/bin/sh
 echo "$*" >>"$FAKE/calls"
 turn=$(cat "$FAKE/turn" 2>/dev/null || echo 1)
-answer() { n=$turn; while [ $n -gt 1 ] && [ ! -e "$FAKE/$1.$n" ]; do n=$((n - 1)); done; cat "$FAKE/$1.$n" 2>/dev/null || :; }
+answer() {
+  n=$turn
+  while [ $n -gt 1 ] && [ ! -e "$FAKE/$1.$n" ]; do n=$((n - 1)); done
+  cat "$FAKE/$1.$n" 2>/dev/null || :
+}
 case " $* " in
-*" get jobset"*) [ -e "$FAKE/has-jobset" ] || { echo "error: the server doesn't have a resource type \\"jobset\\"" >&2; exit 1; }
+*" get jobset"*)
+  if [ ! -e "$FAKE/has-jobset" ]; then
+    echo "error: the server doesn't have a resource type \\"jobset\\"" >&2
+    exit 1
+  fi
   answer jobset ;;
 *" get job"*) answer job ;;
-*" get pods "*) answer pods; echo $((turn + 1)) >"$FAKE/turn"; [ ! -e "$FAKE/away.$turn" ] || exit 1 ;;
+*" get pods "*)
+  answer pods
+  echo $((turn + 1)) >"$FAKE/turn"
+  [ ! -e "$FAKE/away.$turn" ] || exit 1 ;;
 *" logs "*) for pod; do :; done; cat "$FAKE/log.$pod"
   if [ -e "$FAKE/broken" ]; then rm "$FAKE/broken"; echo "third" >>"$FAKE/log.$pod"; exit 1; fi ;;
 *" exec "*) cat "$FAKE/report" 2>/dev/null || exit 1 ;;
-*" apply "*) cat >"$FAKE/sent"; [ ! -e "$FAKE/refusal" ] || { cat "$FAKE/refusal" >&2; exit 1; }; echo "job.batch/words applied" ;;
+*" apply "*)
+  cat >"$FAKE/sent"
+  [ ! -e "$FAKE/refusal" ] || { cat "$FAKE/refusal" >&2; exit 1; }
+  echo "job.batch/words applied" ;;
 esac
 """
 SUBMIT = ["submit", "--name=words", "--image=r/t:1", "--volume=pvc:claim:/data"]
@@ -119,11 +131,14 @@ def lay(fake, **files) -> None:
 # --- apply ----------------------------------------------------------------------------------------
 
 
-def test_a_job_is_sent_after_a_dry_run_whose_warnings_count_and_told_how_to_live_with_it(
+def test_a_job_is_applied_after_a_dry_run_without_warnings_and_the_next_commands_are_printed(
     fake, capsys
 ):
     assert main.main([*SUBMIT, "--context=c", "--namespace=team", "--apply", *TRAIN]) == 0
-    send = "--context=c --namespace=team apply --server-side --force-conflicts --field-manager=rnn-trainer --filename=-"
+    send = (
+        "--context=c --namespace=team apply --server-side --force-conflicts "
+        "--field-manager=rnn-trainer --filename=-"
+    )
     assert [call for call in calls(fake) if " apply " in call] == [
         f"{send} --dry-run=server --warnings-as-errors",
         send,
@@ -150,12 +165,10 @@ def test_what_the_cluster_refuses_is_not_sent(fake, capsys):
     assert sum(" apply " in f" {call}" for call in calls(fake)) == 1
 
 
-def test_a_job_that_goes_on_is_not_touched_and_one_that_ended_makes_room(fake, capsys):
+def test_a_running_job_is_not_touched_and_one_that_ended_is_replaced(fake, capsys):
     (fake / "job.1").write_text(job())
     assert main.main([*SUBMIT, "--apply", *TRAIN]) == 2
-    assert (
-        "--name=words: a job of this name is there already and goes on" in capsys.readouterr().err
-    )
+    assert "--name=words: a job of this name is still running" in capsys.readouterr().err
     assert not any("apply" in call or "delete" in call for call in calls(fake))
     (fake / "job.1").write_text(job(("Failed", "BackoffLimitExceeded")))
     assert main.main([*SUBMIT, "--apply", *TRAIN]) == 0
@@ -192,7 +205,7 @@ def test_without_kubectl_the_answer_says_so(fake, monkeypatch, capsys):
         (("Failed", "DeadlineExceeded"), [], 1),
     ],
 )
-def test_following_ends_with_what_the_job_means(fake, capsys, end, last_pods, code):
+def test_following_ends_with_the_exit_code_of_the_job(fake, capsys, end, last_pods, code):
     lay(fake, job__1=job(), job__2=job(end), pods__1=pods(pod(0), pod(1)), pods__2=pods(*last_pods))
     for one in (pod(0), pod(1), *last_pods):
         (fake / f"log.{one['metadata']['name']}").write_text("epoch 1\nepoch 2\n")
@@ -241,7 +254,7 @@ def test_an_api_server_may_be_away_for_a_while(fake, monkeypatch, patience, code
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == code
 
 
-def test_what_keeps_a_worker_from_running_is_told_once(fake, capsys):
+def test_the_reason_why_a_worker_waits_is_logged_once(fake, capsys):
     waits = pods(
         pod(0, unscheduled="0/2 nodes have a GPU"),
         pod(1, waiting="ImagePullBackOff"),
@@ -256,7 +269,7 @@ def test_what_keeps_a_worker_from_running_is_told_once(fake, capsys):
     ]
 
 
-def test_a_job_that_somebody_deletes_ends_its_follower(fake):
+def test_a_job_that_is_deleted_ends_its_follower(fake):
     lay(fake, job__1=job(), job__2="", pods__1=pods(pod(0)))
     (fake / "log.words-0-1").write_text("")
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == 143
@@ -271,7 +284,10 @@ def test_ctrl_c_leaves_the_job_running(fake, monkeypatch, capsys):
 
     monkeypatch.setattr(kubectl.time, "sleep", interrupt)
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == 130
-    assert "words goes on; --status=words tells how it is" in capsys.readouterr().err
+    assert (
+        "words keeps running; see --status=words, or end it with --stop=words"
+        in capsys.readouterr().err
+    )
     assert not any("delete" in call for call in calls(fake))
 
 
@@ -298,13 +314,13 @@ def test_stopping_waits_for_the_workers_and_keeps_the_volumes(fake, capsys, kind
 
 
 @pytest.mark.parametrize("flag", ["--stop=words", "--status=words"])
-def test_a_job_that_is_not_there_is_said_to_be_missing(fake, capsys, flag):
+def test_a_job_that_does_not_exist_is_a_mistake(fake, capsys, flag):
     assert main.main(["submit", flag, "--namespace=team"]) == 2
     assert f"{flag}: there is no such job in namespace team" in capsys.readouterr().err
     assert main.main(["submit", flag, "--", "train"]) == 2
 
 
-def test_status_tells_in_ten_lines_how_the_job_is(fake, capsys):
+def test_status_shows_the_job_in_ten_lines(fake, capsys):
     many = [pod(index) for index in range(8)] + [
         pod(1, 137, "t1", created="0"),
         pod(9, unscheduled="no room"),
@@ -363,10 +379,10 @@ def test_status_of_a_job_that_does_not_run(fake, capsys, document, state):
         (["--", "train", "--data_dir=/data/d"], "--model_dir is empty"),
         (["--", "train", "--unit=3"], "--unit: no such flag of `train`. Did you mean --units?"),
         (["--", "train", "--batch_size=0"], "--batch_size=0: must be at least 1"),
-        (["--", "train", "--workers=2"], "--workers: no flag of `train`, but of `submit`"),
+        (["--", "train", "--workers=2"], "--workers: is not a flag of `train` but of `submit`"),
         (["--workers=0", *TRAIN], "--workers=0: must be at least 1"),
         (["--target=moon", *TRAIN], "--target=moon: must be one of"),
-        (["--batch_size=3", *TRAIN], "--batch_size: no flag of `submit`, but of"),
+        (["--batch_size=3", *TRAIN], "--batch_size: is not a flag of `submit` but of"),
     ],
 )
 def test_flags_on_either_side_are_checked_before_anything_else(capsys, arguments, told):

@@ -104,7 +104,10 @@ def test_every_object_fits_its_published_schema(file):
 
 def test_printing_needs_no_tensorflow():
     command = COMMANDS["k8s/indexed_job.yaml"]
-    program = f"import sys; from trainer import main; sys.exit(main.main({command!r}) or 'tensorflow' in sys.modules)"
+    program = (
+        "import sys; from trainer import main; "
+        f"sys.exit(main.main({command!r}) or 'tensorflow' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -360,6 +363,6 @@ def test_comments_stay_in_their_column():
     assert [line.index("#") for line in filled.splitlines()] == [kubernetes.COMMENT_COLUMN + 2] * 2
 
 
-def test_a_hole_that_nobody_fills_is_an_error():
+def test_a_hole_without_a_value_is_an_error():
     with pytest.raises(KeyError):
         kubernetes.fill("a: ${hole}", {})

@@ -33,8 +33,9 @@ starts = folder / f"starts-{index}"
 while index and not (folder / "starts-0").exists():  # Workers meet first.
     time.sleep(0.01)
 with open(starts, "a") as file:
-    file.write(json.dumps({"pid": os.getpid(), "arguments": sys.argv[1:], "environ": sorted(os.environ),
-                           "session": os.getsid(0)}) + chr(10))
+    start = {"pid": os.getpid(), "arguments": sys.argv[1:], "environ": sorted(os.environ),
+             "session": os.getsid(0)}
+    file.write(json.dumps(start) + chr(10))
 plan = json.loads((folder / "plan.json").read_text())[str(index)]
 action, _, value = plan[min(len(starts.read_text().splitlines()), len(plan)) - 1].partition(" ")
 print(f"worker {index} says {action}", flush=True)
@@ -43,7 +44,8 @@ if action == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if action == "save":  # A checkpoint, then the end by a signal.
     with open(folder / "journal.jsonl", "a") as file:
-        file.write(json.dumps({"event": "save", "step": len(starts.read_text().splitlines())}) + chr(10))
+        save = {"event": "save", "step": len(starts.read_text().splitlines())}
+        file.write(json.dumps(save) + chr(10))
     os.kill(os.getpid(), signal.SIGKILL)
 if action == "after":  # Worker 0 has ended.
     first = json.loads((folder / "starts-0").read_text().splitlines()[0])["pid"]
@@ -139,7 +141,7 @@ def test_decisions(code, differs, action, of_job, counts):
     assert local.decide(code, **{**FRESH, **differs}) == local.Decision(action, of_job, counts)
 
 
-def test_every_code_of_the_table_is_decided_as_it_is_told_there():
+def test_every_code_of_the_table_is_decided_as_the_table_says():
     expected = {
         "done": ("leave", False),
         "counted retry": ("start", True),
@@ -155,7 +157,7 @@ def test_every_code_of_the_table_is_decided_as_it_is_told_there():
 # --- gangs ----------------------------------------------------------------------------------------
 
 
-def test_workers_are_told_who_they_are_and_write_where_one_looks(
+def test_workers_get_their_index_and_peers_and_write_a_log_each(
     worker, tmp_path, capfd, monkeypatch
 ):
     monkeypatch.setenv("TF_CONFIG", "{}")
@@ -192,7 +194,7 @@ def test_one_worker_is_a_process_with_a_supervisor(worker, tmp_path):
 
 
 @pytest.mark.parametrize("action", ["die", "exit 75", "exit 143", "exit 1", "exit 74"])
-def test_a_worker_that_is_lost_is_started_again(worker, tmp_path, action):
+def test_a_worker_that_is_lost_is_restarted(worker, tmp_path, action):
     assert run(tmp_path / "model", [["exit 0"], [action, action, "exit 0"]]) == 0
     assert len(starts(tmp_path / "model", 1)) == 3
 
@@ -234,11 +236,11 @@ def test_failures_that_count_are_bounded_and_the_job_ends_with_their_code(worker
     assert len(starts(tmp_path / "model", 1)) == 1 + local.RETRIES
 
 
-def test_what_ignores_the_end_is_killed_after_the_grace_period(worker, tmp_path):
+def test_a_worker_that_ignores_the_end_is_killed_after_the_grace_period(worker, tmp_path):
     assert run(tmp_path / "model", [["ignore"], ["exit 3"]], grace_seconds=0.5) == 3
 
 
-def test_a_folder_that_cannot_be_is_told(worker, tmp_path):
+def test_a_model_folder_that_cannot_be_made_is_named(worker, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="--model_dir=.*file cannot be used .* Choose another"):
         local.run(configuration.from_flat({"model_dir": str(tmp_path / "file")}), 1, [])
@@ -295,7 +297,7 @@ def test_a_signal_is_passed_once_to_all_and_their_end_waited_for(worker, tmp_pat
 @pytest.mark.parametrize(
     "ends, code", [((0, 0), 0), ((0, 143), 143), ((143, 74), 74), ((75, 143), 143)]
 )
-def test_after_a_signal_the_code_tells_the_truth(worker, tmp_path, ends, code):
+def test_after_a_signal_the_code_is_that_of_the_workers(worker, tmp_path, ends, code):
     process = start(tmp_path / "model", worker, [[f"wait {end}"] for end in ends])
     process.terminate()
     assert commands.finish(process).code == code
@@ -308,7 +310,7 @@ def test_a_stop_that_takes_too_long_is_ended(worker, tmp_path):
     answer = commands.finish(process)
     assert (
         answer.code == 143
-        and "--grace_seconds=0.5 are over: the workers that are left are killed" in answer.err
+        and "--grace_seconds=0.5 are over: killing the workers that are left" in answer.err
     )
     assert alive(tmp_path / "model") == []
 
@@ -334,7 +336,7 @@ def test_no_worker_outlives_a_gang_that_is_killed(worker, tmp_path):
     assert alive(tmp_path / "model") == []
 
 
-def test_worker_0_is_shown_as_it_goes_in_whole_lines(tmp_path, capsys):
+def test_the_log_of_worker_0_is_shown_in_complete_lines(tmp_path, capsys):
     path = tmp_path / "log"
     path.write_text("before\n")
     follow = local._Follow(path, sys.stderr)

@@ -30,7 +30,7 @@ def refusal(submit=(), train=()) -> str:
     "submit, train, told",
     [
         ({"name": ""}, {}, "--name=: is empty"),
-        ({"name": "Imdb"}, {}, "--name=Imdb: must be small letters"),
+        ({"name": "Imdb"}, {}, "--name=Imdb: must be lower-case letters"),
         ({"name": "1st"}, {}, "beginning with a letter"),
         ({"image": "rnn-trainer"}, {}, "--image=rnn-trainer: must name a tag or a digest"),
         ({"image": "host:5000/rnn-trainer"}, {}, "must name a tag or a digest"),  # 5000 is a port.
@@ -48,11 +48,7 @@ def refusal(submit=(), train=()) -> str:
             {},
             "--pull_secret=my secret: must be the name of an object",
         ),
-        (
-            {"volume": ("hostpath:/mnt:/data",)},
-            {},
-            "forbidden by the restricted Pod Security Standard",
-        ),
+        ({"volume": ("hostpath:/mnt:/data",)}, {}, "the restricted Pod Security Standard forbids"),
         ({"volume": ("nfs:x:/data",)}, {}, "must begin with pvc, emptydir, gcsfuse or secret"),
         ({"volume": ("pvc:claim",)}, {}, "must look like pvc:CLAIM:/data"),
         ({"volume": ("pvc:claim:data",)}, {}, "with an absolute path at the end"),
@@ -79,32 +75,28 @@ def refusal(submit=(), train=()) -> str:
         (
             {},
             {"data_dir": "/elsewhere/d"},
-            "--data_dir=/elsewhere/d: lies on no volume (mounted: /data)",
+            "--data_dir=/elsewhere/d: is not on a volume (mounted: /data)",
         ),
-        ({}, {"data_dir": "/database/d"}, "lies on no volume"),
+        ({}, {"data_dir": "/database/d"}, "is not on a volume"),
         ({}, {"data_dir": "/data/../d"}, "must be absolute"),
-        ({}, {"model_dir": "/demo/m"}, "--model_dir=/demo/m: lies on no volume"),
-        ({"volume": ("secret:keys:/data",)}, {}, "lies on a secret"),
-        (
-            {"volume": ("gcsfuse:bucket:/data",), "service_account": "reader"},
-            {},
-            "lies on a bucket",
-        ),
+        ({}, {"model_dir": "/demo/m"}, "--model_dir=/demo/m: is not on a volume"),
+        ({"volume": ("secret:keys:/data",)}, {}, "is on a secret"),
+        ({"volume": ("gcsfuse:bucket:/data",), "service_account": "reader"}, {}, "is on a bucket"),
         (
             {"volume": ("pvc:claim:/data", "gcsfuse:bucket:/bucket")},
             {},
-            "--service_account=default: a bucket is read as",
+            "--service_account=default: a bucket is read with",
         ),
         (
             {"volume": ("emptydir:1Gi:/data",), "workers": 2},
             {},
-            "lies on an emptydir, of which every pod has its own",
+            "is on an emptydir, and every pod has its own",
         ),
-        ({"volume": ("emptydir:1Gi:/data",), "tensorboard": True}, {}, "lies on an emptydir"),
+        ({"volume": ("emptydir:1Gi:/data",), "tensorboard": True}, {}, "is on an emptydir"),
         (
             {"workers": 65},
             {},
-            "--batch_size=64: is dealt out to 65 worker(s) with 1 replica(s) each",
+            "--batch_size=64: is split among 65 worker(s) with 1 replica(s) each",
         ),
         ({"workers": 8, "gpus": 4}, {"accumulate": 4}, "128 parts, and each needs a row"),
         ({"gpus": 2}, {"devices": 4}, "--devices=4: each worker gets --gpus=2"),
@@ -115,15 +107,15 @@ def refusal(submit=(), train=()) -> str:
         ),
         ({"gpus": 2}, {"accelerator": "cpu"}, "--accelerator=cpu: the pods get --gpus=2"),
         ({}, {"accelerator": "gpu"}, "--accelerator=gpu: the pods get --gpus=0 and --tpu=none"),
-        ({}, {"num_workers": 2}, "are what submit tells each worker"),
-        ({}, {"hosts": "a:1,b:1"}, "are what submit tells each worker"),
-        ({}, {"worker_index": 0}, "are what submit tells each worker"),
-        ({"workers": 2}, {"min_workers": 3}, "--min_workers=3: there are --workers=2"),
+        ({}, {"num_workers": 2}, "submit sets them for each worker"),
+        ({}, {"hosts": "a:1,b:1"}, "submit sets them for each worker"),
+        ({}, {"worker_index": 0}, "submit sets them for each worker"),
+        ({"workers": 2}, {"min_workers": 3}, "--min_workers=3: must not exceed --workers=2"),
         ({}, {"supervise": "off"}, "--supervise=off"),
         (
             {"workers": 2},
             {"devices": 2},
-            "--devices=2: each of several workers without GPUs is one replica",
+            "--devices=2: without GPUs each of several workers has one replica",
         ),
         (
             {"tpu": "v5e-16"},
@@ -132,7 +124,7 @@ def refusal(submit=(), train=()) -> str:
             "Larger ones span",
         ),
         ({"tpu": "v5e-8", "gpus": 1}, {}, "Leave out --gpus"),
-        ({"tpu": "v5e-8", "workers": 2}, {}, "is one pod with the chips of one host"),
+        ({"tpu": "v5e-8", "workers": 2}, {}, "means one pod with the chips of one host"),
         ({"tpu": "v5e-8"}, {"devices": 4}, "Leave --devices=4"),
         (
             {"tpu": "v5e-8"},
@@ -140,7 +132,7 @@ def refusal(submit=(), train=()) -> str:
             "--strategy=mirrored out of the flags of train",
         ),
         ({"tpu": "v5e-8"}, {"precision": "float16"}, "a TPU computes in float32 and bfloat16"),
-        ({"tpu": "v5e-8"}, {"batch_size": 7}, "7: is dealt out to 1 worker(s) with 8 replica(s)"),
+        ({"tpu": "v5e-8"}, {"batch_size": 7}, "7: is split among 1 worker(s) with 8 replica(s)"),
         (
             {"spot": True},
             {"grace_seconds": 30.0},
@@ -171,7 +163,7 @@ def test_a_job_that_cannot_work_is_refused_with_value_rule_and_remedy(submit, tr
         *(({"tpu": tpu}, {}) for tpu in spec.TPUS),
     ],
 )
-def test_jobs_that_can_work_are_taken(submit, train):
+def test_jobs_that_can_work_are_accepted(submit, train):
     job(submit, train)
 
 
@@ -205,19 +197,19 @@ def test_a_grace_period_shorter_than_the_slowest_checkpoint_so_far_is_refused(tm
     told = refusal(here, {**folders, "grace_seconds": 36.0})
     assert (
         "the slowest checkpoint of this model folder took 31.5 s" in told
-        and "Say --grace_seconds=68" in told
+        and "Set --grace_seconds=68" in told
     )
     job(here, {**folders, "grace_seconds": 37.0})
 
 
-# --- What the workers are told --------------------------------------------------------------------
+# --- The command line of the workers --------------------------------------------------------------
 
 
 def told(submit=(), train=()) -> set[str]:
     return set(job(submit, train).arguments)
 
 
-def test_a_worker_is_told_every_flag_that_is_not_at_its_default():
+def test_a_worker_gets_every_flag_that_is_not_at_its_default():
     assert job({}, {"units": (64, 32), "bucket": False, "threads": 3}).arguments == [
         "train",
         "--data_dir=/data/d",
@@ -234,24 +226,24 @@ def test_a_worker_is_told_every_flag_that_is_not_at_its_default():
     "submit, hosts",
     [({}, "imdb-{index}.imdb:2222"), ({"jobset": True}, "imdb-worker-0-{index}.imdb:2222")],
 )
-def test_several_workers_are_told_how_many_they_are_and_where_they_meet(submit, hosts):
+def test_several_workers_get_their_number_and_their_meeting_place(submit, hosts):
     assert {"--num_workers=3", f"--hosts={hosts}"} <= told({**submit, "workers": 3})
     assert not any(one.startswith(("--num_workers", "--hosts")) for one in told(submit))
 
 
-def test_accelerators_become_devices_that_the_worker_insists_on():
+def test_accelerators_become_devices_that_the_worker_requires():
     assert {"--devices=2", "--accelerator=gpu"} <= told({"gpus": 2})
     assert "--accelerator=tpu" in told({"tpu": "v5e-8"})
     assert not any(one.startswith(("--devices", "--accelerator")) for one in told())
 
 
 @pytest.mark.parametrize("cpu, threads", [("500m", 1), ("2", 2), ("3.5", 3), ("12000m", 12)])
-def test_no_node_chooses_the_number_of_threads(cpu, threads):
+def test_the_number_of_threads_does_not_depend_on_the_node(cpu, threads):
     assert f"--threads={threads}" in told({"cpu": cpu})
     assert "--threads=5" in told({"cpu": cpu}, {"threads": 5})
 
 
-def test_what_the_workers_are_told_is_the_run_that_was_checked():
+def test_the_flags_of_the_workers_are_the_run_that_was_checked():
     """Parsed again, the arguments are the configuration, so nothing is lost between here and the
     pod.
     """

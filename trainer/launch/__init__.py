@@ -1,3 +1,1 @@
-"""Starting jobs elsewhere: a JobSpec (what, where, how many) becomes text, and programs of the
-place take it from there.
-"""
+"""`trainer submit`: a job becomes text for a place, and the programs of that place run it."""

@@ -1,8 +1,8 @@
-"""Jobs on a cluster through the kubectl program: send, watch, ask, end.
+"""Jobs on a Kubernetes cluster, through the kubectl program: apply, follow, status, stop.
 
-kubectl brings what a client of our own would have to learn: contexts, logins of every cloud,
-proxies. A job is found by its name and labels alone, so a job that was applied by hand, or under
-kustomize, is followed and stopped the same way.
+kubectl already knows contexts, the logins of every cloud and proxies. A job is found by its name
+and labels alone, so a job that was applied by hand, or with kustomize, is followed and stopped the
+same way.
 """
 
 import collections
@@ -21,10 +21,10 @@ from trainer.launch import kubernetes
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-PATIENCE_SECONDS = 60.0  # How long the API server may stay away from somebody who follows a job.
+PATIENCE_SECONDS = 60.0  # How long the API server may be away while a job is followed.
 FIELD_MANAGER = "rnn-trainer"
 KINDS = ("job.batch", "jobset.jobset.x-k8s.io")
-OF_A_JOB = ("service", "networkpolicy", "deployment")  # What is deleted with a job besides itself.
+OF_A_JOB = ("service", "networkpolicy", "deployment")  # Objects that are deleted with a job.
 NOT_COUNTED = tuple(row.code for row in TABLE if row.on_cluster in ("done", "retry, not counted"))
 INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -75,7 +75,7 @@ class Kubectl:
             return subprocess.CompletedProcess(command, 1, "", f"no answer within {seconds:g} s")
 
     def find(self, kind: str, name: str) -> dict[str, Any] | None:
-        """The object, or None where it or even its kind is not there."""
+        """Returns the object, None if it or its kind does not exist."""
         try:
             text = self("get", kind, name, "--ignore-not-found", "--output=json")
         except UsageError as problem:
@@ -85,7 +85,7 @@ class Kubectl:
         return json.loads(text) if text.strip() else None
 
     def pods(self, name: str) -> list[dict[str, Any]]:
-        """Pods of the job's workers, oldest first."""
+        """Returns the pods of the job's workers, oldest first."""
         selector = ",".join(
             f"{key}={value}" for key, value in kubernetes.labels(name, "trainer").items()
         )
@@ -95,8 +95,9 @@ class Kubectl:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A Job or JobSet as the cluster sees it. `ended`: "" while it goes on, "done" or "failed";
-    `reason`: the cluster's words.
+    """A Job or JobSet as the cluster sees it.
+
+    ended: "" while it runs, then "done" or "failed". reason: in the words of the cluster.
     """
 
     kind: str
@@ -107,7 +108,8 @@ class Job:
 
     @classmethod
     def find(cls, kubectl: Kubectl, name: str) -> "Job | None":
-        for kind in reversed(KINDS):  # The jobs of a JobSet have names of their own.
+        """Returns the JobSet or Job of this name, None if there is none."""
+        for kind in reversed(KINDS):  # A JobSet first: its Jobs have other names.
             document = kubectl.find(kind, name)
             if document:
                 return cls(kind, name, document, *_end(document))
@@ -127,18 +129,16 @@ def _end(document: dict[str, Any]) -> tuple[str, str]:
 
 
 def apply(kubectl: Kubectl, name: str, manifest: str) -> str:
-    """Sends `manifest` once the API server has accepted a dry run of it; returns what kubectl says
-    about each object.
+    """Applies `manifest` after a dry run on the API server; returns what kubectl prints.
 
-    A job of this name that has ended makes room; one that goes on is not touched. Raises
-    UsageError.
+    A job of this name that has ended is deleted first. Raises UsageError if such a job still runs,
+    or if the cluster refuses the manifest.
     """
     job = Job.find(kubectl, name)
     if job and not job.ended:
         raise UsageError(
-            f"--name={name}: a job of this name is there already and goes on. Look at it with "
-            f"--status={name}, end "
-            f"it with --stop={name}, or choose another name."
+            f"--name={name}: a job of this name is still running. See --status={name}, end it with "
+            f"--stop={name}, or choose another name."
         )
     send = (
         "apply",
@@ -147,25 +147,26 @@ def apply(kubectl: Kubectl, name: str, manifest: str) -> str:
         f"--field-manager={FIELD_MANAGER}",
         "--filename=-",
     )
-    # A warning is fatal here: where pods would break the namespace's Pod Security level, the job
-    # itself is taken, and starts none.
+    # Warnings are errors: if pods break the Pod Security level of the namespace, the API server
+    # accepts the job with a warning, and the job never gets a pod.
     kubectl(*send, "--dry-run=server", "--warnings-as-errors", stdin=manifest)
     if job:
-        log.info("%s %s %s: it makes room for the new one", name, job.ended, job.reason)
+        log.info("deleting the earlier job %s: %s %s", name, job.ended, job.reason)
         kubectl("delete", job.kind, name, "--cascade=foreground")
     return kubectl(*send, stdin=manifest)
 
 
 def stop(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> None:
-    """Ends a job and returns when its pods are gone: SIGTERM, a checkpoint, no restart. Volumes
-    stay. Raises UsageError.
+    """Stops a job and returns when its pods are gone; volumes stay.
+
+    The workers get SIGTERM, write a checkpoint and are not restarted. Raises UsageError if there is
+    no such job.
     """
     job = Job.find(kubectl, name)
     if not job:
         raise UsageError(
             f"--stop={name}: there is no such job{_where(kubectl)}. `kubectl get jobs,jobsets "
-            "--all-namespaces "
-            "--selector=app.kubernetes.io/name=rnn-trainer` lists all of them."
+            "--all-namespaces --selector=app.kubernetes.io/name=rnn-trainer` lists all of them."
         )
     logs = _Logs(kubectl, name, say, tail=0)
     logs.catch_up()
@@ -191,7 +192,7 @@ def _where(kubectl: Kubectl) -> str:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Failure:
-    """A container that ended with another code than 0."""
+    """A container that ended with a code other than 0."""
 
     finished: str
     worker: str
@@ -200,11 +201,10 @@ class Failure:
 
 
 def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
-    """Prints the logs of all workers, each line with its worker's index, until the job ends;
-    returns what it means.
+    """Prints the logs of all workers until the job ends; returns its exit code.
 
-    That is 0, or the code of the container that failed the job: the first one that the cluster
-    counts or gives up on.
+    Each line begins with the worker's index. The code is 0, or that of the container that failed
+    the job: the first failure that the cluster counts or that ends the job at once.
     """
     logs = _Logs(kubectl, name, say)
     failures: dict[str, Failure] = {}
@@ -213,7 +213,7 @@ def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
     try:
         while True:
             try:
-                # Before the pods: what they say after the end is complete.
+                # The job before its pods: if the job has ended, the pods are final.
                 job = Job.find(kubectl, name)
                 pods = logs.catch_up()
             except UsageError:
@@ -231,9 +231,9 @@ def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
                         failure.code,
                         failure.why,
                     )
-                _say_why_it_waits(pod, waiting)
+                _log_why_it_waits(pod, waiting)
             if not job:
-                log.info("%s is gone: stopped or deleted elsewhere", name)
+                log.info("%s no longer exists: it was stopped or deleted elsewhere", name)
                 return _code(failures, BY_NAME["terminated"])
             if job.ended:
                 logs.drain(seconds=10)
@@ -248,7 +248,7 @@ def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
 
 
 def failure_of(pod: dict[str, Any]) -> Failure | None:
-    """The end of a pod's container where it was no success."""
+    """Returns the failure of a pod's container, None if it runs or succeeded."""
     for container in pod.get("status", {}).get("containerStatuses", []):
         ended = container.get("state", {}).get("terminated")
         if ended and ended["exitCode"]:
@@ -272,7 +272,7 @@ def _worker(pod: dict[str, Any]) -> str:
 
 
 def why_it_waits(pod: dict[str, Any]) -> str:
-    """What keeps a pod from running, in the cluster's words; "" where it runs or has ended."""
+    """Returns why a pod does not run yet, in the words of the cluster; "" if it runs or ended."""
     status = pod.get("status", {})
     if status.get("phase") != "Pending":
         return ""
@@ -286,7 +286,7 @@ def why_it_waits(pod: dict[str, Any]) -> str:
     return ""
 
 
-def _say_why_it_waits(pod: dict[str, Any], said: dict[str, str]) -> None:
+def _log_why_it_waits(pod: dict[str, Any], said: dict[str, str]) -> None:
     name, why = pod["metadata"]["name"], why_it_waits(pod)
     if why and said.get(name) != why:
         log.info("worker %s waits: %s", _worker(pod), why)
@@ -294,25 +294,26 @@ def _say_why_it_waits(pod: dict[str, Any], said: dict[str, str]) -> None:
 
 
 class _Logs:
-    """One `kubectl logs --follow` for each container that has started, their lines handed to `say`
-    with the worker's index.
+    """One `kubectl logs --follow` per started container.
+
+    Each line is passed to `say` with the worker's index in front.
     """
 
     def __init__(self, kubectl: Kubectl, name: str, say: Callable[[str], None], tail: int = -1):
         self._kubectl, self._name, self._say, self._tail = kubectl, name, say, tail
         self._readers: dict[str, tuple[subprocess.Popen, threading.Thread]] = {}
         self._turn = threading.Lock()
-        # {pod: lines read}, with which a connection that broke is taken up again.
+        # {pod: lines read}: after a lost connection the lines that are known are skipped.
         self._lines = collections.Counter()
 
     def catch_up(self) -> list[dict[str, Any]]:
-        """Begins to read the containers that are new; returns all pods of the job."""
+        """Starts to read containers that are new; returns all pods of the job."""
         pods = self._kubectl.pods(self._name)
         for pod in pods:
             name = pod["metadata"]["name"]
             if _has_started(pod) and (name not in self._readers or self._readers[name][0].poll()):
-                # A session of its own: Ctrl-C is for us, and lines that are on their way still
-                # arrive.
+                # A session of its own: Ctrl-C in our terminal must not cut off lines that are
+                # still arriving.
                 process = subprocess.Popen(
                     [*self._kubectl.command, "logs", "--follow", f"--tail={self._tail}", name],
                     stdout=subprocess.PIPE,
@@ -338,12 +339,13 @@ class _Logs:
                     self._say(f"[{worker}] {line.rstrip()}")
 
     def drain(self, seconds: float) -> None:
-        """Waits until what the containers wrote is printed."""
+        """Waits, at most `seconds`, until everything that the containers wrote is printed."""
         deadline = time.monotonic() + seconds
         for _, reader in self._readers.values():
             reader.join(max(0.0, deadline - time.monotonic()))
 
     def end(self) -> None:
+        """Ends all readers."""
         for process, reader in self._readers.values():
             process.kill()
             process.wait()
@@ -361,21 +363,20 @@ def _has_started(pod: dict[str, Any]) -> bool:
 
 
 def status(kubectl: Kubectl, name: str) -> list[str]:
-    """What runs, which attempt, the last step, goodput: about ten lines. Raises UsageError where
-    there is no such job.
+    """Returns about ten lines: pods, attempt, last step, goodput.
+
+    Raises UsageError if there is no such job.
     """
     job = Job.find(kubectl, name)
     if not job:
         raise UsageError(
             f"--status={name}: there is no such job{_where(kubectl)}. A job is deleted some time "
-            "after its end "
-            "(--ttl_seconds); its model folder tells the rest."
+            "after its end (--ttl_seconds); then see `trainer report` on its model folder."
         )
     pods = kubectl.pods(name)
     lines = [
         f"job        {name} ({job.document['kind']}) in {job.document['metadata']['namespace']}, "
-        "since "
-        f"{job.document['metadata']['creationTimestamp']}",
+        f"since {job.document['metadata']['creationTimestamp']}",
         f"state      {_state(job, pods)}",
     ]
     # Oldest first, so the newest pod of each worker stays.
@@ -395,8 +396,7 @@ def status(kubectl: Kubectl, name: str) -> list[str]:
     if ended:
         lines.append(
             f"ends       {len(ended)}; the last: worker {ended[-1].worker} with exit code "
-            f"{ended[-1].code} at "
-            f"{ended[-1].finished}"
+            f"{ended[-1].code} at {ended[-1].finished}"
         )
     return lines + _progress(kubectl, pods)
 
@@ -412,14 +412,15 @@ def _state(job: Job, pods: list[dict[str, Any]]) -> str:
 
 def _of_pod(pod: dict[str, Any]) -> str:
     failure, why = failure_of(pod), why_it_waits(pod)
-    told = f", exit code {failure.code} {failure.why}" if failure else f", {why}" if why else ""
+    more = f", exit code {failure.code} {failure.why}" if failure else f", {why}" if why else ""
     node = pod["spec"].get("nodeName", "no node yet")
-    return f"{pod['metadata']['name']} {pod['status'].get('phase', 'Pending')} on {node}{told}"
+    return f"{pod['metadata']['name']} {pod['status'].get('phase', 'Pending')} on {node}{more}"
 
 
 def _progress(kubectl: Kubectl, pods: list[dict[str, Any]]) -> list[str]:
-    """Attempt, step and goodput, from `trainer report` in a pod that runs; else the last line of
-    the newest log.
+    """Returns attempt, step and goodput from `trainer report` in a running pod.
+
+    If no pod can run it, returns the last line of the newest log.
     """
     for pod in pods:
         if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
@@ -444,18 +445,18 @@ def _progress(kubectl: Kubectl, pods: list[dict[str, Any]]) -> list[str]:
                     )
                 )
             except UsageError:
-                continue  # It has just ended, or has written nothing yet.
+                continue  # The pod has just ended, or has written nothing yet.
     if pods:
         try:
             last = kubectl("logs", "--tail=1", pods[-1]["metadata"]["name"]).strip()
-        except UsageError:  # The node that has it is away.
+        except UsageError:  # The node with the log cannot be reached.
             last = ""
         return [f"last line  {last}"] if last else []
     return []
 
 
 def progress(report: dict[str, Any]) -> list[str]:
-    """The lines of `status` from what `trainer report --format=json` prints."""
+    """Returns lines of `status` made from the output of `trainer report --format=json`."""
     return [
         f"attempt    {max((attempt['number'] for attempt in report['attempts']), default=0)}",
         f"step       {report['step']} of {report['total'] or 'an unknown total'}",

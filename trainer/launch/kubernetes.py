@@ -1,8 +1,8 @@
-"""JobSpec -> the text of a Kubernetes manifest: one YAML file to read, keep and apply.
+"""Renders a JobSpec as a Kubernetes manifest: one YAML file to read, keep and apply.
 
-Templates are whole files with comments. Each hole takes a value in JSON, which is YAML too, so
+Templates are whole files with comments. Each hole takes a value in JSON, which is valid YAML, so
 quoting is always right (`N`, `on` and `1e3` stay text) and numbers that must agree come from one
-field. Nothing here reads or writes anything but the templates.
+field. Only the templates are read, and nothing is written.
 """
 
 import json
@@ -15,16 +15,14 @@ from trainer.exit_codes import TABLE
 from trainer.launch import spec as specs
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
-HOLE = re.compile(r"\$(?:\$|\{(\w+)\})")  # `$$` stands for a dollar.
+HOLE = re.compile(r"\$(?:\$|\{(\w+)\})")  # `$$` is a dollar sign.
 LINE_LENGTH = 132
 COMMENT_COLUMN = 40
 TENSORBOARD_PORT = 6006
 
 
 def render(spec: specs.JobSpec) -> str:
-    """The manifest of a job: its network policy first, then its workers, then TensorBoard where it
-    is asked for.
-    """
+    """Returns the manifest of a job: network policy, workers and, if asked for, TensorBoard."""
     workers = (
         "tpu_job"
         if spec.tpu
@@ -42,8 +40,9 @@ def render(spec: specs.JobSpec) -> str:
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
-    """`template` with each ${name} replaced by the JSON of values[name], over several lines where
-    one would be too long.
+    """Returns `template` with each ${name} replaced by the JSON of values[name].
+
+    A value that is too long for its line is spread over several.
     """
     return "\n".join(_fill_line(line, values) for line in template.split("\n"))
 
@@ -64,7 +63,7 @@ def _fill_line(line: str, values: Mapping[str, Any]) -> str:
 
 
 def _lines(value, below: str) -> str:
-    """A list or map with an entry on each line, after `below`: a line break and spaces."""
+    """Returns a list or map with one entry per line; `below` is a line break and the indent."""
     if isinstance(value, list):
         return "[" + ",".join(f"{below}{json.dumps(entry)}" for entry in value) + "]"
     if isinstance(value, dict):
@@ -79,7 +78,7 @@ def _lines(value, below: str) -> str:
 
 
 def labels(name: str, component: str = "") -> dict[str, str]:
-    """What everything of a job is labelled with, and how its pods are told apart."""
+    """Returns the labels of every object of a job; `component` distinguishes its pods."""
     return {
         "app.kubernetes.io/name": "rnn-trainer",
         "app.kubernetes.io/instance": name,
@@ -88,7 +87,7 @@ def labels(name: str, component: str = "") -> dict[str, str]:
 
 
 def codes(on_cluster: str) -> list[int]:
-    """Exit codes of which the table says that a cluster should do `on_cluster`."""
+    """Returns the exit codes for which the table lists `on_cluster`."""
     return sorted(row.code for row in TABLE if row.on_cluster == on_cluster)
 
 
@@ -193,8 +192,9 @@ def _node_selector(spec: specs.JobSpec) -> dict[str, str]:
 
 
 def _tolerations(spec: specs.JobSpec) -> list[dict[str, str]]:
-    """Those of the flags, and of the taints that GKE puts on nodes with accelerators and on Spot
-    nodes.
+    """Returns the tolerations of the flags and of the taints that GKE puts on its nodes.
+
+    GKE taints nodes with accelerators and Spot nodes.
     """
     taints = (
         ["nvidia.com/gpu:NoSchedule"]

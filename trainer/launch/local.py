@@ -1,10 +1,9 @@
-"""A gang of workers on this machine: what an orchestrator does for them on a cluster, done for
-processes on loopback.
+"""A gang of workers on this machine, managed as an orchestrator manages the pods of a cluster.
 
-Each worker is `python -m trainer train`, told who and where it is by flags alone, and supervised as
-on a cluster. Here is only the orchestrator's part: ports, logs, a worker that dies is started
-again, a code that says so ends the job, a signal is passed on. What to do with a worker that ended
-is `decide`, with the meaning that the Jobs of `submit` give their podFailurePolicy.
+Each worker is `python -m trainer train`, gets its index and its peers by flags, and is supervised
+as on a cluster. This module has the orchestrator's part: it assigns ports, writes logs, restarts
+workers that die, ends the job on certain exit codes and passes signals on. `decide` says what
+happens after a worker has ended, as the podFailurePolicy of the Jobs of `submit` does.
 """
 
 import contextlib
@@ -19,7 +18,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from trainer import config as configuration
 from trainer import exit_codes, stopping
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 
 PROGRAM = (sys.executable, "-m", "trainer", "train")
 POLL_SECONDS = 0.1
-# Failures that count (bugs, storage), all workers together: a Job's backoffLimit.
+# Counted failures (bugs, storage) of all workers together: the backoffLimit of a Job.
 RETRIES = 6
-# Below those that outgoing connections take, so that a port stays free while its worker is away.
+# Below the ports of outgoing connections, so that a port stays free while its worker restarts.
 PORTS = range(20_000, 30_000)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ON_CLUSTER = {row.code: row.on_cluster for row in exit_codes.TABLE}
@@ -40,8 +40,10 @@ ON_CLUSTER = {row.code: row.on_cluster for row in exit_codes.TABLE}
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """`action`: leave it | start it again | end the job, with exit code `code`. `counts`: as a
-    failure of the job.
+    """What happens to a worker that ended.
+
+    action: "leave" it, "start" it again, or "end" the job with exit code `code`. counts: whether it
+    is a counted failure of the job.
     """
 
     action: str
@@ -50,13 +52,13 @@ class Decision:
 
 
 def decide(code: int, *, asked: bool, restarts: int, max_restarts: int, failures: int) -> Decision:
-    """What happens to a worker that ended.
+    """Returns what happens to a worker that ended.
 
     Args:
-      code: its exit code, negative where a signal killed it.
-      asked: whether we told it to stop.
-      restarts: how often it was started again since the run's newest checkpoint.
-      failures: those of the job that counted so far.
+      code: its exit code, negative if a signal killed it.
+      asked: whether it was asked to stop.
+      restarts: its restarts since the newest checkpoint of the run.
+      failures: the counted failures of the job so far.
     """
     on_cluster = "retry, not counted" if code < 0 else ON_CLUSTER.get(code, "counted retry")
     if asked or on_cluster == "done":
@@ -69,17 +71,18 @@ def decide(code: int, *, asked: bool, restarts: int, max_restarts: int, failures
             if restarts < max_restarts
             else Decision("end", BY_NAME["restart_limit"])
         )
-    return Decision("end", code)  # "fail the job", and 130: somebody pressed Ctrl-C at a worker.
+    return Decision("end", code)  # "fail the job", and 130: a worker got a Ctrl-C of its own.
 
 
 def run(config: configuration.Config, workers: int, arguments: Sequence[str]) -> int:
     """Runs a gang of `workers` to its end; returns the exit code.
 
-    Worker 0 prints to our stdout, its log is copied to our stderr; MODEL_DIR/logs holds the logs of
-    all.
+    Worker 0 prints to our stdout, and its log is copied to our stderr. MODEL_DIR/logs holds the
+    logs of all workers.
 
     Args:
-      config: what `arguments`, the flags of `train`, say.
+      config: the configuration that `arguments` make.
+      arguments: flags of `train`.
     """
     stop = stopping.StopRequest.on_signals()
     with LocalGang(config, workers, arguments) as gang:
@@ -96,10 +99,10 @@ def run(config: configuration.Config, workers: int, arguments: Sequence[str]) ->
 
 
 class LocalGang:
-    """The processes of a gang. Call `start`, then `poll` until it returns the exit code; leaving
-    the block kills what is left.
+    """The processes of a gang, as a context manager that kills at its end those that are left.
 
-    All from one thread: the workers die when the thread that started them does.
+    Call `start`, then `poll` until it returns the exit code. Use one thread for all calls: the
+    workers die when the thread that started them ends.
     """
 
     def __init__(
@@ -109,9 +112,10 @@ class LocalGang:
         arguments: Sequence[str],
         output: pathlib.Path | None = None,
     ):
-        """`output`: the file that what worker 0 prints is added to; None: it prints where we do.
+        """Makes the folder of the logs; raises UsageError if that fails.
 
-        Raises UsageError where there can be no folder for logs.
+        Args:
+          output: the file to which the standard output of worker 0 is appended; None: our own.
         """
         self._folder = pathlib.Path(config.folders.model_dir)
         self._settings = config.gang
@@ -131,17 +135,17 @@ class LocalGang:
             self.log_file(0).parent.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise UsageError(
-                f"--model_dir={self._folder} cannot be used ({problem}): it must be a folder, or a "
-                "name that is still "
-                "free. Choose another --model_dir."
+                f"--model_dir={self._folder} cannot be used ({problem}): it must be a folder or "
+                "not exist yet. Choose another --model_dir."
             ) from problem
 
-    def log_file(self, index) -> pathlib.Path:
+    def log_file(self, index: int | str) -> pathlib.Path:
+        """Returns the log of a worker."""
         return self._folder / "logs" / f"worker-{index}.log"
 
     @property
     def pids(self) -> dict[int, int]:
-        """{index: process id} of the workers that run."""
+        """{index: process id} of the running workers."""
         return {
             index: process.pid
             for index, process in self._processes.items()
@@ -154,15 +158,16 @@ class LocalGang:
             self._start(index)
 
     def poll(self) -> int | None:
-        """Looks after the workers, and does what is to be done; the exit code of the job when all
-        have ended, else None.
+        """Restarts, ends or kills workers as needed; returns the exit code once all have ended.
+
+        Returns None before that.
         """
         for index, process in self._processes.items():
             if index not in self._ended and (code := process.poll()) is not None:
                 self._after(index, code)
         if time.monotonic() > self._deadline:
             log.error(
-                "--grace_seconds=%g are over: the workers that are left are killed",
+                "--grace_seconds=%g are over: killing the workers that are left",
                 self._settings.grace_seconds,
             )
             self._signal(signal.SIGKILL)
@@ -170,9 +175,7 @@ class LocalGang:
         return self._code() if len(self._ended) == self._workers else None
 
     def stop(self, number: signal.Signals) -> None:
-        """Passes a request to stop to all workers, the first time it is called; they have
-        --grace_seconds for it.
-        """
+        """Passes the signal to all workers, once; they have --grace_seconds to stop."""
         if self._asked is None:
             self._asked = number
             self._ask(number)
@@ -188,7 +191,7 @@ class LocalGang:
     # ----------------------------------------------------------------------------------------------
 
     def _after(self, index: int, code: int) -> None:
-        """What follows from the end of worker `index`."""
+        """Reacts to the end of worker `index`."""
         self._note_progress()
         decision = decide(
             code,
@@ -197,12 +200,12 @@ class LocalGang:
             max_restarts=self._settings.max_restarts,
             failures=self._failures,
         )
-        ended = f"worker {index} ended with {_told(code)}"
+        ended = f"worker {index} ended with {_in_words(code)}"
         self._failures += decision.counts
         self._ended[index] = code
         if decision.action == "end":
             log.error(
-                "%s: the job ends with exit code %d; %s says why",
+                "%s: the job ends with exit code %d; see %s",
                 ended,
                 decision.code,
                 self.log_file(index),
@@ -211,13 +214,13 @@ class LocalGang:
             self._ask(signal.SIGTERM)
         elif decision.action == "start":
             self._restarts[index] += 1
-            log.info("%s: it is started again", ended)
-            # Those that were done too: it has to meet them, and being done again costs little.
+            log.info("%s: restarting it", ended)
+            # Workers that were done are started too: this one has to meet them.
             for each in list(self._ended):
                 self._start(each)
 
     def _note_progress(self) -> None:
-        """A new checkpoint makes restarts that came before it forgotten."""
+        """Resets the counts of restarts if there is a new checkpoint."""
         saves = [
             event.get("step")
             for event in journal.read(self._folder / "journal.jsonl")
@@ -228,7 +231,7 @@ class LocalGang:
             self._restarts = dict.fromkeys(self._restarts, 0)
 
     def _code(self) -> int:
-        """The exit code of the job, all workers having ended."""
+        """Returns the exit code of the job, after all workers have ended."""
         failed = [
             code
             for code in self._ended.values()
@@ -246,7 +249,7 @@ class LocalGang:
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes.values():
-            process.send_signal(number)  # Nothing where it has ended.
+            process.send_signal(number)  # Does nothing if the process has ended.
 
     def _start(self, index: int) -> None:
         who = (
@@ -266,8 +269,7 @@ class LocalGang:
         with contextlib.ExitStack() as files:
             errors = files.enter_context(open(self.log_file(index), "ab"))
             output = files.enter_context(open(self._output, "ab")) if self._output else None
-            # A session of its own: Ctrl-C in our terminal is ours to pass on, or it would come
-            # twice.
+            # A session of its own: we pass Ctrl-C on, and without one it would arrive twice.
             self._processes[index] = subprocess.Popen(
                 [*PROGRAM, *self._arguments, *who],
                 env=environment,
@@ -280,27 +282,28 @@ class LocalGang:
         self._ended.pop(index, None)
 
 
-def _told(code: int) -> str:
+def _in_words(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _dying_with(parent: int):
-    """What a process does first, so that it ends when `parent` does, even by SIGKILL; None where
-    the system has no such thing.
+def _dying_with(parent: int) -> Callable[[], None] | None:
+    """Returns a `preexec_fn` with which a process ends when `parent` does, even by SIGKILL.
+
+    Returns None if the system does not support it.
     """
-    # Looked up now: after a fork nothing may be loaded.
+    # Loaded before the fork: after it, loading a library is not safe.
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
     def prepare():
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # It ended before we could ask for that.
+        if os.getppid() != parent:  # The parent ended before the call above.
             os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare if prctl else None
 
 
 def _free_ports(count: int) -> list[int]:
-    """Different ports of the loopback address that nobody listens on."""
+    """Returns `count` different free ports of the loopback address."""
     found = {}
     try:
         for port in random.SystemRandom().sample(PORTS, len(PORTS)):
@@ -319,15 +322,15 @@ def _free_ports(count: int) -> list[int]:
 
 
 class _Follow:
-    """Copies what is added to a file, as text, to a stream."""
+    """Copies text that is appended to a file to a stream."""
 
-    def __init__(self, path: pathlib.Path, stream):
+    def __init__(self, path: pathlib.Path, stream: TextIO):
         self._path = path
         self._stream = stream
         self._place = path.stat().st_size if path.exists() else 0
 
     def copy(self) -> None:
-        """Copies the whole lines that have come since the last call."""
+        """Copies the complete lines that were appended since the last call."""
         if not self._path.exists():
             return
         with open(self._path, "rb") as file:

@@ -1,8 +1,8 @@
-"""JobSpec: what runs, where, and how many, checked to fit together before anything is sent.
+"""JobSpec: what runs, where, and how many workers, checked before anything is sent.
 
-A job that cannot work is refused here, within a second and without a cluster: rows that do not
-reach every replica, folders on no volume, names that grow too long, a grace period shorter than a
-save.
+A job that cannot work is refused here, within a second and without a cluster: a batch too small for
+its replicas, a folder that is not on a volume, a name that is too long, a grace period shorter than
+a save.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from trainer.exit_codes import UsageError
 from trainer.gang import roster
 from trainer.model_folder import journal
 
-# Where supervisors meet. TensorFlow's own ports are chosen anew for every generation of workers.
+# The port on which supervisors meet. TensorFlow's own ports change with every restart of the gang.
 PORT = 2222
-DEMO_FOLDER = "/demo"  # What the image brings along (k8s/Dockerfile).
+DEMO_FOLDER = "/demo"  # Data inside the image (k8s/Dockerfile).
 # https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms: "graceful termination period".
 SPOT_SECONDS = 15
-RESERVE_SECONDS = 5  # What a supervisor keeps of the grace period to end its child.
+RESERVE_SECONDS = 5  # The part of the grace period that a supervisor needs to end its child.
 ALWAYS_MOUNTED = ("/tmp", "/dev/shm")
 
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -41,15 +41,18 @@ TOLERATION = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Tpu:
-    """A slice of one host: its chips and what GKE calls it. Machine types and topologies:
-    https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus"""
+    """A slice of one host: its chips and its names in GKE.
+
+    Machine types and topologies:
+    https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
+    """
 
     chips: int
     accelerator: str
     topology: str
 
 
-# v4 and v5p count TensorCores, two of them a chip; v5e and v6e count chips.
+# The number counts TensorCores for v4 and v5p, two per chip, and chips for v5e and v6e.
 TPUS = {
     "v4-8": Tpu(4, "tpu-v4-podslice", "2x2x1"),
     "v5e-1": Tpu(1, "tpu-v5-lite-podslice", "1x1"),
@@ -64,8 +67,9 @@ TPUS = {
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """`source`: the claim, size, bucket or secret that `kind` names; `path`: where the pods see
-    it.
+    """A volume of the pods.
+
+    source: the claim, size, bucket or secret, depending on `kind`. path: its mount point.
     """
 
     kind: str
@@ -73,12 +77,13 @@ class Volume:
     path: str
 
     def holds(self, folder: str) -> bool:
+        """Whether `folder` is on this volume."""
         return pathlib.PurePosixPath(folder).is_relative_to(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
 class JobSpec:
-    """What (`train`, complete), where and how many (`submit`). Made by `of`, which checks them."""
+    """A checked job: the run (`train`) and its place (`submit`). Made by `of`."""
 
     train: configuration.Config
     submit: configuration.Submit
@@ -87,7 +92,10 @@ class JobSpec:
 
     @classmethod
     def of(cls, submit: configuration.Submit, train: configuration.Config) -> "JobSpec":
-        """Raises UsageError where the job could not work."""
+        """Returns the job, with the devices and threads of its pods filled into `train`.
+
+        Raises UsageError if the job cannot work.
+        """
         volumes = tuple(_volume(text) for text in submit.volume)
         _check_text(submit)
         _check_mounts(volumes)
@@ -123,7 +131,7 @@ class JobSpec:
 
     @property
     def host_pattern(self) -> str:
-        """Name of a worker's pod in the cluster's DNS, with {index} in the place of its index."""
+        """DNS name of a worker's pod, with {index} in place of its index."""
         return (
             f"{self.name}-worker-0-{{index}}" if self.submit.jobset else f"{self.name}-{{index}}"
         ) + f".{self.name}"
@@ -162,9 +170,8 @@ def _volume(text: str) -> Volume:
     source, _, path = rest.partition(":")
     if kind == "hostpath":
         raise UsageError(
-            f"--volume={text}: a folder of the node is forbidden by the restricted Pod Security "
-            "Standard, and "
-            "another node has another one. Use pvc:CLAIM:/PATH."
+            f"--volume={text}: the restricted Pod Security Standard forbids folders of the node, "
+            "and they differ between nodes. Use pvc:CLAIM:/PATH."
         )
     if kind not in _SOURCES:
         raise UsageError(
@@ -184,8 +191,8 @@ def _check_text(submit: configuration.Submit) -> None:
         image and (image["tag"] or image["digest"]),
         "image",
         submit.image,
-        "must name a tag or a digest, or nobody knows later what ran: REGISTRY/NAME:TAG or "
-        "REGISTRY/NAME@sha256:HEX",
+        "must name a tag or a digest, so that the version that ran stays known: "
+        "REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX",
     )
     _require(
         CPUS.fullmatch(submit.cpu),
@@ -220,7 +227,7 @@ def _check_text(submit: configuration.Submit) -> None:
             not getattr(submit, name) or DNS_SUBDOMAIN.fullmatch(getattr(submit, name)),
             name,
             getattr(submit, name),
-            "must be the name of an object: small letters, digits, - and .",
+            "must be the name of an object: lower-case letters, digits, - and .",
         )
 
 
@@ -252,20 +259,19 @@ def _tpu(submit: configuration.Submit, train: configuration.Config) -> Tpu | Non
     if submit.tpu not in TPUS:
         raise UsageError(
             f"--tpu={submit.tpu}: must be a slice of one host, {known}. Larger ones span several "
-            "hosts, and under GKE "
-            "TensorFlow's TPUClusterResolver reaches only the chips of its own. Use one host, or "
-            "several workers with GPUs."
+            "hosts, and on GKE TensorFlow's TPUClusterResolver reaches only the chips of its own "
+            "host. Use one host, or several workers with GPUs."
         )
     if submit.gpus or submit.workers > 1 or submit.jobset:
         raise UsageError(
-            f"--tpu={submit.tpu}: is one pod with the chips of one host. Leave out --gpus, "
+            f"--tpu={submit.tpu}: means one pod with the chips of one host. Leave out --gpus, "
             "--workers and --jobset."
         )
     if train.run.devices or train.run.strategy not in ("auto", "tpu"):
         raise UsageError(
             f"--tpu={submit.tpu}: uses every chip of the slice. Leave "
-            f"--devices={train.run.devices} and "
-            f"--strategy={train.run.strategy} out of the flags of train."
+            f"--devices={train.run.devices} and --strategy={train.run.strategy} out of the flags "
+            "of train."
         )
     if train.run.precision not in ("float32", "bfloat16"):
         raise UsageError(
@@ -278,9 +284,7 @@ def _tpu(submit: configuration.Submit, train: configuration.Config) -> Tpu | Non
 def _on_accelerators(
     submit: configuration.Submit, train: configuration.Config, tpu: Tpu | None
 ) -> configuration.Config:
-    """`train` with what the place decides: accelerator and devices, and threads where they are left
-    open.
-    """
+    """Returns `train` with the accelerator and devices of the pods, and with --threads set."""
     asked = "tpu" if tpu else "gpu" if submit.gpus else train.run.accelerator
     if (
         train.run.accelerator not in ("auto", asked)
@@ -289,16 +293,14 @@ def _on_accelerators(
     ):
         raise UsageError(
             f"--accelerator={train.run.accelerator}: the pods get --gpus={submit.gpus} and "
-            f"--tpu={submit.tpu or 'none'}. Ask for what the training needs, or leave "
-            "--accelerator out of the "
-            "flags of train."
+            f"--tpu={submit.tpu or 'none'}. Request the accelerator that the run needs, or leave "
+            "--accelerator out of the flags of train."
         )
     if submit.gpus:
         if train.run.devices not in (0, submit.gpus):
             raise UsageError(
                 f"--devices={train.run.devices}: each worker gets --gpus={submit.gpus}. Leave "
-                "--devices out of the "
-                "flags of train."
+                "--devices out of the flags of train."
             )
         if submit.gpus > 1 and train.run.strategy == "one_device":
             raise UsageError(
@@ -306,8 +308,8 @@ def _on_accelerators(
                 "--strategy=mirrored, or --gpus=1."
             )
         train = configuration.replace(train, devices=submit.gpus)
-    # A node may have 100 cores of which the pod gets 2; and the number of threads decides bits, so
-    # no node may choose it.
+    # A node may have 100 cores while the pod gets 2. The thread count affects the exact result, so
+    # it must not depend on the node.
     train = configuration.replace(
         train, strategy="tpu" if tpu else train.run.strategy, accelerator=asked
     )
@@ -317,7 +319,7 @@ def _on_accelerators(
 
 
 def cpus(text: str) -> float:
-    """`500m` -> 0.5."""
+    """Returns the number of CPUs: 0.5 for "500m"."""
     return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
@@ -325,60 +327,57 @@ def _check_gang(submit: configuration.Submit, train: configuration.Config) -> No
     gang = train.gang
     if gang.num_workers or gang.worker_index >= 0 or gang.hosts:
         raise UsageError(
-            "--num_workers, --worker_index and --hosts: are what submit tells each worker. Leave "
-            "them out of the "
-            "flags of train, and say --workers before the `--`."
+            "--num_workers, --worker_index and --hosts: submit sets them for each worker. Leave "
+            "them out of the flags of train, and use --workers before the `--`."
         )
     roster.check_strategy(train.run.strategy, submit.workers)
     if gang.min_workers > submit.workers:
         raise UsageError(
-            f"--min_workers={gang.min_workers}: there are --workers={submit.workers}. Lower it."
+            f"--min_workers={gang.min_workers}: must not exceed --workers={submit.workers}. "
+            "Lower it."
         )
     if submit.workers > 1 and train.run.devices > 1 and not submit.gpus:
         raise UsageError(
-            f"--devices={train.run.devices}: each of several workers without GPUs is one replica "
-            "on its CPU. Leave "
-            "--devices out of the flags of train, or raise --workers."
+            f"--devices={train.run.devices}: without GPUs each of several workers has one replica, "
+            "on its CPU. Leave --devices out of the flags of train, or raise --workers."
         )
     if gang.supervise == "off":
         raise UsageError(
-            "--supervise=off: without its supervisor, process 1 of a container gets no SIGTERM "
-            "from the cluster. "
-            "Leave it out."
+            "--supervise=off: process 1 of a container needs its supervisor to handle SIGTERM from "
+            "the cluster. Leave it out."
         )
 
 
 def _check_names(spec: JobSpec) -> None:
-    """The longest name that the cluster makes of --name must be a DNS label, of at most 63
-    characters.
+    """Checks that all names that the cluster derives from --name are DNS labels.
+
+    A DNS label has at most 63 characters.
     """
     name, last = spec.name, spec.workers - 1
     _require(
         name,
         "name",
         name,
-        "is empty, and everything that belongs to the job carries it. Name the job, for example "
-        "imdb",
+        "is empty: every object of the job needs it. Choose a name, for example imdb",
     )
     _require(
         DNS_LABEL.fullmatch(name),
         "name",
         name,
-        "must be small letters, digits and -, beginning with a letter and not ending with -",
+        "must be lower-case letters, digits and -, beginning with a letter and not ending with -",
     )
     longest = [f"{name}-worker-0-{last}-xxxxx"] if spec.submit.jobset else [f"{name}-{last}-xxxxx"]
     longest += [f"{name}-tensorboard"] if spec.submit.tensorboard else []
     for made in longest:
         if len(made) > 63:
             raise UsageError(
-                f"--name={name}: the cluster makes {made} of it, {len(made)} characters long, and "
-                "63 are allowed. "
-                f"Use at most {63 - (len(made) - len(name))}."
+                f"--name={name}: the cluster derives the name {made}, which has {len(made)} "
+                f"characters, and 63 are allowed. Use at most {63 - (len(made) - len(name))}."
             )
 
 
 def _volume_of(volumes: tuple[Volume, ...], folder: str) -> Volume | None:
-    """The volume that holds `folder`: the innermost where one is mounted inside another."""
+    """Returns the volume that holds `folder`: the innermost if volumes are nested."""
     return max(
         (volume for volume in volumes if volume.holds(folder)),
         key=lambda volume: len(volume.path),
@@ -399,43 +398,37 @@ def _check_folders(spec: JobSpec) -> None:
     in_image = pathlib.PurePosixPath(folders.data_dir).is_relative_to(DEMO_FOLDER)
     if not in_image and not _volume_of(spec.volumes, folders.data_dir):
         raise UsageError(
-            f"--data_dir={folders.data_dir}: lies on no volume (mounted: {paths}) and not in "
-            f"{DEMO_FOLDER}, which "
-            "the image brings. Mount what holds it with --volume=pvc:CLAIM:/PATH."
+            f"--data_dir={folders.data_dir}: is not on a volume (mounted: {paths}) and not in "
+            f"{DEMO_FOLDER} of the image. Mount its volume with --volume=pvc:CLAIM:/PATH."
         )
     held = spec.model_volume
     if held is None:
         raise UsageError(
-            f"--model_dir={folders.model_dir}: lies on no volume (mounted: {paths}), so it would "
-            "vanish with its pod. "
-            "Mount one with --volume=pvc:CLAIM:/PATH."
+            f"--model_dir={folders.model_dir}: is not on a volume (mounted: {paths}), so it would "
+            "be lost with its pod. Mount one with --volume=pvc:CLAIM:/PATH."
         )
     if held.kind == "secret":
         raise UsageError(
-            f"--model_dir={folders.model_dir}: lies on a secret, which cannot be written. Use a "
-            "pvc."
+            f"--model_dir={folders.model_dir}: is on a secret, which is read-only. Use a pvc."
         )
     if held.kind == "gcsfuse":
         raise UsageError(
-            f"--model_dir={folders.model_dir}: lies on a bucket, where a folder is renamed file by "
-            "file: a kill "
-            "could leave half a checkpoint under its final name. Use a pvc; a bucket serves for "
-            "--data_dir."
+            f"--model_dir={folders.model_dir}: is on a bucket, which renames a folder file by "
+            "file: a kill could leave half a checkpoint under its final name. Use a pvc; a bucket "
+            "is fine for --data_dir."
         )
     if held.kind == "emptydir" and (spec.workers > 1 or spec.submit.tensorboard):
         raise UsageError(
-            f"--model_dir={folders.model_dir}: lies on an emptydir, of which every pod has its "
-            "own. Several workers "
-            "and TensorBoard share the folder: use a pvc."
+            f"--model_dir={folders.model_dir}: is on an emptydir, and every pod has its own. "
+            "Several workers and TensorBoard must share the folder: use a pvc."
         )
     if (
         any(volume.kind == "gcsfuse" for volume in spec.volumes)
         and spec.submit.service_account == "default"
     ):
         raise UsageError(
-            "--service_account=default: a bucket is read as a service account that Workload "
-            "Identity knows. Name one "
-            "that may read it."
+            "--service_account=default: a bucket is read with a service account of Workload "
+            "Identity. Name one that can read the bucket."
         )
 
 
@@ -448,10 +441,9 @@ def _check_rows(spec: JobSpec) -> None:
     parts = spec.replicas * accumulate * shards
     if rows < parts:
         raise UsageError(
-            f"--batch_size={rows}: is dealt out to {spec.workers} worker(s) with "
-            f"{spec.replicas // spec.workers} replica(s) each, "
-            f"--accumulate={accumulate} and --shards={shards}: {parts} parts, and each needs a "
-            "row. Raise it, or lower one of "
+            f"--batch_size={rows}: is split among {spec.workers} worker(s) with "
+            f"{spec.replicas // spec.workers} replica(s) each, --accumulate={accumulate} and "
+            f"--shards={shards}: {parts} parts, and each needs a row. Raise it, or lower one of "
             "them."
         )
 
@@ -461,10 +453,9 @@ def _check_grace(spec: JobSpec) -> None:
     if spec.submit.spot and grace > SPOT_SECONDS:
         raise UsageError(
             f"--grace_seconds={grace:g}: a GKE Spot node is gone {SPOT_SECONDS} s after its "
-            "notice, whatever a pod "
-            f"asks for. Say --grace_seconds={SPOT_SECONDS} among the flags of train, so that a "
-            "stop is planned to "
-            "fit; where it does not, the steps since the last checkpoint are computed again."
+            "notice, whatever grace period the pod has. Set --grace_seconds="
+            f"{SPOT_SECONDS} among the flags of train, so that the trainer plans its stop for it; "
+            "if a checkpoint takes longer, the steps since the last one are computed again."
         )
     saves = [
         event["seconds"]
@@ -476,7 +467,6 @@ def _check_grace(spec: JobSpec) -> None:
         enough = math.ceil(2 * slowest + RESERVE_SECONDS)
         raise UsageError(
             f"--grace_seconds={grace:g}: the slowest checkpoint of this model folder took "
-            f"{slowest:.1f} s, and "
-            f"{RESERVE_SECONDS} s are kept for the end. Say --grace_seconds={enough} among the "
-            "flags of train."
+            f"{slowest:.1f} s, and ending the worker needs {RESERVE_SECONDS} s more. Set "
+            f"--grace_seconds={enough} among the flags of train."
         )

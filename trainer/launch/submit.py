@@ -1,4 +1,4 @@
-"""`trainer submit`: from flags to a job, printed or sent, and what one does with it afterwards."""
+"""`trainer submit`: prints or starts a job on its target, reports on it, stops it."""
 
 import logging
 
@@ -12,16 +12,12 @@ log = logging.getLogger(__name__)
 
 
 def start(submit: configuration.Submit, train: configuration.Config) -> int:
-    """Prints the job, or sends it where --apply says so; returns the exit code, which is the job's
-    own with --follow.
-    """
+    """Prints the job, or starts it; returns the exit code, with --follow the one of the job."""
     return TARGETS[submit.target](submit, train)
 
 
 def stop(submit: configuration.Submit) -> int:
-    """Ends the job --stop names; returns when its workers have written their checkpoint and are
-    gone.
-    """
+    """Stops the job; returns when its workers have written a checkpoint and are gone."""
     log.info("stopping %s: its workers write a checkpoint", submit.stop)
     kubectl.stop(_client(submit), submit.stop, _say)
     print(f"{submit.stop} is stopped; its volumes stay, and the same submit continues it.")
@@ -29,7 +25,7 @@ def stop(submit: configuration.Submit) -> int:
 
 
 def status(submit: configuration.Submit) -> int:
-    """Prints what the job --status names is doing."""
+    """Prints the state of the job."""
     print("\n".join(kubectl.status(_client(submit), submit.status)))
     return BY_NAME["done"]
 
@@ -48,7 +44,7 @@ def _follow(client: kubectl.Kubectl, name: str) -> int:
     try:
         return kubectl.follow(client, name, _say)
     except KeyboardInterrupt:
-        log.info("%s goes on; --status=%s tells how it is, --stop=%s ends it", name, name, name)
+        log.info("%s keeps running; see --status=%s, or end it with --stop=%s", name, name, name)
         return BY_NAME["interrupted"]
 
 

@@ -1,12 +1,11 @@
-"""A training job on a Cloud TPU VM: from its description to the exact gcloud calls, each with the
-sentence that says why.
+"""A job on a Cloud TPU VM: its description, and the gcloud calls that run it with their reasons.
 
-`tpu_vm_run` carries them out.
+`tpu_vm_run` executes them.
 
-The trainer works on local folders, which rename and lock. So the VM copies the folders of Cloud
-Storage to its disk, and copies the model folder back every minute and at the end. A checkpoint says
-itself whether it is whole, so that a copy cut off by a preemption is set aside by the next run,
-which continues from the checkpoint before.
+The trainer needs folders that it can rename and lock. So the VM copies the folders of Cloud Storage
+to its disk, and copies the model folder back every minute and at the end. If a preemption cuts a
+copy off, the manifest of the incomplete checkpoint shows it: the next run sets the checkpoint aside
+and continues from the one before.
 
 Flags are those of the reference pages at https://cloud.google.com/sdk/gcloud/reference/, one per
 command: compute/tpus/queued-resources/{create,describe,delete}, compute/tpus/tpu-vm/ssh,
@@ -24,7 +23,7 @@ from trainer.exit_codes import UsageError
 
 # {version: (sizes of the slices that have one host, runtime)}. Sizes: the configurations at
 # https://cloud.google.com/tpu/docs/v2, v3, v4, v5e, v5p and v6e; the number counts TensorCores, two
-# a chip, but chips for v5e and v6e. Runtimes: those without a framework at
+# per chip, but chips for v5e and v6e. Runtimes: those without a framework at
 # https://cloud.google.com/tpu/docs/runtimes, since TensorFlow and libtpu come with our image.
 SINGLE_HOST = {
     "v2": ((8,), "tpu-ubuntu2204-base"),
@@ -43,16 +42,14 @@ _HOME = "/var/lib/rnn-trainer"  # On the VM's disk, mounted into the container.
 
 @dataclasses.dataclass(frozen=True)
 class TpuVmJob:
-    """What to train, on which TPU.
+    """A run and its TPU; raises UsageError, when it is made, for a job that cannot work.
 
     name: of the request, its VM and its container. model: gs://BUCKET/FOLDER. data:
     gs://BUCKET/FOLDER, or an absolute path inside the image. arguments: of `train`, without folders
-    and accelerator. runtime_version: empty for the one that fits accelerator_type. valid_until: how
-    long to wait in the queue, in the form of `gcloud topic datetimes` (6h, 2d). project,
-    service_account: empty for gcloud's defaults. grace_seconds: between SIGTERM and SIGKILL when
-    the job is stopped.
-
-    Raises UsageError when it is made, with the value seen, the rule and the remedy.
+    and accelerator. runtime_version: "" for the one that fits accelerator_type. valid_until: how
+    long to wait in the queue, in the format of `gcloud topic datetimes` (6h, 2d). project,
+    service_account: "" for gcloud's defaults. grace_seconds: between SIGTERM and SIGKILL when the
+    job is stopped.
     """
 
     name: str
@@ -78,8 +75,7 @@ def _check_name(job: TpuVmJob) -> None:
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", job.name):
         raise UsageError(
             f"--name={job.name}: must be at most 63 lower-case letters, digits and hyphens, a "
-            "letter first and no "
-            "hyphen last. Choose another name."
+            "letter first and no hyphen last. Choose another name."
         )
     for flag, example in (
         ("image", "REGISTRY/rnn-trainer:1"),
@@ -88,7 +84,8 @@ def _check_name(job: TpuVmJob) -> None:
     ):
         if not getattr(job, flag):
             raise UsageError(
-                f"--{flag} is empty: a Cloud TPU VM needs it. Say it, as in --{flag}={example}."
+                f"--{flag} is empty: a Cloud TPU VM needs it. Set it, for example "
+                f"--{flag}={example}."
             )
 
 
@@ -98,31 +95,26 @@ def _check_type(job: TpuVmJob) -> None:
         f"{name}-{count}" for name, (counts, _) in SINGLE_HOST.items() for count in counts
     )
     if version not in SINGLE_HOST or not size.isdigit():
-        raise UsageError(
-            f"--tpu={job.accelerator_type}: no type that is known here. Use one of {known}."
-        )
+        raise UsageError(f"--tpu={job.accelerator_type}: is not a known type. Use one of {known}.")
     if int(size) not in SINGLE_HOST[version][0]:
         raise UsageError(
-            f"--tpu={job.accelerator_type}: must be a slice of one host. Over several, TensorFlow "
-            "needs the TPU "
-            "server of Google's own images on each of them "
-            "(https://cloud.google.com/tpu/docs/tensorflow-pods), which our container "
-            f"has not. Use one of {known}."
+            f"--tpu={job.accelerator_type}: must be a slice of one host. On several hosts "
+            "TensorFlow needs the TPU server of Google's own images on each of them "
+            "(https://cloud.google.com/tpu/docs/tensorflow-pods), which our image does not have. "
+            f"Use one of {known}."
         )
 
 
 def _check_folders(job: TpuVmJob) -> None:
     if not re.fullmatch(r"gs://[^/\s]+/\S*[^/\s]", job.model):
         raise UsageError(
-            f"--model_dir={job.model}: must be a folder in Cloud Storage, since the VM and its "
-            "disk are deleted at "
-            "the end. Use gs://BUCKET/FOLDER."
+            f"--model_dir={job.model}: must be a folder in Cloud Storage, because the VM and its "
+            "disk are deleted at the end. Use gs://BUCKET/FOLDER."
         )
     if not re.fullmatch(r"gs://[^/\s]+/\S*[^/\s]|/\S+", job.data):
         raise UsageError(
             f"--data_dir={job.data}: must be a folder in Cloud Storage, or an absolute path inside "
-            "the image. "
-            "Use gs://BUCKET/FOLDER."
+            "the image. Use gs://BUCKET/FOLDER."
         )
 
 
@@ -141,7 +133,7 @@ def _check_arguments(job: TpuVmJob) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One call: `argv`, and `why` in a sentence."""
+    """One call (`argv`) and its reason (`why`) in a sentence."""
 
     name: str
     why: str
@@ -149,20 +141,20 @@ class Step:
 
 
 def plan(job: TpuVmJob) -> tuple[Step, ...]:
-    """Every call of a job in the order in which they come; `run` repeats, leaves out and catches as
-    their sentences say.
+    """Returns every call of a job, in order.
+
+    `tpu_vm_run` repeats and skips calls, and handles their failures, as their reasons describe.
     """
     return (
         Step(
             "describe",
-            "A request of this name is used, not made again; one that failed is deleted first. "
-            "Asked again every "
-            f"{POLL_SECONDS:g} s until its state is ACTIVE.",
+            "Reuses a request of this name if there is one; deletes it first if it has failed. "
+            f"Repeated every {POLL_SECONDS:g} s until its state is ACTIVE.",
             _queue(job, "describe", "--format=json"),
         ),
         Step(
             "create",
-            "Asks for the TPU; the request waits in the queue until the TPU is there or "
+            "Requests the TPU; the request waits in the queue until the TPU is available or "
             "--valid-until-duration is over.",
             _queue(
                 job,
@@ -178,10 +170,9 @@ def plan(job: TpuVmJob) -> tuple[Step, ...]:
         ),
         Step(
             "start",
-            "Copies the folders to the VM's disk and starts the container, unless it is there "
-            "already. --privileged: for "
-            "the TPU's device files and locked memory; --net=host: the TPU runtime asks the VM's "
-            "metadata server.",
+            "Copies the folders to the VM's disk and starts the container, unless it exists. "
+            "--privileged: for the TPU's device files and locked memory; --net=host: the TPU "
+            "runtime uses the VM's metadata server.",
             _ssh(job, f"sh -ec {shlex.quote(_start_script(job))}"),
         ),
         Step(
@@ -196,20 +187,20 @@ def plan(job: TpuVmJob) -> tuple[Step, ...]:
         ),
         Step(
             "stop",
-            "Only when interrupted: SIGTERM, upon which the trainer commits a checkpoint.",
+            "Only after an interrupt: sends SIGTERM, and the trainer commits a checkpoint.",
             _ssh(job, f"docker stop -t {math.ceil(job.grace_seconds)} {job.name}"),
         ),
         Step("fetch", "Copies the model folder back to Cloud Storage.", _ssh(job, _upload(job))),
         Step(
             "delete",
-            "Always, also after a failure: VM and request. --force: although the VM is running.",
+            "Deletes VM and request, also after a failure. --force: the VM may still be running.",
             _queue(job, "delete", "--force", "--quiet"),
         ),
     )
 
 
 def as_shell(job: TpuVmJob) -> str:
-    """The plan for reading: each step's sentence as a comment above its call."""
+    """Returns the plan as shell commands, each with its reason as a comment above."""
     return (
         "\n\n".join(f"# {step.name}: {step.why}\n{shlex.join(step.argv)}" for step in plan(job))
         + "\n"
@@ -279,7 +270,7 @@ def _start_script(job: TpuVmJob) -> str:
         [
             f"if docker container inspect {job.name} >/dev/null 2>&1; then exit 0; fi",
             f"mkdir -p {_HOME}/data {_HOME}/model",
-            # The folder exists from here on, and can be written: known before anything is trained.
+            # Makes the folder, and fails before any training if it is not writable.
             f"echo {job.name} | gcloud storage cp - {shlex.quote(job.model + '/tpu_vm')}",
             f"gcloud storage rsync --recursive {shlex.quote(job.model)} {_HOME}/model",
             *(
@@ -289,7 +280,7 @@ def _start_script(job: TpuVmJob) -> str:
             ),
             *([f"gcloud auth configure-docker {registry} --quiet"] if sign_in else []),
             f"docker pull {shlex.quote(job.image)}",
-            # Before the container: what is there already is not started again by a second try.
+            # Before the container, because a second try exits above once the container exists.
             f'(trap "" HUP; while sleep {UPLOAD_SECONDS}; {running} | grep -q true; do '
             f"{_upload(job)}; done) "
             f">{_HOME}/upload.log 2>&1 </dev/null &",
@@ -299,6 +290,6 @@ def _start_script(job: TpuVmJob) -> str:
 
 
 def _upload(job: TpuVmJob) -> str:
-    # Nothing is removed there: a folder that was not copied down whole must never empty the one
-    # that it came from.
-    return f"gcloud storage rsync --recursive --exclude=.*[.]tmp-.* {_HOME}/model {shlex.quote(job.model)}"
+    # It deletes nothing: an incomplete copy on the VM must never empty the folder it came from.
+    target = shlex.quote(job.model)
+    return f"gcloud storage rsync --recursive --exclude=.*[.]tmp-.* {_HOME}/model {target}"

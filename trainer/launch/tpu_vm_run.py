@@ -1,7 +1,7 @@
-"""Carries out the plan of a Cloud TPU VM job, and deletes the VM at the end, also after a failure.
+"""Executes the plan of a Cloud TPU VM job and deletes the VM at the end, also after a failure.
 
-Whatever happens after the request was made (a failed step, Ctrl-C, SIGTERM), the results are
-fetched and the request is deleted: a TPU costs money until then.
+After the request was made, the results are fetched and the request is deleted whatever happens (a
+failed step, Ctrl-C, SIGTERM): a TPU costs money until then.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 
 from trainer.exit_codes import PeerLostError, StorageError, TrainerError, UsageError
 from trainer.launch import tpu_vm
@@ -23,31 +24,27 @@ log = logging.getLogger(__name__)
 # WAITING_FOR_RESOURCES.
 WAITING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 
-TRIES = 3  # Of what must not fail because of one lost connection.
-CALM_SECONDS = 600.0  # A connection that held for so long begins a new count.
+TRIES = 3  # For calls that must survive a lost connection.
+CALM_SECONDS = 600.0  # A connection that lasted this long resets the count of failures.
 
 
 class LostError(PeerLostError):
-    """The TPU was never given, or was taken away; the same command goes on from what is in the
-    model folder.
-    """
+    """The TPU was not available, or was taken away; the same command continues the run."""
 
 
 def run(job: tpu_vm.TpuVmJob) -> int:
-    """Carries the plan out; returns the exit code of the container.
+    """Executes the plan; returns the exit code of the container.
 
     Raises:
-      UsageError: gcloud is not there, or refuses the request.
-      LostError: the TPU was not given, or was taken away.
+      UsageError: gcloud is not installed, or refuses the request.
+      LostError: the TPU was not available, or was taken away.
       StorageError: the results could not be copied back.
-      TrainerError: the request could not be deleted; the message has the call that does it.
+      TrainerError: the request could not be deleted; the message has the call that deletes it.
     """
     if not shutil.which("gcloud"):
         raise UsageError(
-            "gcloud is not on the PATH: a Cloud TPU VM is reached through it. Install the Google "
-            "Cloud CLI "
-            "(https://cloud.google.com/sdk/docs/install), or take the calls as text, without "
-            "--apply."
+            "gcloud is not on the PATH: --target=tpu_vm needs it. Install the Google Cloud CLI "
+            "(https://cloud.google.com/sdk/docs/install), or print the calls without --apply."
         )
     return _Execution(job).whole()
 
@@ -64,7 +61,7 @@ class _Execution:
         try:
             self._request()
             self._wait()
-            self._started = True  # A start that fails half-way may have started the container.
+            self._started = True  # Even a start that fails may have started the container.
             self._succeed("start", tries=TRIES)
             code = self._follow()
             self._ended = True
@@ -87,7 +84,7 @@ class _Execution:
             self._requested = True
             log.info("request %s exists and is %s", self._job.name, _state(found))
         else:
-            # From now on there may be something to delete, whatever the answer.
+            # Set first: even if the call fails, the request may exist and must be deleted.
             self._requested = True
             self._succeed("create")
 
@@ -116,9 +113,9 @@ class _Execution:
                 return
             if state not in WAITING:
                 raise LostError(
-                    f"request {self._job.name} is {state}{_reason(found)}: the TPU is not there. "
-                    "Try again later, in "
-                    "another zone, with a longer --valid_until, or without --spot."
+                    f"request {self._job.name} is {state}{_reason(found)}: the TPU is not "
+                    "available. Try again later, in another --zone, with a longer --valid_until, "
+                    "or without --spot."
                 )
             time.sleep(tpu_vm.POLL_SECONDS)
 
@@ -127,7 +124,7 @@ class _Execution:
         while failures < TRIES:
             began = time.monotonic()
             answer = self._call("follow", show=True)
-            # Else the connection was lost, and the container may run for hours yet.
+            # Any other code means a lost connection: the container may still run for hours.
             if answer.returncode == 0:
                 answer = self._call("result")
                 if answer.returncode == 0 and answer.stdout.strip().isdigit():
@@ -135,11 +132,9 @@ class _Execution:
             found = self._look()
             if _state(found) != "ACTIVE":
                 raise LostError(
-                    f"request {self._job.name} is {_state(found)}: the TPU was taken away. What "
-                    "was copied to "
-                    f"{self._job.model} before is kept, the last {tpu_vm.UPLOAD_SECONDS} s may be "
-                    "lost. Run the same "
-                    "command again to go on from there."
+                    f"request {self._job.name} is {_state(found)}: the TPU was taken away. The "
+                    f"copy in {self._job.model} is kept; the last {tpu_vm.UPLOAD_SECONDS} s may be "
+                    "lost. Run the same command again to continue from the copy."
                 )
             failures = 1 if time.monotonic() - began > CALM_SECONDS else failures + 1
             log.warning(
@@ -149,8 +144,7 @@ class _Execution:
             time.sleep(tpu_vm.POLL_SECONDS)
         raise LostError(
             f"{self._job.name} cannot be reached: {TRIES} connections in a row ended before the "
-            "container did. See "
-            "what this says, and run the same command again:\n  "
+            "container did. Check the output of this call, and run the same command again:\n  "
             f"{shlex.join(self._steps['follow'].argv)}"
         )
 
@@ -158,7 +152,9 @@ class _Execution:
         lost = None
         if self._started:
             if not self._ended:
-                log.info("stopping the container, %g s for a checkpoint", self._job.grace_seconds)
+                log.info(
+                    "stopping the container; it has %g s for a checkpoint", self._job.grace_seconds
+                )
                 self._call("stop")
             lost = self._try("fetch")
         kept = self._try("delete")
@@ -169,20 +165,18 @@ class _Execution:
                 f"{shlex.join(self._steps['delete'].argv)}"
             )
         log.info("request %s and its VM are deleted", self._job.name)
-        # Else the failure before is the news, and what it says of the copies holds.
+        # After another failure that one is raised, and its message covers the copies too.
         if lost and self._ended:
             raise StorageError(
                 f"the model folder could not be copied to {self._job.model} ({lost}); the copy "
-                "there may be "
-                f"{tpu_vm.UPLOAD_SECONDS} s older than the end. Give the TPU's service account "
-                "write access, and "
-                "run the same command again."
+                f"there may lack the last {tpu_vm.UPLOAD_SECONDS} s. Give the TPU's service "
+                "account write access, and run the same command again."
             )
 
     # --- calls ------------------------------------------------------------------------------------
 
     def _describe(self) -> dict | None:
-        """What gcloud says of the request, None where there is none."""
+        """Returns gcloud's description of the request, None if there is none."""
         answer = self._call("describe")
         if answer.returncode:
             if "NOT_FOUND" in answer.stderr:
@@ -191,7 +185,7 @@ class _Execution:
         return json.loads(answer.stdout)
 
     def _look(self) -> dict | None:
-        """`_describe`, although the network may be away for a moment."""
+        """Returns `_describe`, with retries in case the network is away for a moment."""
         for left in reversed(range(TRIES)):
             try:
                 return self._describe()
@@ -210,8 +204,9 @@ class _Execution:
         raise self._refused(name, answer)
 
     def _try(self, name: str) -> str | None:
-        """None when the step succeeded at last or there is nothing to do it to; else what gcloud
-        said.
+        """Tries a step several times; returns None if it succeeded, else gcloud's message.
+
+        Deleting a request that does not exist counts as success.
         """
         for left in reversed(range(TRIES)):
             answer = self._call(name)
@@ -225,8 +220,8 @@ class _Execution:
         step, pipe = self._steps[name], None if show else subprocess.PIPE
         if name != "describe":
             log.info("%s: %s", name, step.why)
-        # Ctrl-C reaches every process of a terminal's group. In a group of its own a call ends when
-        # we say so, with its ssh.
+        # Ctrl-C reaches every process of the terminal's group. In a group of its own a call, with
+        # its ssh, ends only when we end it.
         with subprocess.Popen(
             step.argv,
             stdin=subprocess.DEVNULL,
@@ -251,8 +246,8 @@ class _Execution:
 
 
 @contextlib.contextmanager
-def _undisturbed():
-    """SIGINT and SIGTERM are answered with a sentence during the block: it must come to its end."""
+def _undisturbed() -> Iterator[None]:
+    """Answers SIGINT and SIGTERM with a warning during the block, which must run to its end."""
 
     def say(number, frame):
         log.warning(
@@ -268,14 +263,15 @@ def _undisturbed():
 
 
 def _state(found: dict | None) -> str:
-    """The state in what `describe` answered: a word of
-    https://cloud.google.com/tpu/docs/queued-resources, or `gone`.
+    """Returns the state in a description, `gone` if there is none.
+
+    States: https://cloud.google.com/tpu/docs/queued-resources.
     """
     return found.get("state", {}).get("state", "unknown") if found else "gone"
 
 
 def _reason(found: dict | None) -> str:
-    """The error of a failed request in parentheses, where there is one."""
+    """Returns the error of a failed request in parentheses, "" if there is none."""
     state = found.get("state", {}) if found else {}
     message = state.get("failedData", {}).get("error", {}).get("message", "")
     return f" ({message})" if message else ""
