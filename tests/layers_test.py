@@ -22,7 +22,8 @@ ROOMS = """
     chaos trained_model
     launch steps
     doctor gang prepare tasks
-    reporting data flags models devices
+    reporting data flags devices
+    models
     config model_folder stopping
     channel durable exit_codes
 """
@@ -36,7 +37,7 @@ INSIDE = {
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint lock commits / attempts selection / journal",
-    "models": "networks / recurrent dropout shapes",
+    "models": "networks / encoder heads / recurrent noise shapes / dropout",
     "prepare": "command / sources classes vocabulary / folders formats imdb_npz splits spool"
     " / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",

@@ -1,4 +1,4 @@
-"""Which runs take many steps inside one program."""
+"""The choice which runs take many steps inside one program."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def test_the_multiplications_of_a_step(changes, product):
         ({"batch_size": 128}, ("off", 0, 0)),  # large steps use more threads better
         ({"units": (128,)}, ("off", 0, 0)),
         ({"padding": "post"}, ("off", 0, 0)),  # several lengths
-        ({"threads": 2}, ("off", 2, 0)),  # threads that were asked for are used
+        ({"threads": 2}, ("off", 2, 0)),  # a run uses the threads that it asks for
         ({"shards": 2}, ("off", 0, 2)),
         ({"accumulate": 2}, ("off", 0, 0)),
         ({"jit": "off"}, ("off", 0, 0)),
