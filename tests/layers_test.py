@@ -24,7 +24,8 @@ ROOMS = """
     chaos doctor trained_model
     launch steps
     gang prepare tasks
-    reporting data flags models devices
+    reporting data flags devices
+    models
     model_folder resuming stopping
     config
     channel
@@ -40,7 +41,7 @@ INSIDE = {
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
-    "models": "networks / recurrent dropout shapes",
+    "models": "networks / encoder heads / recurrent noise shapes / dropout",
     "prepare": "command / sources classes vocabulary / imdb / folders formats imdb_npz splits spool"
     " / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",

@@ -22,7 +22,7 @@ from trainer.doctor import command as doctor
 from trainer.evaluate import Evaluator
 from trainer.exit_codes import DataError, UsageError
 from trainer.keeper import Keeper
-from trainer.model_folder import checkpoint, lock
+from trainer.model_folder import checkpoint, commits, lock
 from trainer.model_folder.journal import Journal
 from trainer.models import networks
 from trainer.steps import optimizer, state, training

@@ -1,6 +1,4 @@
-"""Dropout masks: the same bits everywhere, equal to a NumPy twin, and as good as independent
-coins.
-"""
+"""Dropout masks: equal to a NumPy twin, the same bits everywhere, as good as independent coins."""
 
 import functools
 import itertools
@@ -24,12 +22,12 @@ def mask(shape, rows, rate=0.5, dtype=tf.float32, **changes):
 
 @functools.cache
 def kept(row_count=64, places=4096, rate=0.5, **changes):
-    """Which elements are kept: bool [rows, places]."""
+    """Returns which elements are kept: bool [rows, places]."""
     return mask((places,), range(row_count), rate, **changes) > 0
 
 
 def numpy_mask(shape, rows, rate, seed, step, layer):
-    """The definition once more, an element at a time, in Python integers."""
+    """Returns the mask by its definition, one element at a time, in Python integers."""
 
     def mix(word):
         word = (word ^ (word >> 16)) * 0x7FEB352D % 2**32
@@ -115,15 +113,13 @@ def test_the_share_dropped_is_the_rate_in_each_mask_and_over_all(rate):
     deviation = np.sqrt(rate * (1 - rate))
     per_row = (dropped.mean(axis=1) - rate) / deviation * np.sqrt(dropped.shape[1])
     assert abs(dropped.mean() - rate) / deviation * np.sqrt(dropped.size) < 4
-    # neither unlike coins nor too even for them
+    # Not farther from coins than chance allows, and not more even than they are.
     assert np.abs(per_row).max() < 5 and 0.6 < per_row.std() < 1.4
     np.testing.assert_allclose(mask((4096,), range(64), rate).mean(), 1, atol=0.02)
 
 
 def assert_independent(first, second, rate=0.5):
-    """The agreement of two masks, pair of rows by pair of rows, against that of coins: chi-square
-    over the rows.
-    """
+    """Asserts that two masks agree, row by row, as often as coins do: chi-square over the rows."""
     correlation = ((first != 0) - (1 - rate)) * ((second != 0) - (1 - rate)) / (rate * (1 - rate))
     chi_square = np.sum(correlation.mean(axis=-1) ** 2 * correlation.shape[-1])
     rows = correlation.shape[0]

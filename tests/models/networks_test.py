@@ -1,6 +1,4 @@
-"""The network against NumPy written from the equations, and against plain Keras layers that
-mask.
-"""
+"""The network against NumPy written from the equations, and against Keras layers with a mask."""
 
 import itertools
 import zlib
@@ -32,7 +30,7 @@ def network_of(precision="float64", jit="on", seed=0, **changes):
 
 
 def random_weights(network, seed=0):
-    """Larger than initial ones and without zeros, so that every term of the equations shows."""
+    """Returns weights that are larger than initial ones and not zero, so that every term counts."""
     generator = np.random.default_rng(seed)
     return {
         name: generator.normal(0, 0.7, weight.shape) for name, weight in network.weights.items()
@@ -120,7 +118,7 @@ def test_a_stack_of_layers_is_that_of_the_equations(changes, jit):
         ("gru", "max", True, False),
     ],
 )
-def test_compiled_by_xla_they_are_the_same(cell, pooling, bidirectional, one_hot):
+def test_compiled_by_xla_logits_and_gradients_are_the_same(cell, pooling, bidirectional, one_hot):
     network = network_of(
         cell=cell, pooling=pooling, bidirectional=bidirectional, one_hot=one_hot, units=(3,)
     )
@@ -158,7 +156,7 @@ def test_the_network_is_its_own_keras_layers_with_a_mask(cell, bidirectional, po
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_what_lies_beyond_a_rows_length_has_no_influence(changes):
+def test_tokens_beyond_a_rows_length_have_no_influence(changes):
     network = network_of(units=(3,), **changes)
     weights = random_weights(network)
     without_three = np.where(TOKENS == 3, 1, TOKENS)
@@ -285,7 +283,7 @@ def test_a_keras_layer_built_from_its_cell_computes_what_the_layer_does():
     "changes",
     [{}, {"bidirectional": True}, {"cell": "gru"}, {"cell": "simple_rnn", "one_hot": True}],
 )
-def test_the_seed_alone_decides_the_initial_weights(changes):
+def test_the_initial_weights_depend_on_the_seed_alone(changes):
     one, same, other = (values(network_of(seed=seed, **changes)) for seed in (5, 5, 6))
     keras.utils.set_random_seed(1)
     after_use_of_the_global_seed = values(network_of(seed=5, **changes))
@@ -298,9 +296,7 @@ def test_the_seed_alone_decides_the_initial_weights(changes):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_two_weights_start_with_equal_numbers(cell):
-    """Widths are such that kernels of both layers, both directions and the recurrent ones have
-    equal shapes.
-    """
+    """The widths give kernels of both layers, both directions and recurrent kernels one shape."""
     network = network_of(cell=cell, units=(4, 4, 4), bidirectional=True, embedding_size=8)
     drawn = [
         weight.ravel() for name, weight in values(network).items() if not name.endswith("bias")
@@ -311,8 +307,9 @@ def test_no_two_weights_start_with_equal_numbers(cell):
 
 
 def test_initial_weights_have_the_distributions_of_keras():
-    """Embedding uniform in +-0.05, kernels Glorot uniform, recurrent ones orthogonal, biases 0, of
-    forget gates 1.
+    """Embedding uniform in +-0.05, kernels Glorot uniform, recurrent kernels orthogonal, biases 0.
+
+    The bias of the forget gates is 1.
     """
     weights = values(network_of(units=(30,), embedding_size=40, precision="float64"))
     embedding = weights["embedding/embeddings"]
@@ -334,9 +331,7 @@ SEED = 11
 
 
 def masks_of(network, rows, step):
-    """The factors at the three kinds of places: after the embedding, between layers, before the
-    output.
-    """
+    """Returns the factors after the embedding, between layers and before the output, by place."""
     settings, wide = network.settings, 2 if network.settings.bidirectional else 1
     width = VOCABULARY if settings.one_hot else settings.embedding_size
     shapes = {"embedding": (TIME, width), "rnn_1": (TIME, 3 * wide), "logits": (2 * wide,)}
@@ -366,7 +361,7 @@ def test_dropout_lies_after_the_embedding_between_layers_and_before_the_output(c
 
 
 @pytest.mark.parametrize("changes", [{}, {"cell": "gru", "one_hot": True}])
-def test_word_dropout_takes_out_whole_embeddings(changes):
+def test_word_dropout_drops_whole_embeddings(changes):
     network = network_of(dropout=0.4, word_dropout=0.3, seed=SEED, **changes)
     weights = random_weights(network)
     rows, step = tf.constant([7, 0, 100]), tf.constant(12, tf.int64)
@@ -393,8 +388,8 @@ def test_without_noise_nothing_is_dropped():
     )
 
 
-def test_a_row_is_dropped_alike_wherever_it_is_computed():
-    """By its number in the global batch, in any part of it; by the step and by the seed."""
+def test_a_row_is_dropped_alike_in_any_part_of_the_batch():
+    """Its mask depends on its number in the global batch, the step and the seed."""
 
     def logits(seed=0, step=5, chosen=slice(None)):
         network = network_of(dropout=0.5, seed=seed)
@@ -410,9 +405,9 @@ def test_a_row_is_dropped_alike_wherever_it_is_computed():
     assert not np.isclose(logits(seed=1), whole).any(axis=1).all()
 
 
-# --- Precision and kernels ------------------------------------------------------------------------
+# --- Precision and implementations ----------------------------------------------------------------
 
-# A float32 has 24 bits, a bfloat16 8, a float16 11; the sums here are short: a few units in the
+# A float32 has 24 bits, a bfloat16 8, a float16 11. The sums here are short, so a few units in the
 # last place are enough.
 BOUNDS = {"float32": 1e-6, "bfloat16": 4e-2, "float16": 4e-3}
 
@@ -434,7 +429,7 @@ def test_logits_in_each_precision_are_near_those_in_float64(precision, bound, ce
 @pytest.mark.parametrize(
     "jit, implementation", [("on", "ours"), ("off", "keras"), ("auto", "ours")]
 )
-def test_the_network_says_which_kernel_each_layer_uses_and_why(jit, implementation):
+def test_the_network_names_the_implementation_of_each_layer_and_the_reason(jit, implementation):
     implementations = network_of(jit=jit).implementations
     assert [one[:2] for one in implementations] == [
         ("rnn_0", implementation),

@@ -1,28 +1,56 @@
-"""Sizes from settings alone against the networks and checkpoints themselves."""
+"""Names, shapes and sizes from settings alone, against the networks and checkpoints themselves."""
+
+import itertools
 
 import pytest
 
 from trainer import config as configuration
-from trainer.models import shapes
+from trainer.models import recurrent, shapes
 from trainer.models.networks import Network
 from trainer.steps import optimizer, state
 from trainer.tasks import table
 
-VARIANTS = [
-    {},
-    {"cell": "gru", "units": (5, 3)},
-    {"cell": "simple_rnn", "one_hot": True},
-    {"bidirectional": True, "units": (4, 6), "optimizer": "adamw", "ema": 0.9},
-    {"cell": "gru", "bidirectional": True, "optimizer": "sgd"},
-    {"optimizer": "sgd", "momentum": 0.0, "precision": "float64"},
+SETTINGS = [
+    {"cell": cell, "bidirectional": bidirectional, "one_hot": one_hot, "units": units}
+    for cell, bidirectional, one_hot, units in itertools.product(
+        recurrent.RECURRENCES, [False, True], [False, True], [(5,), (5, 3, 4)]
+    )
 ]
 
 
-@pytest.mark.parametrize("flags", VARIANTS, ids=str)
-def test_sizes_are_those_of_the_network_and_of_its_state(flags):
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_table_is_the_weights_that_the_network_builds_in_their_order(settings):
+    model = configuration.Model(embedding_size=6, **settings)
+    network = Network(model, 20, 3)
+    built = {name: tuple(weight.shape) for name, weight in network.weights.items()}
+    assert list(shapes.weights(model, 20, 3).items()) == list(built.items())
+    assert shapes.parameters(model, 20, 3) == sum(
+        weight.numpy().size for weight in network.weights.values()
+    )
+
+
+def test_the_parameters_are_the_number_that_papers_count():
+    """An LSTM has 4 (n m + n n + n) weights: Gers, Schmidhuber and Cummins 2000."""
+    model = configuration.Model(cell="lstm", units=(32,), embedding_size=16)
+    lstm = 4 * (32 * 16 + 32 * 32 + 32)
+    assert shapes.parameters(model, 1000, 2) == 1000 * 16 + lstm + 32 * 2 + 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"cell": "gru", "units": (5, 3)},
+        {"cell": "simple_rnn", "one_hot": True},
+        {"bidirectional": True, "units": (4, 6), "optimizer": "adamw", "ema": 0.9},
+        {"cell": "gru", "bidirectional": True, "optimizer": "sgd"},
+        {"optimizer": "sgd", "momentum": 0.0, "precision": "float64"},
+    ],
+    ids=str,
+)
+def test_the_bytes_of_a_checkpoint_are_those_of_the_state(flags):
     config = configuration.from_flat({"units": (8,), "embedding_size": 6, **flags})
     network = Network(config.model, 20, 3, precision=config.run.precision)
-    assert shapes.parameters(config.model, 20, 3) == network.parameters
     saved = state.State(
         network,
         optimizer.Optimizer(config.optimizer, network.weights, 10),

@@ -1,25 +1,28 @@
-"""Whether a run's steps are so small that many of them should run inside one program.
+"""Decides whether the steps of a run are so small that many of them run inside one program.
 
-A step that takes about a millisecond is bound by what lies around it: calls of programs, copies of
+A step that takes about a millisecond is bound by what surrounds it: calls of programs, copies of
 weights, threads that wait for each other. One program of many steps on one thread has none of that,
-but only one thread.
+but uses only one thread.
 """
 
-from trainer import config as configuration
+import math
 
-# Most multiplications of a step's forward pass; about where two shards side by side catch up with
-# one program.
+from trainer import config as configuration
+from trainer.models import shapes
+
+# Most multiplications in the forward pass of a step that is fused. At about this size two shards
+# side by side become as fast as one program.
 SMALL = 16_000_000
 
 
 def pays(config: configuration.Config) -> bool:
-    """Whether fused steps are the faster ones: on one device, compiled by XLA, in one part, small,
-    and of one length.
+    """Returns whether fused steps are faster.
 
-    Steps of several lengths are programs of their own, and the order of batches mixes them.
+    They are if a step is small, compiled by XLA, in one part, on one device, and if all steps have
+    one length. Each length needs a program of its own, and the order of batches mixes lengths.
     """
     run = config.run
-    # Where more were asked for, they are to be used.
+    # If the configuration asks for more threads or shards, they are used.
     one_thread = run.threads <= 1 and run.shards <= 1
     one_device = run.devices <= 1 and run.strategy in ("auto", "one_device")
     one_length = config.input.padding == "pre"
@@ -30,17 +33,11 @@ def pays(config: configuration.Config) -> bool:
 
 
 def multiplications(config: configuration.Config) -> int:
-    """Multiplications of the recurrent layers in the forward pass of a step at full length: rows x
-    length x weights.
+    """Returns rows x length x weights of the recurrent kernels: what a forward pass multiplies.
 
-    A one-hot embedding, as wide as a vocabulary that the configuration does not know, counts like
-    --embedding_size.
+    A one-hot embedding is as wide as the vocabulary, which the configuration does not know. It
+    counts like --embedding_size.
     """
-    model = config.model
-    gates = {"simple_rnn": 1, "gru": 3, "lstm": 4}[model.cell]
-    directions = 2 if model.bidirectional else 1
-    weights, width = 0, model.embedding_size
-    for units in model.units:
-        weights += directions * gates * units * (width + units)
-        width = directions * units
-    return config.input.batch_size * config.input.max_length * weights
+    layers = shapes.recurrent_layers(config.model, config.model.embedding_size)
+    kernels = sum(math.prod(shape) for name, shape in layers.items() if name.endswith("kernel"))
+    return config.input.batch_size * config.input.max_length * kernels

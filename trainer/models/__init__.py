@@ -1,1 +1,1 @@
-"""Networks built from a configuration, and the recurrences they run on."""
+"""Networks built from a configuration, and the recurrences that they run on."""

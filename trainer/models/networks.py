@@ -1,42 +1,36 @@
-"""A network built from its configuration: Keras layers hold the weights, pure functions of the
-weights compute.
+"""Networks: an encoder and a head over the weights of Keras layers.
 
-Tokens -> embedding (trainable, or frozen one-hot) -> a stack of recurrent layers, each in one or
-both directions -> pooling over time -> logits. Dropout lies after the embedding, between layers and
-before the output; word dropout takes out whole embeddings, as in Iyyer et al., Deep Unordered
-Composition Rivals Syntactic Methods, 2015, section 3.1.
-
-The functions take the weights as tensors, so that the same code serves a gradient over shards, a
-copy on another device and the averaged weights of an evaluation.
+Keras layers build and hold the weights; pure functions of the weights compute. These take the
+weights as tensors, so that the same code serves a gradient over shards, a copy on another device
+and the averaged weights of an evaluation.
 """
 
 import zlib
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer.models import dropout, recurrent
+from trainer.models import recurrent, shapes
+from trainer.models.encoder import Encoder
+from trainer.models.heads import Pooled
+from trainer.models.noise import Noise
 
-DIRECTIONS = ("forward", "backward")
-
-
-class Noise(NamedTuple):
-    """Where the dropout of a step comes from: int32 [batch] rows of the global batch, int64 scalar
-    step.
-    """
-
-    rows: tf.Tensor
-    step: tf.Tensor
+# For each cell its layer, and its cell for --rnn_from_cell.
+_KERAS = {
+    "simple_rnn": (keras.layers.SimpleRNN, keras.layers.SimpleRNNCell),
+    "lstm": (keras.layers.LSTM, keras.layers.LSTMCell),
+    "gru": (keras.layers.GRU, keras.layers.GRUCell),
+}
 
 
 class Network:
     """The network of `settings`.
 
-    weights: {logical name: Keras variable} of everything that is trained, in a fixed order,
-    initialised from `seed` alone. implementations: [(layer, implementation, reason)] for the log.
+    weights: {logical name: Keras variable} of everything that is trained, in the order of
+    `shapes.weights`, initialised from `seed` alone. implementations: [(layer, implementation,
+    reason)] for the log.
     """
 
     def __init__(
@@ -56,15 +50,19 @@ class Network:
         self.compute_dtype = precision
         self._seed = seed
         self._dtype = "float64" if precision == "float64" else "float32"
-        self._implementation, reason = recurrent.choose(settings.cell, device_type, jit)
-        self._recurrence = recurrent.recurrence(settings.cell, self._implementation)
-        self.implementations = [(name, self._implementation, reason) for name in self._rnn_names()]
+        implementation, reason = recurrent.choose(settings.cell, device_type, jit)
+        recurrence = recurrent.recurrence(settings.cell, implementation)
+        self.implementations = [
+            (name, implementation, reason) for name in shapes.layer_names(settings)
+        ]
+        self._encoder = Encoder(settings, vocabulary_size, recurrence, seed, precision)
+        self._head = Pooled(settings, seed)
         self.weights = self._build()
 
     @property
     def parameters(self) -> int:
-        """Number of trained values."""
-        return sum(int(tf.size(weight.value)) for weight in self.weights.values())
+        """The number of trained values."""
+        return shapes.parameters(self.settings, self.vocabulary_size, self.classes)
 
     def logits(
         self,
@@ -72,33 +70,21 @@ class Network:
         tokens: tf.Tensor,
         lengths: tf.Tensor,
         noise: Noise | None = None,
-    ):
-        """Scores of the classes.
+    ) -> tf.Tensor:
+        """Returns the scores of the classes: [batch, classes], float32 or float64.
 
-        Args:
-          weights: {logical name: tensor}, as in `self.weights`.
-          tokens: int32 [batch, length]; what lies beyond `lengths` has no influence.
-          lengths: int32 [batch], tokens of each row that count.
-          noise: turns dropout on.
-
-        Returns:
-          [batch, classes], float32 or, at that precision, float64.
+        They are float64 at that precision, else float32. weights: {logical name: tensor}, as in
+        `self.weights`; tokens: int32 [batch, length], tokens beyond `lengths` have no influence;
+        lengths: int32 [batch], tokens of each row that count; noise: turns dropout on.
         """
         weights = {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
-        states = self._drop(
-            self._drop_words(self._embed(weights, tokens), noise), noise, "embedding"
-        )
-        for layer, name in enumerate(self._rnn_names()):
-            states = self._run_layer(
-                weights, name, states if layer == 0 else self._drop(states, noise, name), lengths
-            )
-        pooled = self._drop(self._pool(states, lengths), noise, "logits")
-        scores = tf.matmul(pooled, weights["logits/kernel"]) + weights["logits/bias"]
-        return tf.cast(scores, self._dtype)
+        states = self._encoder(weights, tokens, lengths, noise)
+        return tf.cast(self._head(weights, states, lengths, noise), self._dtype)
 
     def layers(self) -> list[tuple[str, keras.Layer]]:
-        """Fresh Keras layers by name, in order, with initial values from the seed: [embedding,
-        rnn_0, ..., logits].
+        """Returns fresh Keras layers by name, in order: embedding, rnn_0, ..., logits.
+
+        Their initial values come from the seed.
         """
         settings = self.settings
         if settings.one_hot:
@@ -122,7 +108,7 @@ class Network:
             )
         rnns = [
             (name, self._recurrent_layer(name, units))
-            for name, units in zip(self._rnn_names(), settings.units)
+            for name, units in zip(shapes.layer_names(settings), settings.units)
         ]
         logits = keras.layers.Dense(
             self.classes,
@@ -132,67 +118,15 @@ class Network:
         )
         return [("embedding", embedding), *rnns, ("logits", logits)]
 
-    # --- computing --------------------------------------------------------------------------------
-
-    def _embed(self, weights, tokens):
-        if self.settings.one_hot:
-            return tf.one_hot(tokens, self.vocabulary_size, dtype=self.compute_dtype)
-        return tf.gather(weights["embedding/embeddings"], tokens)
-
-    def _run_layer(self, weights, name, inputs, lengths):
-        if not self.settings.bidirectional:
-            return self._recurrence(_cell_weights(weights, name), inputs)
-        forward, backward = (
-            _cell_weights(weights, f"{name}/{direction}") for direction in DIRECTIONS
-        )
-        return recurrent.bidirectional(self._recurrence, forward, backward, inputs, lengths)
-
-    def _pool(self, states, lengths):
-        if self.settings.pooling == "last":
-            return (recurrent.ends if self.settings.bidirectional else recurrent.last)(
-                states, lengths
-            )
-        return {"max": recurrent.maximum, "mean": recurrent.mean}[self.settings.pooling](
-            states, lengths
-        )
-
-    def _drop(self, values, noise, place):
-        return self._masked(
-            values, tf.unstack(tf.shape(values))[1:], self.settings.dropout, noise, place
-        )
-
-    def _drop_words(self, vectors, noise):
-        return self._masked(
-            vectors, [tf.shape(vectors)[1], 1], self.settings.word_dropout, noise, "words"
-        )
-
-    def _masked(self, values, shape_after_rows, rate, noise, place):
-        if noise is None or not rate:
-            return values
-        return values * dropout.keep_mask(
-            shape_after_rows,
-            noise.rows,
-            seed=self._seed,
-            step=noise.step,
-            layer=zlib.crc32(place.encode()),
-            rate=rate,
-            dtype=values.dtype,
-        )
-
-    # --- building ---------------------------------------------------------------------------------
-
-    def _rnn_names(self):
-        return [f"rnn_{layer}" for layer in range(len(self.settings.units))]
-
     def _seed_of(self, name: str) -> int:
-        """An own seed for every weight, so that no two layers start with the same numbers."""
+        """Returns the seed of one weight, so that no two start with the same numbers."""
         return zlib.crc32(f"{self._seed}/{name}".encode())
 
     def _recurrent_layer(self, name, units):
         if not self.settings.bidirectional:
             return self._one_direction(name, units)
         forward, backward = (
-            self._one_direction(f"{name}_{direction}", units) for direction in DIRECTIONS
+            self._one_direction(f"{name}_{way}", units) for way in shapes.DIRECTIONS
         )
         backward.go_backwards = True
         return keras.layers.Bidirectional(
@@ -200,11 +134,7 @@ class Network:
         )
 
     def _one_direction(self, name, units):
-        layer_type, cell_type = {
-            "simple_rnn": (keras.layers.SimpleRNN, keras.layers.SimpleRNNCell),
-            "lstm": (keras.layers.LSTM, keras.layers.LSTMCell),
-            "gru": (keras.layers.GRU, keras.layers.GRUCell),
-        }[self.settings.cell]
+        layer_type, cell_type = _KERAS[self.settings.cell]
         start = {
             "kernel_initializer": keras.initializers.GlorotUniform(
                 seed=self._seed_of(f"{name}/kernel")
@@ -225,7 +155,7 @@ class Network:
         for name, layer in self.layers():
             if name == "embedding":
                 width = layer.output_dim
-                # The identity matrix of a large vocabulary is large, and nobody reads it.
+                # The identity matrix of a large vocabulary is large, and nothing reads it.
                 if not self.settings.one_hot:
                     layer.build(None)
                     weights["embedding/embeddings"] = layer.embeddings
@@ -254,14 +184,14 @@ def of_run(
     )
 
 
-def recurrent_weights(name: str, layer) -> dict[str, keras.Variable]:
-    """{logical name: variable} of a recurrent layer, wrapped for both directions or not."""
+def recurrent_weights(name: str, layer: keras.Layer) -> dict[str, keras.Variable]:
+    """Returns {logical name: variable} of a recurrent layer, in one or both directions."""
     if isinstance(layer, keras.layers.Bidirectional):
         halves = (layer.forward_layer, layer.backward_layer)
         return {
             key: value
-            for direction, half in zip(DIRECTIONS, halves)
-            for key, value in recurrent_weights(f"{name}/{direction}", half).items()
+            for way, half in zip(shapes.DIRECTIONS, halves)
+            for key, value in recurrent_weights(f"{name}/{way}", half).items()
         }
     cell = layer.cell
     return {
@@ -269,7 +199,3 @@ def recurrent_weights(name: str, layer) -> dict[str, keras.Variable]:
         f"{name}/recurrent_kernel": cell.recurrent_kernel,
         f"{name}/bias": cell.bias,
     }
-
-
-def _cell_weights(weights, name):
-    return tuple(weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias"))

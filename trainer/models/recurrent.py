@@ -1,43 +1,72 @@
-"""Recurrences over the weights of Keras layers, one table by cell and implementation.
+"""Recurrences over the weights of Keras layers: one table by cell and implementation.
 
-Every implementation of a cell computes the same function of (weights, inputs); they differ in where
-they are fast.
+Every implementation of a cell computes the same function. They differ in speed: "ours" is fast when
+XLA compiles it, "keras" when cuDNN has a kernel for the cell.
 
 Shapes in words: `batch` examples, `time` steps, `in` features, `units` of the state. Weights are
-tensors in the shapes and gate orders of Keras 3:
+tensors in the shapes and gate orders of Keras 3; a state is a tuple of [batch, units]:
 
-    simple_rnn  kernel [in, units]    recurrent kernel [units, units]    bias [units]
-    lstm        kernel [in, 4 units]  recurrent kernel [units, 4 units]  bias [4 units]     gates i
-        f c o
-    gru         kernel [in, 3 units]  recurrent kernel [units, 3 units]  bias [2, 3 units]  gates z
-        r h, reset_after
+    cell        kernel          recurrent kernel   bias          gates    state
+    simple_rnn  [in, units]     [units, units]     [units]       -        hidden
+    lstm        [in, 4 units]   [units, 4 units]   [4 units]     i f c o  hidden, memory
+    gru         [in, 3 units]   [units, 3 units]   [2, 3 units]  z r h    hidden
+
+The gru is the form with `reset_after`: the reset gate comes after the recurrent product.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+Weights = Sequence[tf.Tensor]  # kernel, recurrent kernel, bias
+State = tuple[tf.Tensor, ...]
 
-def recurrence(cell, implementation):
-    """The function `(weights, inputs, reverse=False) -> hidden` of one cell and one implementation.
 
-    weights: the three tensors of the cell (shapes above); inputs: float [batch, time, in]; hidden:
-    [batch, time, units] in the dtype of the inputs, hidden[:, t] being the state after step t, zero
-    before the first. With `reverse` the steps run from the last to the first: hidden[:, t] is the
-    state after steps time-1, ..., t. Nothing is masked: where padding comes after a row's own
-    steps, read its state at the last of those.
-    """
+class Recurrence(Protocol):
+    """A cell that runs over the steps of a sequence."""
+
+    def __call__(
+        self, weights: Weights, inputs: tf.Tensor, reverse: bool = False, state: State | None = None
+    ) -> tuple[tf.Tensor, State]:
+        """Returns the hidden state after every step, and the whole state after the last step.
+
+        It stands for this loop, and is differentiable in weights, inputs and state:
+
+            for t in reversed(range(time)) if reverse else range(time):
+                state = cell(weights, inputs[:, t], state)
+                hidden[:, t] = state[0]
+            return hidden, state
+
+        Args:
+          weights: the three tensors of the cell.
+          inputs: float [batch, time, in].
+          reverse: run the steps from the last to the first.
+          state: the state before the first step, None for zero.
+
+        Returns:
+          hidden: [batch, time, units] in the dtype of the inputs.
+          final: the state after the last step, in that dtype but at least float32.
+
+        No step is masked. If padding follows a row's own steps, read the hidden state at the last
+        of those.
+        """
+
+
+def recurrence(cell: str, implementation: str) -> Recurrence:
+    """Returns the recurrence of a cell in one implementation."""
     return RECURRENCES[cell][implementation]
 
 
-def choose(cell, device_type, jit):
-    """The implementation for a layer, and the reason in one sentence for the log.
+def choose(cell: str, device_type: str, jit: str) -> tuple[str, str]:
+    """Returns the implementation for a layer, and the reason in one sentence for the log.
 
-    cell: a key of RECURRENCES; device_type: "CPU", "GPU" or "TPU"; jit: "auto", "on" or "off". A
-    step around "keras" must not be compiled by XLA, which has no cuDNN; one around "ours" should
-    be, unless jit is "off".
+    cell: a key of RECURRENCES; device_type: "CPU", "GPU" or "TPU"; jit: "auto", "on" or "off". XLA
+    must not compile a step that uses "keras", because it has no cuDNN. It should compile a step
+    that uses "ours", unless jit is "off".
     """
     if device_type == "GPU" and cell in _CUDNN_CELLS and jit != "on":
         return "keras", f"cuDNN has a kernel for {cell}, and XLA cannot compile it"
@@ -49,81 +78,45 @@ def choose(cell, device_type, jit):
     )
 
 
-def bidirectional(run, forward, backward, inputs, lengths=None):
-    """Both directions of a recurrence, aligned in time: [batch, time, 2 units], the forward half
-    first.
+def bidirectional(
+    run: Recurrence,
+    forward: Weights,
+    backward: Weights,
+    inputs: tf.Tensor,
+    lengths: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns the hidden states of both directions, aligned in time: [batch, time, 2 units].
 
-    run: what `recurrence` returned; forward, backward: the weights of each direction; inputs:
-    [batch, time, in]; lengths: int32 [batch], how many steps of each row come before its padding,
-    None if there is no padding or it counts as steps. The backward direction starts at a row's last
-    step before the padding.
+    The forward half comes first. forward, backward: the weights of each direction; inputs: [batch,
+    time, in]; lengths: int32 [batch], how many steps of each row come before its padding, None if
+    there is no padding or it counts as steps. The backward direction starts at a row's last step
+    before the padding.
     """
+    ahead, _ = run(forward, inputs)
     if lengths is None:
-        return tf.concat([run(forward, inputs), run(backward, inputs, reverse=True)], axis=-1)
+        back, _ = run(backward, inputs, reverse=True)
+        return tf.concat([ahead, back], axis=-1)
     turn = functools.partial(tf.reverse_sequence, seq_lengths=lengths, seq_axis=1, batch_axis=0)
-    return tf.concat([run(forward, inputs), turn(run(backward, turn(inputs)))], axis=-1)
+    back, _ = run(backward, turn(inputs))
+    return tf.concat([ahead, turn(back)], axis=-1)
 
 
-def last(hidden, lengths=None):
-    """The state after the last step of each row: [batch, units]; zero, the state before any step,
-    where length is 0.
+def sum_dtype(dtype: tf.DType) -> tf.DType:
+    """Returns the dtype for sums over time: at least 32 bits.
 
-    hidden: [batch, time, units]; lengths: int32 [batch], None if every row fills the array; so in
-    all poolings.
-    """
-    if lengths is None:
-        return hidden[:, -1]
-    is_last = tf.range(tf.shape(hidden)[1]) == lengths[:, None] - 1
-    return tf.reduce_sum(tf.where(is_last[:, :, None], hidden, 0), axis=1)
-
-
-def ends(hidden, lengths=None):
-    """The state of each direction after its last step, from the output of `bidirectional`: [batch,
-    2 units].
-
-    The forward direction ends at length - 1, the backward direction at 0.
-    """
-    forward, backward = tf.split(hidden, 2, axis=-1)
-    first = backward[:, 0] if lengths is None else tf.where(lengths[:, None] > 0, backward[:, 0], 0)
-    return tf.concat([last(forward, lengths), first], axis=-1)
-
-
-def maximum(hidden, lengths=None):
-    """The largest value of each unit over the steps of each row: [batch, units]; zero where length
-    is 0.
-    """
-    if lengths is None:
-        return tf.reduce_max(hidden, axis=1)
-    highest = tf.reduce_max(tf.where(_is_step(hidden, lengths), hidden, hidden.dtype.min), axis=1)
-    return tf.where(lengths[:, None] > 0, highest, 0)
-
-
-def mean(hidden, lengths=None):
-    """The mean of each unit over the steps of each row: [batch, units]; zero where length is 0."""
-    wide = tf.cast(hidden, _sum_dtype(hidden.dtype))
-    if lengths is None:
-        return tf.cast(tf.reduce_mean(wide, axis=1), hidden.dtype)
-    total = tf.reduce_sum(tf.where(_is_step(hidden, lengths), wide, 0), axis=1)
-    return tf.cast(total / tf.cast(tf.maximum(lengths, 1), wide.dtype)[:, None], hidden.dtype)
-
-
-def _is_step(hidden, lengths):
-    return tf.sequence_mask(lengths, tf.shape(hidden)[1])[:, :, None]
-
-
-def _sum_dtype(dtype):
-    """What adds up over time does so in at least 32 bits: bfloat16 loses whatever is below 1/256 of
-    the sum.
+    A sum in bfloat16 loses every term below 1/256 of it.
     """
     return tf.float32 if dtype.size < 4 else dtype
 
 
-def _scan(step, state, sequence, widths, *, reverse):
-    """Runs `state, outputs = step(t, state)` over the time of a sequence and stacks the outputs.
+def _scan(
+    step: Callable, state: State, sequence: tf.Tensor, widths: Sequence[int], *, reverse: bool
+) -> tuple[State, list[tf.Tensor]]:
+    """Runs `state, outputs = step(t, state)` over the time of a sequence.
 
     state: tuple of [batch, units]; sequence: any tensor [time, batch, ...]; widths: those of the
-    outputs, each [batch, width]. Returns [time, batch, width] for each output, in the dtype of the
-    sequence.
+    outputs, each [batch, width]. Returns the last state, and [time, batch, width] for each output,
+    in the dtype of the sequence.
     """
     time = tf.shape(sequence)[0]
     stacks = tuple(
@@ -140,184 +133,208 @@ def _scan(step, state, sequence, widths, *, reverse):
             tuple(stack.write(t, output) for stack, output in zip(stacks, outputs, strict=True)),
         )
 
-    # A TPU needs the bound on the iterations to be known before the loop.
-    *_, stacks = tf.while_loop(
+    # A TPU must know a bound on the iterations before the loop.
+    _, state, stacks = tf.while_loop(
         lambda i, *_: i < time, body, (0, state, stacks), maximum_iterations=time
     )
-    return [stack.stack() for stack in stacks]
+    return state, [stack.stack() for stack in stacks]
 
 
-def _parts(sequence, t, count, dtype):
-    """The slice of a sequence [time, batch, count * width] at time t, in its parts: [batch, width]
-    each.
+def _parts(sequence: tf.Tensor, t: tf.Tensor, count: int, dtype: tf.DType) -> list[tf.Tensor]:
+    """Returns the `count` parts of a sequence [time, batch, count * width] at time t.
 
-    Each part is cut from the sequence by itself, for speed: where one slice of a sequence is split,
-    XLA on CPU works out the place of the slice for each element anew, and the step does not become
-    vector code (2.5 times slower).
+    Each part is [batch, width] and is cut from the sequence by itself, for speed: if one slice of a
+    sequence is split, XLA on CPU computes the place of the slice again for each element, and the
+    step does not become vector code (2.5 times slower).
     """
     size = [1, tf.shape(sequence)[1], sequence.shape[-1] // count]
     slices = (tf.slice(sequence, [t, 0, part * size[-1]], size) for part in range(count))
     return [tf.cast(tf.squeeze(part, axis=0), dtype) for part in slices]
 
 
-def _at(sequence, t, dtype):
-    """The slice of a sequence at time t: [batch, width]."""
+def _at(sequence: tf.Tensor, t: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Returns the slice of a sequence at time t: [batch, width]."""
     return _parts(sequence, t, 1, dtype)[0]
 
 
-def _zeros(inputs, units):
-    """The state before the first step: [batch, units]."""
-    return tf.zeros([tf.shape(inputs)[1], units], _sum_dtype(inputs.dtype))
-
-
-def _times(state, matrix, **transpose):
-    """The product of a state and weights, multiplied in the dtype of the weights."""
+def _times(state: tf.Tensor, matrix: tf.Tensor, **transpose: bool) -> tf.Tensor:
+    """Returns the product of a state and weights, multiplied in the dtype of the weights."""
     return tf.cast(tf.matmul(tf.cast(state, matrix.dtype), matrix, **transpose), state.dtype)
 
 
-def _rows(sequence):
-    """[time, batch, width] as one matrix [time * batch, width]."""
+def _rows(sequence: tf.Tensor) -> tf.Tensor:
+    """Returns [time, batch, width] as one matrix [time * batch, width]."""
     return tf.reshape(sequence, [-1, sequence.shape[-1]])
 
 
-def _project(sequence, matrix, **transpose):
-    """The product of every step with a matrix, in one call: [time, batch, width of the product]."""
+def _project(sequence: tf.Tensor, matrix: tf.Tensor, **transpose: bool) -> tf.Tensor:
+    """Returns the product of every step with a matrix, in one call: [time, batch, its width]."""
     product = tf.matmul(_rows(sequence), matrix, **transpose)
     return tf.reshape(product, [*tf.unstack(tf.shape(sequence)[:2]), product.shape[-1]])
 
 
-def _outer(left, right):
-    """The sum over steps and batch of the outer products of two sequences: [left width, right
-    width].
+def _outer(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """Returns the sum over steps and batch of the outer products of two sequences.
+
+    It is [left width, right width].
     """
     return tf.matmul(_rows(left), _rows(right), transpose_a=True)
 
 
-def _total(sequence):
-    """The sum over steps and batch: [width]."""
+def _total(sequence: tf.Tensor) -> tf.Tensor:
+    """Returns the sum over steps and batch: [width]."""
     return tf.cast(
-        tf.reduce_sum(tf.cast(sequence, _sum_dtype(sequence.dtype)), axis=[0, 1]), sequence.dtype
+        tf.reduce_sum(tf.cast(sequence, sum_dtype(sequence.dtype)), axis=[0, 1]), sequence.dtype
     )
 
 
-def _before(states, reverse):
-    """The states that the steps started from: shifted by one step, zero at the first."""
-    zero = tf.zeros_like(states[:1])
-    return tf.concat([states[1:], zero] if reverse else [zero, states[:-1]], axis=0)
+def _before(states: tf.Tensor, start: tf.Tensor, reverse: bool) -> tf.Tensor:
+    """Returns the states before the steps: shifted by one step, [batch, units] `start` first."""
+    first = tf.cast(start, states.dtype)[None]
+    return tf.concat([states[1:], first] if reverse else [first, states[:-1]], axis=0)
 
 
-def _simple_rnn(kernel, recurrent, bias, inputs, reverse):
-    """h = tanh(x W + h U + b), and its gradient. Elman 1990 (doi 10.1207/s15516709cog1402_1)."""
+# Each cell returns (hidden, *final) and their gradient, in the form of `tf.custom_gradient`.
+# Sequences are [time, batch, ...]. `start` and `final` are the states before and after all steps.
+
+
+def _simple_rnn(
+    kernel: tf.Tensor,
+    recurrent: tf.Tensor,
+    bias: tf.Tensor,
+    inputs: tf.Tensor,
+    *start: tf.Tensor,
+    reverse: bool,
+) -> tuple[State, Callable]:
+    """h = tanh(x W + h U + b), and its gradient.
+
+    Elman 1990 (doi 10.1207/s15516709cog1402_1).
+    """
     units = recurrent.shape[0]
-    zero = _zeros(inputs, units)
+    dtype = start[0].dtype
     projected = _project(inputs, kernel) + bias
 
     def step(t, state):
-        hidden = tf.tanh(_at(projected, t, zero.dtype) + _times(state[0], recurrent))
+        hidden = tf.tanh(_at(projected, t, dtype) + _times(state[0], recurrent))
         return (hidden,), (hidden,)
 
-    [hidden] = _scan(step, (zero,), inputs, [units], reverse=reverse)
+    final, [hidden] = _scan(step, start, inputs, [units], reverse=reverse)
 
-    def gradient(d_hidden):
+    def gradient(d_hidden, *d_final):
         def step_back(t, d_state):
-            output = _at(hidden, t, zero.dtype)
-            delta = (d_state[0] + _at(d_hidden, t, zero.dtype)) * (1 - output * output)
+            output = _at(hidden, t, dtype)
+            delta = (d_state[0] + _at(d_hidden, t, dtype)) * (1 - output * output)
             return (_times(delta, recurrent, transpose_b=True),), (delta,)
 
-        [delta] = _scan(step_back, (zero,), inputs, [units], reverse=not reverse)
-        d_recurrent = _outer(_before(hidden, reverse), delta)
+        d_start, [delta] = _scan(step_back, d_final, inputs, [units], reverse=not reverse)
+        d_recurrent = _outer(_before(hidden, start[0], reverse), delta)
         return (
             _outer(inputs, delta),
             d_recurrent,
             _total(delta),
             _project(delta, kernel, transpose_b=True),
+            *d_start,
         )
 
-    return hidden, gradient
+    return (hidden, *final), gradient
 
 
-def _lstm(kernel, recurrent, bias, inputs, reverse):
-    """c = f c + i g, h = o tanh(c), where i, f, o = sigmoid and g = tanh of x W + h U + b; and its
-    gradient.
+def _lstm(
+    kernel: tf.Tensor,
+    recurrent: tf.Tensor,
+    bias: tf.Tensor,
+    inputs: tf.Tensor,
+    *start: tf.Tensor,
+    reverse: bool,
+) -> tuple[State, Callable]:
+    """c = f c + i g and h = o tanh(c), and its gradient.
 
-    Gers, Schmidhuber and Cummins 2000 (doi 10.1162/089976600300015015).
+    i, f, o = sigmoid and g = tanh of x W + h U + b. Gers, Schmidhuber and Cummins 2000 (doi
+    10.1162/089976600300015015).
     """
     units = recurrent.shape[0]
-    zero = _zeros(inputs, units)
+    dtype = start[0].dtype
     projected = _project(inputs, kernel) + bias
     # sigmoid(x) = (tanh(x / 2) + 1) / 2, so that all gates are one tanh, one pass over one array.
-    scale = tf.constant(np.repeat([0.5, 0.5, 1, 0.5], units), zero.dtype)
-    shift = tf.constant(np.repeat([0.5, 0.5, 0, 0.5], units), zero.dtype)
+    scale = tf.constant(np.repeat([0.5, 0.5, 1, 0.5], units), dtype)
+    shift = tf.constant(np.repeat([0.5, 0.5, 0, 0.5], units), dtype)
 
     def step(t, state):
         hidden, cell = state
         gates = (
-            tf.tanh((_at(projected, t, zero.dtype) + _times(hidden, recurrent)) * scale) * scale
-            + shift
+            tf.tanh((_at(projected, t, dtype) + _times(hidden, recurrent)) * scale) * scale + shift
         )
         i, f, g, o = tf.split(gates, 4, axis=-1)
         next_cell = f * cell + i * g
         hidden = o * tf.tanh(next_cell)
         return (hidden, next_cell), (hidden, cell, gates)
 
-    hidden, cells_before, gates = _scan(
-        step, (zero, zero), inputs, [units, units, 4 * units], reverse=reverse
+    final, [hidden, cells_before, gates] = _scan(
+        step, start, inputs, [units, units, 4 * units], reverse=reverse
     )
 
-    def gradient(d_hidden):
+    def gradient(d_hidden, *d_final):
         def step_back(t, d_state):
-            i, f, g, o = _parts(gates, t, 4, zero.dtype)
-            cell = _at(cells_before, t, zero.dtype)
+            i, f, g, o = _parts(gates, t, 4, dtype)
+            cell = _at(cells_before, t, dtype)
             squashed = tf.tanh(f * cell + i * g)
-            d_h = d_state[0] + _at(d_hidden, t, zero.dtype)
+            d_h = d_state[0] + _at(d_hidden, t, dtype)
             d_c = d_state[1] + d_h * o * (1 - squashed * squashed)
             d_i, d_f = d_c * g * i * (1 - i), d_c * cell * f * (1 - f)
             d_g, d_o = d_c * i * (1 - g * g), d_h * squashed * o * (1 - o)
             delta = tf.concat([d_i, d_f, d_g, d_o], axis=-1)
             return (_times(delta, recurrent, transpose_b=True), d_c * f), (delta,)
 
-        [delta] = _scan(step_back, (zero, zero), inputs, [4 * units], reverse=not reverse)
-        d_recurrent = _outer(_before(hidden, reverse), delta)
+        d_start, [delta] = _scan(step_back, d_final, inputs, [4 * units], reverse=not reverse)
+        d_recurrent = _outer(_before(hidden, start[0], reverse), delta)
         return (
             _outer(inputs, delta),
             d_recurrent,
             _total(delta),
             _project(delta, kernel, transpose_b=True),
+            *d_start,
         )
 
-    return hidden, gradient
+    return (hidden, *final), gradient
 
 
-def _gru(kernel, recurrent, bias, inputs, reverse):
-    """h = z h + (1 - z) g, g = tanh(xg + r hg), z = sigmoid(xz + hz), r = sigmoid(xr + hr); and its
-    gradient.
+def _gru(
+    kernel: tf.Tensor,
+    recurrent: tf.Tensor,
+    bias: tf.Tensor,
+    inputs: tf.Tensor,
+    *start: tf.Tensor,
+    reverse: bool,
+) -> tuple[State, Callable]:
+    """h = z h + (1 - z) g, and its gradient.
 
-    [xz xr xg] = x W + bias[0] and [hz hr hg] = h U + bias[1]. Cho et al. 2014 (arXiv 1406.1078),
-    with the reset after the product, as in cuDNN.
+    g = tanh(xg + r hg), z = sigmoid(xz + hz) and r = sigmoid(xr + hr), of [xz xr xg] = x W +
+    bias[0] and [hz hr hg] = h U + bias[1]. Cho et al. 2014 (arXiv 1406.1078), with the reset after
+    the product, as in cuDNN.
     """
     units = recurrent.shape[0]
-    zero = _zeros(inputs, units)
+    dtype = start[0].dtype
     projected = _project(inputs, kernel) + bias[0]
-    inner_bias = tf.cast(bias[1], zero.dtype)
+    inner_bias = tf.cast(bias[1], dtype)
 
     def step(t, state):
         [hidden] = state
-        xz, xr, xg = _parts(projected, t, 3, zero.dtype)
+        xz, xr, xg = _parts(projected, t, 3, dtype)
         hz, hr, hg = tf.split(_times(hidden, recurrent) + inner_bias, 3, axis=-1)
         z, r = tf.sigmoid(xz + hz), tf.sigmoid(xr + hr)
         g = tf.tanh(xg + r * hg)
         hidden = z * hidden + (1 - z) * g
         return (hidden,), (hidden, tf.concat([z, r, g, hg], axis=-1))
 
-    hidden, gates = _scan(step, (zero,), inputs, [units, 4 * units], reverse=reverse)
+    final, [hidden, gates] = _scan(step, start, inputs, [units, 4 * units], reverse=reverse)
 
-    def gradient(d_hidden):
-        hidden_before = _before(hidden, reverse)
+    def gradient(d_hidden, *d_final):
+        hidden_before = _before(hidden, start[0], reverse)
 
         def step_back(t, d_state):
-            z, r, g, hg = _parts(gates, t, 4, zero.dtype)
-            d_h = d_state[0] + _at(d_hidden, t, zero.dtype)
-            d_z = d_h * (_at(hidden_before, t, zero.dtype) - g) * z * (1 - z)
+            z, r, g, hg = _parts(gates, t, 4, dtype)
+            d_h = d_state[0] + _at(d_hidden, t, dtype)
+            d_z = d_h * (_at(hidden_before, t, dtype) - g) * z * (1 - z)
             d_g = d_h * (1 - z) * (1 - g * g)
             d_r = d_g * hg * r * (1 - r)
             delta_x, delta_h = (
@@ -326,8 +343,8 @@ def _gru(kernel, recurrent, bias, inputs, reverse):
             )
             return (d_h * z + _times(delta_h, recurrent, transpose_b=True),), (delta_x, delta_h)
 
-        delta_x, delta_h = _scan(
-            step_back, (zero,), inputs, [3 * units, 3 * units], reverse=not reverse
+        d_start, [delta_x, delta_h] = _scan(
+            step_back, d_final, inputs, [3 * units, 3 * units], reverse=not reverse
         )
         d_recurrent, d_bias = (
             _outer(hidden_before, delta_h),
@@ -338,63 +355,91 @@ def _gru(kernel, recurrent, bias, inputs, reverse):
             d_recurrent,
             d_bias,
             _project(delta_x, kernel, transpose_b=True),
+            *d_start,
         )
 
-    return hidden, gradient
+    return (hidden, *final), gradient
 
 
-def _ours(cell):
-    """A cell above, [time, batch, ...] inside so that a step is one run of memory, with the
-    gradient written there.
+def _ours(cell: Callable, parts: int) -> Recurrence:
+    """Returns the recurrence of a cell above, with the gradient written there.
 
-    What needs no state is done for all steps at once: the product with the kernel before the loop,
-    and after the loop backwards the products that make the gradients of weights and inputs. Where
-    nobody asks for one, it is dead code.
+    parts: how many tensors its state has. Inside, sequences are [time, batch, ...], so that a step
+    is one run of memory. Everything that needs no state is computed for all steps at once: the
+    product with the kernel before the loop, and the products for the gradients of weights and
+    inputs after the backward loop. A gradient that is not used is dead code.
     """
 
-    def run(weights, inputs, reverse=False):
-        function = tf.custom_gradient(lambda *tensors: cell(*tensors, reverse=reverse))
+    def run(weights, inputs, reverse=False, state=None):
+        if state is None:
+            shape = [tf.shape(inputs)[0], weights[1].shape[0]]
+            start = parts * [tf.zeros(shape, sum_dtype(inputs.dtype))]
+        else:
+            start = _start(state, inputs, sum_dtype(inputs.dtype))
         weights = [tf.cast(weight, inputs.dtype) for weight in weights]
-        return tf.transpose(function(*weights, tf.transpose(inputs, [1, 0, 2])), [1, 0, 2])
+        function = tf.custom_gradient(lambda *tensors: cell(*tensors, reverse=reverse))
+        hidden, *final = function(*weights, tf.transpose(inputs, [1, 0, 2]), *start)
+        return tf.transpose(hidden, [1, 0, 2]), tuple(final)
 
     return run
 
 
-def _keras(layer_class):
-    """The Keras layer, which takes the kernel of cuDNN where there is one; also the twin that says
-    what is meant.
+def _keras(layer_class: type[keras.layers.RNN]) -> Recurrence:
+    """Returns the recurrence of a Keras layer, which uses cuDNN's kernel if there is one.
+
+    It is also the twin that defines the meaning.
     """
 
-    def run(weights, inputs, reverse=False):
+    def run(weights, inputs, reverse=False, state=None):
         layer = _keras_layer(layer_class, weights[1].shape[0], inputs.shape[-1], inputs.dtype.name)
-        # Not `go_backwards`: its output stays in the order of the steps, and its path through cuDNN
-        # is another.
+        # Not `go_backwards`: its output stays in the order of the steps, and it takes another path
+        # through cuDNN.
         turn = functools.partial(tf.reverse, axis=[1]) if reverse else tf.identity
         weights = [tf.cast(weight, inputs.dtype) for weight in weights]
-        state = [variable.value for variable in layer.non_trainable_variables]
-        hidden, _ = layer.stateless_call(weights, state, turn(inputs))
-        return turn(hidden)
+        variables = [variable.value for variable in layer.non_trainable_variables]
+        start = None if state is None else _start(state, inputs, inputs.dtype)
+        (hidden, *final), _ = layer.stateless_call(
+            weights, variables, turn(inputs), initial_state=start
+        )
+        return turn(hidden), tuple(tf.cast(part, sum_dtype(inputs.dtype)) for part in final)
 
     return run
 
 
 @functools.cache
-def _keras_layer(layer_class, units, width, dtype):
-    """A built layer whose own weights are never used: `stateless_call` puts the caller's in their
-    place.
+def _keras_layer(
+    layer_class: type[keras.layers.RNN], units: int, width: int, dtype: str
+) -> keras.layers.RNN:
+    """Returns a built layer whose own weights are never used.
+
+    `stateless_call` puts the caller's weights in their place.
     """
     with tf.init_scope():
-        # Not the default initializer: it orthogonalizes, and that has no kernel for bfloat16.
+        # Not the default initializer: it needs a QR decomposition, which has no bfloat16 kernel.
         layer = layer_class(
-            units, return_sequences=True, recurrent_initializer="zeros", dtype=dtype
+            units,
+            return_sequences=True,
+            return_state=True,
+            recurrent_initializer="zeros",
+            dtype=dtype,
         )
         layer.build((None, None, width))
     return layer
 
 
+def _start(state: State, inputs: tf.Tensor, dtype: tf.DType) -> list[tf.Tensor]:
+    """Returns the parts of a state in `dtype`, for the rows of the inputs [batch, time, in].
+
+    If a trace knows the number of rows of the state but not of the inputs, the loop refuses the
+    state. `tf.broadcast_to` forgets that number; it raises if the numbers differ.
+    """
+    rows = tf.shape(inputs)[0]
+    return [tf.broadcast_to(tf.cast(part, dtype), [rows, part.shape[-1]]) for part in state]
+
+
 _CUDNN_CELLS = ("lstm", "gru")
 RECURRENCES = {
-    "simple_rnn": {"ours": _ours(_simple_rnn), "keras": _keras(keras.layers.SimpleRNN)},
-    "lstm": {"ours": _ours(_lstm), "keras": _keras(keras.layers.LSTM)},
-    "gru": {"ours": _ours(_gru), "keras": _keras(keras.layers.GRU)},
+    "simple_rnn": {"ours": _ours(_simple_rnn, parts=1), "keras": _keras(keras.layers.SimpleRNN)},
+    "lstm": {"ours": _ours(_lstm, parts=2), "keras": _keras(keras.layers.LSTM)},
+    "gru": {"ours": _ours(_gru, parts=1), "keras": _keras(keras.layers.GRU)},
 }

@@ -1,32 +1,75 @@
-"""How large a network and its checkpoints are, from settings alone: before TensorFlow is there."""
+"""Names and shapes of a network's weights, from settings alone: no TensorFlow is needed.
+
+Everything that depends on the size of a network is computed from this table: its parameters, the
+bytes of a checkpoint, the cost of a step. `networks.Network` builds exactly these weights.
+"""
+
+import math
 
 from trainer import config as configuration
 
-_GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
-# GRU in the form with reset_after has one for each kernel.
-_BIASES = {"simple_rnn": 1, "lstm": 1, "gru": 2}
+DIRECTIONS = ("forward", "backward")
+Shapes = dict[str, tuple[int, ...]]
+
+# Gates of a cell; each has a column for every unit, in kernel, recurrent kernel and bias.
+GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
+
+
+def weights(settings: configuration.Model, vocabulary_size: int, classes: int) -> Shapes:
+    """Returns {logical name: shape} of all trained weights, in the order of `Network.weights`."""
+    if settings.one_hot:
+        found, width = {}, vocabulary_size  # The identity matrix is not trained.
+    else:
+        width = settings.embedding_size
+        found = {"embedding/embeddings": (vocabulary_size, width)}
+    found |= recurrent_layers(settings, width)
+    width = settings.units[-1] * (len(DIRECTIONS) if settings.bidirectional else 1)
+    return found | {"logits/kernel": (width, classes), "logits/bias": (classes,)}
+
+
+def recurrent_layers(settings: configuration.Model, width: int) -> Shapes:
+    """Returns the part of `weights` that belongs to the recurrent layers, on inputs of `width`."""
+    found = {}
+    for name, units in zip(layer_names(settings), settings.units):
+        places = [f"{name}/{way}" for way in DIRECTIONS] if settings.bidirectional else [name]
+        for place in places:
+            shapes = recurrent_layer(settings.cell, width, units)
+            found |= {f"{place}/{part}": shape for part, shape in shapes.items()}
+        width = len(places) * units
+    return found
+
+
+def recurrent_layer(cell: str, width: int, units: int) -> Shapes:
+    """Returns {part: shape} of one recurrent layer in one direction, in the form of Keras 3.
+
+    width: features of the inputs; units: width of the state. GRU has the form with `reset_after`,
+    which has one bias for each kernel.
+    """
+    columns = GATES[cell] * units
+    return {
+        "kernel": (width, columns),
+        "recurrent_kernel": (units, columns),
+        "bias": (2, columns) if cell == "gru" else (columns,),
+    }
+
+
+def layer_names(settings: configuration.Model) -> list[str]:
+    """Returns the names of the recurrent layers, from the first to the last."""
+    return [f"rnn_{layer}" for layer in range(len(settings.units))]
 
 
 def parameters(settings: configuration.Model, vocabulary_size: int, classes: int) -> int:
-    """Number of trained values: embedding, recurrent layers in one or two directions, logits."""
-    width = vocabulary_size if settings.one_hot else settings.embedding_size
-    total = 0 if settings.one_hot else vocabulary_size * width
-    directions = 2 if settings.bidirectional else 1
-    for units in settings.units:
-        total += (
-            directions * _GATES[settings.cell] * units * (width + units + _BIASES[settings.cell])
-        )
-        width = directions * units
-    return total + (width + 1) * classes
+    """Returns the number of trained values."""
+    return sum(map(math.prod, weights(settings, vocabulary_size, classes).values()))
 
 
 def slots(settings: configuration.Optimizer) -> int:
-    """Values that the optimizer keeps for each trained one."""
+    """Returns how many values the optimizer keeps for each trained one."""
     moments = {"adam": 2, "adamw": 2, "sgd": 1 if settings.momentum else 0}[settings.optimizer]
     return moments + (1 if settings.ema else 0)
 
 
 def checkpoint_bytes(config: configuration.Config, vocabulary_size: int, classes: int) -> int:
-    """Bytes of one checkpoint, but for a few thousand of names, counters and manifest."""
+    """Returns the bytes of one checkpoint, without the few thousand of names and manifest."""
     size = 8 if config.run.precision == "float64" else 4
     return size * (1 + slots(config.optimizer)) * parameters(config.model, vocabulary_size, classes)

@@ -1,0 +1,75 @@
+"""The encoder of a network: from tokens to the states of its last recurrent layer.
+
+Tokens -> embedding (trained, or one-hot) -> a stack of recurrent layers, each in one or both
+directions. Dropout lies after the embedding and between layers. Word dropout takes out whole
+embeddings, as in Iyyer et al., Deep Unordered Composition Rivals Syntactic Methods, 2015, section
+3.1.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from trainer import config as configuration
+from trainer.models import recurrent, shapes
+from trainer.models.noise import Noise, drop
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The embedding and the recurrent layers of `settings`, as a pure function of their weights.
+
+    recurrence: computes each layer; seed: of the dropout; dtype: of all arithmetic.
+    """
+
+    settings: configuration.Model
+    vocabulary_size: int
+    recurrence: recurrent.Recurrence
+    seed: int
+    dtype: str
+
+    def __call__(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        tokens: tf.Tensor,
+        lengths: tf.Tensor,
+        noise: Noise | None = None,
+    ) -> tf.Tensor:
+        """Returns the states of the last layer: [batch, length, width].
+
+        weights: {logical name: tensor}; tokens: int32 [batch, length]; lengths: int32 [batch],
+        tokens of each row that count; noise: turns dropout on. The width is that of `units`, or
+        twice that in both directions, the forward half first. States beyond a row's length have no
+        meaning.
+        """
+        rate = self.settings.dropout
+        states = drop(
+            self._embed(weights, tokens),
+            "words",
+            noise,
+            rate=self.settings.word_dropout,
+            seed=self.seed,
+            shape_after_rows=(tf.shape(tokens)[1], 1),
+        )
+        for layer, name in enumerate(shapes.layer_names(self.settings)):
+            place = name if layer else "embedding"  # What the first layer sees is the embedding.
+            states = drop(states, place, noise, rate=rate, seed=self.seed)
+            states = self._run_layer(weights, name, states, lengths)
+        return states
+
+    def _embed(self, weights, tokens):
+        if self.settings.one_hot:
+            return tf.one_hot(tokens, self.vocabulary_size, dtype=self.dtype)
+        return tf.gather(weights["embedding/embeddings"], tokens)
+
+    def _run_layer(self, weights, name, inputs, lengths):
+        if not self.settings.bidirectional:
+            states, _ = self.recurrence(_of_layer(weights, name), inputs)
+            return states
+        forward, backward = (_of_layer(weights, f"{name}/{way}") for way in shapes.DIRECTIONS)
+        return recurrent.bidirectional(self.recurrence, forward, backward, inputs, lengths)
+
+
+def _of_layer(weights, name):
+    return tuple(weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias"))
