@@ -13,7 +13,7 @@ from trainer import config as configuration
 from trainer import evaluate as evaluate_module
 from trainer.exit_codes import UsageError
 
-# More than one batch of rows, and no whole number of them.
+# More than one batch of rows; the last one is not full.
 TEST_ROWS = classifier.sentences(301, seed=3)
 LABELS = sorted(classifier.WORDS)
 
@@ -41,7 +41,7 @@ def report(folder):
 
 @pytest.fixture(scope="module")
 def expected(folder):
-    """The report, counted by hand from what `predict` says of each row by itself."""
+    """The report, counted by hand from what `predict` prints for each row."""
     texts = folder / "texts"
     texts.write_text("".join(f"{text}\n" for text, _ in TEST_ROWS))
     answer = commands.call(
@@ -76,14 +76,16 @@ def of_class(label, pairs) -> dict:
     return {"precision": precision, "recall": recall, "f1": f1, "examples": there}
 
 
-def test_the_figures_are_those_counted_by_hand(report, expected):
+def test_the_metrics_are_those_counted_by_hand(report, expected):
     for label in LABELS:
         assert report["classes"][label] == pytest.approx(expected["classes"][label], rel=1e-12)
     assert report["examples"] == expected["examples"]
     assert report["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     for name in ("accuracy", "macro_f1"):
         assert report[name] == pytest.approx(expected[name], rel=1e-12)
-    assert 0.4 < report["accuracy"] < 1  # Else nothing was told apart, and nothing tested.
+    assert (
+        0.4 < report["accuracy"] < 1
+    )  # Else the classes are not separated, and nothing is tested.
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_the_figures_are_those_counted_by_hand(report, expected):
     ],
     ids=["batches of 7", "one batch", "two devices"],
 )
-def test_no_way_of_dealing_out_the_rows_changes_a_figure(folder, report, flags, patches):
+def test_batch_size_and_number_of_devices_change_no_metric(folder, report, flags, patches):
     assert approximately(evaluate(folder, *flags, patches=patches)) == approximately(report)
 
 
@@ -110,7 +112,7 @@ def approximately(report: dict) -> dict:
     }
 
 
-def test_the_text_form_has_the_same_figures(folder, report):
+def test_the_text_form_has_the_same_metrics(folder, report):
     answer = commands.call("evaluate", f"--model_dir={folder / 'model'}")
     metrics = dict(line.split() for line in answer.lines[:6])
     assert (
@@ -132,7 +134,7 @@ def test_the_text_form_has_the_same_figures(folder, report):
         ]
 
 
-def test_the_best_checkpoint_is_judged_unless_told_otherwise(folder, report):
+def test_the_best_checkpoint_is_evaluated_by_default(folder, report):
     [best] = [
         int(path.name.removeprefix("step-")) for path in (folder / "model" / "best").glob("step-*")
     ]
@@ -173,18 +175,18 @@ def test_a_dataset_may_move_but_not_be_another(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "folders, flags, told",
+    "folders, flags, message",
     [
         (["checkpoints", "best"], [], "holds no checkpoint yet"),
         (["best"], ["--checkpoint=best"], "has no best checkpoint"),
     ],
 )
-def test_a_checkpoint_that_is_missing_is_named(folder, tmp_path, folders, flags, told):
+def test_a_checkpoint_that_is_missing_is_named(folder, tmp_path, folders, flags, message):
     model = shutil.copytree(folder / "model", tmp_path / "model")
     for name in folders:
         shutil.rmtree(model / name)
     answer = commands.call("evaluate", f"--model_dir={model}", *flags)
-    assert (answer.code, answer.out) == (2, "") and told in answer.err
+    assert (answer.code, answer.out) == (2, "") and message in answer.err
 
 
 def test_a_split_that_is_missing_is_named(tmp_path):
@@ -231,7 +233,7 @@ def no_step(monkeypatch):
         (("train", "validation"), {"early_stop_patience": 2}, "validation"),
     ],
 )
-def test_a_run_evaluates_its_validation_split_unless_told_otherwise(no_step, splits, flags, split):
+def test_a_run_evaluates_its_validation_split_by_default(no_step, splits, flags, split):
     assert evaluator(*splits, **flags).split == split
 
 

@@ -83,7 +83,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     with keeping(tmp_path, keep=2) as keeper:
         for step in (1, 2, 3):
             keeper.save(step, state(step))
-    assert checkpoint.list_steps(tmp_path / "checkpoints") == [3, 2]
+    assert checkpoint.list_steps(tmp_path / "checkpoints") == [2, 3]
 
 
 def test_a_failed_save_ends_the_run(tmp_path, monkeypatch):

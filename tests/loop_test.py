@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import fake_run
 from trainer import config as configuration
@@ -257,31 +258,31 @@ def test_an_evaluation_goes_on_record_after_everything_that_follows_from_it():
     assert [event.split("(")[0] for event in events[first : first + 4]] == [
         "evaluate",
         "offer 3",
-        "record.evaluated Evaluation",
+        "record.write_evaluation Evaluation",
         "append 3",
     ]
 
 
 def test_the_steps_before_an_evaluation_are_journaled_before_it():
     events = Run(total=3).to_its_end()
-    assert events.index("record.steps 3") < events.index("evaluate")
+    assert events.index("record.journal_steps 3") < events.index("evaluate")
 
 
 def test_the_line_of_an_epoch_comes_with_its_evaluation_if_there_is_one():
     events = Run(total=13, flags={"eval_steps": 13}).to_its_end()
-    assert [event for event in events if "record.line" in event] == ["record.line 7"]
-    assert [event for event in events if "record.epoch" in event] == [
-        "record.epoch 7",
-        "record.epoch 13",
+    assert [event for event in events if "record.print_epoch" in event] == ["record.print_epoch 7"]
+    assert [event for event in events if "record.journal_epoch" in event] == [
+        "record.journal_epoch 7",
+        "record.journal_epoch 13",
     ]
 
 
 def test_a_point_is_due_at_every_interval_and_after_the_last_step():
     events = Run(total=10, flags={"log_steps": 4}).to_its_end()
-    assert [event for event in events if "record.point" in event] == [
-        "record.point 4",
-        "record.point 8",
-        "record.point 10",
+    assert [event for event in events if "record.write_point" in event] == [
+        "record.write_point 4",
+        "record.write_point 8",
+        "record.write_point 10",
     ]
 
 
@@ -399,11 +400,11 @@ def test_a_step_that_diverges_is_named_with_its_examples_and_never_saved(bad, to
         found = fake_run.step_metrics(count)
         wrong = fake_run.step_metrics(count, **bad)
         last = np.arange(count) == count - 1
-        return type(found)(*(np.where(last, b, a) for a, b in zip(found, wrong)))
+        return tf.nest.map_structure(lambda a, b: np.where(last, b, a), found, wrong)
 
     run = Run(total=7, flags={"steps_per_loop": 3}, metrics=metrics)
     with pytest.raises(DivergedError, match=f"step 3: {told}") as problem:
         run.to_its_end()
     assert "the training examples 0, 1 (counted" in str(problem.value)  # `arange(2)`: step 2 from 0
-    assert "record.diverged 3" in run.events and not run.keeper.saved
-    assert "record.ran 3" not in run.events
+    assert "record.journal_divergence 3" in run.events and not run.keeper.saved
+    assert "record.add_steps 3" not in run.events

@@ -28,7 +28,7 @@ def predict(model, *arguments, **options) -> commands.Answer:
 
 @pytest.fixture(scope="module")
 def rows(model):
-    """What `--format=jsonl` says of TEXTS."""
+    """The objects that `--format=jsonl` prints for TEXTS."""
     answer = predict(model, "--format=jsonl", *TEXTS)
     assert answer.code == 0, answer.err
     return [json.loads(line) for line in answer.lines]
@@ -102,16 +102,16 @@ def test_nothing_in_gives_nothing_out(model):
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content, message",
     [
         (b"fine\nb\xff\n", "standard input:2 is not valid UTF-8"),
         (b"\xff\xfea\x00", "standard input:1 is not valid UTF-8"),
         (b"fine\ncut off \xc3", "standard input:2 is not valid UTF-8"),
     ],
 )
-def test_bad_utf_8_exits_3_and_names_the_line(model, content, told):
+def test_bad_utf_8_exits_3_and_names_the_line(model, content, message):
     answer = predict(model, stdin=content)
-    assert answer.code == 3 and told in answer.err and "Traceback" not in answer.err
+    assert answer.code == 3 and message in answer.err and "Traceback" not in answer.err
 
 
 def test_a_bad_line_in_a_file_names_the_file(model, tmp_path):
@@ -121,7 +121,7 @@ def test_a_bad_line_in_a_file_names_the_file(model, tmp_path):
     assert len(answer.lines) == 64  # Whole groups that came before it.
 
 
-def test_an_argument_that_is_no_utf_8_exits_3(model):
+def test_an_argument_that_is_not_utf_8_exits_3(model):
     answer = predict(model, "fine", os.fsdecode(b"b\xff"))
     assert (answer.code, answer.out) == (
         3,
@@ -129,10 +129,12 @@ def test_an_argument_that_is_no_utf_8_exits_3(model):
     ) and "text 2 on the command line is not valid UTF-8" in answer.err
 
 
-@pytest.mark.parametrize("name, told", [("nowhere", "No such file"), (".", "Is a directory")])
-def test_an_input_that_cannot_be_read_exits_2(model, tmp_path, name, told):
+@pytest.mark.parametrize("name, message", [("nowhere", "No such file"), (".", "Is a directory")])
+def test_an_input_that_cannot_be_read_exits_2(model, tmp_path, name, message):
     answer = predict(model, f"--input={tmp_path / name}")
-    assert (answer.code, answer.out) == (2, "") and told in answer.err and "--input=" in answer.err
+    assert (
+        (answer.code, answer.out) == (2, "") and message in answer.err and "--input=" in answer.err
+    )
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(model, tmp_path):

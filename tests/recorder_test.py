@@ -74,11 +74,11 @@ def events(folder, name) -> list[dict]:
 
 def test_a_point_holds_means_over_the_examples_since_the_point_before(tmp_path, summaries):
     record = a_recorder(tmp_path)
-    record.ran(2, fake_run.step_metrics(2, loss=8.0, correct=2.0, count=8.0, norm=1.0), 4.0)
-    record.ran(1, fake_run.step_metrics(1, loss=4.0, correct=4.0, count=4.0, norm=4.0), 6.0)
-    record.point(3)
-    record.ran(1, fake_run.step_metrics(1, loss=2.0, correct=8.0, count=8.0, norm=7.0), 1.0)
-    record.point(4)
+    record.add_steps(2, fake_run.step_metrics(2, loss=8.0, correct=2.0, count=8.0, norm=1.0), 4.0)
+    record.add_steps(1, fake_run.step_metrics(1, loss=4.0, correct=4.0, count=4.0, norm=4.0), 6.0)
+    record.write_point(3)
+    record.add_steps(1, fake_run.step_metrics(1, loss=2.0, correct=8.0, count=8.0, norm=7.0), 1.0)
+    record.write_point(4)
     assert summaries["train"].scalars[3] == pytest.approx(
         {
             "loss": (8 + 8 + 4) / 20,
@@ -101,8 +101,8 @@ def test_the_first_steps_of_an_attempt_are_journaled_at_once_and_later_ones_now_
     monkeypatch.setattr(recorder, "time", clock)
     record = a_recorder(tmp_path)
     for step, clock.now in ((1, 100.0), (2, 101.0), (3, 104.0), (4, 105.0), (5, 106.0)):
-        record.ran(1, fake_run.step_metrics(1), 1.0)
-        record.steps_now_and_then(step)
+        record.add_steps(1, fake_run.step_metrics(1), 1.0)
+        record.journal_steps_now_and_then(step)
     noted = [(line["step"], line["steps"]) for line in events(tmp_path, "loop")]
     assert noted == [(1, 1), (4, 3)]
     assert events(tmp_path, "loop")[1]["input_seconds"] == 0.75
@@ -110,14 +110,14 @@ def test_the_first_steps_of_an_attempt_are_journaled_at_once_and_later_ones_now_
 
 def test_no_line_is_journaled_for_no_steps(tmp_path, summaries):
     record = a_recorder(tmp_path)
-    record.ran(2, fake_run.step_metrics(2), 1.0)
-    record.steps(2)
-    record.steps(2)
+    record.add_steps(2, fake_run.step_metrics(2), 1.0)
+    record.journal_steps(2)
+    record.journal_steps(2)
     assert len(events(tmp_path, "loop")) == 1
 
 
 def test_every_epoch_is_journaled_with_its_metrics(tmp_path, summaries):
-    a_recorder(tmp_path, log_epochs=5).epoch(13)
+    a_recorder(tmp_path, log_epochs=5).journal_epoch(13)
     [line] = events(tmp_path, "epoch")
     assert (line["epoch"], line["step"], line["loss"], line["accuracy"]) == (2, 13, 0.75, 0.75)
 
@@ -126,14 +126,14 @@ def test_every_epoch_is_journaled_with_its_metrics(tmp_path, summaries):
 
 
 def test_a_line_has_the_metrics_of_the_epoch_so_far(tmp_path, summaries, capsys):
-    a_recorder(tmp_path).line(9)
+    a_recorder(tmp_path).print_epoch(9)
     assert capsys.readouterr().out == "epoch 2 step 9 loss 0.7500 accuracy 0.7500\n"
 
 
 def test_only_the_end_of_every_nth_epoch_is_printed(tmp_path, summaries, capsys):
     record = a_recorder(tmp_path, log_epochs=2)
     for step in (7, 9, 13, 19, 22, 25):
-        record.line(step)
+        record.print_epoch(step)
     assert [line.split(" loss")[0] for line in capsys.readouterr().out.splitlines()] == [
         "epoch 2 step 13",
         "epoch 4 step 25",
@@ -176,14 +176,14 @@ def evaluated(tmp_path, summaries):
     """A recorder of epochs with log_epochs=1 that has recorded an evaluation of step 7."""
     record = a_recorder(tmp_path)
     found = fake_run.split_metrics(right=5)
-    evaluation = selection.Evaluation(7, "test", recorder.metrics_of_split(found))
+    evaluation = selection.Evaluation(7, "test", found.metrics())
     seen = []
 
     def write(part, step, metrics):
         seen.append((part, step, metrics, len(events(tmp_path, "evaluate"))))
         part.calls.append("view")
 
-    record.evaluated(evaluation, found, types.SimpleNamespace(write=write))
+    record.write_evaluation(evaluation, found, types.SimpleNamespace(write=write))
     return types.SimpleNamespace(found=found, seen=seen)
 
 
@@ -215,13 +215,13 @@ def test_the_steps_of_a_checkpoint_are_journaled_before_its_points_are_flushed(
     record, journaled = a_recorder(tmp_path), []
     for part in ("train", "eval"):
         summaries[part].flush = lambda: journaled.append(len(events(tmp_path, "loop")))
-    record.ran(5, fake_run.step_metrics(5), 1.0)
+    record.add_steps(5, fake_run.step_metrics(5), 1.0)
     record.flush(5)
     assert journaled == [1, 1]
 
 
 def test_a_commit_is_journaled_with_its_digest(tmp_path, summaries):
-    a_recorder(tmp_path).saved({"step": 5, "state_digest": "abc", "files": {}}, 0.5)
+    a_recorder(tmp_path).journal_save({"step": 5, "state_digest": "abc", "files": {}}, 0.5)
     [line] = events(tmp_path, "save")
     assert (line["step"], line["state_digest"], line["seconds"]) == (5, "abc", 0.5)
 
@@ -257,9 +257,9 @@ def test_a_trained_embedding_is_shown_with_its_vocabulary(tmp_path, summaries, o
 
 def test_a_worker_that_is_not_the_chief_writes_and_prints_nothing(tmp_path, summaries, capsys):
     with a_recorder(tmp_path, chief=False) as record:
-        record.ran(7, fake_run.step_metrics(7), 1.0)
-        record.point(7)
-        record.line(7)
+        record.add_steps(7, fake_run.step_metrics(7), 1.0)
+        record.write_point(7)
+        record.print_epoch(7)
         record.flush(7)
         record.finish(7, {})
     assert not summaries and not (tmp_path / "tensorboard").exists()

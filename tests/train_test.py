@@ -1,4 +1,4 @@
-"""What a run prints and leaves behind. How it goes on after a stop or a kill: resume_test."""
+"""What a run prints and leaves behind. How it continues after a stop or a kill: resume_test."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def finished(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def longer(data, tmp_path_factory):
-    """(folder, answer) of the same run with a fourth epoch, and with every cadence another."""
+    """(folder, answer) of the same run with a fourth epoch and with other intervals throughout."""
     model = tmp_path_factory.mktemp("longer") / "model"
     answer = train(
         data,
@@ -123,7 +123,7 @@ def test_every_printed_number_has_four_significant_digits(finished):
             ), line
 
 
-def test_training_figures_are_means_over_the_rows_of_the_epochs_own_steps(finished):
+def test_training_metrics_are_means_over_the_rows_of_the_epochs_own_steps(finished):
     first = 0
     for end, entry in zip(EPOCH_ENDS[:3], events(finished[0], "epoch"), strict=True):
         correct = entry["accuracy"] * (end - first) * BATCH
@@ -141,7 +141,9 @@ def test_only_every_nth_epoch_is_printed_while_all_stay_in_the_journal(longer, f
     assert metrics(answer.lines[0]).items() <= metrics(finished[1].lines[1]).items()
 
 
-def test_the_log_tells_of_devices_kernel_data_parameters_and_origin(finished):
+def test_the_log_names_devices_implementations_data_parameters_and_the_origin_of_the_state(
+    finished,
+):
     for part in (
         "1 CPU replica(s) under OneDeviceStrategy, 1 shard(s) each, 2 threads",
         "rnn_0: ",
@@ -176,7 +178,7 @@ def test_a_run_leaves_these_files(finished):
     )
 
 
-def test_the_configuration_is_written_with_what_was_left_open_resolved(finished):
+def test_the_configuration_is_written_with_every_automatic_value_resolved(finished):
     written = json.loads((finished[0] / "config.json").read_text())
     assert (
         written["flags"]["epochs"] == 3
@@ -186,7 +188,7 @@ def test_the_configuration_is_written_with_what_was_left_open_resolved(finished)
     assert written["digest"] == manifest(finished[0], 19)["config_digest"]
 
 
-def test_the_journal_tells_what_happened_and_how_long_it_took(finished):
+def test_the_journal_has_every_event_with_its_seconds(finished):
     model, _ = finished
     entries = journal.read(model / "journal.jsonl")
     assert all(
@@ -231,7 +233,7 @@ def test_the_row_of_a_run_in_hparams_names_its_folder_and_its_flags(finished):
     assert row.hparams["learning_rate"].number_value == 0.01
 
 
-def test_one_evaluation_has_the_same_figures_wherever_it_is_written(finished):
+def test_an_evaluation_has_the_same_metrics_wherever_it_is_written(finished):
     model, answer = finished
     recorded = evaluations(model)
     assert [(entry["step"], entry["split"]) for entry in recorded] == [
@@ -262,7 +264,7 @@ def states(model) -> dict:
     }
 
 
-def test_a_finished_run_repeated_says_the_same_last_line_and_changes_nothing(
+def test_a_finished_run_repeated_prints_the_same_last_line_and_changes_nothing(
     data, finished, copied
 ):
     before = states(copied)
@@ -287,7 +289,7 @@ def test_a_run_may_be_made_longer_and_ends_as_if_it_had_been_that_long(
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, messages",
     [
         (
             ["--units=16", "--seed=5"],
@@ -297,12 +299,12 @@ def test_a_run_may_be_made_longer_and_ends_as_if_it_had_been_that_long(
     ],
 )
 def test_a_resume_that_would_change_the_result_is_refused_with_the_difference(
-    data, copied, flags, told
+    data, copied, flags, messages
 ):
     before = (copied / "config.json").read_bytes()
     answer = train(data, copied, "--epochs=3", *flags)
     assert (answer.code, answer.out) == (2, "")
-    for part in told:
+    for part in messages:
         assert part in answer.err
     assert (copied / "config.json").read_bytes() == before
 
@@ -337,7 +339,7 @@ def test_evaluations_every_n_steps_and_after_the_last_on_the_split_asked_for(dat
     ]
     assert ["test_loss" in line for line in answer.lines[:-1]] == [True, False, True, True]
     assert [step for step, _ in points(tmp_path / "model", "eval", "accuracy")] == [4, 8, 10]
-    assert not (tmp_path / "model" / "best").exists()  # The test split decides nothing.
+    assert not (tmp_path / "model" / "best").exists()  # The test split never selects.
 
 
 def test_the_best_checkpoint_is_that_of_the_first_best_evaluation(finished):
@@ -348,7 +350,7 @@ def test_the_best_checkpoint_is_that_of_the_first_best_evaluation(finished):
     assert steps_in(model / "best") == [step]
 
 
-def test_training_stops_where_the_last_evaluations_brought_nothing_better(data, tmp_path):
+def test_training_stops_when_the_last_evaluations_were_not_better(data, tmp_path):
     command = data, tmp_path / "model", "--epochs=3", "--early_stop_patience=2", "--eval_steps=2"
     stand_still = "--learning_rate=1e-12"
     answer = train(*command, stand_still)
@@ -369,7 +371,7 @@ def test_stopping_early_by_the_test_split_is_refused_before_anything_is_written(
     assert not (tmp_path / "model" / "config.json").exists()
 
 
-def test_figures_of_another_split_do_not_decide_which_checkpoint_is_the_best(data, tmp_path):
+def test_metrics_of_another_split_do_not_choose_the_best_checkpoint(data, tmp_path):
     model = tmp_path / "model"
     train(data, model, "--steps=7", "--eval_split=train")
     record = model / "evaluations.jsonl"
@@ -419,7 +421,7 @@ def test_a_step_that_diverges_is_named_with_its_rows_and_never_saved(data, tmp_p
     assert train(*command).code == 4
 
 
-def test_a_run_that_cannot_save_its_last_state_does_not_end_well(data, tmp_path):
+def test_a_run_that_cannot_save_its_last_state_fails(data, tmp_path):
     # A file name that no file system takes: every write fails.
     patches = {
         "trainer.model_folder.checkpoint.PAYLOAD": "x" * 300,
@@ -429,14 +431,14 @@ def test_a_run_that_cannot_save_its_last_state_does_not_end_well(data, tmp_path)
     assert answer.code == 74 and "done" not in answer.out and "could not be written" in answer.err
 
 
-def test_a_run_that_cannot_record_an_evaluation_does_not_end_well(data, tmp_path):
+def test_a_run_that_cannot_record_an_evaluation_fails(data, tmp_path):
     (tmp_path / "model" / "evaluations.tmp").mkdir(parents=True)  # Where a file should be written.
     answer = train(data, tmp_path / "model", "--steps=2")
     assert answer.code == 74 and "done" not in answer.out and "must stay writable" in answer.err
     assert events(tmp_path / "model", "stop")[-1]["code"] == 74
 
 
-def test_training_goes_on_when_nobody_reads_its_figures_any_more(data, tmp_path, longer):
+def test_training_continues_when_its_stdout_is_closed(data, tmp_path, longer):
     process = commands.start(
         "train", f"--data_dir={data}", f"--model_dir={tmp_path / 'model'}", *SMALL, "--epochs=4"
     )
@@ -447,7 +449,7 @@ def test_training_goes_on_when_nobody_reads_its_figures_any_more(data, tmp_path,
     assert manifest(tmp_path / "model", 25)["state_digest"] == longer[1].digest
 
 
-def test_a_stop_before_there_is_any_state_says_so(data, tmp_path):
+def test_a_run_stopped_before_it_has_a_state_prints_so(data, tmp_path):
     with lock.hold(tmp_path / "model"):
         process = commands.start(
             "train", f"--data_dir={data}", f"--model_dir={tmp_path / 'model'}", *SMALL

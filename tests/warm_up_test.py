@@ -60,7 +60,7 @@ def test_the_supervisor_hears_of_a_compilation_before_it_and_the_journal_after_i
     assert events == [
         "record.lap compile",  # the loop itself
         "supervisor.beat compile",
-        "record.steps 0",
+        "record.journal_steps 0",
         "compile 8 for 6 rows",
         "record.lap compile",
     ]

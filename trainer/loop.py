@@ -155,19 +155,19 @@ class Loop:
         self._loop_size.ran(count, seconds)
         self._refuse_divergence(metrics)
         self._step += count
-        self._record.ran(count, metrics, seconds)
+        self._record.add_steps(count, metrics, seconds)
         if self._step % self._run.log_steps == 0 or self._step == self._total:
-            self._record.point(self._step)
+            self._record.write_point(self._step)
         if self._epochs.end_with(self._step):
-            self._record.epoch(self._step)
+            self._record.journal_epoch(self._step)
             if not self._evaluation_is_due():  # else the line comes with the evaluation
-                self._record.line(self._step)
-        self._record.steps_now_and_then(self._step)
+                self._record.print_epoch(self._step)
+        self._record.journal_steps_now_and_then(self._step)
 
     def _evaluate(self) -> None:
         """Evaluates the state and records it; if a stop breaks it off, the evaluation stays due."""
         split = self._evaluator.split
-        self._record.steps(self._step)
+        self._record.journal_steps(self._step)
         weights, view = self._state.evaluation_weights(), self._evaluator.view()
         self._warm_up.before_evaluation(weights, self._step)
         found = self._evaluator.metrics(weights, lambda: self._hear("evaluate"), view)
@@ -176,7 +176,7 @@ class Loop:
             return
         evaluation = selection.Evaluation(self._step, split, found.metrics())
         self._keeper.offer(evaluation, self._state.snapshot)
-        self._record.evaluated(evaluation, found, view)
+        self._record.write_evaluation(evaluation, found, view)
         # Last: an evaluation on record is not repeated, so all that follows from it must be there.
         self._keeper.append(evaluation)
 
@@ -221,7 +221,7 @@ class Loop:
             return
         step = self._step + int(bad.argmax()) + 1
         rows = self._batches.plan.examples(step - 1)
-        self._record.diverged(step, rows)
+        self._record.journal_divergence(step, rows)
         raise DivergedError(
             f"step {step}: the loss is {losses[bad][0]}, the gradient's norm {norms[bad][0]}, both "
             "must be finite. Its batch holds the training examples "

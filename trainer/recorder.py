@@ -158,14 +158,14 @@ class Recorder:
 
     # --- steps ------------------------------------------------------------------------------------
 
-    def ran(self, count: int, metrics: StepMetrics, seconds: float) -> None:
+    def add_steps(self, count: int, metrics: StepMetrics, seconds: float) -> None:
         """Takes note of `count` steps that took `seconds`."""
         self._unwritten.metrics.append(metrics)
         self._unwritten.seconds += seconds
         self._unjournaled["steps"] += count
         self._unjournaled["input_seconds"] += float(metrics.input_seconds.sum())
 
-    def point(self, step: int) -> None:
+    def write_point(self, step: int) -> None:
         """Writes the metrics since the point before to TensorBoard and to the progress."""
         metrics = metrics_of_steps(
             self._state.task, self._unwritten.metrics, self._unwritten.seconds
@@ -177,13 +177,13 @@ class Recorder:
         )
         self._progress.show(step, self._epochs.of(step), metrics)
 
-    def epoch(self, step: int) -> None:
+    def journal_epoch(self, step: int) -> None:
         """Journals the epoch that ends with `step`."""
         self._journal.write(
             "epoch", epoch=self._epochs.of(step), step=step, **metrics_of_epoch(self._state)
         )
 
-    def line(self, step: int, evaluated: Mapping[str, float] | None = None) -> None:
+    def print_epoch(self, step: int, evaluated: Mapping[str, float] | None = None) -> None:
         """Prints the metrics of the epoch so far, and `evaluated` after them.
 
         With --log_epochs=N it prints only at the end of every N-th epoch.
@@ -195,7 +195,7 @@ class Recorder:
             values = (f"{name} {progress.number(value)}" for name, value in metrics.items())
             print_line(f"epoch {epoch} step {step} {' '.join(values)}")
 
-    def steps(self, step: int) -> None:
+    def journal_steps(self, step: int) -> None:
         """Journals the steps since the line before it, with all the time since the lap before it.
 
         input_seconds is the part of that time in which they waited for their batches.
@@ -205,18 +205,18 @@ class Recorder:
             self.lap("loop", step=step, **self._unjournaled)
             self._unjournaled = dict.fromkeys(self._unjournaled, 0)
 
-    def steps_now_and_then(self, step: int) -> None:
+    def journal_steps_now_and_then(self, step: int) -> None:
         """Journals the steps if the line before it is some seconds old."""
         if time.monotonic() - self._journaled_at >= progress.SECONDS_PER_LINE:
-            self.steps(step)
+            self.journal_steps(step)
 
-    def diverged(self, step: int, examples: np.ndarray) -> None:
+    def journal_divergence(self, step: int, examples: np.ndarray) -> None:
         """Journals the step that diverged and the examples of its batch."""
         self._journal.write("diverged", step=step, examples=examples)
 
     # --- evaluations and saves --------------------------------------------------------------------
 
-    def evaluated(
+    def write_evaluation(
         self, evaluation: selection.Evaluation, found: Metrics, view: EvaluationView
     ) -> None:
         """Writes an evaluation to TensorBoard, journal and stdout; its points survive a kill."""
@@ -225,19 +225,18 @@ class Recorder:
         view.write(self._eval_summaries, step, found)
         self._eval_summaries.flush()
         self.lap("evaluate", step=step, split=split, **metrics)
-        printed = metrics_of_epoch(
-            self._state
-        )  # The same names follow, with the split before them.
-        self.line(step, {f"{split}_{name}": metrics[name] for name in printed})
+        # After the epoch's metrics the line has the same ones of the split.
+        names = metrics_of_epoch(self._state)
+        self.print_epoch(step, {f"{split}_{name}": metrics[name] for name in names})
 
     def flush(self, step: int) -> None:
         """Returns when the record up to `step` is on disk, before its checkpoint is."""
-        self.steps(step)
+        self.journal_steps(step)
         self._train_summaries.flush()
         self._eval_summaries.flush()
 
-    def saved(self, manifest: Mapping[str, Any], seconds: float) -> None:
-        """Journals a commit; the writer of checkpoints calls it from its thread."""
+    def journal_save(self, manifest: Mapping[str, Any], seconds: float) -> None:
+        """Journals a commit; the writer of checkpoints calls it in its thread."""
         self._journal.write(
             "save", seconds, step=manifest["step"], state_digest=manifest["state_digest"]
         )

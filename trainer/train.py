@@ -141,7 +141,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
         evaluator.split if evaluator else "",
         found,
         writes=placement.is_chief,
-        on_saved=record.saved,
+        on_saved=record.journal_save,
     )
     return loop.Loop(
         config.run,

@@ -50,7 +50,7 @@ class WarmUp:
         lengths = {self._batches.plan.padded_length(step + i) for i in range(count)}
         for length in sorted(lengths & self._cold_lengths):
             self._supervisor.beat("compile", step)
-            self._record.steps(step)
+            self._record.journal_steps(step)
             self._train_steps.warm_up(length, self._rows)
             self._record.lap("compile", length=length)
             self._cold_lengths.discard(length)
