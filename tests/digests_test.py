@@ -133,8 +133,7 @@ def golden(request):
         if machine() not in known:
             pytest.skip(
                 f"digests.json has no digests of this machine ({machine()}): record them before a "
-                "change, with "
-                "--record_digests"
+                "change, with --record_digests"
             )
         assert digest == known[machine()][name]
 

@@ -143,7 +143,7 @@ def test_what_a_killed_attempt_did_beyond_its_last_save_never_happened(tmp_path)
         evaluated(keeper, 1, 0.5)
         keeper.save(2, state(2))
         evaluated(keeper, 3, 0.9)
-    assert best(tmp_path) == [3, 1]  # Step 1 is the best of the saved state, step 2.
+    assert best(tmp_path) == [1, 3]  # Step 1 is the best of the saved state, step 2.
     with keeping(tmp_path, found=newest(tmp_path)) as keeper:
         assert best(tmp_path) == [1]
         assert keeper.has_evaluation(1) and not keeper.has_evaluation(3)

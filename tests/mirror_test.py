@@ -18,6 +18,7 @@ WHOLE_PROGRAM = {
     "gang/network_cut_test.py": "does a gang survive a cut network?",
     "launch/image_test.py": "does the image hold what a pod needs?",
     "layers_test.py": "do imports point down?",
+    "models/conformance_test.py": "does every recurrence have every property?",
     "mirror_test.py": "has every module its tests?",
     "packaging_test.py": "does the package install and carry its files?",
     "resume_test.py": "is a resumed run the same run?",
@@ -25,13 +26,12 @@ WHOLE_PROGRAM = {
     "takeover_test.py": "is a model folder never written by two runs?",
     "workers_test.py": "do several workers compute what one does?",
 }
-WITHOUT_TESTS = {"__main__.py"}  # Calls `main.console`, as tests/main_test.py does by `python -m`.
 
 
 def modules() -> set[str]:
     """Paths below `trainer/` of all modules."""
     paths = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
-    return {path for path in paths if not path.endswith("__init__.py")} - WITHOUT_TESTS
+    return {path for path in paths if not path.endswith("__init__.py")}
 
 
 def collected() -> set[str]:

@@ -53,7 +53,7 @@ def commit(model, part, step, dataset, *, averages=False) -> None:
         tensors[f"model/{name}"] = full
         tensors |= {f"optimizer/{name}/average": -full} if averages else {}
     with lock.hold(model) as held:
-        held.began(0)
+        held.began(step - 10)  # Each attempt continues from the one before it.
         checkpoint.commit(
             model / part,
             step,

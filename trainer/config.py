@@ -753,9 +753,8 @@ class Config:
         if self.input.batch_size < parts:
             raise UsageError(
                 f"--batch_size={self.input.batch_size}: --devices={self.run.devices}, "
-                f"--accumulate={self.optimizer.accumulate} and "
-                f"--shards={self.run.shards} split it into {parts} parts, and each needs a row. "
-                "Raise it, or lower one of them."
+                f"--accumulate={self.optimizer.accumulate} and --shards={self.run.shards} split it "
+                f"into {parts} parts, and each needs a row. Raise it, or lower one of them."
             )
         if self.run.devices > 1 and self.run.strategy == "one_device":
             raise UsageError(

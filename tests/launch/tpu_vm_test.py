@@ -116,9 +116,8 @@ def test_the_vm_copies_the_folders_and_starts_the_container_once():
         "grep -q true; "
         f"do {UPLOAD}; done) >/var/lib/rnn-trainer/upload.log 2>&1 </dev/null &",
         "docker run --detach --name=imdb --privileged --net=host --user=0 "
-        "--volume=/var/lib/rnn-trainer/model:/model "
-        "--volume=/var/lib/rnn-trainer/data:/data:ro --entrypoint=python "
-        "us-docker.pkg.dev/p/r/rnn-trainer:1-tpu -m trainer train "
+        "--volume=/var/lib/rnn-trainer/model:/model --volume=/var/lib/rnn-trainer/data:/data:ro "
+        "--entrypoint=python us-docker.pkg.dev/p/r/rnn-trainer:1-tpu -m trainer train "
         "--data_dir=/data --model_dir=/model --strategy=tpu --accelerator=tpu --grace_seconds=30 "
         "--epochs=3 --cell=gru",
     ]

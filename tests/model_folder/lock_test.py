@@ -180,8 +180,7 @@ def test_a_wait_can_be_abandoned(tmp_path, start_holder):
         "os._exit(0)\n"
         "    os.read(ready, 1)",
         "child = subprocess.Popen(['sleep', '60'], stdin=subprocess.DEVNULL, "
-        "stdout=subprocess.DEVNULL,"
-        " close_fds=False).pid",
+        "stdout=subprocess.DEVNULL, close_fds=False).pid",
     ],
     ids=["forked", "spawned"],
 )

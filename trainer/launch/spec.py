@@ -243,8 +243,7 @@ def _check_mounts(volumes: tuple[Volume, ...]) -> None:
         if str(path) == "/" or ".." in path.parts or str(path) in paths:
             raise UsageError(
                 f"--volume={volume.kind}:{volume.source}:{volume.path}: must be mounted at a path "
-                "of its own; taken "
-                f"are /, {', '.join(paths)}. Choose another, for example /data."
+                f"of its own; taken are /, {', '.join(paths)}. Choose another, for example /data."
             )
         paths.append(str(path))
 

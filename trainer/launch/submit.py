@@ -53,8 +53,7 @@ def _afterwards(spec: JobSpec, client: kubectl.Kubectl) -> str:
     folder = spec.train.folders.model_dir
     look = (
         f"{' '.join(client.command)} port-forward service/{spec.name}-tensorboard "
-        f"{kubernetes.TENSORBOARD_PORT}"
-        f"   then http://localhost:{kubernetes.TENSORBOARD_PORT}"
+        f"{kubernetes.TENSORBOARD_PORT}   then http://localhost:{kubernetes.TENSORBOARD_PORT}"
         if spec.submit.tensorboard
         else f"scripts/tensorboard.sh {spec.name}:{folder}{where}   (or submit with --tensorboard)"
     )

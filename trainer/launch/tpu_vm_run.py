@@ -97,8 +97,7 @@ class _Execution:
             raise UsageError(
                 f"--tpu={self._job.accelerator_type}: a request {self._job.name} exists with "
                 f"{', '.join(sorted(types - {None}))}. Choose another --name, or delete that "
-                "one:\n  "
-                f"{shlex.join(self._steps['delete'].argv)}"
+                f"one:\n  {shlex.join(self._steps['delete'].argv)}"
             )
 
     def _wait(self) -> None:
@@ -161,8 +160,7 @@ class _Execution:
         if kept:
             raise TrainerError(
                 f"request {self._job.name} could not be deleted ({kept}) and COSTS MONEY until it "
-                "is. Run\n  "
-                f"{shlex.join(self._steps['delete'].argv)}"
+                f"is. Run\n  {shlex.join(self._steps['delete'].argv)}"
             )
         log.info("request %s and its VM are deleted", self._job.name)
         # After another failure that one is raised, and its message covers the copies too.
