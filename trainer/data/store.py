@@ -180,7 +180,7 @@ def _check_shapes(folder: pathlib.Path, split: Split, expected: Mapping) -> None
     if seen != wanted:
         raise _damaged(
             folder / "labels.npy",
-            f"examples, offsets and tokens are {seen}, but dataset.json has {wanted}",
+            f"counts of labels, offsets and tokens are {seen}, but dataset.json has {wanted}",
         )
 
 
