@@ -6,6 +6,7 @@ to the same state, so all states stay equal.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -47,14 +48,14 @@ class Placement:
         replica = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
         return replica - self.worker * self.replicas
 
-    def total(self, per_replica) -> tf.Tensor:
+    def total(self, per_replica: Any) -> tf.Tensor:
         """Returns the sum of what `strategy.run` returned, over all replicas of all workers.
 
         Every worker gets the same bits.
         """
         return self.strategy.reduce("SUM", per_replica, axis=None)
 
-    def gathered(self, per_replica) -> tf.Tensor:
+    def gathered(self, per_replica: Any) -> tf.Tensor:
         """Returns what `strategy.run` returned, joined along the first axis.
 
         The order is worker by worker, and replica by replica within a worker.
