@@ -1,6 +1,7 @@
 """What doctor reads of a cluster, from a stand-in for kubectl that answers from a table."""
 
 import json
+import os
 import sys
 import textwrap
 
@@ -153,10 +154,27 @@ def test_a_kubectl_that_hangs_is_a_problem_and_not_a_wait(kubectl, tmp_path, mon
     assert cluster.look("", "").problem == "no answer within 2 s"
 
 
-def test_kubectl_cannot_wait_for_a_password(kubectl, tmp_path):
+@pytest.fixture
+def typed():
+    """Makes our standard input a pipe with something in it, which a child would inherit."""
+    reading, writing = os.pipe()
+    os.write(writing, b"typed")
+    os.close(writing)
+    before = os.dup(0)
+    os.dup2(reading, 0)
+    yield
+    os.dup2(before, 0)
+    os.close(before)
+    os.close(reading)
+
+
+def test_kubectl_has_no_standard_input_and_so_cannot_wait_for_a_password(kubectl, tmp_path, typed):
     kubectl()
     program = tmp_path / "bin/kubectl"
     program.write_text(
-        f"#!{sys.executable} -IS\nimport sys\nprint('kit' if not sys.stdin.read() else 'typed')\n"
+        f"#!{sys.executable} -IS\n"
+        "import sys\n"
+        "print(sys.stdin.read() or 'kit')\n"
+        "sys.exit('config' not in sys.argv)\n"
     )
     assert cluster.look("", "").context == "kit"
