@@ -115,7 +115,8 @@ def machine() -> str:
         r"\b(avx\w*|fma|amx\w*|sve\w*|asimd\w*)\b", known.get("flags", known.get("Features", ""))
     )
     kind = [known.get(name, "?") for name in ("vendor_id", "cpu family", "model")]
-    return f"TensorFlow {tf.version.GIT_VERSION} on {platform.machine()} {' '.join(kind)}, {' '.join(sorted(vector))}"
+    cpu = f"{platform.machine()} {' '.join(kind)}, {' '.join(sorted(vector))}"
+    return f"TensorFlow {tf.version.GIT_VERSION} on {cpu}"
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "trainer"
 
-# A room is a package or a module of `trainer` itself. It imports only from rows below its own; rooms
-# that share a row are independent of each other, so no circle is possible.
+# A room is a package or a module of `trainer` itself. It imports only from rows below its own.
+# Rooms that share a row are independent of each other, so no circle is possible.
 ROOMS = """
     __main__
     main
@@ -153,5 +153,6 @@ def test_nothing_is_imported_by_merely_naming_a_package():
 
 @pytest.mark.parametrize("module", WITHOUT_TENSORFLOW)
 def test_the_leg_without_tensorflow_imports_none(module):
-    program = f"import sys, trainer.{module}; sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras')))"
+    heavy = "any(name in sys.modules for name in ('tensorflow', 'keras'))"
+    program = f"import sys, trainer.{module}; sys.exit({heavy})"
     subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, check=True)

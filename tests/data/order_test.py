@@ -13,7 +13,7 @@ TWO_64 = 2**64
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-# --- The twin: the same function written again, one position at a time, in integers without a size ---
+# --- The twin: the same function written again, one position at a time, in big integers -----------
 
 
 def twin_mix(value):
