@@ -218,7 +218,7 @@ def test_an_unexpected_exception_is_told_with_its_last_lines(tmp_path):
         f"--data_dir={tmp_path / 'data'}",
         f"--model_dir={tmp_path / 'model'}",
         *JOB,
-        patches={"trainer.train._write_config": None},
+        patches={"trainer.resuming.write": None},
     )
     assert answer.code == 1
     cause = reported(tmp_path / "model")["cause"]
