@@ -162,7 +162,7 @@ named), or every checkpoint damaged): bad data
 
 first cause: worker 1, exit code 3 (bad data (file and line named), or every checkpoint damaged): bad data
     Traceback (most recent call last):
-    a.csv:3: no label"""
+    a.csv:3: no label"""  # noqa: E501
 
 
 def test_text_of_a_failure_ends_with_its_first_cause_and_its_last_lines():
