@@ -39,6 +39,7 @@ OTHER_FLAGS = {
     "tsv": "scripts/bench.py",
     "require-hashes": "pip",
     "help": "every command",
+    "version": "the program",
     "flagfile": "every command",
 }
 
