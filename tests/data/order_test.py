@@ -1,6 +1,4 @@
-"""The order against a twin in plain Python integers, a frozen table, and what every order must
-satisfy.
-"""
+"""The order against a twin in plain Python integers, a frozen table and the laws of every order."""
 
 import itertools
 
@@ -48,8 +46,9 @@ def twin_example(position, size, seed):
 
 
 def test_mix_is_the_published_finalizer():
-    """SplitMix64 of Vigna (prng.di.unimi.it) prints these for the seed 1234567: state += GOLDEN,
-    then the finalizer.
+    """SplitMix64 of Vigna (prng.di.unimi.it) prints these numbers for the seed 1234567.
+
+    Each step adds GOLDEN to the state, then applies the finalizer.
     """
     published = [
         6457827717110365317,
@@ -79,8 +78,8 @@ def test_the_order_is_the_twins(size, seed):
     ]
 
 
-# A run of a week must be able to go on under a newer version, so these rows never change. They were
-# written down from the twin above (`twin_example`), which shares no line with the module.
+# A run of a week must be able to resume under a newer version, so these rows never change. They
+# come from the twin above (`twin_example`), which shares no line with the module.
 FROZEN = [
     # (size, seed, first position, the examples from there on)
     (1, 0, 0, [0, 0, 0]),
@@ -130,7 +129,7 @@ def test_epochs_are_joined_without_a_dropped_tail(size, batch):
     assert [sorted(epoch) for epoch in epochs] == [list(range(size))] * 3
 
 
-def test_any_positions_can_be_asked_for_in_any_order():
+def test_any_positions_can_be_computed_in_any_order():
     size, positions = 50, np.arange(400)
     whole = order.examples_at(positions, size, 9)
     for chosen in (
@@ -142,7 +141,7 @@ def test_any_positions_can_be_asked_for_in_any_order():
         np.testing.assert_array_equal(order.examples_at(chosen, size, 9), whole[chosen])
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_each_epoch_and_seed_has_a_different_order():
     orders = {
         tuple(order.examples_at(np.arange(epoch * 30, (epoch + 1) * 30), 30, seed))
         for seed in range(20)
@@ -159,8 +158,9 @@ def test_keys_of_different_parts_differ():
 
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 17, 40])
 def test_every_example_is_as_likely_at_every_place(size):
-    """A chi-squared of n - 1 degrees of freedom lies within six standard deviations, sqrt(2 (n -
-    1)), of its mean.
+    """A chi-squared of n - 1 degrees of freedom lies within six standard deviations of its mean.
+
+    A standard deviation is sqrt(2 (n - 1)).
     """
     epochs = 200 * size
     table = order.examples_at(np.arange(epochs * size), size, 1).reshape(epochs, size)
@@ -177,9 +177,10 @@ def test_every_order_of_four_examples_occurs_about_equally_often():
     assert ((seen - 200) ** 2 / 200).sum() - 23 < 6 * np.sqrt(2 * 23)
 
 
-def test_neighbours_are_torn_apart():
-    """Of 10,000 in random order about two have their neighbour next to them, and places say nothing
-    of examples.
+def test_neighbours_are_separated():
+    """Places and examples are uncorrelated.
+
+    In a random order of 10,000 about two examples stand next to their neighbour.
     """
     examples = order.examples_at(np.arange(10_000), 10_000, 0)
     assert (np.abs(np.diff(examples)) == 1).sum() < 15

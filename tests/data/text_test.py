@@ -35,8 +35,8 @@ def test_words_are_lower_case_runs_of_letters_marks_digits_and_apostrophes(raw, 
 
 
 def test_words_agree_with_the_character_classes_of_unicode():
-    # RE2 and Python may know different versions of Unicode: only what was assigned long ago is
-    # compared.
+    # RE2 and Python may know different versions of Unicode, so only characters that were assigned
+    # long ago are compared.
     characters = [
         chr(code) for code in range(0x20, 0x2000) if unicodedata.category(chr(code)) != "Cn"
     ]
@@ -49,7 +49,7 @@ def test_words_agree_with_the_character_classes_of_unicode():
 
 
 def test_lower_case_is_that_of_python():
-    # U+03A3 depends on its place in a word, which is tried above.
+    # U+03A3 depends on its place in a word, which is tested above.
     characters = [
         chr(code)
         for code in range(1, 0x2000)
@@ -93,7 +93,7 @@ BAD_UTF8 = [
 
 @pytest.mark.parametrize("raw", BAD_UTF8)
 def test_bad_utf8_is_replaced_as_python_does(raw):
-    # prepare replaces by Python's rules, an exported model by this op: they must be the same.
+    # prepare replaces by Python's rules, an exported model by this op; they must agree.
     assert text.valid_utf8(tf.constant(raw)).numpy().decode() == raw.decode("utf-8", "replace")
 
 
@@ -145,7 +145,7 @@ def test_a_saved_model_encodes_as_the_tokenizer_that_went_into_it(tmp_path, name
     assert (tf.saved_model.load(tmp_path / "saved").encode(texts).numpy() == expected).all()
 
 
-def test_a_dataset_without_words_says_why_it_cannot_encode():
+def test_a_tokenizer_without_words_names_the_missing_file():
     with pytest.raises(UsageError, match="imdb_word_index.json"):
         tokenizer("none")
 
