@@ -73,7 +73,7 @@ JUDGEMENTS = [
         {},
         packages(tensorflow_cpu=None),
         WARNING,
-        ["can be imported", "not known here"],
+        ["can be imported", "from an unknown package"],
     ),
     (
         "tensorflow",
@@ -82,7 +82,7 @@ JUDGEMENTS = [
         ERROR,
         [
             "tensorflow 2.21.0 and tensorflow-cpu 2.21.0",
-            "overwrites",
+            "overwrite each other",
             "uninstall -y tensorflow tensorflow-cpu",
         ],
     ),
@@ -91,7 +91,11 @@ JUDGEMENTS = [
         {"accelerator": "gpu"},
         {},
         ERROR,
-        ["--accelerator=gpu", "tensorflow-cpu 2.21.0 is built without one", "rnn-trainer[gpu]"],
+        [
+            "--accelerator=gpu",
+            "tensorflow-cpu 2.21.0 is built without support for it",
+            "rnn-trainer[gpu]",
+        ],
     ),
     (
         "tensorflow",
@@ -202,7 +206,7 @@ JUDGEMENTS = [
     ("batch", {"batch_size": 8, "shards": 4}, {"workers": 3}, ERROR, ["--shards=4"]),
     ("batch", {"strategy": "one_device"}, {"sight": GPUS}, OK, ["1 replica(s)"]),
     ("batch", {"accelerator": "cpu"}, {"sight": GPUS}, OK, ["1 replica(s)"]),
-    ("data", {"data_dir": "D"}, {}, OK, ["D is whole", "1000 training examples"]),
+    ("data", {"data_dir": "D"}, {}, OK, ["D is complete", "1000 training examples"]),
     (
         "data",
         {"data_dir": "D"},
@@ -384,7 +388,7 @@ def test_the_disk_must_hold_every_checkpoint_that_will_lie_there_at_once(flags, 
         facts = dataclasses.replace(HEALTHY, checkpoints=there, **folder(free=OTHERS + free))
         finding = checks.check_space(config, facts)
         assert finding.level == level
-        assert f"a checkpoint has 42.3 kB, {copies} more" in finding.text
+        assert f"a checkpoint takes 42.3 kB, and room for {copies} more" in finding.text
 
 
 @pytest.mark.parametrize("missing", [{"data": "none"}, {"model_folder": "none"}])
