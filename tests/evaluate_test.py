@@ -12,6 +12,7 @@ from tests import classifier, commands
 from trainer import config as configuration
 from trainer import evaluate as evaluate_module
 from trainer.exit_codes import UsageError
+from trainer.tasks import table
 
 # More than one batch of rows; the last one is not full.
 TEST_ROWS = classifier.sentences(301, seed=3)
@@ -214,14 +215,17 @@ def test_a_split_that_is_missing_is_named(tmp_path):
 
 def evaluator(*splits, **flags) -> evaluate_module.Evaluator | None:
     """The evaluator of a run on a dataset with these splits."""
-    dataset = types.SimpleNamespace(splits=dict.fromkeys(splits, "its rows"))
+    dataset = types.SimpleNamespace(
+        splits=dict.fromkeys(splits, "its rows"), description={"format": 1}
+    )
     config = configuration.from_flat(flags)
     return evaluate_module.Evaluator.of_run(config, dataset, network=None, placement=None)
 
 
 @pytest.fixture
 def no_step(monkeypatch):
-    monkeypatch.setattr(evaluate_module, "EvaluationStep", lambda network, placement: None)
+    monkeypatch.setattr(evaluate_module, "EvaluationStep", lambda *_: None)
+    monkeypatch.setattr(evaluate_module, "EvaluationBatches", lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +254,7 @@ def test_a_run_without_evaluations_has_no_evaluator(no_step, splits, flags):
         (("train",), {"eval_split": "test"}, "--eval_split=test: the dataset has train."),
         (("train", "test"), {"early_stop_patience": 2}, "needs a validation split"),
         (("train",), {"early_stop_patience": 2}, "needs a validation split"),
-        (("train", "test"), {"early_stop_patience": 2, "eval_steps": -1}, "needs a validation"),
+        (("train", "test"), {"early_stop_patience": 2, "eval_steps": -1}, "needs evaluations"),
     ],
 )
 def test_a_split_that_cannot_serve_is_refused(no_step, splits, flags, message):
@@ -269,6 +273,8 @@ class ThreeBatches:
 
 class Step:
     """Is right about every row, with a loss of 1; a row that only fills a batch costs 100."""
+
+    task = table.TASKS["classification"]
 
     def __init__(self):
         self.batches = 0
