@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tests.export.small_models import a_model, answers_from_here
 from trainer import config as configuration
+from trainer import durable
 from trainer.exit_codes import StorageError, UsageError
 from trainer.export import command as export
 from trainer.export import proof, readback
@@ -83,6 +84,18 @@ def test_content_that_appears_meanwhile_is_not_replaced(monkeypatch, tmp_path):
     with pytest.raises(UsageError, match="not an empty folder"):
         export.export(None, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious"]
+
+
+@pytest.mark.usefixtures("nothing_but_the_place")
+def test_a_name_that_cannot_be_synced_is_a_storage_error(monkeypatch, tmp_path):
+    def sync(path, real=durable.sync):
+        if path == tmp_path:
+            raise OSError(5, "Input/output error")
+        real(path)
+
+    monkeypatch.setattr(durable, "sync", sync)
+    with pytest.raises(StorageError, match="Input/output error"):
+        export.export(None, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("nothing_but_the_place")
