@@ -56,7 +56,7 @@ def _returning_the_last_state(layer: keras.Layer) -> keras.Layer:
 
 
 def _maximum(states: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Pools states [N, length, units] under a bool mask [N, length], as `recurrent.maximum`."""
+    """Pools states [N, length, units] under a bool mask [N, length], as `heads.maximum`."""
     if mask is None:
         return keras.ops.max(states, axis=1)
     # No cell's state is below -1.
@@ -65,7 +65,7 @@ def _maximum(states: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 
 
 def _mean(states: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Pools states [N, length, units] under a bool mask [N, length], as `recurrent.mean`."""
+    """Pools states [N, length, units] under a bool mask [N, length], as `heads.mean`."""
     if mask is None:
         return keras.ops.mean(states, axis=1)
     counts = keras.ops.cast(mask, states.dtype)
