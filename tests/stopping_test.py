@@ -27,6 +27,19 @@ def test_a_signal_asks_to_stop_and_determines_the_exit_code(stop, number, code):
     assert stop.asked and stop.exit_code == code
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_not_lost_while_somebody_else_replaces_the_handlers(stop, number):
+    taken_away = []
+    with stop.keeps_listening():
+        if number == signal.SIGTERM:  # as TensorFlow does for several workers
+            signal.signal(signal.SIGTERM, lambda *_: taken_away.append("by another handler"))
+        signal.raise_signal(number)
+    assert stop.signal == number and not taken_away
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.signal == number and not taken_away
+
+
 @pytest.mark.parametrize(
     "numbers, code",
     [

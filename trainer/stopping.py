@@ -4,10 +4,11 @@ The handlers are installed before TensorFlow is imported, because until then SIG
 process at once.
 """
 
+import contextlib
 import logging
 import signal
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 from trainer.channel import Channel
@@ -47,13 +48,24 @@ class StopRequest:
         return stop
 
     def listen(self) -> None:
-        """Installs the signal handlers.
-
-        Call it again after anything that may have replaced them: a strategy of several workers
-        does.
-        """
+        """Installs the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+
+    @contextlib.contextmanager
+    def keeps_listening(self) -> Iterator[None]:
+        """Makes no signal go astray in a block that may replace the handlers.
+
+        A strategy of several workers installs a SIGTERM handler of TensorFlow's own, which takes
+        the signal and tells nobody. So SIGTERM waits outside until our handlers are back. Ctrl-C
+        does not wait: a third one must end the process whatever it is doing.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            yield
+        finally:
+            self.listen()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @property
     def asked(self) -> bool:

@@ -69,8 +69,8 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     for finding in doctor.at_start(config, strategy.visible()):
         log.warning("%s", finding)
     supervisor.beat("meet")
-    placement = strategy.place(config.run, config.rows_at_once, member)
-    attempt.stop.listen()  # Again: a strategy of several workers takes the signals away.
+    with attempt.stop.keeps_listening():
+        placement = strategy.place(config.run, config.rows_at_once, member)
     log.info("%s", _devices(placement, config.run))
     journal.lap("meet" if placement.workers > 1 else "devices")
 
