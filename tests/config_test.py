@@ -33,6 +33,11 @@ def config(**flags) -> configuration.Config:
             "--eval_split=dev: must be one of train | validation | test. Default: none.",
         ),
         ("seed", -1, "--seed=-1: must lie in"),
+        (
+            "matmul_precision",
+            "high",
+            "--matmul_precision=high: must be one of default | highest. Default: default.",
+        ),
     ],
 )
 def test_a_value_outside_its_rule_is_refused_with_value_rule_and_default(flag, value, rule):
@@ -52,6 +57,14 @@ def test_a_value_outside_its_rule_is_refused_with_value_rule_and_default(flag, v
             "--batch_size=30: must be a multiple",
         ),
         ({"strategy": "tpu", "num_workers": 2}, "TPUs of one host"),
+        *(
+            (
+                {"strategy": "tpu", "precision": precision, "accelerator": accelerator},
+                f"--precision={precision}: a TPU computes in float32 and bfloat16. Use one",
+            )
+            for precision in ("float16", "float64")
+            for accelerator in ("auto", "tpu")
+        ),
         ({"devices": 2, "strategy": "one_device"}, "Use --strategy=mirrored"),
         ({"early_stop_patience": 2, "eval_steps": -1}, "--eval_steps=-1"),
         ({"early_stop_patience": 2, "eval_split": "test"}, "Use --eval_split=validation"),
@@ -68,6 +81,7 @@ def test_values_that_contradict_each_other_are_refused(flags, message):
         {"batch_size": 4, "devices": 2, "accumulate": 2},
         {"devices": 2, "strategy": "auto"},
         {"dropout": 0.0},
+        {"strategy": "tpu", "accelerator": "tpu", "precision": "bfloat16"},
         {"eval_steps": -1},
         {"early_stop_patience": 2, "eval_split": "train"},
     ],
@@ -100,3 +114,19 @@ def test_prepare_refuses_flags_that_contradict_each_other(settings, message):
 @pytest.mark.parametrize("value, text", [((64, 8), "64,8"), (0.5, "0.5"), ("", ""), (True, "True")])
 def test_values_are_shown_as_on_the_command_line(value, text):
     assert configuration.as_text(value) == text
+
+
+@pytest.mark.parametrize(
+    "section, default",
+    [
+        (configuration.Evaluate, "auto"),
+        (configuration.Predict, "cpu"),
+        (configuration.Export, "cpu"),
+    ],
+)
+def test_a_command_that_uses_a_model_runs_on_a_cpu_or_a_gpu(section, default):
+    assert section().accelerator == default
+    for kind in ("auto", "cpu", "gpu"):
+        assert section(accelerator=kind).accelerator == kind
+    with pytest.raises(UsageError, match="--accelerator=tpu: must be one of auto | cpu | gpu"):
+        section(accelerator="tpu")

@@ -80,6 +80,7 @@ OTHER = {
     "best_metric": "loss",
     "early_stop_patience": 2,
     "precision": "bfloat16",
+    "matmul_precision": "highest",
     "jit": "off",
     "strategy": "mirrored",
     "accelerator": "cpu",

@@ -314,6 +314,12 @@ class Run(Checked):
         "Number format of the arithmetic. Weights stay float32, except with float64.",
         one_of("float32", "bfloat16", "float16", "float64"),
     )
+    matmul_precision: str = knob(
+        "default",
+        "How an accelerator multiplies float32 matrices. default: fast, in TF32 on a GPU and in "
+        "one bfloat16 pass on a TPU; highest: in full float32. A CPU always uses full float32.",
+        one_of("default", "highest"),
+    )
     jit: str = knob(
         "auto",
         "Compile the step with XLA; auto: on CPU and TPU, not on GPU, because cuDNN is faster.",
@@ -417,6 +423,11 @@ class Gang(Checked):
     )
 
 
+def _accelerator_of_use(default: str, help: str) -> dataclasses.Field:
+    """A field for the device of a command that uses a model; a TPU only trains."""
+    return knob(default, help, one_of("auto", "cpu", "gpu"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluate(Checked):
     """Which model to evaluate, and on which split."""
@@ -431,6 +442,9 @@ class Evaluate(Checked):
         "auto",
         "The newest checkpoint, or the best one; auto: the best if there is one.",
         one_of("auto", "newest", "best"),
+    )
+    accelerator: str = _accelerator_of_use(
+        "auto", "Kind of device to evaluate on. auto: a GPU if there is one, else the CPU."
     )
     devices: int = knob(0, "Replicas in this process, as in train.", at_least(0))
 
@@ -454,6 +468,11 @@ class Predict(Checked):
         "The newest checkpoint, or the best one; auto: the best if there is one.",
         one_of("auto", "newest", "best"),
     )
+    accelerator: str = _accelerator_of_use(
+        "cpu",
+        "Kind of device to predict on. The CPU starts faster than a GPU and leaves it to a run "
+        "that trains on it.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -471,6 +490,9 @@ class Export(Checked):
         "auto",
         "The newest checkpoint, or the best one; auto: the best if there is one.",
         one_of("auto", "newest", "best"),
+    )
+    accelerator: str = _accelerator_of_use(
+        "cpu", "Kind of device to open the model on; the files are compared on the CPU anyway."
     )
 
 
@@ -767,6 +789,12 @@ class Config:
             raise UsageError(
                 f"--accelerator={self.run.accelerator}: --strategy={self.run.strategy} does not "
                 "train on it. --strategy=tpu trains on TPUs, the others do not. Make them agree."
+            )
+        on_tpu = "tpu" in (self.run.strategy, self.run.accelerator)
+        if on_tpu and self.run.precision not in ("float32", "bfloat16"):
+            raise UsageError(
+                f"--precision={self.run.precision}: a TPU computes in float32 and bfloat16. Use "
+                "one of them."
             )
         if self.run.strategy == "tpu" and self.input.batch_size % parts:
             raise UsageError(

@@ -103,11 +103,11 @@ def test_a_run_does_not_start_without_the_accelerator_it_requests():
         )
     )
     assert lines[0].startswith(
-        "--accelerator=gpu: TensorFlow sees 1 CPU. A run that requests a GPU must not train on "
-        "something else."
+        "--accelerator=gpu: TensorFlow sees 1 CPU. A command that requests a GPU must not compute "
+        "on something else."
     )
     assert lines[1].startswith(
-        "--accelerator=tpu: TensorFlow sees 1 CPU. A run that requests a TPU must not train on "
-        "something else."
+        "--accelerator=tpu: TensorFlow sees 1 CPU. A command that requests a TPU must not compute "
+        "on something else."
     )
     assert lines[2:4] == ["OneDeviceStrategy CPU 1 1"] * 2

@@ -267,3 +267,9 @@ def test_a_tpu_vm_trains_on_its_tpus_only(flags):
     train = configuration.replace(TRAIN[TPU_VM], **flags)
     with pytest.raises(UsageError, match="--target=tpu_vm trains on the TPUs of one host. Leave"):
         submit.start(Submit(**JOBS[TPU_VM]), train)
+
+
+def test_a_tpu_vm_job_that_its_tpu_would_refuse_is_not_submitted():
+    train = configuration.replace(TRAIN[TPU_VM], precision="float16")
+    with pytest.raises(UsageError, match="--precision=float16: a TPU computes in float32 and"):
+        submit.start(Submit(**JOBS[TPU_VM]), train)

@@ -76,8 +76,8 @@ def refusal(wanted: str, visible: Mapping[str, int]) -> str | None:
     if wanted in ("auto", "cpu") or visible.get(wanted.upper()):
         return None
     return (
-        f"--accelerator={wanted}: TensorFlow sees {in_words(visible)}. A run that requests a "
-        f"{wanted.upper()} must not train on something else. {remedy(wanted.upper())}"
+        f"--accelerator={wanted}: TensorFlow sees {in_words(visible)}. A command that requests a "
+        f"{wanted.upper()} must not compute on something else. {remedy(wanted.upper())}"
     )
 
 

@@ -272,11 +272,6 @@ def _tpu(submit: configuration.Submit, train: configuration.Config) -> Tpu | Non
             f"--devices={train.run.devices} and --strategy={train.run.strategy} out of the flags "
             "of train."
         )
-    if train.run.precision not in ("float32", "bfloat16"):
-        raise UsageError(
-            f"--precision={train.run.precision}: a TPU computes in float32 and bfloat16. Use one "
-            "of them."
-        )
     return TPUS[submit.tpu]
 
 

@@ -85,6 +85,8 @@ def _tpu_vm(submit: configuration.Submit, train: configuration.Config) -> int:
             f"--accelerator={train.run.accelerator} and --strategy={train.run.strategy}: "
             "--target=tpu_vm trains on the TPUs of one host. Leave them out."
         )
+    # Its rules are checked here, and not when the VM that was paid for runs.
+    train = configuration.replace(train, strategy="tpu", accelerator="tpu")
     own = ("data_dir", "model_dir", "accelerator", "strategy", "grace_seconds")
     job = tpu_vm.TpuVmJob(
         submit.name,
