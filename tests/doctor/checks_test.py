@@ -25,6 +25,8 @@ HEALTHY = Facts(
 )
 GPUS = Sight({"CPU": 1, "GPU": 2, "TPU": 0}, "tensorflow", ("keras", "cuDNN has a kernel"))
 ASKED = {"GPU": Evidence("NVIDIA_VISIBLE_DEVICES=GPU-1", True)}
+TPUS = Sight({"CPU": 1, "GPU": 0, "TPU": 8}, "tensorflow", ("ours", "compiled by XLA"))
+TPU = {"TPU": Evidence("TPU_TOPOLOGY=2x4", True)}
 PRESENT = {"GPU": Evidence("/dev/nvidia0", False)}
 
 
@@ -136,6 +138,15 @@ JUDGEMENTS = [
         ERROR,
         ["--accelerator=tpu", "2 GPU"],
     ),
+    ("accelerator", {"strategy": "tpu"}, {"sight": TPUS}, OK, ["8 TPU visible", "uses the TPU"]),
+    (
+        "accelerator",
+        {"strategy": "tpu"},
+        {},
+        ERROR,
+        ["--strategy=tpu: TensorFlow sees 1 CPU.", "leave --strategy out"],
+    ),
+    ("batch", {"strategy": "tpu", "batch_size": 128}, {"sight": TPUS}, OK, ["8 replica(s): 16"]),
     ("accelerator", {"devices": 3}, {"sight": GPUS}, ERROR, ["--devices=3", "sees 2 GPU"]),
     ("accelerator", {"devices": 3}, {}, OK, ["1 CPU"]),  # logical devices
     (
@@ -156,12 +167,16 @@ JUDGEMENTS = [
     ("given", {}, {"given": PRESENT}, WARNING, ["a GPU (/dev/nvidia0)", "sees 1 CPU"]),
     ("given", {}, {"given": ASKED, "sight": GPUS}, OK, ["GPU"]),
     ("given", {"accelerator": "cpu"}, {"given": ASKED}, OK, ["GPU"]),  # said on the command line
+    ("given", {}, {"given": TPU}, ERROR, ["a TPU (TPU_TOPOLOGY=2x4)", "google.com/tpu"]),
+    # In a pod of GKE, --strategy=tpu alone is enough; without it, TensorFlow sees an idle TPU.
+    ("given", {"strategy": "tpu"}, {"given": TPU, "sight": TPUS}, OK, ["TPU (TPU_TOPOLOGY=2x4)"]),
+    ("given", {"strategy": "tpu"}, {"given": TPU}, OK, ["TPU (TPU_TOPOLOGY=2x4)"]),
     (
         "given",
         {},
-        {"given": {"TPU": Evidence("TPU_TOPOLOGY=2x4", True)}},
+        {"given": TPU, "sight": TPUS},
         ERROR,
-        ["a TPU (TPU_TOPOLOGY=2x4)", "google.com/tpu"],
+        ["sees 1 CPU, 8 TPU and the run would use the CPU. Train on it with --strategy=tpu, or"],
     ),
     ("given", {}, {"given": ASKED, "sight": "no TensorFlow"}, SKIPPED, ["not known"]),
     (

@@ -9,6 +9,7 @@ import pytest
 
 from tests import commands, datasets
 from trainer import config as configuration
+from trainer.devices import accelerator
 from trainer.doctor import facts
 
 # --- packages, workers, data ----------------------------------------------------------------------
@@ -19,8 +20,8 @@ def test_packages_are_those_that_are_installed():
 
     found = facts.packages()
     assert found["keras"] == keras.__version__
-    assert len(set(facts.TENSORFLOWS) & set(found)) == 1 and set(found) <= {
-        *facts.TENSORFLOWS,
+    assert len(set(accelerator.TENSORFLOWS) & set(found)) == 1 and set(found) <= {
+        *accelerator.TENSORFLOWS,
         "keras",
         "tensorboard",
     }

@@ -6,13 +6,14 @@ A check never looks at the machine, so tests can give it any facts.
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from trainer import config as configuration
 from trainer.data import order
 from trainer.devices import accelerator
+from trainer.devices.accelerator import TENSORFLOWS
 from trainer.doctor.cluster import quantity
-from trainer.doctor.facts import TENSORFLOWS, Data, Facts, Folder, Sight
+from trainer.doctor.facts import Data, Facts, Folder, Sight
 from trainer.exit_codes import StorageError, TrainerError, UsageError
 from trainer.models import shapes
 
@@ -158,6 +159,10 @@ def check_tensorboard(config: configuration.Config, facts: Facts) -> Finding:
 # --- devices --------------------------------------------------------------------------------------
 
 
+def _chosen(config: configuration.Config, visible: Mapping[str, int]) -> str:
+    return accelerator.chosen(config.run.accelerator, visible, config.run.strategy)
+
+
 def check_accelerator(config: configuration.Config, facts: Facts) -> Finding:
     if isinstance(facts.sight, str):
         return Finding(
@@ -167,10 +172,10 @@ def check_accelerator(config: configuration.Config, facts: Facts) -> Finding:
             "Run `python -c 'import tensorflow'` and read its error.",
         )
     visible = facts.sight.visible
-    problem = accelerator.refusal(config.run.accelerator, visible)
+    problem = accelerator.refusal(config.run.accelerator, visible, config.run.strategy)
     if problem:
         return Finding(ERROR, "accelerator", problem)
-    kind = accelerator.chosen(config.run.accelerator, visible)
+    kind = _chosen(config, visible)
     if kind != "CPU" and config.run.devices > visible[kind]:
         return Finding(
             ERROR,
@@ -191,10 +196,11 @@ def check_given(config: configuration.Config, facts: Facts) -> Finding:
     if isinstance(facts.sight, str):
         return Finding(SKIPPED, "devices given", f"{words}; what TensorFlow sees is not known")
     visible = facts.sight.visible
+    used = _chosen(config, visible)
     unused = {
         kind: evidence
         for kind, evidence in facts.given.items()
-        if config.run.accelerator == "auto" and accelerator.chosen("auto", visible) != kind
+        if config.run.accelerator == "auto" and kind != used
     }
     if not unused:
         return Finding(OK, "devices given", words)
@@ -203,8 +209,10 @@ def check_given(config: configuration.Config, facts: Facts) -> Finding:
         ERROR if evidence.asked else WARNING,
         "devices given",
         f"a {kind} ({evidence.text}), but TensorFlow sees {accelerator.in_words(visible)} and the "
-        f"run would use the {accelerator.chosen('auto', visible)}.",
-        accelerator.remedy(kind),
+        f"run would use the {used}.",
+        "Train on it with --strategy=tpu, or use --accelerator=cpu."
+        if kind == "TPU" and visible.get("TPU")
+        else accelerator.remedy(kind),
     )
 
 
@@ -220,7 +228,7 @@ def replicas(config: configuration.Config, facts: Facts) -> int:
     """Returns the replicas of one worker: --devices, else every GPU, else one CPU."""
     if config.run.devices or config.run.strategy == "one_device" or isinstance(facts.sight, str):
         return max(1, config.run.devices)
-    kind = accelerator.chosen(config.run.accelerator, facts.sight.visible)
+    kind = _chosen(config, facts.sight.visible)
     return 1 if kind == "CPU" else max(1, facts.sight.visible[kind])
 
 

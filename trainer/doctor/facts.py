@@ -18,15 +18,7 @@ from trainer.devices import accelerator
 from trainer.doctor.cluster import Cluster
 from trainer.exit_codes import TrainerError
 
-TENSORFLOWS = (
-    "tensorflow",
-    "tensorflow-cpu",
-    "tensorflow-tpu",
-    "tensorflow-gpu",
-    "tensorflow-rocm",
-    "tf-nightly",
-)
-_PACKAGES = (*TENSORFLOWS, "keras", "tensorboard")
+_PACKAGES = (*accelerator.TENSORFLOWS, "keras", "tensorboard")
 _SIGHT_SECONDS = 300.0  # The first import on a cold network disk takes minutes.
 
 
