@@ -1,4 +1,4 @@
-"""The variables that CUDA reads."""
+"""The variables that CUDA reads, and the form of the kernels."""
 
 import pathlib
 
@@ -40,3 +40,30 @@ def test_a_relative_model_folder_becomes_an_absolute_path(tmp_path, monkeypatch)
 def test_cublas_has_workspaces_of_one_size():
     """Two sizes, :4096:2:16:8, are the default that does not repeat."""
     assert cuda.REPEATABLE["CUBLAS_WORKSPACE_CONFIG"].count(":") == 2
+
+
+WHEEL = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]  # TensorFlow 2.21
+
+
+@pytest.mark.parametrize(
+    "capability, built_for, form",
+    [
+        ((8, 0), WHEEL, "native"),
+        ((8, 6), WHEEL, "native"),  # that of 8.0
+        ((7, 5), WHEEL, "native"),
+        ((9, 0), WHEEL, "mixed"),
+        ((10, 0), WHEEL, "ptx"),
+        ((12, 0), WHEEL, "ptx"),
+        ((5, 2), WHEEL, "none"),
+        ((9, 0), ["sm_80"], "none"),
+        ((8, 0), ["sm_86"], "none"),  # Machine code runs on later minor versions, not on earlier.
+        ((9, 0), ["sm_90", "compute_90"], "native"),
+        ((12, 0), ["sm_120"], "native"),
+        ((9, 0), ["sm_90a"], "none"),
+        ((9, 0), [], "none"),
+    ],
+)
+def test_kernels_run_at_once_or_after_the_driver_compiled_them_or_not_at_all(
+    capability, built_for, form
+):
+    assert cuda.form(capability, built_for) == form
