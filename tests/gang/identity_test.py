@@ -5,7 +5,6 @@ import pytest
 from trainer import config as configuration
 from trainer.gang import identity
 
-
 CPU = {"accelerator": "CPU"}
 
 
