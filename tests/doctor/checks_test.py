@@ -125,6 +125,13 @@ JUDGEMENTS = [
     ),
     (
         "tensorflow",
+        {"strategy": "tpu"},
+        {},
+        ERROR,
+        ["--strategy=tpu, but tensorflow-cpu 2.21.0 is built without", "rnn-trainer[tpu]"],
+    ),
+    (
+        "tensorflow",
         {"accelerator": "tpu", "strategy": "tpu"},
         packages(tensorflow_cpu=None, tensorflow_tpu="2.20.0"),
         OK,

@@ -106,12 +106,19 @@ def check_tensorflow(config: configuration.Config, facts: Facts) -> Finding:
         "gpu": ("tensorflow-cpu", "tensorflow-tpu"),
         "tpu": tuple(other for other in TENSORFLOWS if other != "tensorflow-tpu"),
     }
-    if name in wrong.get(config.run.accelerator, ()):
+    run = config.run
+    by_strategy = run.accelerator == "auto" and run.strategy == "tpu"
+    needed, flag = (
+        ("tpu", "--strategy=tpu")
+        if by_strategy
+        else (run.accelerator, f"--accelerator={run.accelerator}")
+    )
+    if name in wrong.get(needed, ()):
         return Finding(
             ERROR,
             "TensorFlow",
-            f"--accelerator={config.run.accelerator}, but {named} is built without support for it.",
-            f"pip uninstall -y {name}; pip install 'rnn-trainer[{config.run.accelerator}]'",
+            f"{flag}, but {named} is built without support for it.",
+            f"pip uninstall -y {name}; pip install 'rnn-trainer[{needed}]'",
         )
     return Finding(OK, "TensorFlow", named)
 
