@@ -72,6 +72,9 @@ def _parse(arguments: Sequence[str], usage: str) -> argparse.Namespace:
     parser.add_argument("--output", default="proof", help="folder of proof.json and proof.md")
     parser.add_argument("--only", default="", help="letters or names of checks, with commas")
     parser.add_argument("--quick", action="store_true", help="few steps of small models")
+    parser.add_argument(
+        "--limit", type=float, default=0, help="seconds of each check; default: each has its own"
+    )
     parser.add_argument("--work", default="", help="folder for data and models; default: temporary")
     parser.add_argument("--keep_logs", action="store_true", help="copy the logs to the output, too")
     for name in ("--check", "--data", "--gpus"):  # Of the process of one check.
@@ -103,7 +106,28 @@ def _prove(
     lanes = 2 if given.quick and given.accelerator == "cpu" else 1
     running: dict[str, _Process] = {}
     results: dict[str, Result] = {}
-    devices: dict[str, str] = {}
+    device = ""
+
+    def write() -> str:
+        """Writes the proof as far as it is; returns the page."""
+        ordered = [results[name] for name in wanted if name in results]
+        header = {
+            "statement": report.statement(
+                given.accelerator, device or _device(given.accelerator), given.quick
+            ),
+            "accelerator": given.accelerator,
+            "device": device or _device(given.accelerator),
+            "quick": given.quick,
+            "version": _version(),
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - began, 1),
+            "missing": [name for name in wanted if name not in results],
+        }
+        (output / "proof.json").write_text(report.as_json(ordered, **header), encoding="utf-8")
+        page = report.as_page(ordered, **header)
+        (output / "proof.md").write_text(page, encoding="utf-8")
+        return page
+
     try:
         # The longest first: two lanes then end at about the same time.
         waiting = sorted(wanted, key=lambda name: -CHECKS[name].seconds) if lanes > 1 else wanted
@@ -116,30 +140,17 @@ def _prove(
             for name in [name for name, process in running.items() if process.over()]:
                 process = running.pop(name)
                 results[name] = process.result()
-                devices[name] = process.device()
+                device = device or process.device()
+                write()  # If this program is killed, what it has found is there.
                 _say(_line(results[name]))
                 if given.keep_logs or results[name].outcome == FAILED:
                     _copy_logs(process.work, output / "logs" / name)
     finally:
         for process in running.values():
             process.end()
-    ordered = [results[name] for name in wanted]
-    device = next(filter(None, devices.values()), "") or _device(given.accelerator)
-    header = {
-        "statement": report.statement(given.accelerator, device, given.quick),
-        "accelerator": given.accelerator,
-        "device": device,
-        "quick": given.quick,
-        "version": _version(),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": time.monotonic() - began,
-    }
-    (output / "proof.json").write_text(report.as_json(ordered, **header), encoding="utf-8")
-    page = report.as_page(ordered, **header)
-    (output / "proof.md").write_text(page, encoding="utf-8")
-    print(page.split("\n## ")[0])
+    print(write().split("\n## ")[0])
     _say(f"wrote {output / 'proof.json'} and {output / 'proof.md'}")
-    return 0 if report.passed(ordered) else 1
+    return 0 if report.passed(list(results.values())) else 1
 
 
 def _say(line: str) -> None:
@@ -193,6 +204,7 @@ class _Process:
         gpus: int,
     ):
         self._name, self._check = name, check
+        self._limit = given.limit or check.seconds
         self.work = work / name
         self.work.mkdir()
         self._mark = f"{os.getpid()} {name}"
@@ -212,7 +224,7 @@ class _Process:
 
     def over(self) -> bool:
         """Returns whether the check has ended; ends it if its time is over."""
-        self._too_long = time.monotonic() - self._began > self._check.seconds
+        self._too_long = time.monotonic() - self._began > self._limit
         if self._process.poll() is None and not self._too_long:
             return False
         self.end()
@@ -234,7 +246,7 @@ class _Process:
         problems, last = list(found.get("problems", [])), self._last_line()
         outcome = FAILED
         if self._too_long and code != 0:
-            problems.append(f"still ran after {self._check.seconds:g} s and was ended")
+            problems.append(f"still ran after {self._limit:g} s and was ended")
         elif code == SKIP_CODE:
             outcome, problems = SKIPPED, [last]
         elif code:

@@ -148,7 +148,7 @@ class Machine:
             "eval_steps": -1,
             "learning_rate": 0.01,
             **({"strategy": "tpu"} if where == "tpu" else {"devices": 1}),
-            # The number of threads changes the last bits on a CPU; few leave cores for a second run.
+            # Two checks at a time share the cores.
             **({"threads": 1, "shards": 1} if self.quick else {}),
             **changes,
         }
@@ -206,7 +206,6 @@ class Machine:
                 *TRAINER,
                 "submit",
                 "--target=local",
-                f"--name=proof-{name}",
                 f"--workers={workers}",
                 "--",
                 "train",

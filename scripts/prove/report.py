@@ -90,7 +90,11 @@ def as_json(results: Sequence[Result], **header: Any) -> str:
     """Returns the text of proof.json: the header, `passed`, and the checks."""
     return (
         json.dumps(
-            {**header, "passed": passed(results), "checks": list(map(dataclasses.asdict, results))},
+            {
+                **header,
+                "passed": passed(results) and not header["missing"],
+                "checks": list(map(dataclasses.asdict, results)),
+            },
             indent=2,
         )
         + "\n"
@@ -105,6 +109,8 @@ def as_page(results: Sequence[Result], **header: Any) -> str:
     )
     lines = ["# Device proof", "", header["statement"], ""]
     lines += [f"{counts}, in {header['seconds']:.0f} s. {header['version']}.", ""]
+    if header["missing"]:
+        lines += [f"Not run yet: {', '.join(header['missing'])}.", ""]
     lines += ["| | check | outcome | s | reason |", "|---|---|---|---|---|"]
     lines += [
         f"| {result.letter} | {result.title} (`{result.name}`) | {result.outcome} "

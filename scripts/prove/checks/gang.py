@@ -36,7 +36,7 @@ def recovery(machine: Machine, found: Found) -> None:
     found.figure("seconds from the kill to the next step", seconds)
     found.expect(seconds is not None, "no attempt after the kill made a step")
     found.figure("digest after the kill", digest)
-    logs = machine.logs_of_gang(killed)
+    logs = killed.output + machine.logs_of_gang(killed)
     found.figure("out of memory after the restart", judge.out_of_memory(logs))
     found.expect(not judge.out_of_memory(logs), "the restarted worker found no memory on its GPU")
     if machine.accelerator == "gpu":

@@ -1,5 +1,7 @@
 """b. Where a run computes: which kernel, how many copies to the host, how many batches ahead."""
 
+import re
+
 from scripts.prove import judge
 from scripts.prove.machine import Machine
 from scripts.prove.report import Found
@@ -29,6 +31,7 @@ def check(machine: Machine, found: Found) -> None:
         all(kind in device for device in seen["devices"]),
         f"the run used {seen['devices']}, not a {kind}",
     )
+    found.figure("layers", re.findall(r"(rnn_\d+: .*)", run.log))
     found.figure("shards", seen["shards"])
     found.figure("batches made ahead", seen["made_ahead"])
     found.expect(
@@ -77,9 +80,8 @@ def _gpu(seen: dict, placed: list[judge.Placed], profiled: int, found: Found) ->
     )
     found.figure("transfers in the profile", judge.transfers(planes))
     memory = seen["memory"]
-    found.figure("GPU memory of TensorFlow, MB", {
-        name: memory[name] / 1e6 for name in ("current", "peak")
-    })  # fmt: skip
+    used = {name: memory[name] / 1e6 for name in ("current", "peak")}
+    found.figure("GPU memory of TensorFlow, MB", used)
     found.expect(
         memory["grows"], "TensorFlow takes all memory of the GPU: a second process cannot start"
     )

@@ -20,6 +20,7 @@ from typing import Any
 from trainer.main import main as trainer
 
 PROFILED_CALL = 2  # From 0; calls that only trace are not counted.
+TAKEN = 20  # tf.data makes more batches ahead once it has seen that somebody waits for them.
 
 
 class Watched:
@@ -117,7 +118,7 @@ def unequal(state: Any, placement: Any) -> list[str]:
 
 
 def made_ahead(state: Any, placement: Any, config: Any) -> int:
-    """Returns how many batches are ready while the first one is in use, as this run makes them."""
+    """Returns how many batches are ready while one is in use, after TAKEN ones were used."""
     from trainer.data import pipeline, plans, store
 
     split = store.open_dataset(config.folders.data_dir).splits["train"]
@@ -126,11 +127,12 @@ def made_ahead(state: Any, placement: Any, config: Any) -> int:
     real = batches.batch
     batches.batch = lambda step, *rows: made.append(step) or real(step, *rows)
     iterator = iter(batches.dataset(0))
-    next(iterator)
+    for _ in range(TAKEN):
+        next(iterator)
     deadline = time.monotonic() + 5
-    while len(made) < 3 and time.monotonic() < deadline:
+    while len(made) < TAKEN + 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    return len(made) - 1
+    return len(made) - TAKEN
 
 
 def stack_bytes(placement: Any, config: Any) -> int | None:
