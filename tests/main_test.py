@@ -1,6 +1,7 @@
 """Mistakes on the command line, and help. Commands that succeed have tests of their own."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 import trainer
 from tests import commands
+from trainer import config as configuration
 from trainer import main
 from trainer.exit_codes import DataError
 
@@ -201,3 +203,44 @@ def test_ctrl_c_exits_130_without_a_traceback(monkeypatch, capsys):
 def test_a_bug_is_not_hidden(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run_raising(monkeypatch, ZeroDivisionError())
+
+
+@pytest.mark.parametrize("given, seen", [({}, ":4096:8"), ({"CUBLAS_WORKSPACE_CONFIG": "x"}, "x")])
+def test_cublas_is_told_to_repeat_unless_the_user_decided(given, seen, monkeypatch, capsys):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert main.main(["--help"]) == 0
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == seen
+
+
+@pytest.mark.parametrize(
+    "flags, files, made",
+    [
+        ({}, ["/dev/nvidia0"], True),
+        ({}, [], False),
+        ({"accelerator": "cpu"}, ["/dev/nvidia0"], False),
+        ({"strategy": "tpu"}, ["/dev/nvidia0"], False),
+    ],
+)
+def test_only_a_run_on_a_gpu_keeps_compiled_kernels(flags, files, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(main.accelerator, "device_files", lambda: files)
+    monkeypatch.setattr(main.accelerator, "installed", lambda: ("tensorflow",))
+    for name in ("CUDA_CACHE_PATH", "CUDA_CACHE_MAXSIZE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "before")  # So that it is put back after the test.
+        monkeypatch.delenv(name)
+    config = configuration.from_flat({"model_dir": str(tmp_path / "model"), **flags})
+    main._keep_compiled_kernels(config)
+    cache = tmp_path / "model/cuda_cache/0"
+    assert cache.is_dir() == made and (tmp_path / "model").exists() == made
+    assert os.environ.get("CUDA_CACHE_PATH") == (str(cache) if made else None)
+
+
+def test_a_model_folder_that_cannot_be_made_is_left_to_the_run(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("CUDA_CACHE_PATH", raising=False)
+    config = configuration.from_flat(
+        {"model_dir": str(tmp_path / "file/model"), "accelerator": "gpu"}
+    )
+    main._keep_compiled_kernels(config)
+    assert "CUDA_CACHE_PATH" not in os.environ

@@ -16,8 +16,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from trainer import __version__, channel, flags, resuming, stopping
+from trainer import __version__, channel, durable, flags, resuming, stopping
 from trainer import config as configuration
+from trainer.devices import accelerator, cuda
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
 
 
@@ -65,9 +66,32 @@ def _train(parsed: flags.Parsed) -> int:
 
     # The most common mistake is answered before TensorFlow is imported.
     store.read_description(pathlib.Path(config.folders.data_dir))
+    _keep_compiled_kernels(config)
     from trainer import train
 
     return train.train(config, stop, parent, began)
+
+
+def _keep_compiled_kernels(config: configuration.Config) -> None:
+    """If the run will use a GPU, makes CUDA keep the kernels that it compiles on the model's disk.
+
+    A run on a CPU makes no folder.
+    """
+    run = config.run
+    kind = accelerator.expected(
+        run.accelerator,
+        run.strategy,
+        os.environ,
+        accelerator.device_files(),
+        accelerator.installed(),
+    )
+    settings = cuda.kernel_cache(config.folders.model_dir, os.environ) if kind == "GPU" else {}
+    if settings:
+        try:
+            durable.make_folder(pathlib.Path(settings["CUDA_CACHE_PATH"]))
+        except OSError:
+            return  # The cache is a convenience; a model folder that cannot be used is told later.
+        os.environ.update(settings)
 
 
 def _evaluate(parsed: flags.Parsed) -> int:
@@ -220,6 +244,8 @@ def main(arguments: Sequence[str]) -> int:
     # oneDNN prints a greeting to stderr, and XLA does not use it: a run has the same result with
     # and without it.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    for name, value in cuda.REPEATABLE.items():
+        os.environ.setdefault(name, value)
     _log_to_stderr()
     try:
         return _dispatch(list(arguments))

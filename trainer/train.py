@@ -66,12 +66,19 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     config = resources.settled(config, has_checkpoints, workers)
 
     # 1. Devices, and the other workers.
-    for finding in doctor.at_start(config, strategy.visible()):
+    for finding in doctor.at_start(config, strategy.visible(config.run)):
         log.warning("%s", finding)
     supervisor.beat("meet")
     with attempt.stop.keeps_listening():
         placement = strategy.place(config.run, config.rows_at_once, member)
     log.info("%s", _devices(placement, config.run))
+    if placement.device_type != "CPU" and config.run.shards > 1:
+        log.warning(
+            "--shards=%d on a %s: shards are computed one after the other there. A new run would "
+            "choose 1",
+            config.run.shards,
+            placement.device_type,
+        )
     journal.lap("meet" if placement.workers > 1 else "devices")
 
     # 2. Data.
@@ -90,13 +97,10 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     )
     for layer, implementation, reason in network.implementations:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
-    run_state = state.State(
-        network,
-        optimizer.Optimizer(config.optimizer, network.weights, total),
-        table.task_of(dataset),
-    )
+    updates = optimizer.Optimizer(config.optimizer, network.weights, total, placement.variable)
+    run_state = state.State(network, updates, table.task_of(dataset), placement.variable)
     train_steps = training.train_steps(
-        run_state, placement, config, _class_weights(config.optimizer, dataset)
+        run_state, placement, config, plan.lengths, _class_weights(config.optimizer, dataset)
     )
     for line in _step(network, train_steps, placement.workers):
         log.info("%s", line)
@@ -229,7 +233,15 @@ def _devices(placement: Placement, run: configuration.Run) -> str:
         f"{placement.replicas} {placement.device_type} replica(s) under "
         f"{type(placement.strategy).__name__}, {run.shards} shard(s) each, {run.threads} threads"
         + (f"; worker {placement.worker} of {placement.workers}" if placement.workers > 1 else "")
+        + ("" if placement.device_type == "CPU" else f"; float32 products {_products(run)}")
     )
+
+
+def _products(run: configuration.Run) -> str:
+    """Returns how an accelerator multiplies."""
+    if run.matmul_precision == "highest":
+        return "with all digits"
+    return "rounded to TF32 on a GPU, to bfloat16 on a TPU (--matmul_precision=highest: not)"
 
 
 def _data(dataset: store.Dataset, plan: plans.ShuffledPlan) -> str:

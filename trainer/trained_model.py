@@ -45,7 +45,7 @@ def open_model(
     config = configuration.from_flat(resuming.written_in(folder))
     found = _checkpoint(folder, settings.checkpoint)
     run = dataclasses.replace(
-        config.run, devices=devices, strategy="auto", accelerator="auto", shards=1
+        config.run, devices=devices, strategy="auto", accelerator=settings.accelerator, shards=1
     )
     placement = strategy.place(run, rows)
     dataset = store.open_dataset(settings.data_dir or config.folders.data_dir)

@@ -1,10 +1,14 @@
 """Padding and batches: the step alone determines them, whichever rows a worker asks for."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 
 from tests.data.plans_test import random_split, settings, split_of
+from tests.steps import runs
 from trainer.data import pipeline, plans
 from trainer.devices.placement import bounds
 
@@ -134,6 +138,38 @@ def test_padding_in_front_always_pads_to_max_length():
     batches = of_step(random_split(100, longest=5), padding="pre", max_length=30)
     assert batches.plan.lengths.tolist() == [30]
     assert {batches.batch(step).tokens.shape for step in range(20)} == {(8, 30)}
+
+
+MADE_AHEAD = """
+import sys, time
+import numpy as np, tensorflow as tf
+from tests.steps import runs
+from trainer import config
+tf.config.experimental.enable_op_determinism()
+batches, made = runs.batches_of(runs.a_split(), config.Input(batch_size=4)), []
+batch = batches.batch
+batches.batch = lambda step, *rows: made.append(step) or batch(step, *rows)
+iterator = iter(batches.dataset(3))
+next(iterator)
+deadline = time.monotonic() + 30
+while len(made) < 3 and time.monotonic() < deadline:
+    time.sleep(0.01)
+assert made == sorted(made) and made[0] == 3, made
+print(len(made) - 1)
+"""
+
+
+def test_batches_are_made_ahead_even_if_tensorflow_must_be_deterministic():
+    """A GPU would wait for each of them otherwise."""
+    done = subprocess.run(
+        [sys.executable, "-c", MADE_AHEAD],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 2
 
 
 @pytest.mark.parametrize("first", [0, 5, 70])

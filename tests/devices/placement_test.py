@@ -47,15 +47,58 @@ def three() -> Placement:
     return Placement(tf.distribute.MirroredStrategy(devices), "CPU", devices)
 
 
-def test_values_of_replicas_are_added_and_joined_in_their_order(three):
+def test_values_of_replicas_are_added_and_joined_in_their_order_for_each_of_them(three):
     @tf.function
     def computed():
         numbers = three.strategy.run(lambda: 10 + three.local_replica()[None])
-        return three.total(numbers), three.gathered(numbers)
+        return [
+            three.strategy.experimental_local_results(values)
+            for values in (three.total(numbers), three.gathered(numbers))
+        ]
 
-    total, gathered = computed()
-    assert total.numpy().tolist() == [33]
-    assert gathered.numpy().tolist() == [10, 11, 12]
+    totals, joined = computed()
+    assert [total.numpy().tolist() for total in totals] == [[33]] * 3
+    assert [each.numpy().tolist() for each in joined] == [[10, 11, 12]] * 3
+
+
+def test_the_sum_that_stays_on_the_devices_has_the_bits_of_the_one_that_tensorflow_takes_away(
+    three,
+):
+    values = np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32)
+
+    @tf.function
+    def computed():
+        own = three.strategy.run(lambda: tf.constant(values)[three.local_replica()])
+        return three.first(three.total(own)), three.strategy.reduce("SUM", own, axis=None)
+
+    ours, theirs = computed()
+    assert ours.numpy().tobytes() == theirs.numpy().tobytes()
+    np.testing.assert_allclose(ours, values.sum(axis=0), rtol=1e-4)
+
+
+def test_each_replica_changes_its_own_copy_of_a_variable_and_the_rest_changes_all(three):
+    variable = three.variable(tf.constant([1, 2]), "numbers")
+    assert variable.numpy().tolist() == [1, 2]
+
+    @tf.function
+    def changed():
+        three.strategy.run(lambda: variable.assign(variable + 10 * three.index_of_replica()))
+
+    def copies():
+        parts = three.strategy.experimental_local_results(variable)
+        return [part.numpy().tolist() for part in parts]
+
+    changed()
+    assert copies() == [[1, 2], [11, 12], [21, 22]]
+    assert variable.numpy().tolist() == [1, 2]
+    variable.assign([7, 7])
+    assert copies() == [[7, 7]] * 3
+
+
+def test_a_replica_that_is_alone_has_a_plain_variable():
+    alone = Placement(None, "CPU", ("CPU:0",))
+    variable = alone.variable(tf.constant(3.0), "number")
+    assert variable.assign_add(1).numpy() == 4 and not variable.trainable
 
 
 def test_every_worker_brings_its_values_once_however_many_replicas_it_has(three):

@@ -8,7 +8,7 @@ import pytest
 from tests.devices.fusion_test import SMALL
 from trainer import config as configuration
 from trainer import resuming
-from trainer.devices import resources
+from trainer.devices import accelerator, resources
 from trainer.exit_codes import UsageError
 
 
@@ -55,6 +55,33 @@ def test_threads_and_shards_follow_the_machine_and_the_batch(
     given = {"threads": threads, "shards": shards, "devices": devices, "fuse": "off"}
     run = settled(workers, batch_size=rows, **given)
     assert (run.threads, run.shards) == expected
+
+
+@pytest.mark.parametrize(
+    "flags, files, distributions, expected",
+    [
+        ({"accelerator": "gpu"}, [], ["tensorflow"], ("off", 8, 1)),
+        ({"accelerator": "tpu", "strategy": "tpu"}, [], ["tensorflow-tpu"], ("off", 8, 1)),
+        ({"strategy": "tpu"}, [], ["tensorflow-tpu"], ("off", 8, 1)),
+        ({}, ["/dev/nvidia0"], ["tensorflow"], ("off", 8, 1)),
+        ({}, ["/dev/nvidia0"], ["tensorflow-cpu"], ("off", 8, 8)),
+        ({}, [], ["tensorflow"], ("off", 8, 8)),
+        ({"accelerator": "cpu"}, ["/dev/nvidia0"], ["tensorflow"], ("off", 8, 8)),
+        ({"accelerator": "gpu", "shards": 3}, [], ["tensorflow"], ("off", 8, 3)),
+        # Steps so small that one CPU fuses them: an accelerator does not.
+        ({"accelerator": "gpu", **SMALL}, [], ["tensorflow"], ("off", 8, 1)),
+        (SMALL, [], ["tensorflow"], ("on", 1, 1)),
+    ],
+)
+def test_an_accelerator_computes_all_rows_at_once(
+    cores, monkeypatch, flags, files, distributions, expected
+):
+    """Its shards would be computed one after the other, each as slow as all rows together."""
+    cores(8)
+    monkeypatch.setattr(accelerator, "device_files", lambda: files)
+    monkeypatch.setattr(accelerator, "installed", lambda: distributions)
+    run = settled(**{"batch_size": 512, **flags})
+    assert (run.fuse, run.threads, run.shards) == expected
 
 
 def test_shards_are_of_the_rows_that_are_computed_at_once(cores):

@@ -30,6 +30,14 @@ def test_a_tpu_slice_of_several_hosts_is_refused_with_the_reason(names, refused)
     assert (found is None) if refused is None else (refused in found)
 
 
+def test_gpus_of_several_workers_add_up_by_nccl_and_cpus_in_a_ring():
+    """AUTO would be the ring for GPUs too: through the memory of the host."""
+    implementations = [
+        strategy.communication_options(on_gpus).implementation.value for on_gpus in (True, False)
+    ]
+    assert implementations == ["NCCL", "RING"]
+
+
 def placed(*calls) -> list[str]:
     """One process calls `place` for each of `calls`, (flags, rows). Returns a line for each, and a
     last line with its threads.
@@ -95,6 +103,21 @@ def test_threads_are_those_of_the_configuration_and_at_least_two_operations_run_
     assert placed(({"threads": 1, "shards": 1}, 8)) == ["OneDeviceStrategy CPU 1 1", "1 2"]
 
 
+@pytest.mark.parametrize("chosen, rounded", [("default", True), ("highest", False)])
+def test_the_precision_of_products_is_that_of_the_flag(chosen, rounded):
+    program = f"""
+import tensorflow as tf
+from trainer import config
+from trainer.devices import strategy
+strategy.place(config.Run(threads=1, shards=1, matmul_precision="{chosen}"), 8)
+print(tf.config.experimental.tensor_float_32_execution_enabled())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert done.stdout.split() == [str(rounded)], done.stderr
+
+
 def test_a_run_does_not_start_without_the_accelerator_it_requests():
     lines = placed(
         *(
@@ -106,8 +129,5 @@ def test_a_run_does_not_start_without_the_accelerator_it_requests():
         "--accelerator=gpu: TensorFlow sees 1 CPU. A command that requests a GPU must not compute "
         "on something else."
     )
-    assert lines[1].startswith(
-        "--accelerator=tpu: TensorFlow sees 1 CPU. A command that requests a TPU must not compute "
-        "on something else."
-    )
+    assert lines[1].startswith("--accelerator=tpu: TensorFlow finds no TPU on this host (")
     assert lines[2:4] == ["OneDeviceStrategy CPU 1 1"] * 2

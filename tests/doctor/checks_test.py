@@ -30,6 +30,16 @@ TPU = {"TPU": Evidence("TPU_TOPOLOGY=2x4", True)}
 PRESENT = {"GPU": Evidence("/dev/nvidia0", False)}
 
 
+L4, H100 = ("NVIDIA L4", (8, 9)), ("NVIDIA H100", (9, 0))
+RTX, M60 = ("NVIDIA GeForce RTX 5090", (12, 0)), ("Tesla M60", (5, 2))
+
+
+def gpus(*there) -> Sight:
+    """What the GPU wheel of TensorFlow 2.21 would see."""
+    built_for = ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90")
+    return dataclasses.replace(GPUS, gpus=there, built_for=built_for)
+
+
 def packages(**changed) -> dict:
     """Those of HEALTHY with some changed; None: not installed."""
     names = {
@@ -115,6 +125,13 @@ JUDGEMENTS = [
     ),
     (
         "tensorflow",
+        {"strategy": "tpu"},
+        {},
+        ERROR,
+        ["--strategy=tpu, but tensorflow-cpu 2.21.0 is built without", "rnn-trainer[tpu]"],
+    ),
+    (
+        "tensorflow",
         {"accelerator": "tpu", "strategy": "tpu"},
         packages(tensorflow_cpu=None, tensorflow_tpu="2.20.0"),
         OK,
@@ -145,6 +162,13 @@ JUDGEMENTS = [
         {},
         ERROR,
         ["--strategy=tpu: TensorFlow sees 1 CPU.", "leave --strategy out"],
+    ),
+    (
+        "accelerator",
+        {"strategy": "tpu"},
+        {"sight": dataclasses.replace(HEALTHY.sight, problem="TPU in use by process 7")},
+        ERROR,
+        ["sees 1 CPU", "TensorFlow says: TPU in use by process 7"],
     ),
     ("batch", {"strategy": "tpu", "batch_size": 128}, {"sight": TPUS}, OK, ["8 replica(s): 16"]),
     ("accelerator", {"devices": 3}, {"sight": GPUS}, ERROR, ["--devices=3", "sees 2 GPU"]),
@@ -178,7 +202,33 @@ JUDGEMENTS = [
         ERROR,
         ["sees 1 CPU, 8 TPU and the run would use the CPU. Train on it with --strategy=tpu, or"],
     ),
+    # TensorFlow may list no TPU before it is initialised.
+    (
+        "given",
+        {},
+        {"given": TPU, **packages(tensorflow_cpu=None, tensorflow_tpu="2.20.0")},
+        ERROR,
+        ["Train on it with --strategy=tpu"],
+    ),
     ("given", {}, {"given": ASKED, "sight": "no TensorFlow"}, SKIPPED, ["not known"]),
+    ("kernels", {}, {}, OK, ["none needed"]),
+    ("kernels", {}, {"sight": GPUS}, OK, ["does not name its GPUs"]),
+    ("kernels", {}, {"sight": "no TensorFlow"}, SKIPPED, ["not known"]),
+    ("kernels", {}, {"sight": gpus(L4)}, OK, ["NVIDIA L4 has compute capability 8.9", "sm_89"]),
+    (
+        "kernels",
+        {},
+        {"sight": gpus(L4, H100)},
+        WARNING,
+        [
+            "NVIDIA H100 has compute capability 9.0",
+            "the kernels without machine code for it at the first use",
+            "cuda_cache of the model folder",
+        ],
+    ),
+    ("kernels", {}, {"sight": gpus(H100, RTX)}, WARNING, ["RTX 5090", "12.0", "every kernel at"]),
+    ("kernels", {}, {"sight": gpus(H100, M60)}, ERROR, ["Tesla M60", "5.2", "use another GPU"]),
+    ("kernels", {"accelerator": "cpu"}, {"sight": gpus(M60)}, OK, ["none needed"]),
     (
         "implementation",
         {"units": (8, 8)},
@@ -288,7 +338,16 @@ CLUSTER_JUDGEMENTS = [
     ("pod_security", {}, {}, OK, ["team enforces restricted"]),
     ("pod_security", {}, cluster(pod_security=""), OK, ["no level"]),
     ("pod_security", {}, cluster(pod_security=None), WARNING, ["cannot be read", "dry run"]),
-    ("pod_security", {"accelerator": "tpu", "strategy": "tpu"}, {}, ERROR, ["restricted", "TPU"]),
+    ("pod_security", {"strategy": "tpu"}, {}, ERROR, ["restricted", "TPU", "SYS_RESOURCE"]),
+    (
+        "pod_security",
+        {"strategy": "tpu"},
+        cluster(pod_security="baseline"),
+        ERROR,
+        ["baseline", "only privileged allows", "--namespace with the level privileged"],
+    ),
+    ("pod_security", {}, cluster(pod_security="baseline"), OK, ["baseline"]),
+    ("pod_security", {"strategy": "tpu"}, cluster(pod_security=""), OK, ["no level"]),
     (
         "pod_security",
         {"accelerator": "tpu", "strategy": "tpu"},

@@ -41,6 +41,7 @@ def test_a_machine_that_can_train_has_no_error_and_nothing_is_left_behind(config
         "TensorBoard",
         "accelerator",
         "devices given",
+        "GPU kernels",
         "implementation of rnn_0",
         "batch",
         "data",

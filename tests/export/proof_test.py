@@ -1,9 +1,11 @@
 """A difference between an export and its model is found, whatever causes it."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import datasets
 from tests.export.small_models import VOCABULARY, a_model, answers_from_here, probabilities
@@ -65,6 +67,24 @@ def test_a_difference_is_an_error_and_nothing_appears(
         export.export(model, tmp_path / "out")
     assert caught.value.code == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("gpus, implementation", [([], "keras"), (["GPU:0"], "ours")])
+def test_beside_a_gpu_the_expectation_is_computed_without_layers_of_keras(
+    gpus, implementation, without_words, monkeypatch
+):
+    """They would run cuDNN on the GPU, even where the CPU was asked for."""
+    model, networks = a_model(without_words, jit="off"), []
+
+    def step(network, placement, task):
+        networks.append(network)
+        return types.SimpleNamespace(outcomes=lambda weights, batch: (None, None))
+
+    monkeypatch.setattr(proof, "EvaluationStep", step)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    proof._expected(model, proof.examples_of(without_words, model.config.input).batch)
+    [network] = networks
+    assert {chosen for _, chosen, _ in network.implementations} == {implementation}
 
 
 def test_weights_that_were_not_trained_are_found_out(without_words, monkeypatch, tmp_path):

@@ -101,6 +101,15 @@ def test_a_container_is_not_root_and_its_first_process_is_the_trainer(name):
     assert "USER 1000:1000\n" in body and '\nENTRYPOINT ["python", "-m", "trainer"]\n' in body
 
 
+def test_the_image_for_gpus_finds_the_driver_where_gke_mounts_it():
+    [body] = [body for _, stage, body in STAGES if stage == "gpu"]
+    [variables] = re.findall(r"^ENV ((?:.*\\\n)*.*)$", body, re.M)
+    assert re.sub(r" \\\n *", " ", variables).split() == [
+        "LD_LIBRARY_PATH=/usr/local/nvidia/lib64",
+        "PATH=/usr/local/nvidia/bin:$PATH",
+    ]
+
+
 def test_packages_are_pinned_by_their_hashes():
     assert (
         DOCKERFILE.count("pip install")

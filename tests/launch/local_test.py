@@ -34,6 +34,7 @@ while index and not (folder / "starts-0").exists():  # Workers meet first.
     time.sleep(0.01)
 with open(starts, "a") as file:
     start = {"pid": os.getpid(), "arguments": sys.argv[1:], "environ": sorted(os.environ),
+             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
              "session": os.getsid(0)}
     file.write(json.dumps(start) + chr(10))
 plan = json.loads((folder / "plan.json").read_text())[str(index)]
@@ -101,6 +102,80 @@ def run(folder, plan, **flags) -> int:
 
 def starts(folder, index) -> list[dict]:
     return [json.loads(line) for line in (folder / f"starts-{index}").read_text().splitlines()]
+
+
+# --- which GPUs a worker gets ---------------------------------------------------------------------
+
+
+FOUR = [f"/dev/nvidia{number}" for number in range(4)]
+GPU_BUILD = ("tensorflow",)
+
+
+@pytest.mark.parametrize(
+    "flags, workers, environ, files, gpus",
+    [
+        ({}, 2, {}, FOUR, ["0,1", "2,3"]),
+        ({}, 4, {}, FOUR, ["0", "1", "2", "3"]),
+        ({}, 3, {}, FOUR, ["0", "1", "2"]),  # An equal number for each; one is left.
+        ({"devices": 1}, 2, {}, FOUR, ["0", "1"]),
+        ({}, 2, {"CUDA_VISIBLE_DEVICES": "5, 2,GPU-8a,7"}, FOUR, ["5,2", "GPU-8a,7"]),
+        ({}, 2, {}, ["/dev/nvidia3", "/dev/nvidia5"], ["0", "1"]),  # a container
+        # Nothing is set.
+        ({}, 1, {}, FOUR, None),
+        ({}, 2, {}, [], None),
+        ({}, 9, {"CUDA_VISIBLE_DEVICES": ""}, FOUR, None),
+        ({"accelerator": "cpu"}, 9, {}, FOUR, None),
+        ({"accelerator": "gpu"}, 2, {}, [], None),  # The workers say what is missing.
+        ({}, 2, {}, ["/dev/dxg"], None),
+    ],
+)
+def test_local_workers_share_no_gpu(flags, workers, environ, files, gpus):
+    run = configuration.Run(**flags)
+    assert local.gpus_of_workers(run, workers, environ, files, GPU_BUILD) == gpus
+
+
+def test_a_tensorflow_without_gpus_gets_none():
+    run = configuration.Run()
+    assert local.gpus_of_workers(run, 9, {}, FOUR, ("tensorflow-cpu",)) is None
+
+
+@pytest.mark.parametrize(
+    "flags, workers, environ, parts",
+    [
+        (
+            {},
+            5,
+            {},
+            [
+                "--workers=5: this machine has 4 GPU(s) (/dev/nvidia0, /dev/nvidia1",
+                "Lower --workers,",
+            ],
+        ),
+        ({}, 2, {"CUDA_VISIBLE_DEVICES": "3"}, ["has 1 GPU(s) (CUDA_VISIBLE_DEVICES=3)"]),
+        (
+            {"devices": 3},
+            2,
+            {},
+            [
+                "--workers=2 with --devices=3: this machine has 4",
+                "Lower --workers or --devices, or",
+            ],
+        ),
+    ],
+)
+def test_more_local_workers_than_gpus_are_refused(flags, workers, environ, parts):
+    with pytest.raises(UsageError) as refusal:
+        local.gpus_of_workers(configuration.Run(**flags), workers, environ, FOUR, GPU_BUILD)
+    assert all(part in str(refusal.value) for part in [*parts, "--accelerator=cpu"])
+
+
+def test_each_worker_starts_and_restarts_with_its_gpus(worker, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(local.accelerator, "device_files", lambda: FOUR[:2])
+    monkeypatch.setattr(local.accelerator, "installed", lambda: GPU_BUILD)
+    assert run(tmp_path / "m", [["exit 0"], ["die", "exit 0"]]) == 0
+    assert {start["gpus"] for start in starts(tmp_path / "m", 0)} == {"0"}
+    assert [start["gpus"] for start in starts(tmp_path / "m", 1)][:2] == ["1", "1"]
 
 
 # --- what to do with a worker that ended ----------------------------------------------------------

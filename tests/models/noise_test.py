@@ -34,9 +34,24 @@ def test_the_mask_of_a_place_has_the_crc_of_its_name_as_key(place, layer, noise)
 
 def test_a_mask_of_another_shape_drops_whole_steps(noise):
     values = tf.ones([2, 50, 4])
-    dropped = drop(values, "words", noise, rate=0.5, seed=3, shape_after_rows=(50, 1)).numpy()
+    dropped = drop(values, "words", noise, rate=0.5, seed=3, whole_steps=True).numpy()
     np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :, :1], dropped.shape))
     assert 0 < np.count_nonzero(dropped) < dropped.size
+
+
+@pytest.mark.parametrize("whole_steps", [False, True])
+def test_a_mask_that_xla_compiles_by_itself_has_the_same_bits_and_the_same_gradient(
+    noise, whole_steps
+):
+    values = tf.reshape(tf.range(1.0, 41), [2, 5, 4])
+    found = []
+    for each in (noise, noise._replace(compiled=True)):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            dropped = drop(values, "rnn_1", each, rate=0.4, seed=3, whole_steps=whole_steps)
+        found.append((dropped.numpy(), tape.gradient(dropped, values).numpy()))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0][0], values * found[0][1])
 
 
 def test_without_noise_or_with_rate_zero_the_values_stay(noise):

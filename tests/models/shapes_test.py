@@ -2,8 +2,10 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
+from tests.steps import runs
 from trainer import config as configuration
 from trainer.models import recurrent, shapes
 from trainer.models.networks import Network
@@ -22,11 +24,9 @@ SETTINGS = [
 def test_the_table_is_the_weights_that_the_network_builds_in_their_order(settings):
     model = configuration.Model(embedding_size=6, **settings)
     network = Network(model, 20, 3)
-    built = {name: tuple(weight.shape) for name, weight in network.weights.items()}
+    built = {name: tuple(weight.shape) for name, weight in network.initial_weights().items()}
     assert list(shapes.weights(model, 20, 3).items()) == list(built.items())
-    assert shapes.parameters(model, 20, 3) == sum(
-        weight.numpy().size for weight in network.weights.values()
-    )
+    assert shapes.parameters(model, 20, 3) == sum(map(np.prod, built.values()))
 
 
 def test_the_parameters_are_the_number_that_papers_count():
@@ -53,8 +53,9 @@ def test_the_bytes_of_a_checkpoint_are_those_of_the_state(flags):
     network = Network(config.model, 20, 3, precision=config.run.precision)
     saved = state.State(
         network,
-        optimizer.Optimizer(config.optimizer, network.weights, 10),
+        optimizer.Optimizer(config.optimizer, network.weights, 10, runs.variable),
         table.TASKS["classification"],
+        runs.variable,
     ).snapshot()
     arrays = sum(array.nbytes for name, array in saved.items() if array.ndim)
     assert shapes.checkpoint_bytes(config, 20, 3) == arrays

@@ -1,6 +1,8 @@
 """Many steps in one program."""
 
 import numpy as np
+import pytest
+import tensorflow as tf
 
 from tests.steps import runs
 from trainer import config
@@ -18,12 +20,51 @@ def test_stacks_are_given_out_in_order_whatever_the_portions():
     batches = runs.batches_of(runs.a_split(), config.Input(batch_size=runs.BATCH, max_length=16))
     stacks, step = fused.Stacks(batches.stacks(3, 5)), 3
     for most in (1, 4, 2, 100, 1, 7, 3, 3, 9):
-        stack, first, end = stacks.take(most)
+        stack, _, first, end = stacks.take(most)
         assert 1 <= end - first <= most
         for at in range(first, end):
             for entries, array in zip(stack, batches.batch(step), strict=True):
                 np.testing.assert_array_equal(entries[at], array)
             step += 1
+
+
+@pytest.mark.parametrize("padding", ["post", "pre"])
+def test_on_a_tpu_a_call_takes_as_many_steps_whatever_their_lengths(padding):
+    """The program of a TPU runs on this CPU; a stack mixes lengths, each with its own branch."""
+    flags = {"max_length": 16, "padding": padding, "dropout": 0.3, "word_dropout": 0.2}
+    expected, ours = runs.make(**flags), runs.make(**flags, device_type="TPU")
+    lengths = {ours.batches.plan.padded_length(step) for step in range(40)}
+    assert lengths == ({8, 16} if padding == "post" else {16})
+    source, portions = ours.steps.source(ours.batches, 0), []
+    take = source.take
+    source.take = lambda most: portions.append(most) or take(most)
+    found, metrics = ours.steps.run(source, 40), runs.run(expected, 40)
+    assert portions == [40, 40 - fused.STACK]
+    np.testing.assert_allclose(found.sums["loss_sum"], metrics.sums["loss_sum"], rtol=1e-10)
+    np.testing.assert_allclose(found.gradient_norm, metrics.gradient_norm, rtol=1e-9)
+    assert ours.state.step.numpy() == 40
+
+
+@pytest.mark.parametrize("rows, length", [(14, 8), (14, 16), (3, 16)])
+def test_the_bytes_of_a_call_are_those_of_its_stack(rows, length):
+    batch = tf.nest.map_structure(
+        lambda spec: np.zeros(
+            [fused.STACK, rows, *[length] * (spec.shape.rank - 1)], spec.dtype.name
+        ),
+        fused.pipeline.SIGNATURE,
+    )
+    assert fused.stack_bytes(rows, length) == sum(values.nbytes for values in batch)
+
+
+def test_a_core_of_a_tpu_gets_its_own_rows_and_no_others():
+    made = runs.make(devices=2, device_type="TPU")
+    batches, _, _, _ = made.steps.source(made.batches, 0).take(1)
+    dealt = made.steps._dealt(batches)
+    halves = [made.placement.strategy.experimental_local_results(values) for values in dealt]
+    for values, parts in zip(batches, halves, strict=True):
+        assert [part.shape[1] for part in parts] == [runs.BATCH // 2] * 2
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), values)
+        assert sum(part.numpy().nbytes for part in parts) == values.numpy().nbytes
 
 
 def test_accumulation_inside_one_program_takes_the_same_step():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.steps import runs
 from trainer import config
 from trainer.models.networks import Network
 from trainer.steps import optimizer
@@ -141,7 +142,7 @@ def test_updates_are_those_of_the_papers(changes, jit):
         name: keras.Variable(value, dtype="float64", name=name)
         for name, value in zip(("kernel", "bias"), start)
     }
-    made = optimizer.Optimizer(chosen, weights, TOTAL)
+    made = optimizer.Optimizer(chosen, weights, TOTAL, runs.variable)
     values = values_of(weights, made)
     update = tf.function(lambda values, gradients: made.updated(values, gradients), jit_compile=jit)
     for gradient in gradients:
@@ -185,7 +186,9 @@ def test_updates_are_those_of_keras(changes, theirs):
     theirs, weight = theirs(), keras.Variable(start, name="kernel")
     theirs.build([weight])
     weights = {"kernel": keras.Variable(start, name="kernel")}
-    made = optimizer.Optimizer(settings(learning_rate=0.05, **changes), weights, TOTAL)
+    made = optimizer.Optimizer(
+        settings(learning_rate=0.05, **changes), weights, TOTAL, runs.variable
+    )
     values = values_of(weights, made)
     for _ in range(5):
         gradient = tf.constant(generator.normal(size=(5, 3)), tf.float32)
@@ -206,7 +209,7 @@ def test_every_slot_has_the_logical_name_of_its_weight(cell, bidirectional, from
     """No two slots share a name, and each has the shape of its weight."""
     model = {"cell": cell, "bidirectional": bidirectional, "rnn_from_cell": from_cell}
     weights = Network(config.Model(units=(3, 3), embedding_size=3, **model), 5, 3).weights
-    slots = optimizer.Optimizer(settings(ema=0.9), weights, TOTAL).named()
+    slots = optimizer.Optimizer(settings(ema=0.9), weights, TOTAL, runs.variable).named()
     assert set(slots) == {
         "iteration",
         *(f"{name}/{slot}" for name in weights for slot in ("m", "v", "average")),

@@ -55,11 +55,17 @@ def batches_of(split, settings, seed=0):
     return pipeline.TrainingBatches(split, settings, plans.ShuffledPlan(split, settings, seed))
 
 
+# Makes the variables of a replica that is alone.
+variable = Placement(None, "CPU", ("CPU:0",)).variable
+
 Made = collections.namedtuple("Made", "steps state batches network config placement")
 
 
-def make(devices=1, class_weights=(), total=100, **flags):
-    """Returns a run on some of this process' logical devices."""
+def make(devices=1, class_weights=(), total=100, device_type="CPU", **flags):
+    """Returns a run on some of this process' logical devices.
+
+    device_type: what the run takes them for; a step for a GPU runs on a CPU too.
+    """
     made_of = config.from_flat({**SMALL, **flags})
     names = tuple(f"/device:CPU:{i}" for i in range(devices))
     spanning = (
@@ -67,19 +73,22 @@ def make(devices=1, class_weights=(), total=100, **flags):
         if devices == 1
         else tf.distribute.MirroredStrategy(names)
     )
-    placement = Placement(spanning, "CPU", names)
+    placement = Placement(spanning, device_type, names)
     network = Network(
         made_of.model,
         VOCABULARY,
         CLASSES,
         seed=made_of.run.seed,
         precision=made_of.run.precision,
+        device_type=device_type,
         jit=made_of.run.jit,
     )
-    built = optimizer.Optimizer(made_of.optimizer, network.weights, total)
-    run_state = state.State(network, built, TASK)
+    built = optimizer.Optimizer(made_of.optimizer, network.weights, total, placement.variable)
+    run_state = state.State(network, built, TASK, placement.variable)
     batches = batches_of(a_split(), made_of.input, made_of.run.seed)
-    train_steps = training.train_steps(run_state, placement, made_of, class_weights)
+    train_steps = training.train_steps(
+        run_state, placement, made_of, batches.plan.lengths, class_weights
+    )
     return Made(train_steps, run_state, batches, network, made_of, placement)
 
 
@@ -88,7 +97,7 @@ def run(made, count, first=0):
 
 
 def weights_of(made):
-    return {name: weight.numpy() for name, weight in made.network.weights.items()}
+    return {name: weight.numpy() for name, weight in made.state.weights.items()}
 
 
 def assert_same_bits(one, other):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.steps import runs
 from trainer import config
 from trainer.exit_codes import DataError
 from trainer.models.networks import Network
@@ -10,13 +11,14 @@ from trainer.steps import optimizer, state
 from trainer.tasks import table
 
 
-def new(precision="float32", seed=0, model=None, **changes):
+def new(precision="float32", seed=0, model=None, variable=runs.variable, **changes):
     settings = config.Model(**{"units": (3,), "embedding_size": 2, **(model or {})})
     network = Network(settings, 5, 3, seed=seed, precision=precision)
     return state.State(
         network,
-        optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10),
+        optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10, variable),
         table.TASKS["classification"],
+        variable,
     )
 
 

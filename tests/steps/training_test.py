@@ -137,7 +137,7 @@ def test_a_loop_ends_with_the_first_step_that_is_not_finite(fuse):
     made = runs.make(precision="float32", fuse=fuse, jit=fuse)
     iterator = made.steps.source(made.batches, 0)
     made.steps.run(iterator, 3)
-    weight = made.network.weights["logits/bias"]
+    weight = made.state.weights["logits/bias"]
     weight.assign(np.where(np.arange(runs.CLASSES) == 1, np.nan, weight.numpy()))
     metrics = made.steps.run(iterator, 10)
     assert len(metrics.sums["loss_sum"]) == 1 and not np.isfinite(metrics.sums["loss_sum"][0])
@@ -153,9 +153,9 @@ def test_a_gradient_that_is_not_finite_ends_a_loop_though_the_loss_is():
         precision="float32", optimizer="sgd", learning_rate=1e-3, one_hot=True, cell="simple_rnn"
     )
     for name in ("rnn_0/kernel", "rnn_0/recurrent_kernel"):
-        weight = made.network.weights[name]
+        weight = made.state.weights[name]
         weight.assign(np.zeros(weight.shape))  # tanh stays where its slope is 1
-    made.network.weights["logits/kernel"].assign(np.full((4, runs.CLASSES), 1e25) * [1, -1, 0])
+    made.state.weights["logits/kernel"].assign(np.full((4, runs.CLASSES), 1e25) * [1, -1, 0])
     metrics = runs.run(made, 5)
     assert len(metrics.sums["loss_sum"]) == 1
     assert np.isfinite(metrics.sums["loss_sum"][0]) and not np.isfinite(metrics.gradient_norm[0])

@@ -94,7 +94,7 @@ def test_the_sums_of_an_epoch_are_those_of_its_steps():
 def test_a_gradient_too_large_for_float16_makes_no_update_and_halves_the_scale():
     """At the largest scale every wrong row adds 2^15 to one gradient: two overflow 65504."""
     made = runs.make(precision="float16", learning_rate=1e-3)
-    bias = made.network.weights["logits/bias"]
+    bias = made.state.weights["logits/bias"]
     bias.assign(np.array([-30.0, -30.0, 30.0]))
     assert (made.batches.batch(0).labels != 2).sum() >= 3
     iterator, scales = made.steps.source(made.batches, 0), []
@@ -119,7 +119,7 @@ def test_small_gradients_survive_float16_because_the_loss_is_scaled():
     float16 has few digits for that, and none below 6e-8.
     """
     made = runs.make(precision="float16", optimizer="sgd", momentum=0.0, learning_rate=1e6)
-    made.network.weights["logits/bias"].assign(np.array([12.0, 0.0, 0.0]))
+    made.state.weights["logits/bias"].assign(np.array([12.0, 0.0, 0.0]))
     split = runs.a_split()
     split = Split(split.tokens, split.offsets, np.zeros_like(split.labels))
     right = runs.batches_of(split, made.config.input)
@@ -127,15 +127,15 @@ def test_small_gradients_survive_float16_because_the_loss_is_scaled():
     made.steps.run(iter(right.dataset(0)), 1)
     _, expected = runs.numpy_gradients(made, right.batch(0), before)
     for name in ("rnn_0/kernel", "embedding/embeddings", "logits/kernel"):
-        moved = (before[name].astype(np.float64) - made.network.weights[name].numpy()) / 1e6
+        moved = (before[name].astype(np.float64) - made.state.weights[name].numpy()) / 1e6
         assert np.linalg.norm(moved - expected[name]) < 0.02 * np.linalg.norm(expected[name]), name
 
 
 def test_a_gradient_that_overflows_at_every_scale_is_divergence():
     made = runs.make(precision="float16")
-    made.network.weights["rnn_0/kernel"].assign(np.full((3, 4), 60_000.0))
-    made.network.weights["logits/kernel"].assign(np.full((4, runs.CLASSES), 60_000.0) * [1, -1, 0])
-    made.network.weights["embedding/embeddings"].assign(np.zeros((runs.VOCABULARY, 3)))
+    made.state.weights["rnn_0/kernel"].assign(np.full((3, 4), 60_000.0))
+    made.state.weights["logits/kernel"].assign(np.full((4, runs.CLASSES), 60_000.0) * [1, -1, 0])
+    made.state.weights["embedding/embeddings"].assign(np.zeros((runs.VOCABULARY, 3)))
     before = runs.weights_of(made)
     metrics = runs.run(made, 40)
     assert len(metrics.gradient_norm) == 16  # 2^15 ... 2^0

@@ -43,12 +43,16 @@ def test_cross_entropy_is_that_of_keras(smoothing):
         ([1000.0, 0.0], 0, 0.0),  # no overflow
         ([1000.0, 0.0], 1, 1000.0),
         ([-1e30, 0.0], 0, 1e30),
+        ([-np.inf, 0.0], 1, 0.0),  # a class that cannot be, and is not
     ],
 )
 def test_cross_entropy_of_extreme_scores_is_finite(logits, label, loss):
-    np.testing.assert_allclose(
-        classification.cross_entropy(tf.constant([logits]), [label]), [loss], rtol=1e-6
-    )
+    scores = tf.constant([logits])
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        found = classification.cross_entropy(scores, [label])
+    np.testing.assert_allclose(found, [loss], rtol=1e-6)
+    assert np.isfinite(tape.gradient(found, scores)).all()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

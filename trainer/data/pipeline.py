@@ -127,6 +127,9 @@ class TrainingBatches:
                 lambda step: tf.nest.flatten(self.batch(int(step), *rows)),
                 [step],
                 [spec.dtype for spec in tf.nest.flatten(SIGNATURE)],
+                # A pure function of the step. If it had a state, tf.data would make no batch ahead
+                # of time while TensorFlow must be deterministic, and a GPU would wait for each.
+                stateful=False,
             )
             return tf.nest.map_structure(
                 lambda array, spec: tf.ensure_shape(array, spec.shape),
@@ -136,13 +139,18 @@ class TrainingBatches:
 
         return tf.data.Dataset.range(first_step, 2**62).map(load).prefetch(tf.data.AUTOTUNE)
 
-    def stack(self, step: int, most: int) -> tuple[Batch, int]:
-        """Returns (the batches of the next steps that have one padded length, how many they are).
+    def stack(self, step: int, most: int, mixed: bool = False) -> tuple[Batch, int]:
+        """Returns (the batches of the next steps, how many they are).
 
         They are the steps from `step` on, `most` at most. Every array of the batch has an axis of
         `most` steps before its own; it is zero beyond the steps that there are.
+
+        mixed: all `most` steps, padded to the longest length of the plan; otherwise only as many as
+          have one padded length.
         """
         length, count = self.plan.padded_length(step), 1
+        if mixed:
+            length, count = int(max(self.plan.lengths)), most
         while count < most and self.plan.padded_length(step + count) == length:
             count += 1
         size = self.plan.batch_size
@@ -153,21 +161,32 @@ class TrainingBatches:
             lambda values: _filled(values.reshape(count, size, *values.shape[1:]), most), flat
         ), count
 
-    def stacks(self, first_step: int, most: int) -> tf.data.Dataset:
-        """Returns the batches from `first_step` on as (stack, count), without end, made ahead."""
+    def stacks(self, first_step: int, most: int, mixed: bool = False) -> tf.data.Dataset:
+        """Returns the batches from `first_step` on in stacks, without end, made ahead of time.
 
-        def made() -> Iterator[tuple[Batch, int]]:
+        An element: (batches, int32 [most] their padded lengths as numbers of `plan.lengths`, how
+        many they are).
+        """
+        numbers = {int(length): number for number, length in enumerate(self.plan.lengths)}
+
+        def made() -> Iterator[tuple[Batch, np.ndarray, int]]:
             step = first_step
             while True:
-                stack, count = self.stack(step, most)
-                yield stack, count
+                stack, count = self.stack(step, most, mixed)
+                lengths = [numbers[self.plan.padded_length(step + i)] for i in range(count)]
+                yield stack, _filled(np.array(lengths, np.int32), most), count
                 step += count
 
         signature = tf.nest.map_structure(
             lambda spec: tf.TensorSpec([most, *spec.shape], spec.dtype), SIGNATURE
         )
         return tf.data.Dataset.from_generator(
-            made, output_signature=(signature, tf.TensorSpec([], tf.int32))
+            made,
+            output_signature=(
+                signature,
+                tf.TensorSpec([most], tf.int32),
+                tf.TensorSpec([], tf.int32),
+            ),
         ).prefetch(2)
 
 

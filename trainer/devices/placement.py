@@ -1,10 +1,11 @@
 """Where a run computes: its strategy, devices, replicas and workers, and what all of them share.
 
-The state of a run lives in plain variables on the first device of each worker. A strategy carries
-the weights of a step to its replicas and adds up what they return. Every worker adds the same sums
-to the same state, so all states stay equal.
+Every replica keeps a copy of the state on its own device. A strategy adds up what the replicas
+compute, on their devices, and each of them makes the same update of its copy. So all copies stay
+equal, and no weights travel.
 """
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -48,19 +49,56 @@ class Placement:
         replica = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
         return replica - self.worker * self.replicas
 
-    def total(self, per_replica: Any) -> tf.Tensor:
+    def index_of_replica(self) -> int:
+        """Returns `local_replica()` as a number of Python: not on a TPU, which traces once for all.
+
+        Call it inside `strategy.run`.
+        """
+        context = tf.distribute.get_replica_context()
+        number = int(tf.get_static_value(tf.convert_to_tensor(context.replica_id_in_sync_group)))
+        return number - self.worker * self.replicas
+
+    def variable(self, value: tf.Tensor | float, name: str) -> tf.Variable:
+        """Returns a variable of which each replica has a copy of its own, beginning as `value`.
+
+        Inside `strategy.run` it is the copy of that replica, elsewhere that of the first one; an
+        `assign` inside changes one copy, elsewhere all of them.
+        """
+        several = self.replicas > 1 or self.device_type == "TPU"
+        with self.strategy.scope() if several else contextlib.nullcontext():
+            return tf.Variable(
+                value,
+                trainable=False,
+                name=name,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+
+    def total(self, per_replica: Any) -> Any:
         """Returns the sum of what `strategy.run` returned, over all replicas of all workers.
 
-        Every worker gets the same bits.
+        Every replica of every worker has the same bits of it, on its device: like the argument, the
+        result is a value per replica, for `strategy.run` or `first`.
         """
-        return self.strategy.reduce("SUM", per_replica, axis=None)
+        # Not `strategy.reduce`: it takes the sum to the CPU, and with it all that is added up.
+        return self.strategy.extended.reduce_to("SUM", per_replica, destinations=per_replica)
 
-    def gathered(self, per_replica: Any) -> tf.Tensor:
-        """Returns what `strategy.run` returned, joined along the first axis.
+    def gathered(self, per_replica: Any) -> Any:
+        """Returns what `strategy.run` returned, joined along the first axis, for every replica.
 
         The order is worker by worker, and replica by replica within a worker.
         """
-        return self.strategy.gather(per_replica, axis=0)
+
+        def joined(values: tf.Tensor) -> tf.Tensor:
+            return tf.distribute.get_replica_context().all_gather(values, axis=0)
+
+        return self.strategy.run(joined, args=(per_replica,))
+
+    def first(self, per_replica: Any) -> Any:
+        """Returns the first replica's part of what `strategy.run` returned."""
+        return tf.nest.map_structure(
+            lambda value: self.strategy.experimental_local_results(value)[0], per_replica
+        )
 
     def everyones(self, values: ArrayLike) -> np.ndarray:
         """Returns float64 [workers, n]: the n numbers of each worker.
@@ -92,8 +130,10 @@ class Placement:
     @tf.function(reduce_retracing=True, autograph=False)
     def _sum_over_workers(self, values: tf.Tensor) -> tf.Tensor:
         # Every replica must take part in a reduction; the first of each worker brings the values.
-        return self.total(
-            self.strategy.run(lambda: values * tf.cast(self.local_replica() == 0, values.dtype))
+        return self.first(
+            self.total(
+                self.strategy.run(lambda: values * tf.cast(self.local_replica() == 0, values.dtype))
+            )
         )
 
 

@@ -9,7 +9,7 @@ import os
 
 from trainer import config as configuration
 from trainer import resuming
-from trainer.devices import fusion
+from trainer.devices import accelerator, fusion
 
 SHARD_ROWS = 16  # The fewest rows of a shard that is worth splitting off.
 
@@ -25,7 +25,7 @@ def settled(
     - fuse: "on" with one worker if `fusion.pays`. The machine does not matter.
     - threads: the cores that this process may use; 1 for a fused run.
     - shards: as many as threads, but each with at least SHARD_ROWS rows of a replica. 1 for a fused
-      run and on TPU.
+      run, and on an accelerator, which computes all rows at once and shards one after the other.
 
     Raises UsageError if the folder has checkpoints of a run with another configuration.
     """
@@ -33,9 +33,16 @@ def settled(
         config = resuming.resumed(config, resuming.written_in(config.folders.model_dir))
     run = config.run
     fuse, threads, shards = run.fuse, run.threads, run.shards
+    kind = accelerator.expected(
+        run.accelerator,
+        run.strategy,
+        os.environ,
+        accelerator.device_files(),
+        accelerator.installed(),
+    )
     if fuse == "auto":
-        fuse = "on" if workers == 1 and fusion.pays(config) else "off"
-    if run.strategy == "tpu":  # Its cores are replicas; one core has nothing to share out.
+        fuse = "on" if kind == "CPU" and workers == 1 and fusion.pays(config) else "off"
+    if kind != "CPU":
         shards = shards or 1
     elif fuse == "on":
         threads, shards = threads or 1, shards or 1

@@ -1,13 +1,15 @@
 """Turns a configuration into a placement: threads, devices and a tf.distribute strategy.
 
 TensorFlow takes the number of threads and of logical devices only until its runtime starts, so call
-`place` before anything that computes. `visible` may be called earlier: it lists devices and starts
-nothing.
+`place` before anything that computes. `visible` may be called earlier: it lists devices, and starts
+nothing but a TPU.
 
 No TPU was available: the TPU step was tested compiled by XLA on CPU, and the choice of devices and
 its error messages were tested as they are.
 """
 
+import contextlib
+import functools
 import os
 from collections.abc import Mapping
 
@@ -17,6 +19,8 @@ from trainer import config as configuration
 from trainer.devices import accelerator
 from trainer.devices.placement import Placement
 from trainer.exit_codes import UsageError
+
+_NO_TPU = (tf.errors.OpError, RuntimeError, ValueError)  # What TensorFlow raises without a TPU.
 
 
 def place(run: configuration.Run, rows: int, member: tuple[int, int] = (0, 1)) -> Placement:
@@ -32,7 +36,8 @@ def place(run: configuration.Run, rows: int, member: tuple[int, int] = (0, 1)) -
     """
     worker, workers = member
     _set_threads(run)
-    if run.strategy == "tpu":
+    _set_matmul_precision(run)
+    if _wants_tpu(run):
         return _place_on_tpu(run, rows)
     device_type = _device_type(run)
     if run.deterministic and device_type == "GPU":
@@ -43,6 +48,8 @@ def place(run: configuration.Run, rows: int, member: tuple[int, int] = (0, 1)) -
         return _place_worker(run, rows, worker, workers, gpus)
     if device_type == "CPU":
         _split_cpu(wanted)
+    else:
+        _take_gpus(gpus[:wanted])
     devices = [device.name for device in tf.config.list_logical_devices(device_type)][:wanted]
     if len(devices) < wanted:
         raise UsageError(
@@ -65,14 +72,24 @@ def _place_worker(
             "without a GPU is one replica on its CPU. Ask for fewer, or start more workers."
         )
     _refuse_empty_shards(run, rows, workers * wanted)
-    tf.config.set_visible_devices(gpus[:wanted], "GPU")
-    kind = tf.distribute.experimental.CommunicationImplementation
-    options = tf.distribute.experimental.CommunicationOptions(
-        implementation=kind.AUTO if gpus else kind.RING
+    if gpus:
+        _take_gpus(gpus[:wanted])
+    spanning = tf.distribute.MultiWorkerMirroredStrategy(
+        communication_options=communication_options(on_gpus=bool(gpus))
     )
-    spanning = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     return Placement(
         spanning, "GPU" if gpus else "CPU", tuple(spanning.extended.worker_devices), worker, workers
+    )
+
+
+def communication_options(on_gpus: bool) -> tf.distribute.experimental.CommunicationOptions:
+    """Returns how workers add up: GPUs by NCCL, CPUs by TensorFlow's ring over gRPC.
+
+    AUTO would mean the ring on GPUs too, by way of the memory of the host.
+    """
+    kind = tf.distribute.experimental.CommunicationImplementation
+    return tf.distribute.experimental.CommunicationOptions(
+        implementation=kind.NCCL if on_gpus else kind.RING
     )
 
 
@@ -85,14 +102,21 @@ def _refuse_empty_shards(run: configuration.Run, rows: int, replicas: int) -> No
         )
 
 
-def visible() -> dict[str, int]:
-    """Returns {"CPU", "GPU", "TPU": number of devices} that TensorFlow sees here."""
+def visible(run: configuration.Run | None = None) -> dict[str, int]:
+    """Returns {"CPU", "GPU", "TPU": number of devices} that TensorFlow sees here.
+
+    run: if it is for a TPU, that is initialised first, because TensorFlow may list it only then.
+    """
+    if run and _wants_tpu(run):
+        _set_threads(run)
+        with contextlib.suppress(*_NO_TPU):
+            _tpu()
     return {kind: len(tf.config.list_physical_devices(kind)) for kind in accelerator.KINDS}
 
 
 def _device_type(run: configuration.Run) -> str:
     """Returns "CPU" or "GPU". Raises UsageError if --accelerator names one that is not there."""
-    seen = visible()
+    seen = visible(run)
     problem = accelerator.refusal(run.accelerator, seen)
     if problem:
         raise UsageError(problem)
@@ -118,18 +142,29 @@ def several_hosts(environ: Mapping[str, str]) -> str | None:
     )
 
 
+def _wants_tpu(run: configuration.Run) -> bool:
+    return "tpu" in (run.strategy, run.accelerator)
+
+
+@functools.cache
+def _tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
+    """Returns the TPU of this host, initialised once. Raises one of `_NO_TPU` if there is none."""
+    return tf.distribute.cluster_resolver.TPUClusterResolver.connect("local")
+
+
 def _place_on_tpu(run: configuration.Run, rows: int) -> Placement:
     problem = several_hosts(os.environ)
     if problem:
         raise UsageError(problem)
+    flag = "--strategy=tpu" if run.strategy == "tpu" else "--accelerator=tpu"
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect("local")
-    except (tf.errors.OpError, RuntimeError, ValueError) as missing:
+        resolver = _tpu()
+    except _NO_TPU as missing:
         raise UsageError(
-            "--strategy=tpu: TensorFlow finds no TPU on this host "
-            f"({str(missing).splitlines()[0]}). Install tensorflow-tpu and no other TensorFlow, "
-            "and check that the pod requests google.com/tpu or that the container of a TPU VM is "
-            "privileged; or leave --strategy out to train on something else."
+            f"{flag}: TensorFlow finds no TPU on this host ({str(missing).splitlines()[0]}). "
+            "Install tensorflow-tpu and no other TensorFlow, and check that the pod requests "
+            "google.com/tpu or that the container of a TPU VM is privileged; or leave the flag out "
+            "to train on something else."
         ) from None
     strategy = tf.distribute.TPUStrategy(resolver)
     devices = tuple(device.name for device in tf.config.list_logical_devices("TPU"))
@@ -164,6 +199,31 @@ def _set_threads(run: configuration.Run) -> None:
         raise UsageError(
             f"--threads={intra}: TensorFlow already runs with another number in this process. "
             "Start a new process."
+        ) from None
+
+
+def _set_matmul_precision(run: configuration.Run) -> None:
+    """Sets the precision of float32 products.
+
+    By default a GPU since Ampere rounds their factors to TF32, which has 11 digits of float32's 24,
+    and a TPU to bfloat16. XLA takes the same switch. A CPU always computes with all digits.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(run.matmul_precision == "default")
+
+
+def _take_gpus(gpus: list) -> None:
+    """Makes only `gpus` visible, and TensorFlow take their memory as it needs it.
+
+    Otherwise it takes all memory of all GPUs, and a second process finds none.
+    """
+    try:
+        tf.config.set_visible_devices(gpus, "GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:
+        raise UsageError(
+            "--accelerator: TensorFlow already runs with other GPUs in this process. Start a new "
+            "process."
         ) from None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from trainer import config as configuration
 from trainer.data import order
-from trainer.devices import accelerator
+from trainer.devices import accelerator, cuda
 from trainer.devices.accelerator import TENSORFLOWS
 from trainer.doctor.cluster import quantity
 from trainer.doctor.facts import Data, Facts, Folder, Sight
@@ -106,12 +106,19 @@ def check_tensorflow(config: configuration.Config, facts: Facts) -> Finding:
         "gpu": ("tensorflow-cpu", "tensorflow-tpu"),
         "tpu": tuple(other for other in TENSORFLOWS if other != "tensorflow-tpu"),
     }
-    if name in wrong.get(config.run.accelerator, ()):
+    run = config.run
+    by_strategy = run.accelerator == "auto" and run.strategy == "tpu"
+    needed, flag = (
+        ("tpu", "--strategy=tpu")
+        if by_strategy
+        else (run.accelerator, f"--accelerator={run.accelerator}")
+    )
+    if name in wrong.get(needed, ()):
         return Finding(
             ERROR,
             "TensorFlow",
-            f"--accelerator={config.run.accelerator}, but {named} is built without support for it.",
-            f"pip uninstall -y {name}; pip install 'rnn-trainer[{config.run.accelerator}]'",
+            f"{flag}, but {named} is built without support for it.",
+            f"pip uninstall -y {name}; pip install 'rnn-trainer[{needed}]'",
         )
     return Finding(OK, "TensorFlow", named)
 
@@ -174,7 +181,8 @@ def check_accelerator(config: configuration.Config, facts: Facts) -> Finding:
     visible = facts.sight.visible
     problem = accelerator.refusal(config.run.accelerator, visible, config.run.strategy)
     if problem:
-        return Finding(ERROR, "accelerator", problem)
+        said = facts.sight.problem and f" TensorFlow says: {facts.sight.problem}"
+        return Finding(ERROR, "accelerator", problem, said.strip())
     kind = _chosen(config, visible)
     if kind != "CPU" and config.run.devices > visible[kind]:
         return Finding(
@@ -211,9 +219,42 @@ def check_given(config: configuration.Config, facts: Facts) -> Finding:
         f"a {kind} ({evidence.text}), but TensorFlow sees {accelerator.in_words(visible)} and the "
         f"run would use the {used}.",
         "Train on it with --strategy=tpu, or use --accelerator=cpu."
-        if kind == "TPU" and visible.get("TPU")
+        if kind == "TPU" and (visible.get("TPU") or "tensorflow-tpu" in facts.packages)
         else accelerator.remedy(kind),
     )
+
+
+def check_kernels(config: configuration.Config, facts: Facts) -> Finding:
+    """TensorFlow must have kernels for every GPU, best in a form that needs no compiler."""
+    if isinstance(facts.sight, str):
+        return Finding(SKIPPED, "GPU kernels", "what TensorFlow sees is not known")
+    gpus, built_for = facts.sight.gpus, facts.sight.built_for
+    if _chosen(config, facts.sight.visible) != "GPU" or not gpus or not built_for:
+        return Finding(OK, "GPU kernels", "none needed, or the build does not name its GPUs")
+    name, capability = min(gpus, key=lambda gpu: cuda.FORMS.index(cuda.form(gpu[1], built_for)))
+    form = cuda.form(capability, built_for)
+    text = (
+        f"{name} has compute capability {capability[0]}.{capability[1]}, and TensorFlow was built "
+        f"for {', '.join(built_for)}"
+    )
+    if form == "none":
+        return Finding(
+            ERROR,
+            "GPU kernels",
+            f"{text}: it has no code for this GPU.",
+            "Install a TensorFlow that names this GPU, use another GPU, or --accelerator=cpu.",
+        )
+    if form != "native":
+        compiled = "every kernel" if form == "ptx" else "the kernels without machine code for it"
+        return Finding(
+            WARNING,
+            "GPU kernels",
+            f"{text}: the driver compiles {compiled} at the first use, which makes the first start "
+            "longer, up to minutes. It keeps them in cuda_cache of the model folder or in "
+            "CUDA_CACHE_PATH, at most 4 GiB, and later starts read them there.",
+            "Leave room for them, or install a TensorFlow that names this GPU.",
+        )
+    return Finding(OK, "GPU kernels", text)
 
 
 def check_implementation(config: configuration.Config, facts: Facts) -> Finding:
@@ -397,12 +438,15 @@ def check_pod_security(
             f"the labels of namespace {facts.cluster.namespace} cannot be read.",
             "Ask for `get` on namespaces, or rely on the server-side dry run of `submit --apply`.",
         )
-    if config.run.accelerator == "tpu" and level == "restricted":
+    # SYS_RESOURCE, which raises the limit of locked memory, is not among the capabilities of
+    # baseline (https://kubernetes.io/docs/concepts/security/pod-security-standards/).
+    if config.run.strategy == "tpu" and level in ("restricted", "baseline"):
         return Finding(
             ERROR,
             "Pod Security",
-            f"{facts.cluster.namespace} enforces restricted, and a TPU pod needs more.",
-            "Use a --namespace with the level baseline or privileged.",
+            f"{facts.cluster.namespace} enforces {level}, and a TPU pod adds the capability "
+            "SYS_RESOURCE, which only privileged allows.",
+            "Use a --namespace with the level privileged.",
         )
     return Finding(OK, "Pod Security", f"{facts.cluster.namespace} enforces {level or 'no level'}")
 
@@ -466,6 +510,7 @@ CHECKS = (
     Check(check_tensorboard, at_start=True),
     Check(check_accelerator),  # When a run starts, `strategy.place` checks it.
     Check(check_given, at_start=True),
+    Check(check_kernels),
     Check(check_implementation),
     Check(check_batch),
     Check(check_data),

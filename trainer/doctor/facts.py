@@ -27,12 +27,17 @@ class Sight:
     """What TensorFlow sees on this machine.
 
     visible: {"CPU", "GPU", "TPU": number of devices}. backend: of Keras. implementation: (name,
-    reason) of the recurrent layers on the device of the run.
+    reason) of the recurrent layers on the device of the run. problem: why a TPU that the run needs
+    cannot be initialised. gpus: (name, compute capability) of each. built_for: the GPU
+    architectures that TensorFlow was built for.
     """
 
     visible: Mapping[str, int]
     backend: str = "tensorflow"
     implementation: tuple[str, str] = ("", "")
+    problem: str = ""
+    gpus: tuple[tuple[str, tuple[int, int]], ...] = ()
+    built_for: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +226,8 @@ def sight(run: configuration.Run, cell: str) -> Sight | str:
 
     A child process imports it, because a broken TensorFlow may end the process that does.
     """
-    arguments = [sys.executable, "-m", "trainer.doctor.sight", run.accelerator, cell, run.jit]
+    program = [sys.executable, "-m", "trainer.doctor.sight"]
+    arguments = [*program, run.accelerator, run.strategy, cell, run.jit]
     try:
         answer = subprocess.run(arguments, capture_output=True, text=True, timeout=_SIGHT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -230,4 +236,11 @@ def sight(run: configuration.Run, cell: str) -> Sight | str:
         last = (answer.stderr.strip().splitlines() or [""])[-1]
         return f"importing TensorFlow ended with code {answer.returncode}: {last}"
     seen = json.loads(answer.stdout.splitlines()[-1])
-    return Sight(seen["visible"], seen["backend"], tuple(seen["implementation"]))
+    return Sight(
+        seen["visible"],
+        seen["backend"],
+        tuple(seen["implementation"]),
+        seen["problem"],
+        tuple((name, tuple(capability)) for name, capability in seen["gpus"]),
+        tuple(seen["built_for"]),
+    )

@@ -9,17 +9,35 @@ import functools
 import hashlib
 import importlib.metadata
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from trainer import config as configuration
+from trainer.devices import accelerator, nvidia
 
 _OWN = ("folders", "gang")  # Sections whose flags may differ from worker to worker.
-# The distributions that install TensorFlow.
-_TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu", "tensorflow-intel")
 
 
-def of(config: configuration.Config, workers: int, dataset_digest: str) -> dict[str, str]:
-    """Returns {what: value}, the identity of this worker."""
+def hardware(
+    run: configuration.Run,
+    environ: Mapping[str, str],
+    files: Sequence[str],
+    distributions: Sequence[str],
+    proc: pathlib.Path = nvidia.PROC,
+) -> dict[str, str]:
+    """Returns {what: value} of the device that a worker will compute on, without TensorFlow.
+
+    Each worker makes the update by itself, and GPUs of another model, or with another driver or
+    cuDNN, may round differently: the workers would drift apart. Args are those of
+    `accelerator.expected`; proc: the folder in which NVIDIA's driver describes itself.
+    """
+    kind = accelerator.expected(run.accelerator, run.strategy, environ, files, distributions)
+    return {"accelerator": kind, **(nvidia.description(files, proc) if kind == "GPU" else {})}
+
+
+def of(
+    config: configuration.Config, workers: int, dataset_digest: str, hardware: Mapping[str, str]
+) -> dict[str, str]:
+    """Returns {what: value}, the identity of this worker. hardware: see the function `hardware`."""
     own = {
         name
         for section in _OWN
@@ -35,8 +53,9 @@ def of(config: configuration.Config, workers: int, dataset_digest: str) -> dict[
         **flags,
         "dataset digest": dataset_digest,
         "code digest": code_digest(),
-        "tensorflow": _version(*_TENSORFLOW),
+        "tensorflow": _version(*accelerator.TENSORFLOWS),
         "keras": _version("keras"),
+        **hardware,
     }
 
 
@@ -56,7 +75,7 @@ def differences(
         f"worker {other_index} differs from worker {index}:\n  "
         + "\n  ".join(different)
         + "\nAll workers of a job must compute the same. Start them with the same flags, dataset, "
-        "code and packages."
+        "code and packages, on the same kind of device."
     )
 
 

@@ -1,9 +1,9 @@
 """A gang of workers on this machine, managed as an orchestrator manages the pods of a cluster.
 
 Each worker is `python -m trainer train`, gets its index and its peers by flags, and is supervised
-as on a cluster. This module has the orchestrator's part: it assigns ports, writes logs, restarts
-workers that die, ends the job on certain exit codes and passes signals on. `decide` says what
-happens after a worker has ended, as the podFailurePolicy of the Jobs of `submit` does.
+as on a cluster. This module has the orchestrator's part: it assigns ports and GPUs, writes logs,
+restarts workers that die, ends the job on certain exit codes and passes signals on. `decide` says
+what happens after a worker has ended, as the podFailurePolicy of the Jobs of `submit` does.
 """
 
 import contextlib
@@ -18,11 +18,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from trainer import config as configuration
 from trainer import exit_codes, stopping
+from trainer.devices import accelerator
 from trainer.exit_codes import BY_NAME, UsageError
 from trainer.model_folder import journal
 
@@ -74,6 +75,51 @@ def decide(code: int, *, asked: bool, restarts: int, max_restarts: int, failures
     return Decision("end", code)  # "fail the job", and 130: a worker got a Ctrl-C of its own.
 
 
+def gpus_of_workers(
+    run: configuration.Run,
+    workers: int,
+    environ: Mapping[str, str],
+    files: Sequence[str],
+    distributions: Sequence[str],
+) -> list[str] | None:
+    """Returns the CUDA_VISIBLE_DEVICES of each worker; None to set nothing.
+
+    All workers get the same number of GPUs: --devices of them, else as many as there are for each.
+    Nothing is set for one worker, for a run that uses no GPU, and if the GPUs cannot be counted.
+
+    Raises UsageError if there are too few GPUs.
+
+    Args:
+      environ, files, distributions: as in `accelerator.expected`. A CUDA_VISIBLE_DEVICES in
+        `environ` names the GPUs that may be used.
+    """
+    kind = accelerator.expected(run.accelerator, run.strategy, environ, files, distributions)
+    there, source = _gpus(environ, files)
+    if workers == 1 or kind != "GPU" or not there:
+        return None
+    each = run.devices or len(there) // workers
+    if not each or workers * each > len(there):
+        wanted = f" with --devices={run.devices}" if run.devices else ""
+        raise UsageError(
+            f"--workers={workers}{wanted}: this machine has {len(there)} GPU(s) ({source}), and no "
+            "two workers may share one, because NCCL does not connect them. Lower --workers"
+            f"{' or --devices' if run.devices else ''}, or train on the CPU with --accelerator=cpu."
+        )
+    return [",".join(there[each * index : each * (index + 1)]) for index in range(workers)]
+
+
+def _gpus(environ: Mapping[str, str], files: Sequence[str]) -> tuple[list[str], str]:
+    """Returns the names of the GPUs for CUDA_VISIBLE_DEVICES, and where they come from."""
+    given = environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()], (
+            f"CUDA_VISIBLE_DEVICES={given}"
+        )
+    # CUDA counts from 0, also in a container that has only /dev/nvidia3.
+    found = [path for path in files if path.startswith("/dev/nvidia")]
+    return [str(index) for index in range(len(found))], ", ".join(found)
+
+
 def run(config: configuration.Config, workers: int, arguments: Sequence[str]) -> int:
     """Runs a gang of `workers` to its end; returns the exit code.
 
@@ -112,7 +158,7 @@ class LocalGang:
         arguments: Sequence[str],
         output: pathlib.Path | None = None,
     ):
-        """Makes the folder of the logs; raises UsageError if that fails.
+        """Makes the folder of the logs; raises UsageError if that fails or if GPUs are missing.
 
         Args:
           output: the file to which the standard output of worker 0 is appended; None: our own.
@@ -122,6 +168,9 @@ class LocalGang:
         self._workers = workers
         self._arguments = list(arguments)
         self._output = output
+        self._gpus = gpus_of_workers(
+            config.run, workers, os.environ, accelerator.device_files(), accelerator.installed()
+        )
         self._hosts = ",".join(f"127.0.0.1:{port}" for port in _free_ports(workers))
         self._processes: dict[int, subprocess.Popen] = {}
         self._ended: dict[int, int] = {}
@@ -266,6 +315,8 @@ class LocalGang:
             for name, value in os.environ.items()
             if name not in ("TF_CONFIG", "JOB_COMPLETION_INDEX")
         }
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index]
         with contextlib.ExitStack() as files:
             errors = files.enter_context(open(self.log_file(index), "ab"))
             output = files.enter_context(open(self._output, "ab")) if self._output else None

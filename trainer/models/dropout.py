@@ -5,6 +5,8 @@ batch over shards, replicas and workers, any padded length, and any device, comp
 gives it the same bit.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -41,7 +43,9 @@ def keep_mask(
     offset, stride = (
         _key(start, seed, step, layer, rows) for start in (_START_OF_OFFSETS, _START_OF_STRIDES)
     )
-    place = tf.cast(tf.range(tf.reduce_prod(shape_after_rows)), tf.uint32)
+    # The product of numbers on the CPU: a GPU's would have to come back before the range is made.
+    places = functools.reduce(operator.mul, shape_after_rows)
+    place = tf.cast(tf.range(places), tf.uint32)
     hashed = _mix(tf.bitwise.bitwise_xor(place * (2 * stride + 1)[:, None], offset[:, None]))
     # 24 bits are exact in float32. Every device can compare float32; a GPU has no kernel that
     # compares uint32.

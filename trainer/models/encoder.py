@@ -50,7 +50,7 @@ class Encoder:
             noise,
             rate=self.settings.word_dropout,
             seed=self.seed,
-            shape_after_rows=(tf.shape(tokens)[1], 1),
+            whole_steps=True,
         )
         for layer, name in enumerate(shapes.layer_names(self.settings)):
             place = name if layer else "embedding"  # What the first layer sees is the embedding.

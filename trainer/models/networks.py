@@ -1,8 +1,8 @@
 """Networks: an encoder and a head over the weights of Keras layers.
 
-Keras layers build and hold the weights; pure functions of the weights compute. These take the
-weights as tensors, so that the same code serves a gradient over shards, a copy on another device
-and the averaged weights of an evaluation.
+Keras layers make the initial weights; pure functions of the weights compute. These take the weights
+as tensors, so that the same code serves a gradient over shards, a copy on another device and the
+averaged weights of an evaluation.
 """
 
 import zlib
@@ -28,9 +28,8 @@ _KERAS = {
 class Network:
     """The network of `settings`.
 
-    weights: {logical name: Keras variable} of everything that is trained, in the order of
-    `shapes.weights`, initialised from `seed` alone. implementations: [(layer, implementation,
-    reason)] for the log.
+    weights: {logical name: tf.TensorSpec} of everything that is trained, in the order of
+    `shapes.weights`. implementations: [(layer, implementation, reason)] for the log. jit: as given.
     """
 
     def __init__(
@@ -48,6 +47,7 @@ class Network:
         self.vocabulary_size = vocabulary_size
         self.classes = classes
         self.compute_dtype = precision
+        self.jit = jit
         self._seed = seed
         self._dtype = "float64" if precision == "float64" else "float32"
         implementation, reason = recurrent.choose(settings.cell, device_type, jit)
@@ -57,7 +57,10 @@ class Network:
         ]
         self._encoder = Encoder(settings, vocabulary_size, recurrence, seed, precision)
         self._head = Pooled(settings, seed)
-        self.weights = self._build()
+        self.weights = {
+            name: tf.TensorSpec(shape, self._dtype)
+            for name, shape in shapes.weights(settings, vocabulary_size, classes).items()
+        }
 
     @property
     def parameters(self) -> int:
@@ -80,6 +83,25 @@ class Network:
         weights = {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
         states = self._encoder(weights, tokens, lengths, noise)
         return tf.cast(self._head(weights, states, lengths, noise), self._dtype)
+
+    def initial_weights(self) -> dict[str, tf.Tensor]:
+        """Returns {logical name: tensor}: the initial values of `weights`, from the seed alone."""
+        weights, width = {}, self.vocabulary_size
+        for name, layer in self.layers():
+            if name == "embedding":
+                width = layer.output_dim
+                # The identity matrix of a large vocabulary is large, and nothing reads it.
+                if not self.settings.one_hot:
+                    layer.build(None)
+                    weights["embedding/embeddings"] = layer.embeddings
+            elif name == "logits":
+                layer.build((None, width))
+                weights |= {"logits/kernel": layer.kernel, "logits/bias": layer.bias}
+            else:
+                layer.build((None, None, width))
+                weights |= recurrent_weights(name, layer)
+                width = layer.compute_output_shape((None, None, width))[-1]
+        return {name: tf.convert_to_tensor(weight.value) for name, weight in weights.items()}
 
     def layers(self) -> list[tuple[str, keras.Layer]]:
         """Returns fresh Keras layers by name, in order: embedding, rnn_0, ..., logits.
@@ -150,29 +172,11 @@ class Network:
             )
         return layer_type(units, return_sequences=True, name=name, **start)
 
-    def _build(self) -> dict[str, keras.Variable]:
-        weights, width = {}, self.vocabulary_size
-        for name, layer in self.layers():
-            if name == "embedding":
-                width = layer.output_dim
-                # The identity matrix of a large vocabulary is large, and nothing reads it.
-                if not self.settings.one_hot:
-                    layer.build(None)
-                    weights["embedding/embeddings"] = layer.embeddings
-            elif name == "logits":
-                layer.build((None, width))
-                weights |= {"logits/kernel": layer.kernel, "logits/bias": layer.bias}
-            else:
-                layer.build((None, None, width))
-                weights |= recurrent_weights(name, layer)
-                width = layer.compute_output_shape((None, None, width))[-1]
-        return weights
-
 
 def of_run(
     config: configuration.Config, vocabulary_size: int, classes: int, device_type: str
 ) -> Network:
-    """Returns the network of a run, with initial weights; for a dataset of the given sizes."""
+    """Returns the network of a run for a dataset of the given sizes."""
     return Network(
         config.model,
         vocabulary_size,

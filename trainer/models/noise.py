@@ -5,7 +5,6 @@ mask, so that no two places drop the same elements.
 """
 
 import zlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -14,10 +13,15 @@ from trainer.models import dropout
 
 
 class Noise(NamedTuple):
-    """The keys of a step's masks: int32 [batch] rows of the global batch, int64 scalar step."""
+    """The keys of a step's masks: int32 [batch] rows of the global batch, int64 scalar step.
+
+    compiled: whether XLA compiles each mask by itself; for a program that it does not compile, on a
+    GPU: a mask is a hundred small operations.
+    """
 
     rows: tf.Tensor
     step: tf.Tensor
+    compiled: bool = False
 
 
 def drop(
@@ -27,23 +31,40 @@ def drop(
     *,
     rate: float,
     seed: int,
-    shape_after_rows: Sequence[int | tf.Tensor] | None = None,
+    whole_steps: bool = False,
 ) -> tf.Tensor:
     """Returns `values` with dropout; `values` itself if `noise` is None or `rate` is 0.
 
-    values: [batch, ...]; shape_after_rows: the shape of the mask without its batch axis, if it is
-    smaller than that of the values. (time, 1) drops whole steps.
+    values: [batch, ...], with `whole_steps` [batch, time, width]: a step is dropped or kept whole.
     """
     if noise is None or not rate:
         return values
-    if shape_after_rows is None:
-        shape_after_rows = tf.unstack(tf.shape(values))[1:]
-    return values * dropout.keep_mask(
-        shape_after_rows,
-        noise.rows,
+    mask = _compiled_mask if noise.compiled else _mask
+    return values * mask(
+        tf.stop_gradient(values), noise.rows, noise.step, place, rate, seed, whole_steps
+    )
+
+
+def _mask(
+    values: tf.Tensor,
+    rows: tf.Tensor,
+    step: tf.Tensor,
+    place: str,
+    rate: float,
+    seed: int,
+    whole_steps: bool,
+) -> tf.Tensor:
+    """Returns the mask for values of the shape and type of `values`."""
+    shape = tf.unstack(tf.shape(values))[1:]
+    return dropout.keep_mask(
+        [shape[0], 1] if whole_steps else shape,
+        rows,
         seed=seed,
-        step=noise.step,
+        step=step,
         layer=zlib.crc32(place.encode()),
         rate=rate,
         dtype=values.dtype,
     )
+
+
+_compiled_mask = tf.function(_mask, autograph=False, jit_compile=True)

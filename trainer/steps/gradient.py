@@ -6,6 +6,7 @@ an accumulated batch, then over replicas and workers.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -17,7 +18,7 @@ from trainer.devices.placement import Placement
 from trainer.models.networks import Network, Noise
 from trainer.steps.packing import pack
 from trainer.steps.parts import part_of
-from trainer.steps.programs import compiles, function
+from trainer.steps.programs import compiles, compiles_elementwise, function
 from trainer.tasks.table import LOSS_SUM, Task
 
 EMBEDDING = "embedding/embeddings"  # The first weight of a network that trains an embedding.
@@ -34,7 +35,7 @@ class Gradient:
     the order of `network.weights`, then the sums of the task.
 
     exchange: what a step sends to other workers. If it sends the embedding by the row, the vector
-    of a replica is without that gradient, and `over_workers` puts it in front.
+    of a replica is without that gradient, and `whole` puts it in front.
     """
 
     def __init__(
@@ -53,21 +54,21 @@ class Gradient:
         self._parts = config.optimizer.accumulate
         self._smoothing = config.optimizer.label_smoothing
         self._class_weights = tuple(class_weights)
+        compiled = compiles(network, placement)
+        self._compiles_masks = compiles_elementwise(network, placement) and not compiled
         self.exchange = _exchange(network, placement, config)
-        weights = [
-            tf.TensorSpec(weight.value.shape, weight.value.dtype)
-            for weight in network.weights.values()
+        # Traced once, for batches of any size; XLA compiles each size when it comes. A TPU needs
+        # the sizes in the trace.
+        signature = [
+            list(network.weights.values()),
+            tf.TensorSpec([], tf.int64),
+            tf.TensorSpec([], tf.float32),
+            pipeline.SIGNATURE,
         ]
-        # Traced once, for batches of any size; XLA compiles each size when it comes.
         self._of_shard = function(
             self._shard_gradient,
-            jit_compile=compiles(network, placement),
-            input_signature=[
-                weights,
-                tf.TensorSpec([], tf.int64),
-                tf.TensorSpec([], tf.float32),
-                pipeline.SIGNATURE,
-            ],
+            jit_compile=compiled,
+            input_signature=None if placement.device_type == "TPU" else signature,
         )
 
     def of_replica(
@@ -75,15 +76,24 @@ class Gradient:
     ) -> Computed:
         """Inside `strategy.run`: returns what this replica computes of its rows of `batch`.
 
+        Args: as in `of_rows`, but `batch` holds the rows of this worker.
+        """
+        rows = part_of(batch, self._placement.local_replica(), self._placement.replicas)
+        return self.of_rows(weights, step, scale, rows)
+
+    def of_rows(
+        self, weights: list[tf.Tensor], step: tf.Tensor, scale: tf.Tensor, rows: Batch
+    ) -> Computed:
+        """Inside `strategy.run`: returns what this replica computes of `rows`.
+
         Shards are computed side by side, the parts of an accumulated batch one after the other.
 
         Args:
           weights: in their shapes and in the order of `network.weights`.
           step: int64 scalar, from 0; dropout depends on it.
           scale: float32 scalar, the factor of the loss.
-          batch: the rows of this worker.
+          rows: those of this replica.
         """
-        rows = part_of(batch, self._placement.local_replica(), self._placement.replicas)
         if self._parts == 1:
             return self._of_shards(weights, step, scale, rows)
 
@@ -97,17 +107,23 @@ class Gradient:
         )
         return total, ()
 
-    def over_workers(self, packed: tf.Tensor, slices: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        """Outside `strategy.run`: returns the packed vector [values] of the whole batch.
+    def over_workers(self, packed: Any, slices: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """Outside `strategy.run`: returns what every replica needs of all, for `whole`.
 
         Args: what `strategy.run(self.of_replica, ...)` returned.
         """
-        vector = self._placement.total(packed)
+        return self._placement.total(packed), tuple(map(self._placement.gathered, slices))
+
+    def whole(self, vector: tf.Tensor, slices: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        """Inside `strategy.run`: returns the packed vector [values] of the whole batch.
+
+        Args: what `over_workers` returned.
+        """
         if not slices:
             return vector
-        rows, ids = map(self._placement.gathered, slices)
+        rows, ids = slices
         embedding = tf.math.unsorted_segment_sum(
-            rows, ids, self._network.weights[EMBEDDING].value.shape[0]
+            rows, ids, self._network.weights[EMBEDDING].shape[0]
         )
         return tf.concat([tf.reshape(embedding, [-1]), vector], axis=0)
 
@@ -132,7 +148,10 @@ class Gradient:
         with tf.GradientTape() as tape:
             tape.watch(weights)
             logits = self._network.logits(
-                named, batch.tokens, batch.lengths, Noise(batch.rows, step)
+                named,
+                batch.tokens,
+                batch.lengths,
+                Noise(batch.rows, step, compiled=self._compiles_masks),
             )
             sums = self._task.training_sums(
                 logits, batch.labels, self._smoothing, self._class_weights
@@ -155,4 +174,4 @@ def _exchange(
     if embedding is None or config.optimizer.accumulate > 1:
         return exchange.exchange(network.parameters, 0, 0, 0, placement.workers)
     tokens = -(-config.input.batch_size // placement.workers) * config.input.max_length
-    return exchange.exchange(network.parameters, *embedding.value.shape, tokens, placement.workers)
+    return exchange.exchange(network.parameters, *embedding.shape, tokens, placement.workers)

@@ -1,8 +1,7 @@
 """The arithmetic of an update: learning rate, clipping, the algorithms, the loss scale."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import keras
 import tensorflow as tf
 
 from trainer import config as configuration
@@ -52,15 +51,22 @@ class Optimizer:
     def __init__(
         self,
         settings: configuration.Optimizer,
-        weights: Mapping[str, keras.Variable],
+        weights: Mapping[str, tf.TensorSpec],
         total_steps: int,
+        variable: Callable[[tf.Tensor, str], tf.Variable],
     ):
-        """weights: {logical name: variable}; total_steps: the step at which the schedule ends."""
+        """Makes the variables, all zero.
+
+        Args:
+          weights: {logical name: shape and type}.
+          total_steps: the step at which the schedule ends.
+          variable: as `Placement.variable`.
+        """
         self._settings = settings
         self._total_steps = total_steps
-        self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False, name="iteration")
+        self.iteration = variable(tf.zeros([], tf.int64), "iteration")
         self._slots = {
-            f"{name}/{slot}": tf.Variable(tf.zeros_like(weight.value), trainable=False, name=slot)
+            f"{name}/{slot}": variable(tf.zeros(weight.shape, weight.dtype), slot)
             for name, weight in weights.items()
             for slot in slots(settings)
         }

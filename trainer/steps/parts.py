@@ -5,26 +5,25 @@ import tensorflow as tf
 from trainer.data.pipeline import Batch
 
 
-def part_of(batch: Batch, part: int | tf.Tensor, parts: int) -> Batch:
+def part_of(batch: Batch, part: int | tf.Tensor, parts: int, axis: int = 0) -> Batch:
     """Returns part number `part`, from 0, of `parts` parts of a batch, as even as possible.
 
     Of n rows these are [n * part / parts, n * (part + 1) / parts): the bounds of
-    `placement.bounds`.
+    `placement.bounds`. axis: the one of the rows; 1 in a stack of batches, whose rows must be a
+    multiple of `parts`.
     """
     if parts == 1:
         return batch
-    return tf.nest.map_structure(lambda values: _slice(values, part, parts), batch)
+    return tf.nest.map_structure(lambda values: _slice(values, part, parts, axis), batch)
 
 
-def _slice(values: tf.Tensor, part: int | tf.Tensor, parts: int) -> tf.Tensor:
-    if values.shape[0] is not None and values.shape[0] % parts == 0:
+def _slice(values: tf.Tensor, part: int | tf.Tensor, parts: int, axis: int) -> tf.Tensor:
+    if values.shape[axis] is not None and values.shape[axis] % parts == 0:
         # The size does not depend on `part`: inside a program of XLA the number of a replica is not
         # known, and XLA compiles no array of unknown size.
-        size = values.shape[0] // parts
+        size, after = values.shape[axis] // parts, values.shape.rank - axis - 1
         return tf.slice(
-            values,
-            [part * size] + [0] * (values.shape.rank - 1),
-            [size] + [-1] * (values.shape.rank - 1),
+            values, [0] * axis + [part * size] + [0] * after, [-1] * axis + [size] + [-1] * after
         )
     rows = tf.shape(values)[0]
     return values[rows * part // parts : rows * (part + 1) // parts]

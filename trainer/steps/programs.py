@@ -24,3 +24,13 @@ def compiles(network: Network, placement: Placement) -> bool:
     """
     ours = all(implementation == "ours" for _, implementation, _ in network.implementations)
     return ours and placement.device_type != "TPU"
+
+
+def compiles_elementwise(network: Network, placement: Placement) -> bool:
+    """Returns whether XLA compiles what is computed element by element: updates and masks.
+
+    On a GPU also beside layers of Keras: op by op an update would be more than a hundred kernels,
+    each of which takes longer to launch than to run.
+    """
+    on_gpu = placement.device_type == "GPU" and network.jit != "off"
+    return on_gpu or compiles(network, placement)

@@ -3,7 +3,7 @@
 `State.named` is the one list of what a checkpoint holds; saving and restoring go through it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -23,28 +23,36 @@ class State:
     """Weights, optimizer slots, the step, and the sums of the epoch in progress.
 
     step: int64, steps done. epoch: {name: scalar} of the task's sums over the steps of the epoch.
-    loss_scale: float32 under float16, else None.
+    weights: {logical name: variable} in the order of `network.weights`. loss_scale: float32 under
+    float16, else None.
     """
 
-    def __init__(self, network: Network, optimizer: optimizers.Optimizer, task: Task):
+    def __init__(
+        self,
+        network: Network,
+        optimizer: optimizers.Optimizer,
+        task: Task,
+        variable: Callable[[tf.Tensor, str], tf.Variable],
+    ):
+        """variable: as `Placement.variable`; makes all variables but those of `optimizer`."""
         self.network = network
         self.optimizer = optimizer
         self.task = task
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self.weights = {
+            name: variable(value, name) for name, value in network.initial_weights().items()
+        }
+        self.step = variable(tf.zeros([], tf.int64), "step")
         self.epoch = {
-            name: tf.Variable(0, dtype=dtype, trainable=False, name=name)
-            for name, dtype in task.sums.items()
+            name: variable(tf.zeros([], dtype), name) for name, dtype in task.sums.items()
         }
         self.loss_scale = None
         if network.compute_dtype == "float16":
-            self.loss_scale = tf.Variable(
-                optimizers.LARGEST_LOSS_SCALE, trainable=False, name="loss_scale"
-            )
+            self.loss_scale = variable(tf.constant(optimizers.LARGEST_LOSS_SCALE), "loss_scale")
 
     def named(self) -> dict[str, tf.Variable]:
         """Returns {logical name: variable} of the whole state."""
         return {
-            **{f"model/{name}": weight.value for name, weight in self.network.weights.items()},
+            **{f"model/{name}": weight for name, weight in self.weights.items()},
             **{f"optimizer/{name}": variable for name, variable in self.optimizer.named().items()},
             **({LOSS_SCALE: self.loss_scale} if self.loss_scale is not None else {}),
             "step": self.step,

@@ -9,7 +9,7 @@ from trainer.data import pipeline
 from trainer.data.pipeline import Batch
 from trainer.devices.placement import Placement
 from trainer.steps.gradient import Computed, Gradient
-from trainer.steps.programs import compiles, function
+from trainer.steps.programs import compiles_elementwise, function
 from trainer.steps.state import State
 from trainer.steps.update import StepMetrics, Update
 
@@ -19,13 +19,20 @@ class Stepwise:
 
     def __init__(self, state: State, placement: Placement, gradient: Gradient, update: Update):
         self._state = state
-        self._weights = state.network.weights
         self._placement = placement
         self._gradient = gradient
         self._update = update
         self.exchange = gradient.exchange
-        self._clock = _clock if placement.device_type == "GPU" else tf.timestamp
-        self._applied = function(self._apply, jit_compile=compiles(state.network, placement))
+        on_gpu = placement.device_type == "GPU"
+        self._clock = _clock if on_gpu else tf.timestamp
+        # Whether a step is finite is known on its device. A GPU would be waited for at every step,
+        # so there the loop goes on, and a step that is not finite makes no update.
+        self._ends_early = not on_gpu
+        # A program for each replica: it holds the variables of that replica.
+        self._applied = [
+            function(self._apply, jit_compile=compiles_elementwise(state.network, placement))
+            for _ in placement.devices
+        ]
         self._loop = function(self._run)
         self._warm = function(self._gradient_of_replicas, reduce_retracing=True)
 
@@ -34,13 +41,15 @@ class Stepwise:
         return iter(batches.dataset(first_step, self._placement.rows(batches.plan.batch_size)))
 
     def run(self, source: Iterator[Batch], steps: int) -> StepMetrics:
-        """Runs at most `steps` steps; a step that is not finite is the last."""
+        """Runs at most `steps` steps; on a CPU a step that is not finite is the last."""
         table = self._loop(source, tf.constant(steps, tf.int32)).numpy()
         return self._update.metrics(table[:, :-1], table[:, -1])
 
     def warm_up(self, length: int, rows: int) -> None:
         """Compiles the gradient of `rows` rows padded to `length`; changes no state."""
-        weights = [tf.zeros_like(weight.value) for weight in self._weights.values()]
+        weights = [
+            tf.zeros(weight.shape, weight.dtype) for weight in self._state.network.weights.values()
+        ]
         self._warm(weights, tf.zeros([], tf.int64), tf.ones([]), pipeline.blank(length, rows))
 
     def _gradient_of_replicas(
@@ -50,6 +59,22 @@ class Stepwise:
         return self._placement.strategy.run(
             self._gradient.of_replica, args=(weights, step, scale, batch)
         )
+
+    def _replica_gradient(self, batch: Batch) -> Computed:
+        """Inside `strategy.run`: returns what this replica computes with its copy of the state."""
+        weights = [tf.convert_to_tensor(weight) for weight in self._state.weights.values()]
+        step = tf.convert_to_tensor(self._state.step)
+        scale = (
+            tf.ones([])
+            if self._state.loss_scale is None
+            else tf.convert_to_tensor(self._state.loss_scale)
+        )
+        return self._gradient.of_replica(weights, step, scale, batch)
+
+    def _replica_update(self, vector: tf.Tensor, slices: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        """Inside `strategy.run`: updates this replica's copy of the state; returns the metrics."""
+        packed = self._gradient.whole(vector, slices)
+        return self._applied[self._placement.index_of_replica()](packed)
 
     def _apply(self, packed: tf.Tensor) -> tf.Tensor:
         """Updates the state by the packed vector of a whole batch; returns the row of metrics."""
@@ -65,23 +90,19 @@ class Stepwise:
             batch = next(iterator)
             with tf.control_dependencies([batch.tokens]):
                 waited = self._clock() - asked
-            weights = [tf.convert_to_tensor(weight.value) for weight in self._weights.values()]
-            step = tf.convert_to_tensor(self._state.step)
-            scale = (
-                tf.ones([])
-                if self._state.loss_scale is None
-                else tf.convert_to_tensor(self._state.loss_scale)
-            )
-            computed = self._gradient_of_replicas(weights, step, scale, batch)
-            row = self._applied(self._gradient.over_workers(*computed))
+            strategy = self._placement.strategy
+            computed = strategy.run(self._replica_gradient, args=(batch,))
+            summed = self._gradient.over_workers(*computed)
+            row = self._placement.first(strategy.run(self._replica_update, args=summed))
             table = table.write(done, tf.concat([row, [waited]], axis=0))
-            return done + 1, tf.reduce_all(tf.math.is_finite(row)), table
+            goes_on = tf.reduce_all(tf.math.is_finite(row)) if self._ends_early else True
+            return done + 1, goes_on, table
 
         table = tf.TensorArray(
             tf.float64, steps, dynamic_size=False, element_shape=[self._update.width + 1]
         )
         done, _, table = tf.while_loop(
-            lambda done, finite, _: tf.logical_and(done < steps, finite),
+            lambda done, goes_on, _: tf.logical_and(done < steps, goes_on),
             one,
             (tf.constant(0), tf.constant(True), table),
         )

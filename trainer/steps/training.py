@@ -19,7 +19,7 @@ from trainer import config as configuration
 from trainer.data import pipeline
 from trainer.devices.exchange import Exchange
 from trainer.devices.placement import Placement
-from trainer.steps.fused import STACK, Fused
+from trainer.steps.fused import STACK, Fused, stack_bytes
 from trainer.steps.gradient import Gradient
 from trainer.steps.programs import compiles
 from trainer.steps.state import State
@@ -43,7 +43,8 @@ class TrainSteps(Protocol):
     def run(self, source: Any, steps: int) -> StepMetrics:
         """Runs at most `steps` steps on batches from `source`; returns their metrics.
 
-        A step whose loss or gradient is not finite is the last. `steps` 0 traces the loop.
+        A step whose loss or gradient is not finite is the last, or it makes no update and the run
+        must end after these steps. `steps` 0 traces the loop.
         """
 
     def warm_up(self, length: int, rows: int) -> None:
@@ -54,19 +55,31 @@ def train_steps(
     state: State,
     placement: Placement,
     config: configuration.Config,
+    lengths: Sequence[int],
     class_weights: Sequence[float] = (),
 ) -> TrainSteps:
-    """Returns the train steps of a run.
+    """Returns the train steps of a run, for batches padded to one of `lengths`.
 
     Many steps run inside one program on a TPU, and on one CPU device if `--fuse` asks for it and
     XLA compiles the network.
     """
     network = state.network
     gradient = Gradient(network, placement, config, state.task, class_weights)
-    update = Update(state, config.optimizer)
+    on_gpu = placement.device_type == "GPU"  # where a loop does not end with such a step
+    update = Update(state, config.optimizer, refuses_not_finite=on_gpu)
     alone_on_cpu = placement.device_type == "CPU" and placement.replicas == placement.workers == 1
     asked = config.run.fuse == "on" and alone_on_cpu and compiles(network, placement)
     if placement.device_type != "TPU" and not asked:
         return Stepwise(state, placement, gradient, update)
-    log.info("steps are small: up to %d at a time inside one program", STACK)
-    return Fused(state, placement, gradient, update, config.input.batch_size)
+    if placement.device_type != "TPU":
+        log.info("steps are small: up to %d at a time inside one program", STACK)
+        return Fused(state, placement, gradient, update, config.input.batch_size)
+    sent = stack_bytes(config.input.batch_size // placement.replicas, int(max(lengths)))
+    log.info(
+        "up to %d steps of any of %d lengths inside one program, whose input is %.3g MB for each "
+        "core",
+        STACK,
+        len(lengths),
+        sent / 1e6,
+    )
+    return Fused(state, placement, gradient, update, config.input.batch_size, lengths)

@@ -37,12 +37,16 @@ class Update:
     width: numbers in the row of metrics of a step: the sums of the task, then the norm.
     """
 
-    def __init__(self, state: State, settings: configuration.Optimizer):
+    def __init__(
+        self, state: State, settings: configuration.Optimizer, refuses_not_finite: bool = False
+    ):
+        """refuses_not_finite: a step whose loss or gradient is not finite leaves all as it was."""
+        self._refuses_not_finite = refuses_not_finite
         self._optimizer = state.optimizer
         self._clip_norm = settings.clip_norm
         self._names = list(state.network.weights)
         self._sums = list(state.task.sums)
-        sizes = [w.value.shape.num_elements() for w in state.network.weights.values()]
+        sizes = [weight.shape.num_elements() for weight in state.network.weights.values()]
         self._shapes = [tf.TensorShape([size]) for size in sizes]
         self._shapes += [tf.TensorShape([])] * len(self._sums)
         self.width = len(self._sums) + 1
@@ -70,7 +74,11 @@ class Update:
         for name, value in sums.items():
             total = values[f"epoch/{name}"]
             after[f"epoch/{name}"] = total + tf.cast(value, total.dtype)
-        return after, tf.stack([tf.cast(value, tf.float64) for value in (*sums.values(), norm)])
+        row = tf.stack([tf.cast(value, tf.float64) for value in (*sums.values(), norm)])
+        if self._refuses_not_finite:
+            finite = tf.reduce_all(tf.math.is_finite(row))
+            after = {name: tf.where(finite, value, values[name]) for name, value in after.items()}
+        return after, row
 
     def metrics(self, rows: np.ndarray, input_seconds: np.ndarray) -> StepMetrics:
         """Returns the metrics of n steps from their rows [n, width] and their waits [n]."""

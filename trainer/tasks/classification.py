@@ -5,7 +5,7 @@ and workers.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,24 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) 
       float [batch].
     """
     log_p = tf.nn.log_softmax(logits)
-    chosen = tf.gather(log_p, labels, batch_dims=1)
+    chosen = _chosen(log_p, labels)
     if not smoothing:
         return -chosen
     return -(1 - smoothing) * chosen - smoothing * tf.reduce_mean(log_p, axis=-1)
+
+
+@tf.custom_gradient
+def _chosen(values: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """Returns values [rows] of float [rows, n], each from its row's column of int32 [rows].
+
+    The gradient of `tf.gather` would compute shapes on a GPU, and the CPU would wait for them.
+    """
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        is_chosen = tf.one_hot(columns, values.shape[-1], True, False, dtype=tf.bool)
+        return tf.where(is_chosen, upstream[:, None], tf.zeros([], values.dtype)), None
+
+    return tf.gather(values, columns, batch_dims=1), gradient
 
 
 def training_sums(
@@ -46,7 +60,9 @@ def training_sums(
     losses = cross_entropy(logits, labels, smoothing)
     if class_weights:
         losses *= tf.gather(tf.constant(class_weights, logits.dtype), labels)
-    correct = tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), labels), logits.dtype)
+    # A GPU compares int64, but would leave int32 to the CPU.
+    predicted = tf.argmax(logits, -1, tf.int64)
+    correct = tf.cast(tf.equal(predicted, tf.cast(labels, tf.int64)), logits.dtype)
     return {
         "loss_sum": tf.reduce_sum(losses),
         "correct": tf.reduce_sum(correct),
