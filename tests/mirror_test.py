@@ -22,6 +22,7 @@ WHOLE_PROGRAM = {
     "mirror_test.py": "has every module its tests?",
     "packaging_test.py": "does the package install and carry its files?",
     "resume_test.py": "is a resumed run the same run?",
+    "scripts/prove_checks_test.py": "do the checks of a GPU notice its faults?",
     "scripts/prove_device_test.py": "does the device proof keep working?",
     "scripts/prove_judge_test.py": "does the device proof judge right?",
     "smoke_test.py": "do the scripts work for a newcomer?",

@@ -1,4 +1,4 @@
-"""What the device proof concludes from logs, journals, profiles and nvidia-smi: no device needed."""
+"""What the device proof concludes from logs, journals, profiles and nvidia-smi: tables of cases."""
 
 import json
 

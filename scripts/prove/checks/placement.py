@@ -48,10 +48,11 @@ def check(machine: Machine, found: Found) -> None:
         return
     found.expect(seen["shards"] == 1, f"{seen['shards']} shards on one device: 1 is fastest")
     if machine.accelerator == "gpu":
-        _gpu(seen, placed, profiled, found)
+        on_gpu(seen, placed, profiled, found)
 
 
-def _gpu(seen: dict, placed: list[judge.Placed], profiled: int, found: Found) -> None:
+def on_gpu(seen: dict, placed: list[judge.Placed], profiled: int, found: Found) -> None:
+    """Expects cuDNN's kernel on the GPU, few copies to the host, and memory that grows."""
     kernels = judge.devices_of(placed, "CudnnRNNV3")
     found.figure("CudnnRNNV3", kernels)
     found.expect(

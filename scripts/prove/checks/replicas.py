@@ -37,14 +37,15 @@ def check(machine: Machine, found: Found) -> None:
             f"{devices} devices: the copies differ in {', '.join(seen['unequal'][:5])}",
         )
         if on_gpu:
-            _on_gpus(found, devices, run.output + run.log)
+            on_gpus(found, devices, run.output + run.log)
     if 1 in rates:
         found.figure("times as fast as one device", {str(n): rates[n] / rates[1] for n in counts})
     if on_gpu and machine.gpus < 4:
         found.figure("4 devices", f"skipped: this machine has {machine.gpus} GPUs")
 
 
-def _on_gpus(found: Found, devices: int, log: str) -> None:
+def on_gpus(found: Found, devices: int, log: str) -> None:
+    """Expects NCCL, and no sum of gradients on a CPU."""
     placed = judge.placements(log)
     reduced = judge.devices_of(placed, "CollectiveReduceV2")
     found.figure(f"{devices} devices, CollectiveReduceV2", reduced)

@@ -15,7 +15,7 @@ def check(machine: Machine, found: Found) -> None:
         found.on(machines.processor())
         found.expect(seen["visible"]["CPU"] > 0, "TensorFlow sees no CPU")
     elif machine.accelerator == "gpu":
-        _gpu(seen, found)
+        on_gpu(seen, found)
     else:
         tpu = seen["tpu"]
         found.figure("TPU cores before and after initialisation", [tpu["before"], tpu["after"]])
@@ -24,7 +24,8 @@ def check(machine: Machine, found: Found) -> None:
         found.expect(tpu["after"] > 0, "TensorFlow sees no TPU core")
 
 
-def _gpu(seen: dict, found: Found) -> None:
+def on_gpu(seen: dict, found: Found) -> None:
+    """Expects a GPU for which this TensorFlow has kernels."""
     from trainer.devices import cuda
 
     found.figure("TensorFlow's build", seen["build"])
