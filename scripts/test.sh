@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, checks format and lint, and runs the tests; arguments go to pytest, paths are relative to the project.
 #   ruff format . && ruff check --fix .          what to do if the format or the lint fails
-#   scripts/test.sh                              all but the slow ones
+#   scripts/test.sh                              all but the slow ones, a file on each core
 #   scripts/test.sh --slow                       all that need no cluster
 #   scripts/test.sh --cluster tests/cluster      those on a Kubernetes cluster, which they start and stop where this machine can
 #   scripts/test.sh tests/data -k permutation    some
@@ -11,4 +11,6 @@ environment test
 cd "$project"
 "$venv/bin/ruff" format --quiet --diff . && "$venv/bin/ruff" check --quiet . ||
   fail "format or lint: run $venv/bin/ruff format . and $venv/bin/ruff check --fix ., then the tests again"
+# Without arguments, one process per core; a file stays in one process, for what its tests share.
+[ $# -gt 0 ] || set -- --numprocesses=auto --maxprocesses=4 --dist=loadfile
 exec "$venv/bin/python" -m pytest "$@"
