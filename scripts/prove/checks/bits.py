@@ -16,7 +16,6 @@ def repeats(machine: Machine, found: Found) -> None:
     """Expects equal digests of equal runs; the variable of cuBLAS is left out in two more."""
     digests = []
     for number in range(machine.size.repeats):
-        # One after the other: what else runs on a device must not matter, but here nothing does.
         digests.append(machine.train(f"repeat{number}").digest())
         found.figure(f"digest {number + 1}", digests[-1])
     found.expect(
