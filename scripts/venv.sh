@@ -9,11 +9,12 @@ venv="${RNN_TRAINER_VENV:-$project/.venv}"
 requirements="$project/scripts/requirements"
 
 environment() {
-  local python stamp="$venv/rnn-trainer-$1"
+  local python stamp="$venv/rnn-trainer-$1" size="0.3 GB to download, 1.6 GB on disk"
   if [ -x "$venv/bin/python" ] && wanted "$1" | cmp -s - "$stamp"; then return; fi
 
   python="$(find_python)"
-  echo "Setting up $venv: once, 0.3 GB to download, 1.6 GB on disk ..." >&2
+  [ "$1" != gpu ] || size="several GB to download"  # With the libraries of CUDA.
+  echo "Setting up $venv: once, $size ..." >&2
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
   rm -f "$stamp"
   pip_install --require-hashes --only-binary=:all: --requirement "$requirements/$1.txt"

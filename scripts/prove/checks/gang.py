@@ -25,6 +25,8 @@ def recovery(machine: Machine, found: Found) -> None:
     _needs_two(machine)
     steps = machine.size.steps * (10 if machine.quick else 5)
     flags = {"steps": steps, "save_steps": max(5, steps // 20), "steps_per_loop": 1}
+    if machine.quick:
+        flags["cell"] = "simple_rnn"  # The fastest to compile.
     killed = machine.gang("killed", 2, **flags)
     if not killed.wait_for(lambda events: any(event["event"] == "save" for event in events)):
         raise RuntimeError(f"the gang ended before its first save: {machines.tail(killed.log)}")
@@ -41,6 +43,8 @@ def recovery(machine: Machine, found: Found) -> None:
     found.expect(not judge.out_of_memory(logs), "the restarted worker found no memory on its GPU")
     if machine.accelerator == "gpu":
         found.expect(judge.uses_nccl(logs), "the logs of the workers show no NCCL")
+    if machine.quick:
+        return  # The chaos of `kills` compares; here it would take a third of a quick proof.
     undisturbed = machine.gang("undisturbed", 2, **flags).digest()
     found.figure("digest without a kill", undisturbed)
     found.expect(digest == undisturbed, "the killed gang ends with another state")
@@ -73,7 +77,7 @@ def exchange(machine: Machine, found: Found) -> None:
 def stop(machine: Machine, found: Found) -> None:
     """Expects that SIGTERM ends a gang with a checkpoint, within the grace period."""
     _needs_two(machine)
-    gang = machine.gang("stopped", 2, steps=10**6, save_steps=10**6)
+    gang = machine.gang("stopped", 2, steps=10**6, save_steps=10**6, cell="simple_rnn")
     if not gang.wait_for(lambda events: any(event["event"] == "loop" for event in events)):
         raise RuntimeError(f"the gang ended before its first step: {machines.tail(gang.log)}")
     began = time.monotonic()

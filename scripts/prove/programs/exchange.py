@@ -36,9 +36,10 @@ def main() -> None:
 
         @tf.function(autograph=False)
         def summed(vector=vector):
+            # Made by the replica, on its device, as a gradient is.
+            own = placement.strategy.run(lambda: vector * 1)
             # All but one number of the sum stays where it is.
-            total = placement.total(placement.strategy.run(lambda: vector))
-            return placement.strategy.experimental_local_results(total)[0][0]
+            return placement.first(placement.total(own))[0]
 
         summed().numpy()
         began = time.monotonic()

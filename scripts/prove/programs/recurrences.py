@@ -28,7 +28,7 @@ def compared(cell: str, device: str) -> dict[str, float | bool]:
     chance = np.random.default_rng(0)
     gates, bias = SHAPES[cell]
     arrays = [
-        chance.normal(size=shape, scale=0.4).astype(np.float32)
+        chance.normal(size=shape, scale=0.2).astype(np.float32)
         for shape in ([WIDTH, gates * UNITS], [UNITS, gates * UNITS], bias, [ROWS, TIME, WIDTH])
     ]
     found, has_cudnn = [], False
