@@ -28,14 +28,30 @@ def checks(output) -> dict[str, dict]:
     return {check["name"]: check for check in proof["checks"]}
 
 
-def test_the_quick_proof_on_a_cpu_passes_and_claims_nothing_about_a_gpu(tmp_path):
-    output = tmp_path / "proof"
-    answer = prove(output, "--quick")
+def passed(output, *flags) -> dict[str, dict]:
+    """Returns the checks of a quick proof that passes, by name."""
+    answer = prove(output, "--quick", *flags)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     proof = json.loads((output / "proof.json").read_text(encoding="utf-8"))
     assert proof["passed"] and proof["accelerator"] == "cpu" and not proof["missing"]
     assert "proves nothing about a GPU" in proof["statement"]
-    found = checks(output)
+    page = (output / "proof.md").read_text(encoding="utf-8")
+    assert page.split("\n## ")[0].strip() == answer.stdout.strip()
+    assert not list(output.glob("logs/*"))
+    return checks(output)
+
+
+def test_a_part_of_the_quick_proof_passes_on_a_cpu_and_claims_nothing_about_a_gpu(tmp_path):
+    names = ["versions", "placement", "recurrences", "exchange", "tpu_cells"]
+    found = passed(tmp_path / "proof", f"--only={','.join(names)}")
+    assert set(found) == set(names)
+    assert found["tpu_cells"]["outcome"] == "skipped" and found["tpu_cells"]["reason"]
+    assert found["placement"]["figures"]["nodes placed"] > 100
+
+
+@pytest.mark.slow
+def test_the_quick_proof_passes_on_a_cpu(tmp_path):
+    found = passed(tmp_path / "proof")
     assert {check["letter"] for check in found.values()} == set("abcdefgh")
     skipped = {name for name, check in found.items() if check["outcome"] == "skipped"}
     assert skipped == {"first_step", "tpu_cells", "tpu_lengths", "tpu_precision"}
@@ -44,9 +60,6 @@ def test_the_quick_proof_on_a_cpu_passes_and_claims_nothing_about_a_gpu(tmp_path
     assert figures["repeats"]["digest 1"] == figures["repeats"]["digest 2"]
     assert figures["recovery"]["seconds from the kill to the next step"] > 0
     assert figures["placement"]["nodes placed"] > 100
-    page = (output / "proof.md").read_text(encoding="utf-8")
-    assert page.split("\n## ")[0].strip() == answer.stdout.strip()
-    assert not list(tmp_path.glob("proof/logs/*"))
 
 
 # Python imports it at its start. `sys.argv` has the words after `-m trainer` by then.
@@ -65,7 +78,13 @@ if "scripts.prove.programs.sight" in sys.orig_argv:
 @pytest.mark.parametrize(
     "broken, flags, failed, reason",
     [
-        (SEED_OF_ITS_OWN, ["--only=versions,cells"], "cells", "end with different states"),
+        pytest.param(
+            SEED_OF_ITS_OWN,
+            ["--only=versions,cells"],
+            "cells",
+            "end with different states",
+            marks=pytest.mark.slow,
+        ),
         (HANGS, ["--only=versions,tpu_cells", "--limit=3"], "versions", "still ran after 3 s"),
     ],
 )
