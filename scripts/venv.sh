@@ -1,5 +1,5 @@
-# Sourced by the other scripts: `environment cpu`, `environment test` or `environment gpu_wheel` makes sure that $venv
-# holds the project and the packages that scripts/requirements pins for it, and takes no time when it already does.
+# Sourced by the other scripts: `environment cpu`, `gpu`, `tpu`, `test` or `gpu_wheel` makes sure that $venv holds the
+# project and the packages that scripts/requirements pins for it, and takes no time when it already does.
 # `environment tpu_compiler` is packages alone.
 #   RNN_TRAINER_VENV   folder of the virtual environment; default .venv in the project
 #   PYTHON             the interpreter that it is made from; default the first that find_python accepts
@@ -28,7 +28,7 @@ environment() {
     pip_install --no-deps --no-build-isolation --editable "$project"
   fi
   wanted "$1" >"$stamp"
-  if [ "$1" = test ]; then wanted cpu >"$venv/rnn-trainer-cpu"; fi  # test.txt includes cpu.txt.
+  [ "$1" != test ] || wanted cpu >"$venv/rnn-trainer-cpu"  # Which test includes.
 }
 
 # Whatever decides what is installed. The stamp is this very text: no clock, no tool for hashes that a system may lack.

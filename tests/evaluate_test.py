@@ -279,6 +279,9 @@ class Step:
     def __init__(self):
         self.batches = 0
 
+    def placed(self, weights):
+        return weights
+
     def outcomes(self, weights, batch):
         self.batches += 1
         losses = np.array([1.0, 100.0 if self.batches == 3 else 1.0])

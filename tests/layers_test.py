@@ -35,7 +35,8 @@ ROOMS = """
 INSIDE = {
     "chaos": "command / faults / trials",
     "data": "pipeline text / plans / epochs store / order",
-    "devices": "resources strategy / fusion accelerator cuda nvidia exchange placement peers",
+    "devices": "resources strategy hardware / fusion accelerator cuda nvidia exchange placement"
+    " peers",
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / proof keras_model / saved_model readback",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
@@ -65,8 +66,8 @@ WITHOUT_TENSORFLOW = """
     main flags stopping config resuming exit_codes channel durable processes
     chaos.command chaos.trials chaos.faults
     data.plans
-    devices.accelerator devices.cuda devices.nvidia devices.resources devices.fusion
-    devices.exchange
+    devices.accelerator devices.cuda devices.nvidia devices.hardware devices.resources
+    devices.fusion devices.exchange
     doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight
     gang.supervisor gang.member gang.links gang.child gang.identity gang.rendezvous gang.roster
     gang.watchdog

@@ -273,6 +273,18 @@ def test_a_finished_run_repeated_prints_the_same_last_line_and_changes_nothing(
     assert states(copied) == before
     assert points(copied, "train", "loss") == points(finished[0], "train", "loss")
     assert evaluations(copied) == evaluations(finished[0])
+    assert "another device" not in answer.err
+
+
+def test_a_run_that_goes_on_with_another_device_says_so(data, finished, copied):
+    """The journal of a run that a GPU began, by hand: there is none here."""
+    path = copied / "journal.jsonl"
+    on_cpu, on_gpu = '{"accelerator": "CPU"}', '{"accelerator": "GPU", "GPU": "NVIDIA L4"}'
+    assert on_cpu in path.read_text()
+    path.write_text(path.read_text().replace(on_cpu, on_gpu))
+    answer = train(data, copied, "--epochs=3")
+    assert (answer.code, answer.lines) == (0, finished[1].lines[-1:])
+    assert "another device (accelerator: GPU, now CPU; GPU: NVIDIA L4, now none)" in answer.err
 
 
 def test_a_run_may_be_made_longer_and_ends_as_if_it_had_been_that_long(

@@ -97,7 +97,7 @@ def metrics(
     `view(examples, labels, losses, probabilities)` is called with every batch: int64 [rows], int32
     [rows], float [rows] and float [rows, classes].
     """
-    total = None
+    total, weights = None, step.placed(weights)
     for batch, examples, real in batches:
         if abandon():
             return None

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -16,13 +17,14 @@ from trainer import config as configuration
 from trainer import loop, outcome, recorder, resuming
 from trainer.channel import Channel
 from trainer.data import pipeline, plans, store
-from trainer.devices import peers, resources, strategy
+from trainer.devices import hardware, peers, resources, strategy
 from trainer.devices.placement import Placement
 from trainer.doctor import command as doctor
 from trainer.evaluate import Evaluator
 from trainer.exit_codes import DataError, UsageError
 from trainer.keeper import Keeper
 from trainer.model_folder import checkpoint, commits, lock
+from trainer.model_folder import journal as journals
 from trainer.model_folder.journal import Journal
 from trainer.models import networks
 from trainer.steps import optimizer, state, training
@@ -122,7 +124,12 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     attempt.held.began(step)
     if placement.is_chief:
         resuming.write(config, folder)
-    journal.lap("start", step=step, total=total, devices=placement.devices, pid=os.getpid())
+    device = hardware.here(config.run)
+    if found and placement.is_chief:
+        _warn_of_another_device(folder, device)
+    journal.lap(
+        "start", step=step, total=total, devices=placement.devices, hardware=device, pid=os.getpid()
+    )
 
     # 5. The loop, and what it leaves behind.
     record = recorder.Recorder(
@@ -214,6 +221,17 @@ def _check_continues(found: checkpoint.Checkpoint, dataset: store.Dataset, total
         raise UsageError(
             f"{found.path} is beyond the last step of this run, {total}: a run may be made longer, "
             "not shorter. Raise --steps or --epochs, or name another --model_dir."
+        )
+
+
+def _warn_of_another_device(folder: pathlib.Path, device: Mapping[str, str]) -> None:
+    before = journals.last(folder / "journal.jsonl", "start") or {}
+    changes = hardware.changes(before.get("hardware", device), device)
+    if changes:
+        log.warning(
+            "this run goes on with another device (%s): it sees the same examples, and its digest "
+            "will be another one than without the change",
+            changes,
         )
 
 

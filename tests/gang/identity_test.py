@@ -8,29 +8,8 @@ from trainer.gang import identity
 CPU = {"accelerator": "CPU"}
 
 
-def of(dataset="abc", workers=2, hardware=CPU, **flags):
-    return identity.of(configuration.from_flat(flags), workers, dataset, hardware)
-
-
-@pytest.fixture
-def hardware(tmp_path):
-    """A function that returns the hardware of a machine whose first device is a GPU, if it has one.
-
-    It reads the files of a driver, as a worker does.
-    """
-
-    def read(gpu="", driver="550.54.14", **flags):
-        if gpu:
-            folder = tmp_path / "gpus/0000:01:00.0"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "information").write_text(f"Model: \t\t {gpu}\nDevice Minor: \t 0\n")
-            version = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Thu\n"
-            (tmp_path / "version").write_text(version)
-        files = ["/dev/nvidia0"] if gpu else []
-        run = configuration.Run(**flags)
-        return identity.hardware(run, {}, files, ["tensorflow"], tmp_path)
-
-    return read
+def of(dataset="abc", workers=2, device=CPU, **flags):
+    return identity.of(configuration.from_flat(flags), workers, dataset, device)
 
 
 @pytest.mark.parametrize(
@@ -100,45 +79,22 @@ def test_the_code_digest_follows_names_and_contents(tmp_path, monkeypatch):
     assert len(digests) == 3
 
 
-# --- hardware -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "gpu, flags, found",
-    [
-        ("", {}, {"accelerator": "CPU"}),
-        ("NVIDIA L4", {"accelerator": "cpu"}, {"accelerator": "CPU"}),
-        ("NVIDIA L4", {"strategy": "tpu"}, {"accelerator": "TPU"}),
-    ],
-)
-def test_a_run_that_uses_no_gpu_has_no_hardware_but_the_kind(hardware, gpu, flags, found):
-    assert hardware(gpu, **flags) == found
-
-
-def test_a_gpu_run_has_gpu_driver_and_libraries(hardware):
-    found = hardware("NVIDIA L4")
-    assert (found["accelerator"], found["GPU"], found["NVIDIA driver"]) == (
-        "GPU",
-        "NVIDIA L4",
-        "550.54.14",
-    )
-    assert {"cuDNN", "cuBLAS", "NCCL"} < set(found)
-
-
 @pytest.mark.parametrize(
     "one, other, line",
     [
-        (("NVIDIA A100",), ("NVIDIA L4",), "GPU: NVIDIA A100 on worker 0, NVIDIA L4 on worker 1"),
         (
-            ("NVIDIA L4", "550.54.14"),
-            ("NVIDIA L4", "570.86.15"),
-            "NVIDIA driver: 550.54.14 on worker 0, 570.86.15 on worker 1",
+            {"accelerator": "GPU", "GPU": "NVIDIA A100"},
+            {"accelerator": "GPU", "GPU": "NVIDIA L4"},
+            "GPU: NVIDIA A100 on worker 0, NVIDIA L4 on worker 1",
         ),
-        (("NVIDIA L4",), (), "accelerator: GPU on worker 0, CPU on worker 1"),
+        (
+            {"accelerator": "GPU", "GPU": "NVIDIA L4"},
+            CPU,
+            "accelerator: GPU on worker 0, CPU on worker 1",
+        ),
     ],
 )
-def test_workers_on_different_devices_are_refused_by_name(hardware, one, other, line):
-    first, second = of(hardware=hardware(*one)), of(hardware=hardware(*other))
-    told = identity.differences(0, first, 1, second)
+def test_workers_on_different_devices_are_refused_by_name(one, other, line):
+    told = identity.differences(0, of(device=one), 1, of(device=other))
     assert f"  {line}\n" in told and told.endswith("on the same kind of device.")
-    assert identity.differences(0, first, 1, of(hardware=hardware(*one))) == ""
+    assert identity.differences(0, of(device=one), 1, of(device=one)) == ""

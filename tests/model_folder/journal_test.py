@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from trainer.model_folder.journal import Journal, read
+from trainer.model_folder.journal import Journal, last, read
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -159,6 +159,16 @@ def test_by_default_the_first_lap_begins_with_the_journal(tmp_path, monkeypatch)
     monkeypatch.setattr("trainer.model_folder.journal.time.monotonic", lambda: next(clock))
     Journal(tmp_path / "journal.jsonl", 1).lap("launch")
     assert read(tmp_path / "journal.jsonl")[0]["seconds"] == 2.5
+
+
+def test_the_last_entry_of_an_event_is_found(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    assert last(path, "start") is None
+    journal = Journal(path, attempt=1)
+    for event, step in (("start", 0), ("save", 5), ("start", 5), ("save", 9)):
+        journal.write(event, step=step)
+    assert last(path, "start")["step"] == 5
+    assert last(path, "stop") is None
 
 
 def test_a_closed_journal_opens_again(tmp_path):

@@ -20,9 +20,11 @@ def test_outcomes_are_those_of_each_row_on_any_number_of_replicas(devices, jit):
         name: np.random.default_rng(1).normal(size=weight.shape)
         for name, weight in made.network.weights.items()
     }
-    losses, probabilities = EvaluationStep(made.network, made.placement, runs.TASK).outcomes(
-        {name: tf.constant(value) for name, value in given.items()}, batch
-    )
+    step = EvaluationStep(made.network, made.placement, runs.TASK)
+    weights = {name: tf.constant(value) for name, value in given.items()}
+    losses, probabilities = step.outcomes(weights, batch)
+    for one, other in zip(step.outcomes(step.placed(weights), batch), (losses, probabilities)):
+        np.testing.assert_array_equal(one, other)
     scores = numpy_network.logits(made.config.model, given, batch.tokens, batch.lengths)
     shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities, shares, rtol=1e-10)

@@ -9,35 +9,22 @@ import functools
 import hashlib
 import importlib.metadata
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from trainer import config as configuration
-from trainer.devices import accelerator, nvidia
+from trainer.devices import accelerator
 
 _OWN = ("folders", "gang")  # Sections whose flags may differ from worker to worker.
-
-
-def hardware(
-    run: configuration.Run,
-    environ: Mapping[str, str],
-    files: Sequence[str],
-    distributions: Sequence[str],
-    proc: pathlib.Path = nvidia.PROC,
-) -> dict[str, str]:
-    """Returns {what: value} of the device that a worker will compute on, without TensorFlow.
-
-    Each worker makes the update by itself, and GPUs of another model, or with another driver or
-    cuDNN, may round differently: the workers would drift apart. Args are those of
-    `accelerator.expected`; proc: the folder in which NVIDIA's driver describes itself.
-    """
-    kind = accelerator.expected(run.accelerator, run.strategy, environ, files, distributions)
-    return {"accelerator": kind, **(nvidia.description(files, proc) if kind == "GPU" else {})}
 
 
 def of(
     config: configuration.Config, workers: int, dataset_digest: str, hardware: Mapping[str, str]
 ) -> dict[str, str]:
-    """Returns {what: value}, the identity of this worker. hardware: see the function `hardware`."""
+    """Returns {what: value}, the identity of this worker.
+
+    hardware: as `devices.hardware` returns it. Each worker makes the update by itself, and on
+    another device the workers would drift apart.
+    """
     own = {
         name
         for section in _OWN

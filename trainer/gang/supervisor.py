@@ -21,7 +21,7 @@ from typing import Any
 
 from trainer import config as configuration
 from trainer.data import order, store
-from trainer.devices import accelerator, resources
+from trainer.devices import accelerator, hardware, resources
 from trainer.exit_codes import BY_NAME
 from trainer.gang import child, identity, links, member, roster, watchdog
 from trainer.model_folder import commits
@@ -108,10 +108,10 @@ class Supervisor:
         self._roster = roster.resolve(config.gang, environ)
         self._folder = pathlib.Path(config.folders.model_dir)
         self._description, digest = store.read_description(pathlib.Path(config.folders.data_dir))
-        hardware = identity.hardware(
+        device = hardware.of(
             config.run, environ, accelerator.device_files(), accelerator.installed()
         )
-        self._identity = identity.of(config, self._roster.workers, digest, hardware)
+        self._identity = identity.of(config, self._roster.workers, digest, device)
         self._journal = Journal(self._folder / "journal.jsonl", 0, worker=self._roster.index)
         self._member = member.Member(self._rules(), self._world(), time.monotonic())
         self._links = links.Links(self._roster, self._hello(), self, silence)

@@ -106,6 +106,11 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
+def last(path: str | os.PathLike, event: str) -> dict[str, Any] | None:
+    """Returns the last entry of `event` in a journal, None if there is none."""
+    return next((entry for entry in reversed(read(path)) if entry.get("event") == event), None)
+
+
 def _parse(line: bytes) -> Any:
     try:
         return json.loads(line)

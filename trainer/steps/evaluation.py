@@ -1,6 +1,7 @@
 """One compiled evaluation step: the outcome of each row of a batch."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,13 +29,22 @@ class EvaluationStep:
             reduce_retracing=not retraces,
         )
         self._replicas = function(self._outcomes_of_replicas, reduce_retracing=not retraces)
+        self._copies = function(self._copies_of_replicas)
 
-    def outcomes(
-        self, weights: Mapping[str, tf.Tensor], batch: Batch
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def placed(self, weights: Mapping[str, tf.Tensor]) -> Mapping[str, Any]:
+        """Returns `weights` on the device of each replica, for `outcomes` of many batches.
+
+        Otherwise they travel to every replica with every batch.
+        """
+        if self._placement.replicas == 1 and self._placement.device_type != "TPU":
+            return weights
+        return self._copies(dict(weights))
+
+    def outcomes(self, weights: Mapping[str, Any], batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Returns (losses [batch], probabilities [batch, classes]), in the order of the rows.
 
-        Each worker computes its own rows, and all workers get all outcomes.
+        Each worker computes its own rows, and all workers get all outcomes. weights: {logical name:
+        tensor}, or what `placed` returned.
         """
         first, end = self._placement.rows(len(batch.rows))
         own = tf.nest.map_structure(lambda values: values[first:end], batch)
@@ -50,7 +60,12 @@ class EvaluationStep:
 
     def warm_up(self, weights: Mapping[str, tf.Tensor], length: int, rows: int) -> None:
         """Compiles the step for batches of `rows` rows padded to `length`."""
-        self.outcomes(weights, pipeline.blank(length, rows))
+        self.outcomes(self.placed(weights), pipeline.blank(length, rows))
+
+    def _copies_of_replicas(self, weights: Mapping[str, tf.Tensor]) -> Mapping[str, Any]:
+        return self._placement.strategy.run(
+            lambda values: tf.nest.map_structure(tf.identity, values), args=(weights,)
+        )
 
     def _outcomes_of_replicas(
         self, weights: Mapping[str, tf.Tensor], batch: Batch
