@@ -1,162 +1,219 @@
 """What a GPU would do with a traced program, read from the kernels that TensorFlow registers.
 
 The wheel for GPUs registers its kernels on a machine without one too. A kernel says for which types
-it is and which of its arguments lie in the memory of the host: hence what would run on the CPU, what
-the host would wait for, and how many kernels would be launched.
+it is, and which of its arguments lie in the memory of the host: hence what would run on the CPU,
+what the host would wait for, and how many kernels would be launched.
 """
 
 import collections
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
-from tensorflow.core.framework import kernel_def_pb2, node_def_pb2, op_def_pb2, types_pb2
+from tensorflow.core.framework import (
+    attr_value_pb2,
+    function_pb2,
+    kernel_def_pb2,
+    node_def_pb2,
+    op_def_pb2,
+    types_pb2,
+)
 from tensorflow.python.framework import kernels, op_def_registry
 
-_HOST, _DEVICE = "host", "device"
-# They hold no kernel of their own, or one that computes nothing.
-_FREE = """
-    NoOp Const Placeholder Identity IdentityN StopGradient PreventGradient Reshape Squeeze ExpandDims
-    ReadVariableOp EnsureShape
+# Nodes that hand on what they get, or read a variable in its place.
+_LAUNCH_NOTHING = """
+    NoOp Const Identity IdentityN StopGradient PreventGradient Reshape Squeeze ExpandDims EnsureShape
+    ReadVariableOp
 """.split()
+_HANDLES = (types_pb2.DT_RESOURCE, types_pb2.DT_VARIANT)
+
+# (whether a tensor lies in the memory of the host, its type, the op that made it)
+_Tensor = tuple[bool, int, str]
 
 
 class Findings(NamedTuple):
-    """Of one program with all functions that it calls.
+    """Of one function with all that it calls; a loop's body and a function count at each call.
 
-    without_kernel: {(op, types)} of nodes that no kernel for GPUs fits. to_host: {(op, op that
-    takes its result, type)}: results on the GPU that the host waits for. launches: kernels launched;
-    a program of XLA is one. compiled: functions that XLA compiles. ops: all nodes by op.
+    without_kernel: {(op, types)} of nodes that no kernel for a GPU fits, in functions that XLA
+    compiles of those for which XLA has none. to_host: {(op, op that takes its result, type)} of
+    results on the GPU that the host waits for. launches: {op} of kernels launched; "XLA" is a
+    program that XLA compiles. ops: {op} of all nodes.
     """
 
     without_kernel: collections.Counter
     to_host: collections.Counter
     launches: collections.Counter
-    compiled: collections.Counter
     ops: collections.Counter
 
 
 class Program:
-    """A traced function, with the library of those that it calls."""
+    """A traced function with the library of those that it calls.
 
-    def __init__(self, traced: tf.types.experimental.ConcreteFunction):
-        library = traced.graph.as_graph_def().library.function
-        self.functions = {function.signature.name: function for function in library}
+    on_host: ops that run on the CPU by design.
+    """
+
+    def __init__(
+        self, traced: tf.types.experimental.ConcreteFunction, on_host: Collection[str] = ()
+    ):
         self.main = traced.function_def
+        self._functions = {
+            function.signature.name: function
+            for function in traced.graph.as_graph_def().library.function
+        }
+        self._on_host = on_host
 
-    def bodies(self) -> Iterator:
-        """Yields each function once."""
-        yield self.main
-        yield from self.functions.values()
+    def functions(self, name: str = "") -> list[function_pb2.FunctionDef]:
+        """Returns the functions that are called and have `name` in their names."""
+        return [function for key, function in self._functions.items() if name in key]
 
-    def findings(self, of=None) -> Findings:
-        """Returns what a GPU would do with one call of `of`, the main function if None.
-
-        Each place of a call counts, so that a function called twice is found twice. The body of a
-        loop counts once.
-        """
-        found = Findings(*(collections.Counter() for _ in Findings._fields))
-        self._follow(of or self.main, found, xla=_must_compile(of or self.main))
+    def that_holds(self, op: str) -> function_pb2.FunctionDef:
+        """Returns the one function that holds a node of this op."""
+        (found,) = (
+            function
+            for function in (self.main, *self._functions.values())
+            if any(node.op == op for node in function.node_def)
+        )
         return found
 
-    def _follow(self, function, found: Findings, xla: bool) -> None:
-        memory = {
-            argument.name: (_of_argument(argument.type), argument.type, "Arg")
+    def called_by(self, node: node_def_pb2.NodeDef) -> list[str]:
+        """Returns the names of the functions that a node calls."""
+        values = list(node.attr.values())
+        names = [value.func.name for value in values if value.WhichOneof("value") == "func"]
+        names += [function.name for value in values for function in value.list.func]
+        return [*names, node.op] if node.op in self._functions else names
+
+    def findings(
+        self, of: function_pb2.FunctionDef | None = None, without: Collection[str] = ()
+    ) -> Findings:
+        """Returns what a GPU would do in one call of a function; of the main one if None.
+
+        without: parts of the names of functions that are left out.
+        """
+        found = Findings(*(collections.Counter() for _ in Findings._fields))
+        function = of or self.main
+        self._follow(function, found, _compiled(function), without)
+        return found
+
+    def _follow(self, function, found: Findings, xla: bool, without: Collection[str]) -> None:
+        """Adds what one call of a function does; xla: XLA compiles it."""
+        tensors: dict[str, _Tensor] = {
+            argument.name: (_handed_over_on_host(argument.type), argument.type, "Arg")
             for argument in function.signature.input_arg
         }
-        for node in function.node_def:
-            self._enter(node, found, xla)
-            definition = op_def_registry.get(node.op)
-            if definition is None:  # A function called by its name.
-                definition = self.functions[node.op].signature
-            kernel = None if _on_cpu(node) else _kernel(node, definition, xla)
+        folded = set(_constants(function))
+        nodes = [(node, self._definition(node)) for node in function.node_def]
+        for node, definition in nodes:
             found.ops[node.op] += 1
-            missing = kernel is None and node.op not in self.functions and not _on_cpu(node)
-            if missing and node.op not in _FREE:
+            kernel = None if self._on_cpu(node) else _kernel(node, definition, xla)
+            called = self.called_by(node)
+            for argument, dtype in _arguments(definition.output_arg, node, definition):
+                on_host = (
+                    _handed_over_on_host(dtype)
+                    if called
+                    else node.name in folded or _in_host_memory(argument, kernel)
+                )
+                tensors[f"{node.name}:{argument}"] = on_host, dtype, node.op
+            for name in called:
+                if not any(part in name for part in without):
+                    callee = self._functions[name]
+                    compiled = _compiled(callee) or _compiled(node)
+                    found.launches["XLA"] += compiled and not xla
+                    self._follow(callee, found, xla or compiled, without)
+            if called or self._on_cpu(node) or node.name in folded:
+                continue
+            if kernel is None:
                 found.without_kernel[node.op, _types(node)] += 1
-            calls = _calls(node) or node.op in self.functions
-            for name, dtype in _arguments(definition.output_arg, node, definition):
-                if calls:
-                    place = _of_argument(dtype)
-                elif kernel is None:
-                    place = _HOST
-                else:
-                    place = _HOST if name in kernel.host_memory_arg else _DEVICE
-                memory[f"{node.name}:{name}"] = place, dtype, node.op
-            if not xla and kernel is not None and not calls and _launches(node, definition, kernel):
+            elif not xla and _launches(node, definition, kernel):
                 found.launches[node.op] += 1
-        if xla:
-            return
-        for node in function.node_def:
-            definition = op_def_registry.get(node.op) or self.functions[node.op].signature
-            kernel = None if _on_cpu(node) else _kernel(node, definition, xla)
-            calls = _calls(node) or node.op in self.functions
-            sources = [source for source in node.input if not source.startswith("^")]
-            wanted = _arguments(definition.input_arg, node, definition)
-            for source, (name, dtype) in zip(sources, wanted, strict=True):
-                if calls:
-                    takes = _of_argument(dtype)
-                else:
-                    on_host = kernel is None or name in kernel.host_memory_arg
-                    takes = _HOST if on_host else _DEVICE
-                _edge(found, memory, source, takes, node.op)
-        for argument in function.signature.output_arg:
-            takes = _of_argument(argument.type)
-            _edge(found, memory, function.ret[argument.name], takes, "Return")
+        if not xla:
+            for node, definition in nodes:
+                if node.name not in folded:
+                    self._wait(node, definition, tensors, found)
+            for argument in function.signature.output_arg:
+                if _handed_over_on_host(argument.type):
+                    _count_wait(tensors, function.ret[argument.name], "Return", found)
 
-    def _enter(self, node, found: Findings, xla: bool) -> None:
-        for name in _called(node) + [node.op] * (node.op in self.functions):
-            function = self.functions[name]
-            compiled = _must_compile(function) or _must_compile(node)
-            if compiled and not xla:
-                found.compiled[name] += 1
-                found.launches["XLA"] += 1
-            self._follow(function, found, xla or compiled)
+    def _wait(self, node, definition, tensors: dict[str, _Tensor], found: Findings) -> None:
+        """Adds those inputs of a node that lie on the GPU but must be in the host's memory."""
+        kernel = None if self._on_cpu(node) else _kernel(node, definition, xla=False)
+        called = self.called_by(node)
+        sources = [source for source in node.input if not source.startswith("^")]
+        arguments = _arguments(definition.input_arg, node, definition)
+        for source, (argument, dtype) in zip(sources, arguments, strict=True):
+            if _handed_over_on_host(dtype) if called else _in_host_memory(argument, kernel):
+                _count_wait(tensors, source, node.op, found)
+
+    def _definition(self, node: node_def_pb2.NodeDef) -> op_def_pb2.OpDef:
+        return op_def_registry.get(node.op) or self._functions[node.op].signature
+
+    def _on_cpu(self, node: node_def_pb2.NodeDef) -> bool:
+        return node.op in self._on_host or "CPU" in node.device
 
 
-def _edge(found: Findings, memory: dict, source: str, takes: str, by: str) -> None:
-    place, dtype, op = memory[":".join(source.split(":")[:2])]
-    if dtype in (types_pb2.DT_RESOURCE, types_pb2.DT_VARIANT):
-        return
-    if place == _DEVICE and takes == _HOST:
+def between(
+    function: function_pb2.FunctionDef, first: Collection[str], last: str
+) -> Iterator[node_def_pb2.NodeDef]:
+    """Yields the nodes on the ways from the nodes `first`, by name, to the node `last`."""
+    nodes = {node.name: node for node in function.node_def}
+
+    @functools.cache
+    def follows(name: str) -> bool:
+        if name in first:
+            return True
+        return name in nodes and any(map(follows, _sources(nodes[name])))
+
+    left, seen = [last], set(first)
+    while left:
+        for name in _sources(nodes[left.pop()]):
+            if name not in seen and follows(name):
+                seen.add(name)
+                left.append(name)
+                yield nodes[name]
+
+
+def _sources(node: node_def_pb2.NodeDef) -> list[str]:
+    """Returns the names of the nodes whose results a node takes."""
+    return [source.split(":")[0] for source in node.input if not source.startswith("^")]
+
+
+def _constants(function: function_pb2.FunctionDef) -> Iterator[str]:
+    """Yields the names of constants and of what TensorFlow computes from them before any call."""
+    found = set()
+    for node in function.node_def:  # In their order: a node comes after those that it takes from.
+        sources = _sources(node)
+        definition = op_def_registry.get(node.op)
+        pure = definition is not None and not definition.is_stateful
+        if node.op == "Const" or (sources and pure and found.issuperset(sources)):
+            found.add(node.name)
+            yield node.name
+
+
+def _count_wait(tensors: dict[str, _Tensor], source: str, by: str, found: Findings) -> None:
+    on_host, dtype, op = tensors[":".join(source.split(":")[:2])]
+    if not on_host and dtype not in _HANDLES:
         found.to_host[op, by, _name(dtype)] += 1
 
 
-def _of_argument(dtype: int) -> str:
-    """Returns where the runtime keeps arguments and results of functions."""
-    return _HOST if dtype == types_pb2.DT_INT32 else _DEVICE
+def _handed_over_on_host(dtype: int) -> bool:
+    """Returns whether functions take and return this type in the memory of the host."""
+    return dtype == types_pb2.DT_INT32
 
 
-def _must_compile(node_or_function) -> bool:
-    return node_or_function.attr["_XlaMustCompile"].b
+def _in_host_memory(argument: str, kernel: kernel_def_pb2.KernelDef | None) -> bool:
+    return kernel is None or argument in kernel.host_memory_arg
 
 
-def _on_cpu(node: node_def_pb2.NodeDef) -> bool:
-    # An iterator lies on the CPU, and so does what takes from it.
-    return "CPU" in node.device or node.op == "IteratorGetNext"
+def _compiled(thing: node_def_pb2.NodeDef | function_pb2.FunctionDef) -> bool:
+    """Returns whether XLA compiles a function, or what a node calls."""
+    return "_XlaMustCompile" in thing.attr and thing.attr["_XlaMustCompile"].b
 
 
-def _called(node: node_def_pb2.NodeDef) -> list[str]:
-    names = []
-    for value in node.attr.values():
-        if value.WhichOneof("value") == "func":
-            names.append(value.func.name)
-        names += [function.name for function in value.list.func]
-    return [name for name in names if name]
-
-
-def _calls(node: node_def_pb2.NodeDef) -> bool:
-    return bool(_called(node))
-
-
-def _types(node: node_def_pb2.NodeDef) -> str:
-    found = {_name(value.type) for value in node.attr.values() if value.type}
-    return ",".join(sorted(found))
-
-
-def _name(dtype: int) -> str:
-    return types_pb2.DataType.Name(dtype).removeprefix("DT_").lower()
+def _launches(node, definition: op_def_pb2.OpDef, kernel: kernel_def_pb2.KernelDef) -> bool:
+    """Returns whether a node starts work on the GPU: not if its results lie with the host."""
+    results = [name for name, _ in _arguments(definition.output_arg, node, definition)]
+    on_host = results and all(name in kernel.host_memory_arg for name in results)
+    return node.op not in _LAUNCH_NOTHING and not on_host
 
 
 @functools.cache
@@ -164,40 +221,33 @@ def _kernels_of(op: str) -> list[kernel_def_pb2.KernelDef]:
     return list(kernels.get_registered_kernels_for_op(op).kernel)
 
 
-def _kernel(
-    node: node_def_pb2.NodeDef, definition: op_def_pb2.OpDef, xla: bool
-) -> kernel_def_pb2.KernelDef | None:
-    """Returns the kernel that a GPU would take for a node, None if there is none.
-
-    xla: what XLA would take when it compiles for a GPU.
-    """
-    fitting = [one for one in _kernels_of(node.op) if _fits(one, node, definition)]
-    for device in ("XLA_GPU_JIT",) if xla else ("GPU", "DEFAULT"):
-        for one in fitting:
-            if one.device_type == device:
-                return one
-    return None
+def _kernel(node, definition: op_def_pb2.OpDef, xla: bool) -> kernel_def_pb2.KernelDef | None:
+    """Returns the kernel that a GPU takes for a node, or XLA compiling for one; None if none."""
+    fitting = {one.device_type: one for one in _kernels_of(node.op) if _fits(one, node, definition)}
+    return fitting.get("XLA_GPU_JIT") if xla else fitting.get("GPU") or fitting.get("DEFAULT")
 
 
-def _fits(kernel, node, definition) -> bool:
-    if kernel.label:
-        return False
-    for constraint in kernel.constraint:
-        value = _attribute(constraint.name, node, definition)
-        types = [value.type] if value.WhichOneof("value") == "type" else value.list.type
-        if not set(types) <= set(constraint.allowed_values.list.type):
-            return False
-    return True
+def _fits(kernel: kernel_def_pb2.KernelDef, node, definition: op_def_pb2.OpDef) -> bool:
+    """Returns whether a kernel is for the types of a node."""
+
+    def types(name: str) -> list[int]:
+        value = _attribute(name, node, definition)
+        return [value.type] if value.WhichOneof("value") == "type" else list(value.list.type)
+
+    return not kernel.label and all(
+        set(types(constraint.name)) <= set(constraint.allowed_values.list.type)
+        for constraint in kernel.constraint
+    )
 
 
-def _attribute(name: str, node, definition):
+def _attribute(name: str, node, definition: op_def_pb2.OpDef) -> attr_value_pb2.AttrValue:
     if name in node.attr:
         return node.attr[name]
     return next(one.default_value for one in definition.attr if one.name == name)
 
 
-def _arguments(arguments, node, definition) -> list[tuple[str, int]]:
-    """Returns (name, type) of each tensor of a node's inputs or outputs."""
+def _arguments(arguments, node, definition: op_def_pb2.OpDef) -> list[tuple[str, int]]:
+    """Returns (argument, type) of each tensor that a node takes or returns."""
     found = []
     for one in arguments:
         if one.type_list_attr:
@@ -209,8 +259,9 @@ def _arguments(arguments, node, definition) -> list[tuple[str, int]]:
     return found
 
 
-def _launches(node, definition, kernel) -> bool:
-    if node.op in _FREE:
-        return False
-    outputs = [name for name, _ in _arguments(definition.output_arg, node, definition)]
-    return not outputs or not all(name in kernel.host_memory_arg for name in outputs)
+def _types(node: node_def_pb2.NodeDef) -> str:
+    return ",".join(sorted({_name(value.type) for value in node.attr.values() if value.type}))
+
+
+def _name(dtype: int) -> str:
+    return types_pb2.DataType.Name(dtype).removeprefix("DT_").lower()

@@ -61,9 +61,7 @@ variable = Placement(None, "CPU", ("CPU:0",)).variable
 Made = collections.namedtuple("Made", "steps state batches network config placement")
 
 
-def make(
-    devices=1, class_weights=(), total=100, device_type="CPU", placement=None, **flags
-):
+def make(devices=1, class_weights=(), total=100, device_type="CPU", placement=None, **flags):
     """Returns a run on some of this process' logical devices.
 
     device_type: what the run takes them for; a step for a GPU runs on a CPU too. placement: another
