@@ -23,8 +23,8 @@ from tensorflow.python.framework import kernels, op_def_registry
 
 # Nodes that hand on what they get, or read a variable in its place.
 _LAUNCH_NOTHING = """
-    NoOp Const Identity IdentityN StopGradient PreventGradient Reshape Squeeze ExpandDims EnsureShape
-    ReadVariableOp
+    NoOp Const Identity IdentityN StopGradient PreventGradient Reshape Squeeze ExpandDims
+    EnsureShape ReadVariableOp
 """.split()
 _HANDLES = (types_pb2.DT_RESOURCE, types_pb2.DT_VARIANT)
 
