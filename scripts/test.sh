@@ -4,10 +4,25 @@
 #   scripts/test.sh                              all but the slow ones, a file on each core
 #   scripts/test.sh --slow                       all that need no cluster
 #   scripts/test.sh --cluster tests/cluster      those on a Kubernetes cluster, which they start and stop where this machine can
+#   scripts/test.sh --gpu_wheel                  those that read the GPU kernels of TensorFlow's wheel; they need no GPU
+#   scripts/test.sh --tpu_compiler               those that compile for TPUs; they need no TPU
 #   scripts/test.sh tests/data -k permutation    some
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
-environment test
+case " $* " in
+  *" --gpu_wheel "*)
+    venv="$venv-gpu-wheel"
+    environment gpu_wheel
+    set -- -m gpu_wheel "$@"
+    ;;
+  *" --tpu_compiler "*)
+    export RNN_TRAINER_TPU_COMPILER="$venv-tpu-compiler"
+    (venv="$RNN_TRAINER_TPU_COMPILER" && environment tpu_compiler)
+    environment test
+    set -- -m tpu_compiler "$@"
+    ;;
+  *) environment test ;;
+esac
 cd "$project"
 "$venv/bin/ruff" format --quiet --diff . && "$venv/bin/ruff" check --quiet . ||
   fail "format or lint: run $venv/bin/ruff format . and $venv/bin/ruff check --fix ., then the tests again"

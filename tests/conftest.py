@@ -20,6 +20,14 @@ def pytest_addoption(parser):
         help="also run the tests on a Kubernetes cluster of this machine",
     )
     parser.addoption(
+        "--gpu_wheel",
+        action="store_true",
+        help="also run the tests that read the kernels of TensorFlow's wheel for GPUs",
+    )
+    parser.addoption(
+        "--tpu_compiler", action="store_true", help="also run the tests that compile for TPUs"
+    )
+    parser.addoption(
         "--record_digests",
         action="store_true",
         help="write this machine's digests into digests.json",
@@ -30,6 +38,8 @@ def pytest_collection_modifyitems(config, items):
     for name, reason in (
         ("slow", "takes minutes: run with --slow"),
         ("cluster", "needs a cluster: run with --cluster"),
+        ("gpu_wheel", "needs TensorFlow's wheel for GPUs: run scripts/test.sh --gpu_wheel"),
+        ("tpu_compiler", "needs libtpu: run scripts/test.sh --tpu_compiler"),
     ):
         if not config.getoption(f"--{name}"):
             for item in items:

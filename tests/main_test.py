@@ -215,6 +215,23 @@ def test_cublas_is_told_to_repeat_unless_the_user_decided(given, seen, monkeypat
 
 
 @pytest.mark.parametrize(
+    "has_tpu, given, seen",
+    [(False, {}, "1"), (True, {}, None), (False, {"TPU_SKIP_MDS_QUERY": "0"}, "0")],
+)
+def test_only_a_machine_that_may_have_a_tpu_is_asked_which(
+    has_tpu, given, seen, monkeypatch, capsys
+):
+    """Elsewhere the TPU image waited for a metadata server that is not there: minutes."""
+    monkeypatch.setattr(main.accelerator, "may_have_tpu", lambda environ: has_tpu)
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "")  # So that it is put back.
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert main.main(["--help"]) == 0
+    assert os.environ.get("TPU_SKIP_MDS_QUERY") == seen
+
+
+@pytest.mark.parametrize(
     "flags, files, made",
     [
         ({}, ["/dev/nvidia0"], True),

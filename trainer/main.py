@@ -246,6 +246,10 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     for name, value in cuda.REPEATABLE.items():
         os.environ.setdefault(name, value)
+    if not accelerator.may_have_tpu(os.environ):
+        # libtpu asks Google Cloud's metadata server which TPU this is. Elsewhere nobody answers,
+        # and it asks for minutes.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     _log_to_stderr()
     try:
         return _dispatch(list(arguments))

@@ -57,6 +57,23 @@ GOOGLE, NVIDIA = "0x1ae0\n", "0x10de\n"
 
 
 @pytest.mark.parametrize(
+    "environ, there, expected",
+    [
+        ({}, [], False),
+        ({}, ["dev/nvidia0"], False),
+        ({}, ["dev/accel0"], True),
+        ({"TPU_TOPOLOGY": "2x2"}, [], True),
+        ({}, ["dev/vfio/14"], True),  # Whose device cannot be told.
+    ],
+)
+def test_a_machine_may_have_a_tpu_if_anything_says_so(environ, there, expected, tmp_path):
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert accelerator.may_have_tpu(environ, tmp_path) is expected
+
+
+@pytest.mark.parametrize(
     "there, vendors, found",
     [
         ([], {}, []),

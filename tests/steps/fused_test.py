@@ -75,3 +75,41 @@ def test_accumulation_inside_one_program_takes_the_same_step():
     metrics, whole = runs.run(ours, 3), runs.run(expected, 3)
     np.testing.assert_allclose(metrics.sums["loss_sum"], whole.sums["loss_sum"], rtol=1e-9)
     np.testing.assert_allclose(metrics.gradient_norm, whole.gradient_norm, rtol=1e-9)
+
+
+def unknown(traced):
+    """Returns [(op, name)] of the nodes of which a trace does not know the shape of each result."""
+    graph = traced.graph.as_graph_def(add_shapes=True)
+    nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+    return [
+        (node.op, node.name)
+        for node in nodes
+        for shape in node.attr["_output_shapes"].list.shape
+        if shape.unknown_rank or any(axis.size < 0 for axis in shape.dim)
+    ]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"cell": "simple_rnn"},
+        {"cell": "lstm"},
+        {"cell": "gru"},
+        {
+            "cell": "lstm",
+            "precision": "bfloat16",
+            "bidirectional": True,
+            "dropout": 0.2,
+            "word_dropout": 0.1,
+            "clip_norm": 1.0,
+            "pooling": "max",
+            "accumulate": 2,
+        },
+    ],
+    ids=lambda flags: flags["cell"] + "-options" * (len(flags) > 1),
+)
+def test_a_tpu_knows_every_shape_of_its_program(flags):
+    made = runs.make(device_type="TPU", batch_size=16, max_length=16, **flags)
+    stack, lengths, _, _ = made.steps.source(made.batches, 0).take(1)
+    numbers = tf.constant(0), tf.constant(1)
+    assert not unknown(made.steps._program.get_concrete_function(stack, lengths, *numbers))

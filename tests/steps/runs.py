@@ -61,26 +61,21 @@ variable = Placement(None, "CPU", ("CPU:0",)).variable
 Made = collections.namedtuple("Made", "steps state batches network config placement")
 
 
-def make(devices=1, class_weights=(), total=100, device_type="CPU", **flags):
+def make(devices=1, class_weights=(), total=100, device_type="CPU", placement=None, **flags):
     """Returns a run on some of this process' logical devices.
 
-    device_type: what the run takes them for; a step for a GPU runs on a CPU too.
+    device_type: what the run takes them for; a step for a GPU runs on a CPU too. placement: another
+    one than that.
     """
     made_of = config.from_flat({**SMALL, **flags})
-    names = tuple(f"/device:CPU:{i}" for i in range(devices))
-    spanning = (
-        tf.distribute.OneDeviceStrategy(names[0])
-        if devices == 1
-        else tf.distribute.MirroredStrategy(names)
-    )
-    placement = Placement(spanning, device_type, names)
+    placement = placement or _placement(devices, device_type)
     network = Network(
         made_of.model,
         VOCABULARY,
         CLASSES,
         seed=made_of.run.seed,
         precision=made_of.run.precision,
-        device_type=device_type,
+        device_type=placement.device_type,
         jit=made_of.run.jit,
     )
     built = optimizer.Optimizer(made_of.optimizer, network.weights, total, placement.variable)
@@ -90,6 +85,16 @@ def make(devices=1, class_weights=(), total=100, device_type="CPU", **flags):
         run_state, placement, made_of, batches.plan.lengths, class_weights
     )
     return Made(train_steps, run_state, batches, network, made_of, placement)
+
+
+def _placement(devices, device_type):
+    names = tuple(f"/device:CPU:{i}" for i in range(devices))
+    spanning = (
+        tf.distribute.OneDeviceStrategy(names[0])
+        if devices == 1
+        else tf.distribute.MirroredStrategy(names)
+    )
+    return Placement(spanning, device_type, names)
 
 
 def run(made, count, first=0):

@@ -62,6 +62,14 @@ def _holds_tpu(root: pathlib.Path, group: str) -> bool:
     return any(vendor.read_text().strip() == _GOOGLE for vendor in vendors)
 
 
+def may_have_tpu(environ: Mapping[str, str], root: pathlib.Path = pathlib.Path("/")) -> bool:
+    """Returns whether this machine has a TPU, or a device that could be one.
+
+    environ: the environment variables; root: as in `device_files`.
+    """
+    return "TPU" in given(environ, device_files(root)) or any(root.glob("dev/vfio/[0-9]*"))
+
+
 def installed() -> tuple[str, ...]:
     """Returns those of TENSORFLOWS that are installed here; more than one is a mistake."""
     return tuple(name for name in TENSORFLOWS if _is_installed(name))

@@ -137,7 +137,11 @@ def _scan(
     _, state, stacks = tf.while_loop(
         lambda i, *_: i < time, body, (0, state, stacks), maximum_iterations=time
     )
-    return state, [stack.stack() for stack in stacks]
+    outputs = [stack.stack() for stack in stacks]
+    for output in outputs:
+        # The loop forgets its length. A TPU needs every length that the trace knows.
+        output.set_shape([sequence.shape[0], None, None])
+    return state, outputs
 
 
 def _parts(sequence: tf.Tensor, t: tf.Tensor, count: int, dtype: tf.DType) -> list[tf.Tensor]:
