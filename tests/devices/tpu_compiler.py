@@ -2,8 +2,8 @@
 
     python tpu_compiler.py TOPOLOGY FILE ...
 
-Each file holds a serialized program. Prints for each, as a line of JSON, the device, the seconds and
-the bytes of memory that it needs besides its arguments and results.
+Each file holds a serialized program. Prints for each, as a line of JSON, the device, the seconds
+and the bytes of memory that it needs besides its arguments and results.
 """
 
 import json
