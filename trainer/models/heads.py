@@ -50,7 +50,7 @@ def last(hidden: tf.Tensor, lengths: tf.Tensor | None = None) -> tf.Tensor:
     if lengths is None:
         return hidden[:, -1]
     is_last = tf.range(tf.shape(hidden)[1]) == lengths[:, None] - 1
-    return tf.reduce_sum(tf.where(is_last[:, :, None], hidden, 0), axis=1)
+    return _over_time(tf.reduce_sum, tf.where(is_last[:, :, None], hidden, 0))
 
 
 def ends(hidden: tf.Tensor, lengths: tf.Tensor | None = None) -> tf.Tensor:
@@ -67,8 +67,10 @@ def ends(hidden: tf.Tensor, lengths: tf.Tensor | None = None) -> tf.Tensor:
 def maximum(hidden: tf.Tensor, lengths: tf.Tensor | None = None) -> tf.Tensor:
     """Returns the largest value of each unit over the steps of each row: [batch, units]."""
     if lengths is None:
-        return tf.reduce_max(hidden, axis=1)
-    highest = tf.reduce_max(tf.where(_is_step(hidden, lengths), hidden, hidden.dtype.min), axis=1)
+        return _over_time(tf.reduce_max, hidden)
+    highest = _over_time(
+        tf.reduce_max, tf.where(_is_step(hidden, lengths), hidden, hidden.dtype.min)
+    )
     return tf.where(lengths[:, None] > 0, highest, 0)
 
 
@@ -77,9 +79,17 @@ def mean(hidden: tf.Tensor, lengths: tf.Tensor | None = None) -> tf.Tensor:
     wide = tf.cast(hidden, recurrent.sum_dtype(hidden.dtype))
     if lengths is None:
         return tf.cast(tf.reduce_mean(wide, axis=1), hidden.dtype)
-    total = tf.reduce_sum(tf.where(_is_step(hidden, lengths), wide, 0), axis=1)
+    total = _over_time(tf.reduce_sum, tf.where(_is_step(hidden, lengths), wide, 0))
     return tf.cast(total / tf.cast(tf.maximum(lengths, 1), wide.dtype)[:, None], hidden.dtype)
 
 
+def _over_time(reduce, values):
+    """Returns [batch, units] of [batch, time, units].
+
+    Without `keepdims` the gradient would compute shapes on a GPU, and the CPU would wait for them.
+    """
+    return tf.squeeze(reduce(values, axis=1, keepdims=True), axis=1)
+
+
 def _is_step(hidden, lengths):
-    return tf.sequence_mask(lengths, tf.shape(hidden)[1])[:, :, None]
+    return (tf.range(tf.shape(hidden)[1]) < lengths[:, None])[:, :, None]
