@@ -33,6 +33,8 @@ OTHER_FLAGS = {
     "push": "scripts/build_image.sh",
     "slow": "pytest",
     "cluster": "pytest",
+    "gpu_wheel": "pytest",
+    "tpu_compiler": "pytest",
     "durations": "pytest",
     "record_digests": "pytest",
     "fix": "ruff",

@@ -158,9 +158,7 @@ def test_every_package_that_is_imported_is_required(metadata):
     assert {name: where for name, where in imported.items() if name not in known} == {}
 
 
-@pytest.mark.parametrize(
-    "name", ["cpu.txt", "gpu.txt", "tpu.txt", "test.txt", "demo.txt", "movie_reviews.txt"]
-)
+@pytest.mark.parametrize("name", sorted(path.name for path in PINNED.iterdir()))
 def test_pinned_files_hold_versions_with_hashes_and_nothing_else(name):
     text = re.sub(r"^ *#.*\n", "", (PINNED / name).read_text(), flags=re.MULTILINE)
     assert text
@@ -177,6 +175,7 @@ def test_pinned_files_hold_versions_with_hashes_and_nothing_else(name):
         ("gpu.txt", ["gpu"]),
         ("tpu.txt", ["tpu"]),
         ("test.txt", ["cpu", "demo", "test"]),
+        ("gpu_wheel.txt", ["test"]),
     ],
 )
 def test_every_requirement_of_setup_is_pinned(metadata, machine, name, extras):
@@ -196,3 +195,16 @@ def test_every_requirement_of_setup_is_pinned(metadata, machine, name, extras):
 def test_the_tests_use_the_versions_that_users_get(machine):
     assert pins("cpu.txt", machine).items() <= pins("test.txt", machine).items()
     assert pins("demo.txt", machine).items() <= pins("test.txt", machine).items()
+
+
+@pytest.mark.parametrize(
+    "machine", MACHINES, ids=lambda machine: "-".join(list(machine.values())[:3])
+)
+def test_proofs_without_a_device_use_the_versions_that_run_on_one(machine):
+    on_gpus = pins("gpu.txt", machine)
+    proof = pins("gpu_wheel.txt", machine)
+    assert {name: on_gpus.get(name) for name in ("tensorflow", "keras")} == {
+        name: proof.get(name) for name in ("tensorflow", "keras")
+    }
+    assert not [name for name in proof if name.startswith("nvidia")]
+    assert pins("tpu_compiler.txt", machine)["libtpu"] == pins("tpu.txt", machine)["libtpu"]
