@@ -95,8 +95,18 @@ class Program:
         self._follow(function, found, _compiled(function), without)
         return found
 
-    def _follow(self, function, found: Findings, xla: bool, without: Collection[str]) -> None:
-        """Adds what one call of a function does; xla: XLA compiles it."""
+    def _follow(
+        self,
+        function: function_pb2.FunctionDef,
+        found: Findings,
+        xla: bool,
+        without: Collection[str],
+        condition: bool = False,
+    ) -> None:
+        """Adds what one call of a function does.
+
+        xla: XLA compiles it. condition: it says whether a loop goes on, which the host must know.
+        """
         tensors: dict[str, _Tensor] = {
             argument.name: (_handed_over_on_host(argument.type), argument.type, "Arg")
             for argument in function.signature.input_arg
@@ -119,7 +129,8 @@ class Program:
                     callee = self._functions[name]
                     compiled = _compiled(callee) or _compiled(node)
                     found.launches["XLA"] += compiled and not xla
-                    self._follow(callee, found, xla or compiled, without)
+                    decides = "cond" in node.attr and node.attr["cond"].func.name == name
+                    self._follow(callee, found, xla or compiled, without, decides)
             if called or self._on_cpu(node) or node.name in folded:
                 continue
             if kernel is None:
@@ -131,7 +142,7 @@ class Program:
                 if node.name not in folded:
                     self._wait(node, definition, tensors, found)
             for argument in function.signature.output_arg:
-                if _handed_over_on_host(argument.type):
+                if condition or _handed_over_on_host(argument.type):
                     _count_wait(tensors, function.ret[argument.name], "Return", found)
 
     def _wait(self, node, definition, tensors: dict[str, _Tensor], found: Findings) -> None:
