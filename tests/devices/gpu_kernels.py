@@ -124,6 +124,8 @@ class Program:
                     else node.name in folded or _in_host_memory(argument, kernel)
                 )
                 tensors[f"{node.name}:{argument}"] = on_host, dtype, node.op
+            if node.op == "Identity":  # TensorFlow takes it out before the call.
+                tensors[f"{node.name}:output"] = tensors[_tensor(node.input[0])]
             for name in called:
                 if not any(part in name for part in without):
                     callee = self._functions[name]
@@ -139,7 +141,7 @@ class Program:
                 found.launches[node.op] += 1
         if not xla:
             for node, definition in nodes:
-                if node.name not in folded:
+                if node.name not in folded and node.op != "Identity":
                     self._wait(node, definition, tensors, found)
             for argument in function.signature.output_arg:
                 if condition or _handed_over_on_host(argument.type):
@@ -200,8 +202,13 @@ def _constants(function: function_pb2.FunctionDef) -> Iterator[str]:
             yield node.name
 
 
+def _tensor(source: str) -> str:
+    """Returns node:result of the node:result:number that names an input."""
+    return ":".join(source.split(":")[:2])
+
+
 def _count_wait(tensors: dict[str, _Tensor], source: str, by: str, found: Findings) -> None:
-    on_host, dtype, op = tensors[":".join(source.split(":")[:2])]
+    on_host, dtype, op = tensors[_tensor(source)]
     if not on_host and dtype not in _HANDLES:
         found.to_host[op, by, _name(dtype)] += 1
 

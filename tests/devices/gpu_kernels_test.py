@@ -164,13 +164,15 @@ def test_several_gpus_add_up_by_nccl_and_no_cpu_lies_between_gradient_and_update
             [("Arg", "AsString", "float")],
         ),
         (lambda x: tf.range(tf.size(x)), [], []),
+        # A condition that the host computes from numbers of its own.
+        (lambda x: tf.while_loop(lambda i: i < tf.size(x), lambda i: (i + 1,), (0,)), [], []),
         (
             lambda x: tf.while_loop(lambda x: tf.reduce_all(x < 1), lambda x: (x + x,), (x,)),
             [],
-            [("Identity", "Return", "bool")],
+            [("All", "Return", "bool")],
         ),
     ],
-    ids=["int32", "int64", "string", "size", "condition"],
+    ids=["int32", "int64", "string", "size", "number", "condition"],
 )
 def test_what_only_the_host_can_do_is_found(python_function, missing, waits):
     traced = tf.function(python_function, autograph=False)
