@@ -117,15 +117,17 @@ class Program:
             found.ops[node.op] += 1
             kernel = None if self._on_cpu(node) else _kernel(node, definition, xla)
             called = self.called_by(node)
+            results = collections.Counter()  # One argument may stand for many results.
             for argument, dtype in _arguments(definition.output_arg, node, definition):
                 on_host = (
                     _handed_over_on_host(dtype)
                     if called
                     else node.name in folded or _in_host_memory(argument, kernel)
                 )
-                tensors[f"{node.name}:{argument}"] = on_host, dtype, node.op
+                tensors[f"{node.name}:{argument}:{results[argument]}"] = on_host, dtype, node.op
+                results[argument] += 1
             if node.op == "Identity":  # TensorFlow takes it out before the call.
-                tensors[f"{node.name}:output"] = tensors[_tensor(node.input[0])]
+                tensors[f"{node.name}:output:0"] = tensors[node.input[0]]
             for name in called:
                 if not any(part in name for part in without):
                     callee = self._functions[name]
@@ -202,13 +204,8 @@ def _constants(function: function_pb2.FunctionDef) -> Iterator[str]:
             yield node.name
 
 
-def _tensor(source: str) -> str:
-    """Returns node:result of the node:result:number that names an input."""
-    return ":".join(source.split(":")[:2])
-
-
 def _count_wait(tensors: dict[str, _Tensor], source: str, by: str, found: Findings) -> None:
-    on_host, dtype, op = tensors[_tensor(source)]
+    on_host, dtype, op = tensors[source]
     if not on_host and dtype not in _HANDLES:
         found.to_host[op, by, _name(dtype)] += 1
 
