@@ -102,7 +102,9 @@ class Stepwise:
             tf.float64, steps, dynamic_size=False, element_shape=[self._update.width + 1]
         )
         done, _, table = tf.while_loop(
-            lambda done, goes_on, _: tf.logical_and(done < steps, goes_on),
+            lambda done, goes_on, _: (
+                tf.logical_and(done < steps, goes_on) if self._ends_early else done < steps
+            ),
             one,
             (tf.constant(0), tf.constant(True), table),
         )
