@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 
+from tests.steps import runs
 from trainer.steps.state import State
 from trainer.steps.update import StepMetrics
 from trainer.stopping import StopRequest
@@ -34,9 +35,9 @@ def split_metrics(right: int, rows: int = 10) -> Metrics:
 
 def run_state(*, loss=0.0, correct=0, count=0) -> State:
     """The state of a network without weights, in an epoch with these sums."""
-    network = types.SimpleNamespace(weights={}, compute_dtype="float32")
+    network = types.SimpleNamespace(initial_weights=lambda: {}, compute_dtype="float32")
     optimizer = types.SimpleNamespace(named=lambda: {})
-    state = State(network, optimizer, table.TASKS["classification"])
+    state = State(network, optimizer, table.TASKS["classification"], runs.variable)
     for name, value in (("loss_sum", loss), ("correct", correct), ("count", count)):
         state.epoch[name].assign(value)
     return state

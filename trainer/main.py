@@ -58,10 +58,12 @@ def _train(parsed: flags.Parsed) -> int:
     parent = channel.Channel.from_environment(os.environ)
     parent.beat("import")
     stop = stopping.StopRequest.on_signals(parent)
-    from trainer.gang import supervisor
+    with stopping.sigterm_blocked():  # NumPy starts threads.
+        from trainer.gang import supervisor
 
     if supervisor.wanted(config, os.environ, os.getpid()):
         return supervisor.run(config, os.environ, stop)
+    stop.take_sigterm()
     from trainer.data import store
 
     # The most common mistake is answered before TensorFlow is imported.

@@ -7,6 +7,7 @@ process at once.
 import contextlib
 import logging
 import signal
+import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
@@ -51,21 +52,23 @@ class StopRequest:
         """Installs the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        # A process inherits what its parent blocks.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
-    @contextlib.contextmanager
-    def keeps_listening(self) -> Iterator[None]:
-        """Makes no signal go astray in a block that may replace the handlers.
+    def take_sigterm(self) -> None:
+        """Has a thread of its own take every SIGTERM of this process from now on.
 
         A strategy of several workers installs a SIGTERM handler of TensorFlow's own, which takes
-        the signal and tells nobody. So SIGTERM waits outside until our handlers are back. Ctrl-C
-        does not wait: a third one must end the process whatever it is doing.
+        the signal and tells nobody. A signal that all threads block reaches no handler, and the
+        thread waits for it. Threads inherit what is blocked: those that were started before must
+        block it too, so they are started under `sigterm_blocked`.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            yield
-        finally:
-            self.listen()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=self._wait_for_sigterm, name="sigterm", daemon=True).start()
+
+    def _wait_for_sigterm(self) -> None:
+        while True:
+            self._on_signal(signal.sigwait({signal.SIGTERM}), None)
 
     @property
     def asked(self) -> bool:
@@ -113,6 +116,16 @@ class StopRequest:
             signal.Signals(number).name,
             "; press Ctrl-C again to stop without one" if number == signal.SIGINT else "",
         )
+
+
+@contextlib.contextmanager
+def sigterm_blocked() -> Iterator[None]:
+    """Lets SIGTERM wait until the end of the block; threads started in it never take the signal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def unwind_on_sigterm() -> None:

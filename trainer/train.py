@@ -71,8 +71,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     for finding in doctor.at_start(config, strategy.visible(config.run)):
         log.warning("%s", finding)
     supervisor.beat("meet")
-    with attempt.stop.keeps_listening():
-        placement = strategy.place(config.run, config.rows_at_once, member)
+    placement = strategy.place(config.run, config.rows_at_once, member)
     log.info("%s", _devices(placement, config.run))
     if placement.device_type != "CPU" and config.run.shards > 1:
         log.warning(

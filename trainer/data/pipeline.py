@@ -137,7 +137,11 @@ class TrainingBatches:
                 SIGNATURE,
             )
 
-        return tf.data.Dataset.range(first_step, 2**62).map(load).prefetch(tf.data.AUTOTUNE)
+        options = tf.data.Options()
+        # One batch at a time: Python makes them, and threads of it would only disturb each other.
+        options.experimental_optimization.map_parallelization = False
+        steps = tf.data.Dataset.range(first_step, 2**62)
+        return steps.map(load).prefetch(tf.data.AUTOTUNE).with_options(options)
 
     def stack(self, step: int, most: int, mixed: bool = False) -> tuple[Batch, int]:
         """Returns (the batches of the next steps, how many they are).
