@@ -20,6 +20,7 @@ class Cooking:
     lid: bool = knob(True, "Whether it is covered.")
     salt: bool = knob(False, "Whether it is salted.")
     herb: tuple[str, ...] = knob((), "What goes in; once for each.")
+    stir: bool | None = knob(None, "Whether to stir; without the flag the dish decides.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ DEFAULTS = {
     "lid": True,
     "salt": False,
     "herb": (),
+    "stir": None,
 }
 
 

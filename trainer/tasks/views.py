@@ -7,8 +7,9 @@ import heapq
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
-from trainer.data import store
+from trainer.data import store, text
 from trainer.reporting import pictures
 from trainer.reporting.summaries import Summaries
 from trainer.tasks.classification import Metrics
@@ -75,11 +76,10 @@ class EvaluationView:
         begin, end = self._split.offsets[example : example + 2]
         # The first is the start id.
         ids = self._split.tokens[begin + 1 : min(end, begin + 1 + SHOWN_TOKENS)]
-        joint = " " if self._dataset.tokenizer["name"] == "words" else ""
-        shown = joint.join(self._dataset.vocabulary[i] for i in ids) + (
-            " …" if end - begin - 1 > SHOWN_TOKENS else ""
-        )
-        return " ".join(shown.replace("<", "&lt;").split())
+        tokens = tf.constant([[self._dataset.vocabulary[i] for i in ids]], tf.string)
+        [shown] = text.joined(self._dataset.tokenizer, tokens).numpy()
+        more = " …" if end - begin - 1 > SHOWN_TOKENS else ""
+        return " ".join((shown.decode() + more).replace("<", "&lt;").split())
 
 
 def curves_for(examples: Sequence[int]) -> list[int]:
