@@ -54,7 +54,7 @@ def test_the_costliest_mistake_comes_first_with_its_text(written):
     [
         ({"name": "words"}, "a ￭, b (￭ 1 &lt;￭"),
         ({"name": "spaces"}, "a ￭, b (￭ 1 &lt;￭"),
-        ({"name": "words_and_marks", "lowercase": False}, "a, b (1&lt;"),
+        ({"name": "words_and_marks", "lowercase": False}, "a, b (1 &lt;"),
         ({"name": "characters"}, "a￭,b(￭1&lt;￭"),
     ],
 )
