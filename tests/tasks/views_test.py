@@ -1,7 +1,10 @@
 import dataclasses
+import html
+import re
 
 import numpy as np
 import pytest
+from tensorboard import plugin_util
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
@@ -70,6 +73,20 @@ def test_the_text_of_a_mistake_is_put_together_from_its_tokens(tmp_path, setting
     view = views.EvaluationView(dataset, "test")
     view(np.array([0]), np.array([0]), np.array([2.0]), np.array([[0.1, 0.9]]))
     assert view._list() == f"1. **class0**, taken for **class1** at 0.900, loss 2.000: {shown}"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "a *great* **film** _of_ __its__ time ****",
+        "[unknown] [a](b) ![c](d) `code` 3 < 4 &lt; & <br /> > \\*\\",
+        "https://a.org/b_c_d # 1. - + | ~~x~~ {y}",
+    ],
+)
+def test_tensorboard_renders_the_marks_of_a_text_as_they_are(shown):
+    rendered = plugin_util.markdown_to_safe_html(f"1. **class0**: {views._as_markdown(shown)}")
+    text_of = html.unescape(re.sub("<[^>]*>", "", rendered)).strip()
+    assert text_of == f"class0: {shown}"
 
 
 def test_only_the_costliest_mistakes_are_kept(tmp_path):

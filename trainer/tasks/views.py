@@ -4,6 +4,7 @@ A view collects the outcome of every row of an evaluation and is written as a wh
 """
 
 import heapq
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,7 +80,13 @@ class EvaluationView:
         tokens = tf.constant([[self._dataset.vocabulary[i] for i in ids]], tf.string)
         [shown] = text.joined(self._dataset.tokenizer, tokens).numpy()
         more = " …" if end - begin - 1 > SHOWN_TOKENS else ""
-        return " ".join((shown.decode() + more).replace("<", "&lt;").split())
+        return _as_markdown(" ".join((shown.decode() + more).split()))
+
+
+def _as_markdown(shown: str) -> str:
+    """Returns the Markdown that TensorBoard renders as `shown`."""
+    shown = shown.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"[\\`*_\[\]]", r"\\\g<0>", shown)
 
 
 def curves_for(examples: Sequence[int]) -> list[int]:
