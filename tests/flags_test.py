@@ -20,6 +20,7 @@ class Cooking:
     lid: bool = knob(True, "Whether it is covered.")
     salt: bool = knob(False, "Whether it is salted.")
     herb: tuple[str, ...] = knob((), "What goes in; once for each.")
+    stir: bool | None = knob(None, "Whether to stir; without the flag the dish decides.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ DEFAULTS = {
     "lid": True,
     "salt": False,
     "herb": (),
+    "stir": None,
 }
 
 
@@ -69,6 +71,8 @@ def changed(*arguments) -> dict:
         (["--nolid", "--salt"], {"lid": False, "salt": True}),
         (["--lid=false", "--salt=true"], {"lid": False, "salt": True}),
         (["--herb=dill", "--minutes=7", "--herb", "a,b"], {"herb": ("dill", "a,b"), "minutes": 7}),
+        (["--stir"], {"stir": True}),
+        (["--nostir"], {"stir": False}),
     ],
 )
 def test_flags_become_values_of_their_fields(arguments, expected):
@@ -194,7 +198,9 @@ def test_every_named_run_is_a_configuration(name):
 
 
 def test_help_shows_every_flag_with_default_meaning_and_rule():
-    assert flags.help_text("cook [flags]", (Cooking,)).splitlines()[:15] == [
+    lines = flags.help_text("cook [flags]", (Cooking,)).splitlines()
+    assert "  --[no]stir" in lines
+    assert lines[:15] == [
         "cook [flags]",
         "",
         "How to cook.",

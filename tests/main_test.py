@@ -171,6 +171,7 @@ def test_help_names_every_command_and_the_help_of_a_command_every_flag(answers):
                     f"--{field}=" in of_command
                     or f"--{field}\n" in of_command
                     or f"--no{field}\n" in of_command
+                    or f"--[no]{field}\n" in of_command
                 )
 
 

@@ -103,7 +103,15 @@ class Prepare(Checked):
     text_column: str = knob("text", "Column or feature with the text.")
     label_column: str = knob("label", "Column or feature with the label: a word or a number.")
     tokenizer: str = knob(
-        "words", "How a text is split into tokens.", one_of("words", "characters", "bytes")
+        "words",
+        "How a text is split into tokens. words_and_marks: words, numbers and punctuation, from "
+        "which the text can be put back together; spaces: text that is tokenized already.",
+        one_of("words", "words_and_marks", "spaces", "characters", "bytes"),
+    )
+    lowercase: bool | None = knob(
+        None,
+        "With --tokenizer=words_and_marks: lower the case of the text first. Without the flag it "
+        "is kept. words always lowers it; spaces, characters and bytes always keep it.",
     )
     vocabulary_size: int = knob(
         20_000,
@@ -153,6 +161,16 @@ class Prepare(Checked):
             raise UsageError(
                 f"--split_column={self.split_column}: splits come from the column or from other "
                 "flags, not both. Leave out --validation_data, --test_data and the fractions."
+            )
+        if self.lowercase is False and self.tokenizer == "words":
+            raise UsageError(
+                "--nolowercase: --tokenizer=words always lowers the case. Leave out the flag, or "
+                "use --tokenizer=words_and_marks, which keeps it."
+            )
+        if self.lowercase and self.tokenizer in ("spaces", "characters", "bytes"):
+            raise UsageError(
+                f"--lowercase: --tokenizer={self.tokenizer} always keeps the case. Leave out the "
+                "flag, or use --tokenizer=words_and_marks."
             )
 
 

@@ -78,7 +78,7 @@ def _finite(value: float) -> float:
 
 
 def _define(field: dataclasses.Field, into: absl_flags.FlagValues) -> None:
-    if field.type is bool:
+    if field.type in (bool, bool | None):
         absl_flags.DEFINE_boolean(
             field.name, field.default, field.metadata["help"], flag_values=into
         )
@@ -226,7 +226,9 @@ def _heading(field: dataclasses.Field) -> str:
 
 
 def _help_of(field: dataclasses.Field) -> list[str]:
-    if field.type is bool:
+    if field.type == bool | None:  # Neither of the two is the default.
+        shown = f"--[no]{field.name}"
+    elif field.type is bool:
         shown = f"--{'' if field.default else 'no'}{field.name}"
     else:
         shown = f"--{field.name}={as_text(field.default)}"

@@ -46,7 +46,7 @@ def classifier_of(model: trained_model.TrainedModel) -> saved_model.TextClassifi
     )
 
 
-@pytest.fixture(scope="module", params=["words", "characters", "bytes"])
+@pytest.fixture(scope="module", params=text.NAMES)
 def dataset(request, tmp_path_factory):
     return a_dataset(tmp_path_factory.mktemp(request.param), request.param)
 

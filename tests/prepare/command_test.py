@@ -197,13 +197,69 @@ def test_prepared_ids_are_those_that_the_tokenizer_encodes(run):
     sample = "Füße d’İstanbul ΟΔΟΣ नमस्ते 你好 <br/>3½ \u2028 \\n 😀"
     texts = [unicodedata.normalize(form, sample) for form in ("NFC", "NFD")]
     content = "".join(json.dumps({"text": t, "label": i}) + "\n" for i, t in enumerate(texts))
-    for tokenizer in ("words", "characters", "bytes"):
-        dataset = run({"raw.jsonl": content}, "jsonl", "raw.jsonl", tokenizer, tokenizer=tokenizer)
+    lower = {"tokenizer": "words_and_marks", "lowercase": True}
+    for flags in (*({"tokenizer": name} for name in text.NAMES), lower):
+        folder = "-".join(map(str, flags.values()))
+        dataset = run({"raw.jsonl": content}, "jsonl", "raw.jsonl", folder, **flags)
         split = dataset.splits["train"]
         encoded = text.tokenizer_of(store.open_dataset(dataset.folder)).encode(tf.constant(texts))
         assert encoded.flat_values.numpy().tolist() == split.tokens.tolist()
         assert encoded.row_splits.numpy().tolist() == split.offsets.tolist()
         assert text.UNKNOWN not in split.tokens
+
+
+def test_prepared_words_and_marks_are_put_back_together(run):
+    texts = [
+        "It's <br />GREAT!",
+        '3.14, 1,000 -- "don\u2019t" \uffed',
+        "",
+        " ?! \u2028\u00a0 https://a.b/c",
+    ]
+    content = "".join(json.dumps({"text": t, "label": i % 2}) + "\n" for i, t in enumerate(texts))
+    dataset = run({"raw.jsonl": content}, "jsonl", "raw.jsonl", tokenizer="words_and_marks")
+    tokens = tf.ragged.constant([words for words, _ in rows(dataset)], dtype=tf.string)
+    back = [line.decode() for line in text.joined(dataset.tokenizer, tokens).numpy()]
+    assert back == [" ".join(t.split()) for t in texts]
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        # Without a key for the case, so that datasets of earlier versions keep their digest.
+        ({}, {"name": "words", "version": 1}),
+        ({"lowercase": True}, {"name": "words", "version": 1}),
+        ({"tokenizer": "characters"}, {"name": "characters", "version": 1}),
+        ({"tokenizer": "spaces"}, {"name": "spaces", "version": 1}),
+        (
+            {"tokenizer": "words_and_marks"},
+            {"name": "words_and_marks", "version": 1, "lowercase": False},
+        ),
+        (
+            {"tokenizer": "words_and_marks", "lowercase": True},
+            {"name": "words_and_marks", "version": 1, "lowercase": True},
+        ),
+    ],
+)
+def test_the_tokenizer_and_its_options_are_written_to_the_dataset(run, flags, expected):
+    assert run({"raw.csv": CSV}, **flags).description["tokenizer"] == expected
+
+
+def test_pre_tokenized_text_keeps_its_tokens_and_its_unknown_ones(run):
+    """As in Penn Treebank and WikiText. The file has no other name for an unknown token."""
+    dataset = run(
+        {"raw.csv": "text,label\n the <unk> of N \\$ @-@ ,0\n<pad> <s> The [unknown],1\n<unk>,1\n"},
+        tokenizer="spaces",
+    )
+    split = dataset.splits["train"]
+    assert [words for words, _ in rows(dataset)] == [
+        ["the", "[unknown]", "of", "N", "\\$", "@-@"],
+        ["<pad>", "<s>", "The", "[unknown]"],
+        ["[unknown]"],
+    ]
+    assert "<unk>" not in dataset.vocabulary
+    # Of the two that are written alike, the second is a token of the text.
+    unknown = np.flatnonzero(split.tokens == text.UNKNOWN).tolist()
+    assert unknown == [2, 13]
 
 
 def test_an_empty_text_becomes_an_example_with_the_start_id_only(run, caplog):

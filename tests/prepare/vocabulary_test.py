@@ -78,6 +78,32 @@ def test_characters_are_ranked_and_bytes_are_fixed():
     )
 
 
+def test_the_unknown_token_of_pre_tokenized_text_gets_no_entry():
+    spaces = vocabulary.units_of(text.settings("spaces"))
+    numbers, _ = units_of(spaces, [["<unk> <unk> <unk> the <pad>"], ["the <unk>"]])
+    entries, ids = spaces.vocabulary(np.bincount(numbers, minlength=spaces.size), limit=10)
+    assert entries == ["the", "<pad>"]
+    assert ids[numbers].tolist() == [1, 2, 2, 2, 4, 5, 1, 4, 2]
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        (text.settings("words"), ["don't", "stop"]),
+        (text.settings("words_and_marks"), ["Don", "\uffed'\uffed", "t", "STOP", "\uffed!"]),
+        (text.settings("words_and_marks", True), ["don", "\uffed'\uffed", "t", "stop", "\uffed!"]),
+        (text.settings("spaces"), ["Don't", "STOP!"]),
+        (text.settings("characters"), list("Don't STOP!")),
+        (text.settings("bytes"), [f"0x{byte:02x}" for byte in b"Don't STOP!"]),
+    ],
+)
+def test_units_are_those_of_the_tokenizer(settings, expected):
+    units = vocabulary.units_of(settings)
+    numbers, _ = units_of(units, [["Don't STOP!"]])
+    entries, ids = units.vocabulary(np.bincount(numbers, minlength=units.size), limit=100)
+    assert [entries[i - text.FIRST_ID] for i in ids[numbers[1:]]] == expected
+
+
 def test_given_ids_keep_the_head_of_their_vocabulary():
     given = vocabulary.Given(["the", "and", "a"])
     numbers, lengths = units_of(given, [[np.array([4, 6, 5]), np.array([], np.int32)]])

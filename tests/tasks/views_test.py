@@ -1,5 +1,10 @@
+import dataclasses
+import html
+import re
+
 import numpy as np
 import pytest
+from tensorboard import plugin_util
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
@@ -45,6 +50,43 @@ def test_the_costliest_mistake_comes_first_with_its_text(written):
         "1. **class0**, taken for **class1** at 0.900, loss 2.303: w9",
         "1. **class1**, taken for **class0** at 0.600, loss 0.916: w6",
     ]
+
+
+@pytest.mark.parametrize(
+    "settings, shown",
+    [
+        ({"name": "words"}, "a ￭, b (￭ 1 &lt;￭"),
+        ({"name": "spaces"}, "a ￭, b (￭ 1 &lt;￭"),
+        ({"name": "words_and_marks", "lowercase": False}, "a, b (1 &lt;"),
+        ({"name": "characters"}, "a￭,b(￭1&lt;￭"),
+    ],
+)
+def test_the_text_of_a_mistake_is_put_together_from_its_tokens(tmp_path, settings, shown):
+    dataset = datasets.write(
+        tmp_path / "data", {"test": ([[1, 4, 5, 6, 7, 8, 9]], [0])}, vocabulary_size=10, classes=2
+    )
+    dataset = dataclasses.replace(
+        dataset,
+        description={**dataset.description, "tokenizer": settings},
+        vocabulary=(*dataset.vocabulary[:4], "a", "￭,", "b", "(￭", "1", "<￭"),
+    )
+    view = views.EvaluationView(dataset, "test")
+    view(np.array([0]), np.array([0]), np.array([2.0]), np.array([[0.1, 0.9]]))
+    assert view._list() == f"1. **class0**, taken for **class1** at 0.900, loss 2.000: {shown}"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "a *great* **film** _of_ __its__ time ****",
+        "[unknown] [a](b) ![c](d) `code` 3 < 4 &lt; & <br /> > \\*\\",
+        "https://a.org/b_c_d # 1. - + | ~~x~~ {y}",
+    ],
+)
+def test_tensorboard_renders_the_marks_of_a_text_as_they_are(shown):
+    rendered = plugin_util.markdown_to_safe_html(f"1. **class0**: {views._as_markdown(shown)}")
+    text_of = html.unescape(re.sub("<[^>]*>", "", rendered)).strip()
+    assert text_of == f"class0: {shown}"
 
 
 def test_only_the_costliest_mistakes_are_kept(tmp_path):

@@ -1,4 +1,4 @@
-r"""Turns text into token ids with TensorFlow string ops.
+r"""Turns text into token ids, and tokens back into text, with TensorFlow string ops.
 
 The same ops run when a dataset is prepared and inside an exported model.
 
@@ -6,17 +6,32 @@ Ids, for every tokenizer: 0 padding, 1 start, 2 unknown, 3 unused, then entries 
 IMDB data of Keras (rank r has id r + 3). Every example begins with the start id, so an empty text
 has one token.
 
-    words       "It's <br />GREAT!"  ->  it's, great    runs of letters, marks, digits and
-                                                        apostrophes; lower case
-    characters  "Ab"                 ->  A, b           Unicode code points, case kept
-    bytes       "é"                  ->  0xc3, 0xa9     byte b has id b + 4; the vocabulary is
-                                                        always the same
+    words            "It's <br />GREAT!"  ->  it's, great      runs of letters, combining marks,
+                                                              digits and apostrophes; lower case
+    words_and_marks  "3.14 (pi)!"         ->  3 J.J 14 (J pi J) J!
+                                                              runs of letters, combining marks and
+                                                              digits; any other character is a
+                                                              token of its own; case kept or lowered
+    spaces           "the <unk> of N"     ->  the, <unk>, of, N
+                                                              what lies between white space
+    characters       "Ab"                 ->  A, b            Unicode code points, case kept
+    bytes            "é"                  ->  0xc3, 0xa9      byte b has id b + 4; the vocabulary
+                                                              is always the same
+
+J stands for the joiner U+FFED. It says on which side a mark touched its neighbour, so `joined`
+returns the text, with each run of white space as one space. A U+FFED of the text itself also comes
+back: its token has U+FE0E after it.
+
+With `spaces` the token <unk> is the unknown id, as Penn Treebank and WikiText mean it. All other
+tokens are ordinary, also <pad>, <s>, <eos> and the names of the reserved ids.
 
 In a text that is not valid UTF-8 each bad sequence becomes U+FFFD. Bytes need no encoding and stay
 as they are.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -27,6 +42,7 @@ PADDING, START, UNKNOWN, UNUSED = range(4)
 RESERVED = ("[padding]", "[start]", "[unknown]", "[unused]")
 FIRST_ID = len(RESERVED)
 VERSION = 1
+UNKNOWN_TOKEN = "<unk>"  # Of pre-tokenized text. No other tokenizer makes a token with a "<" in it.
 BYTE_NAMES = tuple(f"0x{byte:02x}" for byte in range(256))
 
 # ICU lowers by the locale of the environment: under tr_TR "I" becomes a dotless i, under lt_LT
@@ -36,6 +52,19 @@ _LOWERED_FIRST = (("İ", "i̇"), ("Ì", "ì"), ("Í", "í"), ("Ĩ", "ĩ"), ("Į"
 # A plain space is not matched, since it ends a word anyway: most gaps are one space, and each match
 # costs 0.25 microseconds.
 _BETWEEN_WORDS = r"[^\pL\pM\pN' ]+"
+# What Python's `str.split` takes for white space, and NUL, which `lower` makes a space. RE2's \s is
+# ASCII only. A plain space is not matched, for the reason above.
+_WHITE_SPACE = (
+    r"[\x00\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}"
+    r"\x{205f}\x{3000}]"
+)
+# A mark keeps the combining characters after it, so that none of them begins a token right after a
+# joiner.
+_MARK = r"[^\pL\pM\pN ]\pM*"
+_JOINER = "\uffed"
+# Behind a U+FFED of the text, which is a mark like others. It is a combining character without a
+# look of its own, and never follows a joiner.
+_OWN = "\ufe0e"
 
 
 def valid_utf8(texts: tf.Tensor) -> tf.Tensor:
@@ -63,6 +92,36 @@ def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
     texts = tf.strings.regex_replace(lower(texts), r"<br\s*/?>", " ")
     texts = tf.strings.regex_replace(texts, "’", "'")
     return tf.strings.split(tf.strings.regex_replace(texts, _BETWEEN_WORDS, " "))
+
+
+def split_words_and_marks(texts: tf.Tensor, lowercase: bool = False) -> tf.RaggedTensor:
+    """Returns words, numbers and marks of texts, from which `joined` makes the text again.
+
+    Args:
+      texts: string [n], valid UTF-8.
+      lowercase: whether to lower the case first.
+
+    Returns:
+      string [n, tokens].
+    """
+    if lowercase:
+        texts = lower(texts)
+    replace = tf.strings.regex_replace
+    texts = replace(texts, _JOINER, _JOINER + _OWN)
+    texts = replace(texts, _WHITE_SPACE, " ")
+    texts = replace(texts, _MARK, rf" {_JOINER}\0{_JOINER} ")
+    texts = tf.strings.join([" ", texts, " "])
+    texts = replace(
+        texts, f"{_JOINER}  {_JOINER}", f" {_JOINER}"
+    )  # Two marks in touch: one joiner.
+    texts = replace(texts, f"{_JOINER}  ", " ")  # White space, or the end, came after the mark.
+    texts = replace(texts, f"  {_JOINER}", " ")  # White space, or the start, came before it.
+    return tf.strings.split(texts)
+
+
+def split_spaces(texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns what lies between ASCII white space: string [n] -> string [n, tokens]."""
+    return tf.strings.split(texts)
 
 
 def split_characters(texts: tf.Tensor) -> tf.RaggedTensor:
@@ -114,12 +173,14 @@ class Tokenizer(tf.Module):
                 f"but this is version {VERSION}. Prepare it again, or use the version that "
                 "prepared it."
             )
-        self._units, lookup = _TOKENIZERS[name]
-        self._lookup = lookup(vocabulary[FIRST_ID:])
+        kind = _TOKENIZERS[name]
+        self._mended = valid_utf8 if kind.reads_utf8 else tf.identity
+        self._split = splitter(settings)
+        self._lookup = kind.lookup(vocabulary[FIRST_ID:])
 
     def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Returns the ids of texts: string [n] -> int32 [n, 1 + tokens]; works in graphs."""
-        units = self._units(texts)
+        units = self._split(self._mended(texts))
         return with_start(units.with_flat_values(self._lookup(units.flat_values)), START)
 
 
@@ -149,16 +210,83 @@ def _byte_ids(entries: Sequence[str]):
     return lambda units: units + FIRST_ID
 
 
+def _with_spaces(tokens: tf.RaggedTensor) -> tf.Tensor:
+    return tf.strings.reduce_join(tokens, axis=-1, separator=" ")
+
+
+def _without_spaces(tokens: tf.RaggedTensor) -> tf.Tensor:
+    return tf.strings.reduce_join(tokens, axis=-1)
+
+
+def _without_joiners(tokens: tf.RaggedTensor) -> tf.Tensor:
+    # The start of a token: after a space, which goes, and maybe a joiner of the token before, or at
+    # the start of the text. Neither may be in front of a U+FFED of the text itself.
+    before = rf"(?:{_JOINER}? |^){_JOINER}([^{_OWN}])"
+    after = rf"{_JOINER}(?: |$)"
+    texts = tf.strings.regex_replace(_with_spaces(tokens), f"{before}|{after}", r"\1")
+    return tf.strings.regex_replace(texts, _JOINER + _OWN, _JOINER)
+
+
+class _Kind(NamedTuple):
+    """What a tokenizer is made of.
+
+    Attributes:
+      split: string [n] -> units [n, units]; takes the options of `settings` as keywords.
+      lookup: the vocabulary from FIRST_ID on -> a function from units to ids.
+      joined: string [n, tokens] -> string [n], the text.
+      reads_utf8: whether `split` must be given valid UTF-8.
+    """
+
+    split: Callable[..., tf.RaggedTensor]
+    lookup: Callable[[Sequence[str]], Callable[[tf.Tensor], tf.Tensor]]
+    joined: Callable[[tf.RaggedTensor], tf.Tensor]
+    reads_utf8: bool = False
+
+
 _TOKENIZERS = {
-    "words": (lambda texts: split_words(valid_utf8(texts)), _word_table),
-    "characters": (split_characters, _character_table),
-    "bytes": (split_bytes, _byte_ids),
+    "words": _Kind(split_words, _word_table, _with_spaces, reads_utf8=True),
+    "words_and_marks": _Kind(split_words_and_marks, _word_table, _without_joiners, reads_utf8=True),
+    "spaces": _Kind(split_spaces, _word_table, _with_spaces, reads_utf8=True),
+    "characters": _Kind(split_characters, _character_table, _without_spaces),
+    "bytes": _Kind(split_bytes, _byte_ids, _without_spaces),
 }
+NAMES = tuple(_TOKENIZERS)
 
 
-def settings(name: str) -> dict:
-    """Returns a tokenizer's entry in dataset.json; `name`: words, characters, bytes or none."""
-    return {"name": name, "version": VERSION}
+def settings(name: str, lowercase: bool = False) -> dict:
+    """Returns a tokenizer's entry in dataset.json.
+
+    Args:
+      name: one of NAMES, or none.
+      lowercase: of words_and_marks, which alone has the choice.
+    """
+    options = {"lowercase": lowercase} if name == "words_and_marks" else {}
+    return {"name": name, "version": VERSION, **options}
+
+
+def splitter(settings: Mapping) -> Callable[[tf.Tensor], tf.RaggedTensor]:
+    """Returns the function from texts to units: string [n] -> [n, units].
+
+    The texts must be valid UTF-8, except for characters and bytes.
+    """
+    options = {key: value for key, value in settings.items() if key not in ("name", "version")}
+    return functools.partial(_TOKENIZERS[settings["name"]].split, **options)
+
+
+def joined(settings: Mapping, tokens: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+    """Returns the texts that tokens stand for; works in graphs.
+
+    Args:
+      settings: `Dataset.tokenizer`.
+      tokens: string [n, tokens], entries of the vocabulary.
+
+    Returns:
+      string [n]. With words_and_marks the text, with each run of white space as one space and none
+      at its ends. A joiner without a neighbour is left out. Tokens of words and of spaces have one
+      space between them, others none.
+    """
+    kind = _TOKENIZERS.get(settings["name"])
+    return (kind.joined if kind else _without_spaces)(tokens)
 
 
 def tokenizer_of(dataset: store.Dataset) -> Tokenizer:

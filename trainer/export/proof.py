@@ -45,7 +45,8 @@ CORNER_CASES = tuple(
         "e\u0301 é Ａ",
         "👩\u200d👩\u200d👧 🏳\ufe0f",
         "日本語 שלום नमस्ते",
-        "[padding] [unknown]",
+        "[padding] [unknown] <unk> <pad>",
+        "(3.14, 1,000)… don't\u00a0 \uffed a\uffed!",
         "word " * 10_000,
     )
 ) + (b"\xff bad \xc3", b"\xed\xa0\x80", b"cut \xe2\x82", b"\xf4\x90\x80\x80")
@@ -158,14 +159,11 @@ def examples_of(dataset: store.Dataset, settings: configuration.Input) -> Exampl
 
 def _decoded(ids: np.ndarray, dataset: store.Dataset) -> bytes:
     """Returns a text made of the tokens of `ids`, without the reserved ones."""
-    name, ids = dataset.tokenizer["name"], ids[ids >= text.FIRST_ID]
-    if name == "bytes":
+    ids = ids[ids >= text.FIRST_ID]
+    if dataset.tokenizer["name"] == "bytes":
         return bytes((ids - text.FIRST_ID).tolist())
-    return (
-        {"words": " ", "characters": ""}[name]
-        .join(dataset.vocabulary[entry] for entry in ids)
-        .encode()
-    )
+    tokens = tf.constant([[dataset.vocabulary[entry] for entry in ids]], tf.string)
+    return text.joined(dataset.tokenizer, tokens).numpy()[0]
 
 
 def network_of(model: trained_model.TrainedModel, jit: str = "auto") -> Network:

@@ -25,8 +25,6 @@ from trainer.prepare.spool import Spool
 
 log = logging.getLogger(__name__)
 
-_UNITS = {"words": vocabulary.Words, "characters": vocabulary.Characters, "bytes": vocabulary.Bytes}
-
 
 def prepare(config: configuration.Prepare) -> store.Dataset:
     """Prepares the dataset that `config` describes, or finds it prepared already; returns it open.
@@ -41,20 +39,18 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
     store.refuse_other_content(config.data_dir)
     source = sources.open_source(config)
     _check_fractions(source, config)
+    tokenizer = text.settings(_tokenizer_name(source, config), bool(config.lowercase))
     if source.entries is not None:
         units = vocabulary.Given(source.entries)
     else:
-        units = _UNITS[config.tokenizer]()
+        units = vocabulary.units_of(tokenizer)
     with store.new_folder(config.data_dir) as folder:
         with Spool(folder / "spool") as spool:
             classes, replaced = _read(source, units, config, spool)
             _check_given_splits(source, spool)
             log.info("read %d rows; ranking the vocabulary and writing the splits", spool.rows)
             description = _write(folder, spool, units, classes, config)
-        description |= {
-            "source": config.source,
-            "tokenizer": text.settings(_tokenizer_name(source, config)),
-        }
+        description |= {"source": config.source, "tokenizer": tokenizer}
         description["counts"]["replaced"] = replaced
         _report(description)
         return store.publish(folder, description, config.data_dir)

@@ -6,7 +6,7 @@ of the training split are counted and ranked, and an array maps numbers to ids. 
 the start of an example.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ class Words:
     A graph looks up the words that are known; only new ones take a step in Python.
     """
 
-    def __init__(self):
+    def __init__(self, split: Callable[[tf.Tensor], tf.RaggedTensor] = text.split_words):
+        """`split`: texts, which are valid UTF-8, -> words: string [n] -> string [n, words]."""
+        self._words_of = split
         self._numbers: dict[bytes, int] = {b"": START_UNIT}
         self._names: list[bytes] = [b""]
         self._table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
@@ -33,7 +35,7 @@ class Words:
 
     def _looked_up(self, texts: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Returns units (-1 if unknown), lengths, the unknown words, and which of them is where."""
-        words = text.split_words(texts)
+        words = self._words_of(texts)
         numbers = tf.ensure_shape(self._table.lookup(words.flat_values), [None])
         unknown, which = tf.unique(tf.boolean_mask(words.flat_values, numbers < 0))
         rows = text.with_start(words.with_flat_values(tf.cast(numbers, tf.int32)), START_UNIT)
@@ -74,6 +76,9 @@ class Words:
           counts: int64 [size], how often each unit occurs in the training split.
           limit: most entries.
         """
+        counts = counts.copy()
+        # Not counted, so it gets no entry and the unknown id.
+        counts[self._numbers.get(text.UNKNOWN_TOKEN.encode(), START_UNIT)] = 0
         ranked, ids = _ranked(counts, limit, self._names.__getitem__)
         return [self._names[unit].decode() for unit in ranked], ids
 
@@ -106,8 +111,8 @@ class Bytes(Characters):
 
     size = 256
 
-    def __init__(self):
-        super().__init__(text.split_bytes)
+    def __init__(self, split: Callable[[tf.Tensor], tf.RaggedTensor] = text.split_bytes):
+        super().__init__(split)
 
     def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
         ids = np.arange(text.FIRST_ID, text.FIRST_ID + 256, dtype=np.int32)
@@ -140,6 +145,12 @@ class Given:
 
 # `Bytes` are `Characters` too.
 Units = Words | Characters | Given
+
+
+def units_of(settings: Mapping) -> Units:
+    """Returns the units of a tokenizer; `settings`: `text.settings` of one that splits texts."""
+    units = {"characters": Characters, "bytes": Bytes}.get(settings["name"], Words)
+    return units(text.splitter(settings))
 
 
 def _ranked(

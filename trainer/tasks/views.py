@@ -4,11 +4,13 @@ A view collects the outcome of every row of an evaluation and is written as a wh
 """
 
 import heapq
+import re
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
-from trainer.data import store
+from trainer.data import store, text
 from trainer.reporting import pictures
 from trainer.reporting.summaries import Summaries
 from trainer.tasks.classification import Metrics
@@ -75,11 +77,16 @@ class EvaluationView:
         begin, end = self._split.offsets[example : example + 2]
         # The first is the start id.
         ids = self._split.tokens[begin + 1 : min(end, begin + 1 + SHOWN_TOKENS)]
-        joint = " " if self._dataset.tokenizer["name"] == "words" else ""
-        shown = joint.join(self._dataset.vocabulary[i] for i in ids) + (
-            " …" if end - begin - 1 > SHOWN_TOKENS else ""
-        )
-        return " ".join(shown.replace("<", "&lt;").split())
+        tokens = tf.constant([[self._dataset.vocabulary[i] for i in ids]], tf.string)
+        [shown] = text.joined(self._dataset.tokenizer, tokens).numpy()
+        more = " …" if end - begin - 1 > SHOWN_TOKENS else ""
+        return _as_markdown(" ".join((shown.decode() + more).split()))
+
+
+def _as_markdown(shown: str) -> str:
+    """Returns the Markdown that TensorBoard renders as `shown`."""
+    shown = shown.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"[\\`*_\[\]]", r"\\\g<0>", shown)
 
 
 def curves_for(examples: Sequence[int]) -> list[int]:
