@@ -19,7 +19,6 @@ import json
 import os
 import pathlib
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -61,6 +60,8 @@ def trained(
 
     pinned: each worker has a core of its own, with one thread.
     """
+    from trainer.launch import local
+
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -76,7 +77,7 @@ def trained(
             *flags,
             *(["--threads=1", "--shards=1"] if pinned else []),
         ]
-        hosts = ",".join(f"127.0.0.1:{port}" for port in free_ports(workers))
+        hosts = ",".join(f"127.0.0.1:{port}" for port in local.free_ports(workers))
         processes = []
         for index in range(workers):
             who = (
@@ -102,17 +103,6 @@ def trained(
             if sends and process is processes[0]:
                 print(sends[0], file=sys.stderr)
         return journaled_rate(f"{folder}/m", batch)
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns free ports of the loopback address."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def journaled_rate(model_dir: str, batch: int) -> float:

@@ -1,5 +1,6 @@
 """Settings of all tests: options, a quiet TensorFlow and four logical CPU devices."""
 
+import importlib.metadata
 import os
 import signal
 import sys
@@ -59,3 +60,18 @@ def pytest_collection_finish():
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 4
         )
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """A function that makes exactly these distributions installed: {name: version}."""
+
+    def install(versions: dict[str, str]) -> None:
+        def version(name: str) -> str:
+            if name not in versions:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return versions[name]
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+
+    return install

@@ -80,13 +80,7 @@ def _keep_compiled_kernels(config: configuration.Config) -> None:
     A run on a CPU makes no folder.
     """
     run = config.run
-    kind = accelerator.expected(
-        run.accelerator,
-        run.strategy,
-        os.environ,
-        accelerator.device_files(),
-        accelerator.installed(),
-    )
+    kind = accelerator.here(run.accelerator, run.strategy)
     settings = cuda.kernel_cache(config.folders.model_dir, os.environ) if kind == "GPU" else {}
     if settings:
         try:

@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -287,17 +286,6 @@ def processor() -> str:
     except OSError:
         name = None
     return f"{name[1] if name else 'a CPU'}, {len(os.sched_getaffinity(0))} core(s)"
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns free ports of the loopback address."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def end_marked(mark: str) -> int:

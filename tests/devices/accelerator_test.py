@@ -1,7 +1,5 @@
 """Which accelerators were requested, which are there, and what a run may use."""
 
-import importlib.metadata
-
 import pytest
 
 from trainer.devices import accelerator
@@ -128,15 +126,9 @@ def test_what_a_run_computes_on_is_known_before_tensorflow_is_imported(
     assert accelerator.expected(wanted, strategy, environ, files, distributions) == kind
 
 
-def test_the_installed_tensorflow_is_found_without_importing_it(monkeypatch):
+def test_the_installed_tensorflow_is_found_without_importing_it(installed):
     versions = {"tensorflow-cpu": "2.21.0", "tf-nightly": "2.22.0"}
-
-    def version(name):
-        if name not in versions:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return versions[name]
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
+    installed(versions)
     assert accelerator.installed() == ("tensorflow-cpu", "tf-nightly")
 
 

@@ -1,7 +1,5 @@
 """What the files of NVIDIA's driver say."""
 
-import importlib.metadata
-
 import pytest
 
 from trainer.devices import nvidia
@@ -57,15 +55,9 @@ def test_the_driver_has_a_version(text, version, tmp_path):
     assert nvidia.driver(tmp_path) == version
 
 
-def test_a_description_has_hardware_driver_and_libraries(proc, monkeypatch):
+def test_a_description_has_hardware_driver_and_libraries(proc, installed):
     versions = {"nvidia-cudnn-cu12": "9.3.0.75", "nvidia-nccl-cu13": "2.27.7"}
-
-    def version(name):
-        if name not in versions:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return versions[name]
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
+    installed(versions)
     assert nvidia.description(["/dev/nvidia2", "/dev/nvidia0"], proc) == {
         "GPU": "NVIDIA A100-SXM4-40GB",
         "NVIDIA driver": "535.104.05",

@@ -22,19 +22,7 @@ PROGRAMS = {
     f"{cell}-{precision}": {"cell": cell, "precision": precision}
     for cell in CELLS
     for precision in ("float32", "bfloat16")
-} | {
-    "options": {
-        "cell": "lstm",
-        "precision": "bfloat16",
-        "bidirectional": True,
-        "dropout": 0.2,
-        "word_dropout": 0.1,
-        "clip_norm": 1.0,
-        "ema": 0.9,
-        "pooling": "max",
-        "accumulate": 2,
-    }
-}
+} | {"options": runs.TPU_OPTIONS}
 HERE = pathlib.Path(__file__).resolve().parent
 
 

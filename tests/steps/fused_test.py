@@ -91,21 +91,7 @@ def unknown(traced):
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        {"cell": "simple_rnn"},
-        {"cell": "lstm"},
-        {"cell": "gru"},
-        {
-            "cell": "lstm",
-            "precision": "bfloat16",
-            "bidirectional": True,
-            "dropout": 0.2,
-            "word_dropout": 0.1,
-            "clip_norm": 1.0,
-            "pooling": "max",
-            "accumulate": 2,
-        },
-    ],
+    [{"cell": "simple_rnn"}, {"cell": "lstm"}, {"cell": "gru"}, runs.TPU_OPTIONS],
     ids=lambda flags: flags["cell"] + "-options" * (len(flags) > 1),
 )
 def test_a_tpu_knows_every_shape_of_its_program(flags):

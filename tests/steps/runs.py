@@ -55,6 +55,19 @@ def batches_of(split, settings, seed=0):
     return pipeline.TrainingBatches(split, settings, plans.ShuffledPlan(split, settings, seed))
 
 
+# Every option of a step that a TPU has to compile, at once.
+TPU_OPTIONS = {
+    "cell": "lstm",
+    "precision": "bfloat16",
+    "bidirectional": True,
+    "dropout": 0.2,
+    "word_dropout": 0.1,
+    "clip_norm": 1.0,
+    "ema": 0.9,
+    "pooling": "max",
+    "accumulate": 2,
+}
+
 # Makes the variables of a replica that is alone.
 variable = Placement(None, "CPU", ("CPU:0",)).variable
 

@@ -5,6 +5,7 @@ the other.
 """
 
 import importlib.metadata
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -127,6 +128,11 @@ def expected(
     """
     usable = "GPU" in given(environ, files) and not set(distributions) <= set(_WITHOUT_GPU)
     return chosen(wanted, {"GPU": int(usable)}, strategy)
+
+
+def here(wanted: str, strategy: str) -> str:
+    """Returns what `expected` returns for this process."""
+    return expected(wanted, strategy, os.environ, device_files(), installed())
 
 
 def chosen(wanted: str, visible: Mapping[str, int], strategy: str = "auto") -> str:

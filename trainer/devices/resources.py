@@ -33,13 +33,7 @@ def settled(
         config = resuming.resumed(config, resuming.written_in(config.folders.model_dir))
     run = config.run
     fuse, threads, shards = run.fuse, run.threads, run.shards
-    kind = accelerator.expected(
-        run.accelerator,
-        run.strategy,
-        os.environ,
-        accelerator.device_files(),
-        accelerator.installed(),
-    )
+    kind = accelerator.here(run.accelerator, run.strategy)
     if fuse == "auto":
         fuse = "on" if kind == "CPU" and workers == 1 and fusion.pays(config) else "off"
     if kind != "CPU":

@@ -171,7 +171,7 @@ class LocalGang:
         self._gpus = gpus_of_workers(
             config.run, workers, os.environ, accelerator.device_files(), accelerator.installed()
         )
-        self._hosts = ",".join(f"127.0.0.1:{port}" for port in _free_ports(workers))
+        self._hosts = ",".join(f"127.0.0.1:{port}" for port in free_ports(workers))
         self._processes: dict[int, subprocess.Popen] = {}
         self._ended: dict[int, int] = {}
         self._asked: signal.Signals | None = None
@@ -353,7 +353,7 @@ def _dying_with(parent: int) -> Callable[[], None] | None:
     return prepare if prctl else None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Returns `count` different free ports of the loopback address."""
     found = {}
     try:

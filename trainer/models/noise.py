@@ -15,8 +15,8 @@ from trainer.models import dropout
 class Noise(NamedTuple):
     """The keys of a step's masks: int32 [batch] rows of the global batch, int64 scalar step.
 
-    compiled: whether XLA compiles each mask by itself; for a program that it does not compile, on a
-    GPU: a mask is a hundred small operations.
+    compiled: whether XLA compiles each mask by itself. It does on a GPU, beside layers that it does
+    not compile: there a mask would be a hundred small kernels.
     """
 
     rows: tf.Tensor

@@ -49,8 +49,8 @@ class Stacks:
     def take(self, most: int) -> tuple[Batch, tf.Tensor, int, int]:
         """Returns (stack, lengths, first, end): the next steps, batches [first, end) of `stack`.
 
-        They are at most `most`, and fewer at the end of a stack. lengths: as `TrainingBatches.
-        stacks` makes them.
+        They are at most `most`, and fewer at the end of a stack. `lengths` is the second part of an
+        element of `TrainingBatches.stacks`.
         """
         if self._first == self._end:
             *self._stack, count = next(self._stacks)

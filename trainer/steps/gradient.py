@@ -108,9 +108,10 @@ class Gradient:
         return total, ()
 
     def over_workers(self, packed: Any, slices: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-        """Outside `strategy.run`: returns what every replica needs of all, for `whole`.
+        """Outside `strategy.run`: adds up the vectors and joins the slices of all replicas.
 
-        Args: what `strategy.run(self.of_replica, ...)` returned.
+        Args: what `strategy.run(self.of_replica, ...)` returned. Returns the arguments of `whole`,
+        a value for each replica.
         """
         return self._placement.total(packed), tuple(map(self._placement.gathered, slices))
 

@@ -9,6 +9,7 @@ from scripts.prove import judge
 from scripts.prove import machine as machines
 from scripts.prove.machine import Machine, Training
 from scripts.prove.report import Found, Skipped
+from trainer.launch import local
 
 GRACE_SECONDS = 30  # The default of --grace_seconds.
 
@@ -54,7 +55,7 @@ def exchange(machine: Machine, found: Found) -> None:
     """Takes the GB/s of a sum over two workers."""
     _needs_two(machine)
     sizes = ["5"] if machine.quick else ["5", "80"]
-    addresses = [f"127.0.0.1:{port}" for port in machines.free_ports(2)]
+    addresses = [f"127.0.0.1:{port}" for port in local.free_ports(2)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
     runs = []
     for index in (0, 1):
