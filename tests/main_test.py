@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import trainer
-from tests import commands
+from tests import commands, datasets
 from trainer import config as configuration
 from trainer import main
 from trainer.exit_codes import DataError
@@ -262,3 +262,41 @@ def test_a_model_folder_that_cannot_be_made_is_left_to_the_run(tmp_path, monkeyp
     )
     main._keep_compiled_kernels(config)
     assert "CUDA_CACHE_PATH" not in os.environ
+
+
+WHO_TAKES_SIGTERM = """
+import pathlib, re, signal, sys, types
+from trainer import main
+
+def blocked(status):
+    mask = int(re.search(r"SigBlk:\\s*(\\w+)", status.read_text())[1], 16)
+    return bool(mask >> (signal.SIGTERM - 1) & 1)
+
+def threads(*_):
+    import tensorflow as tf
+    (tf.ones([500, 500]) @ tf.ones([500, 500])).numpy()
+    every = [blocked(path) for path in pathlib.Path("/proc/self/task").glob("*/status")]
+    print("of the main thread:", blocked(pathlib.Path("/proc/thread-self/status")))
+    print("not blocked:", every.count(False))
+    return 0
+
+sys.modules["trainer.train"] = types.SimpleNamespace(train=threads)
+sys.exit(main.main(["train", f"--data_dir={sys.argv[1]}", f"--model_dir={sys.argv[2]}"]))
+"""
+
+
+def test_while_a_run_trains_no_thread_lets_a_handler_of_sigterm_run(tmp_path):
+    """Each that did could take the signal while TensorFlow's handler is there, which forgets it."""
+    datasets.write(
+        tmp_path / "data", datasets.random_splits(train=3), vocabulary_size=30, classes=3
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", WHO_TAKES_SIGTERM, tmp_path / "data", tmp_path / "model"],
+        capture_output=True,
+        text=True,
+        cwd=commands.PROJECT,
+        timeout=240,
+    )
+    # The one that does not block it waits for it, and takes it without a handler.
+    expected = ["of the main thread: True", "not blocked: 1"]
+    assert done.stdout.splitlines() == expected, done.stdout + done.stderr
