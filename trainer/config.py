@@ -36,8 +36,18 @@ def one_of(*choices: str) -> Rule:
     return Rule(f"must be one of {' | '.join(choices)}", lambda value: value in choices)
 
 
-# {task: {metric: whether a lower or a higher value is better}}
-TASKS = {"classification": {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}}
+# {task: {metric: whether a lower or a higher value is better}}; the first is --best_metric unless
+# the flag names another one.
+TASKS = {
+    "classification": {"accuracy": "higher", "loss": "lower", "macro_f1": "higher"},
+    "language_model": {
+        "perplexity": "lower",
+        "loss": "lower",
+        "bits": "lower",
+        "accuracy": "higher",
+    },
+    "tagging": {"macro_f1": "higher", "loss": "lower", "accuracy": "higher", "span_f1": "higher"},
+}
 
 POSITIVE = Rule("must be greater than 0", lambda value: value > 0)
 SPLIT_OR_DEFAULT = Rule(

@@ -102,10 +102,10 @@ def metrics(
         if abandon():
             return None
         losses, probabilities = (values[:real] for values in step.outcomes(weights, batch))
-        found = step.task.exact_metrics.of(losses, probabilities, batch.labels[:real])
+        found = step.task.exact_metrics.of(losses, probabilities, batch.targets[:real])
         total = found if total is None else total + found
         if view:
-            view(examples, batch.labels[:real], losses, probabilities)
+            view(examples, batch.targets[:real], losses, probabilities)
     return total
 
 

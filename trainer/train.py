@@ -238,7 +238,7 @@ def _class_weights(settings: configuration.Optimizer, dataset: store.Dataset) ->
     """Returns the weight of each class in the loss; () if all weigh the same."""
     if settings.class_weights != "balanced":
         return ()
-    counts = np.bincount(dataset.splits["train"].labels, minlength=len(dataset.labels))
+    counts = np.bincount(dataset.splits["train"].targets, minlength=len(dataset.labels))
     return tuple(classification.balanced_weights(counts))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.data.plans_test import random_split, settings, split_of
 from tests.steps import runs
-from trainer.data import pipeline, plans
+from trainer.data import fields, pipeline, plans
 from trainer.devices.placement import bounds
 
 
@@ -21,6 +21,10 @@ def of_step(split, seed=3, **changes):
 # --- Cutting and filling up -----------------------------------------------------------------------
 
 ROWS = [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4, 5]]
+
+
+def padded_tokens(split, examples, length, settings):
+    return pipeline.batch_of(split, examples, length, settings).inputs
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,7 @@ ROWS = [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4, 5]]
     ],
 )
 def test_sides_of_truncation_and_padding(truncate, padding, length, expected):
-    padded = pipeline.pad(
+    padded = padded_tokens(
         split_of(ROWS), np.arange(4), length, settings(truncate=truncate, padding=padding)
     )
     assert padded.tolist() == expected
@@ -51,7 +55,7 @@ def test_sides_of_truncation_and_padding(truncate, padding, length, expected):
 
 @pytest.mark.parametrize("truncate, expected", [("end", [1, 2, 0, 0]), ("start", [4, 5, 0, 0])])
 def test_what_is_longer_than_max_length_is_cut_however_wide_the_batch_is(truncate, expected):
-    padded = pipeline.pad(
+    padded = padded_tokens(
         split_of(ROWS), np.array([3]), 4, settings(truncate=truncate, max_length=2)
     )
     assert padded.tolist() == [expected]
@@ -63,7 +67,7 @@ def test_padding_is_that_of_keras(truncate, padding):
     generator = np.random.default_rng(1)
     sequences = [generator.integers(1, 90, generator.integers(1, 20)) for _ in range(60)]
     examples = generator.permutation(60)[:45]
-    ours = pipeline.pad(
+    ours = padded_tokens(
         split_of(sequences), examples, 11, settings(truncate=truncate, padding=padding)
     )
     theirs = keras.utils.pad_sequences(
@@ -89,7 +93,7 @@ def test_a_batch_holds_the_rows_of_its_examples(changes):
         examples = batches.plan.examples(step)
         rows, tokens, lengths, labels = batches.batch(step)
         assert rows.tolist() == list(range(8))
-        assert labels.tolist() == split.labels[examples].tolist()
+        assert labels.tolist() == split.targets[examples].tolist()
         assert tokens.shape[1] == batches.plan.padded_length(step) in batches.plan.lengths
         for row, example in enumerate(examples):
             full = split.tokens[split.offsets[example] : split.offsets[example + 1]]
@@ -137,7 +141,7 @@ def test_the_step_alone_determines_its_batch(bucket):
 def test_padding_in_front_always_pads_to_max_length():
     batches = of_step(random_split(100, longest=5), padding="pre", max_length=30)
     assert batches.plan.lengths.tolist() == [30]
-    assert {batches.batch(step).tokens.shape for step in range(20)} == {(8, 30)}
+    assert {batches.batch(step).inputs.shape for step in range(20)} == {(8, 30)}
 
 
 MADE_AHEAD = """
@@ -177,7 +181,9 @@ def test_batches_are_made_ahead_even_if_tensorflow_must_be_deterministic():
 def test_the_dataset_carries_the_batches_from_any_step_on(first):
     batches = of_step(random_split(100))
     for step, batch in zip(range(first, first + 6), batches.dataset(first)):
-        for tensor, array, spec in zip(batch, batches.batch(step), pipeline.SIGNATURE):
+        for tensor, array, spec in zip(
+            batch, batches.batch(step), pipeline.signature(fields.LABEL)
+        ):
             np.testing.assert_array_equal(tensor.numpy(), array)
             assert spec.is_compatible_with(tensor)
 
@@ -196,11 +202,11 @@ def test_evaluation_holds_each_example_once(size, batch, padding):
         split, settings(padding=padding), batch
     ):
         # The last too, so that one shape is compiled.
-        assert len(padded.tokens) == len(padded.rows) == batch
+        assert len(padded.inputs) == len(padded.rows) == batch
         assert real == len(examples)
-        np.testing.assert_array_equal(padded.labels[:real], split.labels[examples])
-        first = np.argmax(padded.tokens[:real] >= 1000, axis=1)
-        np.testing.assert_array_equal(padded.tokens[np.arange(real), first] - 1000, examples)
+        np.testing.assert_array_equal(padded.targets[:real], split.targets[examples])
+        first = np.argmax(padded.inputs[:real] >= 1000, axis=1)
+        np.testing.assert_array_equal(padded.inputs[np.arange(real), first] - 1000, examples)
         seen += examples.tolist()
     assert sorted(seen) == list(range(size))
 
@@ -211,12 +217,12 @@ def test_evaluation_sees_what_training_sees_of_an_example():
     of_example = {}
     for padded, examples, _ in pipeline.EvaluationBatches(split, chosen, 16):
         for row, example in enumerate(examples):
-            of_example[example] = padded.tokens[row, : padded.lengths[row]].tolist()
+            of_example[example] = padded.inputs[row, : padded.lengths[row]].tolist()
     training = of_step(split, 0, max_length=9, truncate="start")
     for step in range(20):
         batch = training.batch(step)
         for row, example in enumerate(training.plan.examples(step)):
-            assert batch.tokens[row, : batch.lengths[row]].tolist() == of_example[example]
+            assert batch.inputs[row, : batch.lengths[row]].tolist() == of_example[example]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +240,7 @@ def test_evaluation_sees_what_training_sees_of_an_example():
 def test_loose_texts_are_padded_to_a_power_of_two(lengths, max_length, padding, expected):
     split = split_of([1 + np.arange(length) for length in lengths])
     batch = pipeline.loose_batch(split, settings(max_length=max_length, padding=padding))
-    assert batch.tokens.shape == (len(lengths), expected)
+    assert batch.inputs.shape == (len(lengths), expected)
     assert batch.lengths.tolist() == [
         expected if padding == "pre" else min(length, max_length) for length in lengths
     ]
@@ -242,6 +248,6 @@ def test_loose_texts_are_padded_to_a_power_of_two(lengths, max_length, padding, 
 
 def test_loose_texts_stay_in_their_order():
     split = random_split(20)
-    assert pipeline.loose_batch(split, settings()).tokens[:, 0].tolist() == [
+    assert pipeline.loose_batch(split, settings()).inputs[:, 0].tolist() == [
         1000 + i for i in range(20)
     ]

@@ -47,7 +47,7 @@ def test_a_difference_is_an_error_and_nothing_appears(
 ):
     model = a_model(words, jit="off")
     batch = proof.examples_of(words, model.config.input).batch
-    found = probabilities(model.network, model.weights, batch.tokens, batch.lengths)
+    found = probabilities(model.network, model.weights, batch.inputs, batch.lengths)
     labels = [words.labels[row.argmax()] for row in found]
 
     def answers(groups):

@@ -25,7 +25,7 @@ def test_texts_are_cut_and_padded_as_the_batches_of_the_training_are(truncate, p
         np.zeros(4, np.int32),
     )
     longest = max_length if padding == "pre" else min(max_length, 5)
-    expected = pipeline.pad(split, np.arange(len(rows)), longest, settings)
+    expected = pipeline.batch_of(split, np.arange(len(rows)), longest, settings).inputs
     ids, lengths = saved_model.pad_ragged(tf.ragged.constant(rows, tf.int32), settings)
     np.testing.assert_array_equal(ids, expected)
     counting = [max_length] * 4 if padding == "pre" else [min(max_length, len(row)) for row in rows]

@@ -56,7 +56,7 @@ def rows(dataset, split="train"):
     ids = np.split(np.asarray(part.tokens), part.offsets[1:-1])
     return [
         ([dataset.vocabulary[i] for i in row[1:]], dataset.labels[label])
-        for row, label in zip(ids, part.labels)
+        for row, label in zip(ids, part.targets)
     ]
 
 

@@ -60,8 +60,8 @@ def test_tables_become_a_dataset_with_the_official_splits(tmp_path):
     write_tables(tmp_path, b"1\t9\t0_9\tfine\tfilm\n0\t1\t1_1\tdull\n")
     dataset = prepared(tmp_path, tmp_path)
     assert dataset.labels == ("negative", "positive")
-    assert dataset.splits["train"].labels.tolist() == [1, 0]
-    assert dataset.splits["test"].labels.tolist() == [0, 1]
+    assert dataset.splits["train"].targets.tolist() == [1, 0]
+    assert dataset.splits["test"].targets.tolist() == [0, 1]
     first = [dataset.vocabulary[i] for i in examples(dataset, "train")[0]]
     assert first == ["[start]", "fine", "film"]
 
@@ -227,5 +227,5 @@ def test_the_real_npz_gives_what_keras_gives(tmp_path, monkeypatch):
         order = np.arange(25_000)
         shuffle.shuffle(order)
         ours = examples(dataset, split)
-        assert (dataset.splits[split].labels[order] == labels).all()
+        assert (dataset.splits[split].targets[order] == labels).all()
         assert all(ours[i].tolist() == theirs for i, theirs in zip(order, ids))

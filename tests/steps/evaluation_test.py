@@ -25,9 +25,9 @@ def test_outcomes_are_those_of_each_row_on_any_number_of_replicas(devices, jit):
     losses, probabilities = step.outcomes(weights, batch)
     for one, other in zip(step.outcomes(step.placed(weights), batch), (losses, probabilities)):
         np.testing.assert_array_equal(one, other)
-    scores = numpy_network.logits(made.config.model, given, batch.tokens, batch.lengths)
+    scores = numpy_network.logits(made.config.model, given, batch.inputs, batch.lengths)
     shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities, shares, rtol=1e-10)
     np.testing.assert_allclose(
-        losses, -np.log(shares[np.arange(runs.BATCH), batch.labels]), rtol=1e-10
+        losses, -np.log(shares[np.arange(runs.BATCH), batch.targets]), rtol=1e-10
     )

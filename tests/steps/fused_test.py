@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tests.steps import runs
 from trainer import config
+from trainer.data import fields
 from trainer.steps import fused
 
 
@@ -51,7 +52,7 @@ def test_the_bytes_of_a_call_are_those_of_its_stack(rows, length):
         lambda spec: np.zeros(
             [fused.STACK, rows, *[length] * (spec.shape.rank - 1)], spec.dtype.name
         ),
-        fused.pipeline.SIGNATURE,
+        fused.pipeline.signature(fields.LABEL),
     )
     assert fused.stack_bytes(rows, length) == sum(values.nbytes for values in batch)
 

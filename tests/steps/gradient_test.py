@@ -26,10 +26,10 @@ def test_a_step_moves_by_the_gradient_of_the_mean_loss(flags):
     made, batch, before, metrics, moved = runs.one_plain_step(**flags)
     smoothing, class_weights = flags.get("label_smoothing", 0.0), flags.get("class_weights")
     loss_sum, expected = runs.numpy_gradients(made, batch, before, smoothing, class_weights)
-    scores = numpy_network.logits(made.config.model, before, batch.tokens, batch.lengths)
+    scores = numpy_network.logits(made.config.model, before, batch.inputs, batch.lengths)
     np.testing.assert_allclose(metrics.sums["loss_sum"], [loss_sum], rtol=1e-12)
     np.testing.assert_allclose(metrics.gradient_norm, [runs.norm_of(expected)], rtol=1e-10)
-    assert metrics.sums["correct"].tolist() == [(scores.argmax(axis=1) == batch.labels).sum()]
+    assert metrics.sums["correct"].tolist() == [(scores.argmax(axis=1) == batch.targets).sum()]
     assert metrics.sums["count"].tolist() == [runs.BATCH]
     assert 0 <= metrics.input_seconds[0] < 60
     for name, gradient in expected.items():

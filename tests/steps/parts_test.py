@@ -17,7 +17,7 @@ def test_uneven_parts_have_the_bounds_of_a_placement(rows, parts):
     for part, (first, end) in enumerate(placement.bounds(rows, parts)):
         found = part_of(batch, part, parts)
         np.testing.assert_array_equal(found.rows, range(first, end))
-        assert found.tokens.shape == (end - first, 4)
+        assert found.inputs.shape == (end - first, 4)
 
 
 @pytest.mark.parametrize("rows, parts", [(14, 2), (14, 7), (12, 4)])

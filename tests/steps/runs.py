@@ -128,12 +128,12 @@ def numpy_gradients(made, batch, weights, smoothing=0.0, class_weights=None):
     """Returns (loss sum, {name: gradient of the mean loss}) of a batch, from the equations."""
 
     def loss(weights):
-        scores = numpy_network.logits(made.config.model, weights, batch.tokens, batch.lengths)
-        return numpy_network.loss_sum(scores, batch.labels, smoothing, class_weights)
+        scores = numpy_network.logits(made.config.model, weights, batch.inputs, batch.lengths)
+        return numpy_network.loss_sum(scores, batch.targets, smoothing, class_weights)
 
     weights = {name: weight.astype(np.float64) for name, weight in weights.items()}
     found = numpy_network.gradients(loss, weights)
-    return loss(weights), {name: gradient / len(batch.labels) for name, gradient in found.items()}
+    return loss(weights), {name: gradient / len(batch.targets) for name, gradient in found.items()}
 
 
 def norm_of(gradients):

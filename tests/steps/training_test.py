@@ -129,7 +129,7 @@ def test_warming_up_and_a_loop_of_no_steps_change_no_state_and_take_no_batch():
     made.steps.warm_up(8, runs.BATCH)
     assert len(made.steps.run(source, 0).gradient_norm) == 0
     runs.assert_same_bits(made.state.snapshot(), before)
-    assert next(source).labels.numpy().tolist() == made.batches.batch(0).labels.tolist()
+    assert next(source).targets.numpy().tolist() == made.batches.batch(0).targets.tolist()
 
 
 @pytest.mark.parametrize("fuse", ["off", "on"])
@@ -144,7 +144,7 @@ def test_a_loop_ends_with_the_first_step_that_is_not_finite(fuse):
     assert made.state.step.numpy() == 4
     if fuse == "off":
         # No batch is lost.
-        assert next(iterator).labels.numpy().tolist() == made.batches.batch(4).labels.tolist()
+        assert next(iterator).targets.numpy().tolist() == made.batches.batch(4).targets.tolist()
 
 
 def test_a_gradient_that_is_not_finite_ends_a_loop_though_the_loss_is():

@@ -96,7 +96,7 @@ def test_a_gradient_too_large_for_float16_makes_no_update_and_halves_the_scale()
     made = runs.make(precision="float16", learning_rate=1e-3)
     bias = made.state.weights["logits/bias"]
     bias.assign(np.array([-30.0, -30.0, 30.0]))
-    assert (made.batches.batch(0).labels != 2).sum() >= 3
+    assert (made.batches.batch(0).targets != 2).sum() >= 3
     iterator, scales = made.steps.source(made.batches, 0), []
     before = runs.weights_of(made)
     while not (metrics := made.steps.run(iterator, 1)).gradient_norm[0]:
@@ -121,7 +121,7 @@ def test_small_gradients_survive_float16_because_the_loss_is_scaled():
     made = runs.make(precision="float16", optimizer="sgd", momentum=0.0, learning_rate=1e6)
     made.state.weights["logits/bias"].assign(np.array([12.0, 0.0, 0.0]))
     split = runs.a_split()
-    split = Split(split.tokens, split.offsets, np.zeros_like(split.labels))
+    split = Split(split.tokens, split.offsets, np.zeros_like(split.targets))
     right = runs.batches_of(split, made.config.input)
     before = runs.weights_of(made)
     made.steps.run(iter(right.dataset(0)), 1)

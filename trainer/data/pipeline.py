@@ -10,52 +10,63 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer.data import plans
-from trainer.data.store import Split
+from trainer.data import fields, plans
+from trainer.data.store import Dataset, Split
+
+START = 1  # `text.START`; this module needs no tokenizer.
 
 
 class Batch(NamedTuple):
     """What a step needs of its rows; NumPy arrays, tensors or their types.
 
     rows: int32 [batch], the row of the global batch; dropout is keyed by it.
-    tokens: int32 [batch, length], 0 where padded.
-    lengths: int32 [batch], tokens that count.
-    labels: int32 [batch].
+    inputs: int32 [batch, length] tokens, 0 where padded.
+    lengths: int32 [batch], steps that count.
+    targets: int32 [batch], or [batch, length] if the target is one per step, 0 where padded.
     """
 
     rows: Any
-    tokens: Any
+    inputs: Any
     lengths: Any
-    labels: Any
+    targets: Any
 
 
-SIGNATURE = Batch(
-    rows=tf.TensorSpec([None], tf.int32),
-    tokens=tf.TensorSpec([None, None], tf.int32),
-    lengths=tf.TensorSpec([None], tf.int32),
-    labels=tf.TensorSpec([None], tf.int32),
-)
+def signature(target: fields.Target) -> Batch:
+    """Returns the types of a batch, of any number of rows and any length."""
+    per_row, per_step = (tf.TensorSpec([None] * rank, tf.int32) for rank in (1, 2))
+    return Batch(per_row, per_step, per_row, per_step if target.per_step else per_row)
 
 
 # --- Padding --------------------------------------------------------------------------------------
 
 
-def pad(
-    split: Split, examples: np.ndarray, length: int, settings: configuration.Input
-) -> np.ndarray:
-    """Returns the tokens of `examples`, cut and filled up with 0: int32 [examples, length]."""
+class Rows(NamedTuple):
+    """Where the rows of a batch lie in a split.
+
+    places: int64 [rows, length] of tokens, beyond the example where padded. holds: bool [rows,
+    length], False where padded. lengths: int32 [rows], steps that count.
+    """
+
+    places: np.ndarray
+    holds: np.ndarray
+    lengths: np.ndarray
+
+
+def rows_of(split: Split, examples: np.ndarray, length: int, settings: configuration.Input) -> Rows:
+    """Returns where `examples`, int64 [rows], lie: cut to `length` and padded."""
     starts = split.offsets[examples]
     full = split.offsets[examples + 1] - starts
     kept = np.minimum(full, min(length, settings.max_length))
     if settings.truncate == "start":
         starts = starts + (full - kept)
     place = np.arange(length)[None, :]
+    lengths = kept
     if settings.padding == "pre":
         place = place - (length - kept)[:, None]
+        # Padding in front counts as tokens: the published programs that use it mask nothing.
+        lengths = np.full(len(examples), length)
     holds = (place >= 0) & (place < kept[:, None])
-    tokens = np.zeros(holds.shape, np.int32)
-    tokens[holds] = split.tokens[(starts[:, None] + place)[holds]]
-    return tokens
+    return Rows(starts[:, None] + place, holds, lengths.astype(np.int32))
 
 
 def batch_of(
@@ -64,35 +75,69 @@ def batch_of(
     length: int,
     settings: configuration.Input,
     first_row: int = 0,
+    target: fields.Target = fields.LABEL,
 ) -> Batch:
-    """Returns the batch of `examples`, int64 [rows], padded to `length`; rows from `first_row`."""
-    if settings.padding == "pre":
-        # Padding in front counts as tokens: the published programs that use it mask nothing.
-        lengths = np.full(len(examples), length, np.int32)
+    """Returns the batch of `examples`, int64 [rows], padded to `length`; rows from `first_row`.
+
+    The target is that of the dataset. The next token of an example's last one is START, with which
+    the next example begins: so it also marks the end.
+    """
+    rows = rows_of(split, examples, length, settings)
+    if target is fields.NEXT_TOKEN:
+        # The token after the last one of an example is that of the next example, which is START
+        # too, except for the last example of all.
+        ends = rows.places + 1 == split.offsets[examples + 1][:, None]
+        after = _taken(split.tokens, rows.places + 1, rows.holds & ~ends)
+        targets = np.where(rows.holds & ends, START, after).astype(np.int32)
+    elif target.per_step:
+        targets = _taken(split.targets, rows.places, rows.holds)
     else:
-        full = split.offsets[examples + 1] - split.offsets[examples]
-        lengths = np.minimum(full, settings.max_length).astype(np.int32)
+        targets = np.asarray(split.targets[examples])
     return Batch(
         rows=np.arange(first_row, first_row + len(examples), dtype=np.int32),
-        tokens=pad(split, examples, length, settings),
-        lengths=lengths,
-        labels=np.asarray(split.labels[examples]),
+        inputs=_taken(split.tokens, rows.places, rows.holds),
+        lengths=rows.lengths,
+        targets=targets,
     )
 
 
-def loose_batch(split: Split, settings: configuration.Input) -> Batch:
+def _taken(values: np.ndarray, places: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Returns values at `places` where `wanted`, else 0: int32 of the shape of both."""
+    taken = np.zeros(wanted.shape, np.int32)
+    taken[wanted] = values[places[wanted]]
+    return taken
+
+
+def loose_batch(
+    split: Split, settings: configuration.Input, target: fields.Target = fields.LABEL
+) -> Batch:
     """Returns all examples of a small split in its own order, as one batch: for new texts."""
     length = plans.loose_length(split, settings)
-    return batch_of(split, np.arange(len(split)), length, settings)
+    return batch_of(split, np.arange(len(split)), length, settings, target=target)
 
 
-def blank(length: int, rows: int) -> Batch:
+def blank(length: int, rows: int, target: fields.Target = fields.LABEL) -> Batch:
     """Returns a batch of padding, of `rows` rows: for its shape."""
     return Batch(
         tf.range(rows),
         tf.zeros([rows, length], tf.int32),
         tf.ones([rows], tf.int32),
-        tf.zeros([rows], tf.int32),
+        tf.zeros([rows, length] if target.per_step else [rows], tf.int32),
+    )
+
+
+def stream_batch(split: Split, starts: np.ndarray, length: int, first_row: int = 0) -> Batch:
+    """Returns chunks of `length` tokens of the text of a split, whose end is joined to its start.
+
+    starts: int64 [rows], the place of each row's first token. A target is the token after it.
+    """
+    places = (starts[:, None] + np.arange(length + 1)[None, :]) % len(split.tokens)
+    tokens = np.asarray(split.tokens[places.ravel()]).reshape(places.shape)
+    return Batch(
+        rows=np.arange(first_row, first_row + len(starts), dtype=np.int32),
+        inputs=np.ascontiguousarray(tokens[:, :-1]),
+        lengths=np.full(len(starts), length, np.int32),
+        targets=np.ascontiguousarray(tokens[:, 1:]),
     )
 
 
@@ -102,8 +147,15 @@ def blank(length: int, rows: int) -> Batch:
 class TrainingBatches:
     """The padded batch of every step of `plan`; steps are counted from 0 here."""
 
-    def __init__(self, split: Split, settings: configuration.Input, plan: plans.ShuffledPlan):
+    def __init__(
+        self,
+        split: Split,
+        settings: configuration.Input,
+        plan: plans.Plan,
+        target: fields.Target = fields.LABEL,
+    ):
         self.plan = plan
+        self.target = target
         self._split = split
         self._settings = settings
 
@@ -112,9 +164,13 @@ class TrainingBatches:
 
         They are padded like the whole batch, whichever rows are asked for.
         """
-        examples = self.plan.examples(step)[first_row:end_row]
-        length = self.plan.padded_length(step)
-        return batch_of(self._split, examples, length, self._settings, first_row)
+        return self._of_rows(
+            self.plan.examples(step)[first_row:end_row], self.plan.padded_length(step), first_row
+        )
+
+    def _of_rows(self, examples: np.ndarray, length: int, first_row: int = 0) -> Batch:
+        """Returns the batch of rows that a plan names, int64 [rows]."""
+        return batch_of(self._split, examples, length, self._settings, first_row, self.target)
 
     def dataset(self, first_step: int, rows: tuple[int, int | None] = (0, None)) -> tf.data.Dataset:
         """Returns the batches from `first_step` on, without end, made ahead of time.
@@ -122,19 +178,21 @@ class TrainingBatches:
         rows: [first, end) of the global batch.
         """
 
+        types = signature(self.target)
+
         def load(step: tf.Tensor) -> Batch:
             arrays = tf.numpy_function(
                 lambda step: tf.nest.flatten(self.batch(int(step), *rows)),
                 [step],
-                [spec.dtype for spec in tf.nest.flatten(SIGNATURE)],
+                [spec.dtype for spec in tf.nest.flatten(types)],
                 # A pure function of the step. If it had a state, tf.data would make no batch ahead
                 # of time while TensorFlow must be deterministic, and a GPU would wait for each.
                 stateful=False,
             )
             return tf.nest.map_structure(
                 lambda array, spec: tf.ensure_shape(array, spec.shape),
-                tf.nest.pack_sequence_as(SIGNATURE, arrays),
-                SIGNATURE,
+                tf.nest.pack_sequence_as(types, arrays),
+                types,
             )
 
         options = tf.data.Options()
@@ -159,7 +217,7 @@ class TrainingBatches:
             count += 1
         size = self.plan.batch_size
         examples = np.concatenate([self.plan.examples(step + i) for i in range(count)])
-        flat = batch_of(self._split, examples, length, self._settings)
+        flat = self._of_rows(examples, length)
         flat = flat._replace(rows=flat.rows % size)
         return tf.nest.map_structure(
             lambda values: _filled(values.reshape(count, size, *values.shape[1:]), most), flat
@@ -181,17 +239,28 @@ class TrainingBatches:
                 yield stack, _filled(np.array(lengths, np.int32), most), count
                 step += count
 
-        signature = tf.nest.map_structure(
-            lambda spec: tf.TensorSpec([most, *spec.shape], spec.dtype), SIGNATURE
+        types = tf.nest.map_structure(
+            lambda spec: tf.TensorSpec([most, *spec.shape], spec.dtype), signature(self.target)
         )
         return tf.data.Dataset.from_generator(
             made,
-            output_signature=(
-                signature,
-                tf.TensorSpec([most], tf.int32),
-                tf.TensorSpec([], tf.int32),
-            ),
+            output_signature=(types, tf.TensorSpec([most], tf.int32), tf.TensorSpec([], tf.int32)),
         ).prefetch(2)
+
+
+class StreamBatches(TrainingBatches):
+    """The chunks of every step of a `plans.StreamsPlan`."""
+
+    def _of_rows(self, examples: np.ndarray, length: int, first_row: int = 0) -> Batch:
+        return stream_batch(self._split, examples, length, first_row)
+
+
+def training_batches(dataset: Dataset, settings: configuration.Input, seed: int) -> TrainingBatches:
+    """Returns the batches of a run over the training split. Raises as `plans.training_plan`."""
+    split = dataset.splits["train"]
+    plan = plans.training_plan(split, dataset.order, settings, seed)
+    makes = {fields.SHUFFLED: TrainingBatches, fields.STREAMS: StreamBatches}
+    return makes[dataset.order](split, settings, plan, dataset.target)
 
 
 def _filled(values: np.ndarray, count: int) -> np.ndarray:
@@ -207,13 +276,57 @@ def _filled(values: np.ndarray, count: int) -> np.ndarray:
 class EvaluationBatches:
     """The padded batches of an evaluation: every example of a split once."""
 
-    def __init__(self, split: Split, settings: configuration.Input, batch_size: int):
+    def __init__(
+        self,
+        split: Split,
+        settings: configuration.Input,
+        batch_size: int,
+        target: fields.Target = fields.LABEL,
+    ):
         self.plan = plans.EvaluationPlan(split, settings, batch_size)
+        self.target = target
         self._split = split
         self._settings = settings
 
     def __iter__(self) -> Iterator[tuple[Batch, np.ndarray, int]]:
         """Yields (batch, examples int64 [real], real): the first `real` rows count."""
         for examples, real, length in self.plan:
-            batch = batch_of(self._split, examples, length, self._settings)
+            batch = batch_of(self._split, examples, length, self._settings, target=self.target)
             yield batch, examples[:real], real
+
+
+class StreamEvaluationBatches:
+    """The chunks of an evaluation of a text: every token but the first is a target once.
+
+    The text is read in `plans.EVALUATION_PARTS` parts side by side, one in each row, and a chunk
+    goes on where the chunk before it ended.
+    """
+
+    def __init__(self, split: Split, target: fields.Target = fields.NEXT_TOKEN):
+        self.plan = plans.StreamEvaluationPlan(split)
+        self.target = target
+        self._split = split
+
+    def __iter__(self) -> Iterator[tuple[Batch, np.ndarray, int]]:
+        """Yields (batch, int64 [rows] the place of each row's first token, rows)."""
+        for starts, lengths, length in self.plan:
+            batch = stream_batch(self._split, starts, length)
+            holds = np.arange(length)[None, :] < lengths[:, None]
+            yield (
+                batch._replace(
+                    inputs=np.where(holds, batch.inputs, 0),
+                    targets=np.where(holds, batch.targets, 0),
+                    lengths=lengths,
+                ),
+                starts,
+                len(starts),
+            )
+
+
+def evaluation_batches(
+    dataset: Dataset, split: str, settings: configuration.Input, batch_size: int
+) -> EvaluationBatches | StreamEvaluationBatches:
+    """Returns the batches that read a split once; `batch_size` rows each, unless it is a text."""
+    if dataset.order == fields.STREAMS:
+        return StreamEvaluationBatches(dataset.splits[split], dataset.target)
+    return EvaluationBatches(dataset.splits[split], settings, batch_size, dataset.target)

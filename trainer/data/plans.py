@@ -6,19 +6,56 @@ epochs with it.
 
 import functools
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
 from trainer import config as configuration
-from trainer.data import order
+from trainer.data import fields, order
 from trainer.data.epochs import Epochs
 from trainer.data.store import Split
+from trainer.exit_codes import UsageError
 
 # The most batches that are sorted by length together; also the unit in which the order is computed.
 WINDOW_BATCHES = 64
 # Padded lengths, each compiled once by XLA: fewer mean more padding, more mean more compiling.
 LENGTHS = 6
 GRAIN = 8  # Padded lengths are multiples of it.
+# Evaluation reads a text in so many parts side by side, whatever the batch size and the number of
+# workers: each part begins without what came before it, so the number is part of the metric.
+EVALUATION_PARTS = 16
+EVALUATION_CHUNK = 64  # Steps of an evaluation's chunk; it affects no metric.
+
+
+class Plan(Protocol):
+    """The rows of every step of a run; steps are counted from 0 here.
+
+    size: rows of an epoch. batch_size: rows of a step. lengths: the lengths that batches can have.
+    rows_are: what the numbers of `examples` count, in words.
+    """
+
+    size: int
+    batch_size: int
+    epochs: Epochs
+    rows_are: str
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+    def examples(self, step: int) -> np.ndarray:
+        """Returns what each row of a step is: int64 [batch_size]."""
+
+    def padded_length(self, step: int) -> int:
+        """Returns the length that a step's batch is padded to."""
+
+
+def training_plan(split: Split, order: str, settings: configuration.Input, seed: int) -> Plan:
+    """Returns the plan for a dataset's `order` of examples, one of `fields.ORDERS`.
+
+    Raises UsageError if the split is too short for it.
+    """
+    makes = {fields.SHUFFLED: ShuffledPlan, fields.STREAMS: StreamsPlan}
+    return makes[order](split, settings, seed)
 
 
 def cut_lengths(split: Split, max_length: int) -> np.ndarray:
@@ -73,6 +110,8 @@ class ShuffledPlan:
     are equally long, would meet in a batch.
     """
 
+    rows_are = "training examples"
+
     def __init__(self, split: Split, settings: configuration.Input, seed: int):
         self.size = len(split)
         self.batch_size = settings.batch_size
@@ -110,6 +149,83 @@ class ShuffledPlan:
             key = order.key(self._seed, window, WINDOW_BATCHES)
             batches = batches[order.permute(np.arange(self.window), self.window, key)]
         return batches
+
+
+class StreamsPlan:
+    """A text in `batch_size` streams, read in chunks of `max_length` tokens; steps from 0.
+
+    All tokens of the split end to end make a circle. In each epoch it is turned by a keyed number
+    of tokens and cut into `batch_size` equal parts; row r of step s reads chunk s % K of part r,
+    where K is the number of whole chunks in a part. What is left of a part is not read in this
+    epoch: the turn makes it another piece of the text each time.
+    """
+
+    rows_are = "tokens of the training text at which its rows begin"
+
+    def __init__(self, split: Split, settings: configuration.Input, seed: int):
+        self._tokens, self._chunk, self._seed = len(split.tokens), settings.max_length, seed
+        self.batch_size = settings.batch_size
+        self._part = self._tokens // self.batch_size
+        self._chunks = self._part // self._chunk
+        if not self._chunks:
+            fits = max(1, self._tokens // self._chunk)
+            raise UsageError(
+                f"--batch_size={self.batch_size} x --max_length={self._chunk} is "
+                f"{self.batch_size * self._chunk} tokens, and the training text has only "
+                f"{self._tokens}: every stream needs at least one chunk. With this --max_length at "
+                f"most --batch_size={fits} fits, with this --batch_size at most "
+                f"--max_length={max(1, self._part)}."
+            )
+        self.size = self._chunks * self.batch_size
+        self.epochs = Epochs(self.size, self.batch_size)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The length that all batches have."""
+        return np.array([self._chunk])
+
+    def examples(self, step: int) -> np.ndarray:
+        """Returns the place of the first token of each row: int64 [batch_size]."""
+        epoch, chunk = divmod(step, self._chunks)
+        # Four parts, so it never equals another key of the order.
+        turn = int(
+            order.key(self._seed, epoch, self._tokens, self._chunk) % np.uint64(self._tokens)
+        )
+        begins = turn + np.arange(self.batch_size, dtype=np.int64) * self._part
+        return (begins + chunk * self._chunk) % self._tokens
+
+    def padded_length(self, step: int) -> int:
+        """Returns the length of a step's batch."""
+        return self._chunk
+
+
+class StreamEvaluationPlan:
+    """A text in EVALUATION_PARTS parts side by side, in chunks; each goes on where the last ended.
+
+    Every token but the first is a target once. Parts differ by one token at most; a text of fewer
+    tokens has parts without any.
+    """
+
+    batch_size = EVALUATION_PARTS
+
+    def __init__(self, split: Split):
+        edges = (len(split.tokens) - 1) * np.arange(EVALUATION_PARTS + 1) // EVALUATION_PARTS
+        self._begins, self._ends = edges[:-1], edges[1:]
+        longest = int((self._ends - self._begins).max())
+        self._chunk = max(1, min(EVALUATION_CHUNK, longest))
+        self._chunks = -(-longest // self._chunk)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The length that all chunks have."""
+        return np.array([self._chunk])
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Yields (places of first tokens int64 [parts], steps that count int32 [parts], length)."""
+        for chunk in range(self._chunks):
+            starts = self._begins + chunk * self._chunk
+            lengths = np.clip(self._ends - starts, 0, self._chunk).astype(np.int32)
+            yield starts, lengths, self._chunk
 
 
 class EvaluationPlan:

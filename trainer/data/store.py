@@ -3,11 +3,15 @@
     DATA_DIR/dataset.json    format, tokenizer, classes, splits with counts; size and sha256 of all
                              other files
     DATA_DIR/vocabulary.txt  line i (from 0) is id i, the reserved ids first
-    DATA_DIR/labels.txt      line i (from 0) is class i
+    DATA_DIR/labels.txt      line i (from 0) is class i; absent if there are no classes
     DATA_DIR/SPLIT/          for each of train, validation, test:
         tokens.npy           int32 [total], all examples end to end, never truncated
         offsets.npy          int64 [examples + 1], example i is tokens[offsets[i]:offsets[i + 1]]
-        labels.npy           int32 [examples]
+        labels.npy           int32 [examples], the class of each example; or
+        tags.npy             int32 [total], the class of each token
+
+Format 1 of dataset.json is a dataset of labels. Format 2 also names the `task`, the kind of
+`target` (`fields.TARGETS`) and the `order` in which steps meet the examples (`fields.ORDERS`).
 
 Two preparations of the same input write the same dataset.json (no time, no path). So its sha256
 identifies the dataset: it is the `dataset_digest` of checkpoints. A dataset is written into a
@@ -36,13 +40,19 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from trainer import durable
+from trainer.data import fields
 from trainer.exit_codes import DataError, StorageError, UsageError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMATS = (1, 2)
 SPLITS = ("train", "validation", "test")
-ARRAYS = {"tokens": np.dtype("<i4"), "offsets": np.dtype("<i8"), "labels": np.dtype("<i4")}
+ARRAYS = {
+    "tokens": np.dtype("<i4"),
+    "offsets": np.dtype("<i8"),
+    "labels": np.dtype("<i4"),
+    "tags": np.dtype("<i4"),
+}
 _BLOCK = 1 << 20
 # Seconds; a live writer locks its new folder much sooner than that.
 _OLD_ENOUGH = 60
@@ -52,22 +62,24 @@ _OLD_ENOUGH = 60
 class Split:
     """The examples of a split, as read-only memory maps.
 
-    tokens: int32 [total]. offsets: int64 [examples + 1]. labels: int32 [examples].
+    tokens: int32 [total]. offsets: int64 [examples + 1]. targets: classes, int32 [examples] or
+    [total] (`fields.Target.per_step`); None if the tokens themselves are the target.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """An open dataset.
 
-    digest: sha256 of dataset.json. vocabulary[i]: token of id i. labels[i]: name of class i.
+    digest: sha256 of dataset.json. vocabulary[i]: token of id i. labels[i]: name of class i; () if
+    there are no classes.
     """
 
     folder: pathlib.Path
@@ -81,6 +93,36 @@ class Dataset:
     def tokenizer(self) -> dict:
         """The settings for `text.Tokenizer`."""
         return self.description["tokenizer"]
+
+    @property
+    def task(self) -> str:
+        """The name of the task that it was prepared for."""
+        return task_in(self.description)
+
+    @property
+    def target(self) -> fields.Target:
+        """What a model learns to tell."""
+        return target_in(self.description)
+
+    @property
+    def order(self) -> str:
+        """How steps meet the examples: one of `fields.ORDERS`."""
+        return self.description.get("order", fields.SHUFFLED)
+
+    @property
+    def outputs(self) -> int:
+        """The number of classes, or of ids if the target is the next token."""
+        return len(self.labels) if self.target.array else len(self.vocabulary)
+
+
+def task_in(description: Mapping) -> str:
+    """Returns the name of the task of a dataset, from the content of its dataset.json."""
+    return description.get("task", "classification")
+
+
+def target_in(description: Mapping) -> fields.Target:
+    """Returns the target of a dataset, from the content of its dataset.json."""
+    return fields.TARGETS[description.get("target", fields.LABEL.kind)]
 
 
 def open_dataset(folder: str | os.PathLike, verify: bool = True) -> Dataset:
@@ -99,12 +141,15 @@ def open_dataset(folder: str | os.PathLike, verify: bool = True) -> Dataset:
     description, digest = read_description(folder)
     _check_files(folder, description["files"], verify)
     vocabulary = tuple(unescape(line) for line in _read_lines(folder / "vocabulary.txt"))
-    labels = tuple(_read_lines(folder / "labels.txt"))
-    splits = {name: _open_split(folder / name) for name in SPLITS if name in description["splits"]}
+    target = target_in(description)
+    labels = tuple(_read_lines(folder / "labels.txt")) if target.array else ()
+    splits = {
+        name: _open_split(folder / name, target) for name in SPLITS if name in description["splits"]
+    }
     for name, split in splits.items():
-        _check_shapes(folder / name, split, description["splits"][name])
+        _check_shapes(folder / name, split, target, description["splits"][name])
         if verify:
-            _check_ranges(folder / name, split, len(vocabulary), len(labels))
+            _check_ranges(folder / name, split, target, len(vocabulary), len(labels))
     return Dataset(folder, description, digest, labels, vocabulary, splits)
 
 
@@ -135,13 +180,22 @@ def read_description(folder: pathlib.Path) -> tuple[dict, str]:
         version = description["format"]
     except (ValueError, KeyError, TypeError):
         raise _damaged(path, "it is not the JSON that `prepare` wrote") from None
-    if version != FORMAT:
+    if version not in FORMATS:
         raise DataError(
-            f"{path}: format {version}, but this version reads format {FORMAT}. "
+            f"{path}: format {version}, but this version reads format "
+            f"{' and '.join(map(str, FORMATS))}. "
             "Use the version that prepared it, or prepare again with this one into a new folder."
         )
-    if not {"tokenizer", "splits", "files"} <= description.keys():
+    parts = {"tokenizer", "splits", "files"} | (
+        {"task", "target", "order"} if version > 1 else set()
+    )
+    if not parts <= description.keys():
         raise _damaged(path, "parts are missing")
+    if description.get("target", fields.LABEL.kind) not in fields.TARGETS:
+        raise DataError(
+            f"{path}: the target is {description['target']!r}, but this version knows "
+            f"{', '.join(fields.TARGETS)}. Use the version that prepared it."
+        )
     return description, hashlib.sha256(content).hexdigest()
 
 
@@ -158,9 +212,10 @@ def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: boo
             raise _damaged(path, f"cannot be read ({problem.strerror})") from None
 
 
-def _open_split(folder: pathlib.Path) -> Split:
+def _open_split(folder: pathlib.Path, target: fields.Target) -> Split:
     arrays = {}
-    for name, dtype in ARRAYS.items():
+    for name in filter(None, ("tokens", "offsets", target.array)):
+        dtype = ARRAYS[name]
         path = folder / f"{name}.npy"
         try:
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -171,29 +226,39 @@ def _open_split(folder: pathlib.Path) -> Split:
                 path,
                 f"{arrays[name].dtype} of rank {arrays[name].ndim}, but must be {dtype} of rank 1",
             )
-    return Split(**arrays)
+    return Split(arrays["tokens"], arrays["offsets"], arrays.get(target.array))
 
 
-def _check_shapes(folder: pathlib.Path, split: Split, expected: Mapping) -> None:
-    seen = (len(split.labels), len(split.offsets) - 1, len(split.tokens))
-    wanted = (expected["examples"], expected["examples"], expected["tokens"])
-    if seen != wanted:
-        raise _damaged(
-            folder / "labels.npy",
-            f"counts of labels, offsets and tokens are {seen}, but dataset.json has {wanted}",
-        )
+def _check_shapes(
+    folder: pathlib.Path, split: Split, target: fields.Target, expected: Mapping
+) -> None:
+    counts = [
+        ("offsets", len(split), expected["examples"]),
+        ("tokens", len(split.tokens), expected["tokens"]),
+    ]
+    if split.targets is not None:
+        wanted = expected["tokens" if target.per_step else "examples"]
+        counts.append((target.array, len(split.targets), wanted))
+    for name, seen, wanted in counts:
+        if seen != wanted:
+            raise _damaged(
+                folder / f"{name}.npy",
+                f"the count of {name} is {seen}, but dataset.json has {wanted}",
+            )
 
 
-def _check_ranges(folder: pathlib.Path, split: Split, vocabulary_size: int, classes: int) -> None:
+def _check_ranges(
+    folder: pathlib.Path, split: Split, target: fields.Target, vocabulary_size: int, classes: int
+) -> None:
     offsets = split.offsets
     if offsets[0] != 0 or offsets[-1] != len(split.tokens) or (np.diff(offsets) < 1).any():
         raise _damaged(
             folder / "offsets.npy", "the offsets do not rise from 0 to the number of tokens"
         )
-    for name, values, limit in (
-        ("tokens", split.tokens, vocabulary_size),
-        ("labels", split.labels, classes),
-    ):
+    columns = [("tokens", split.tokens, vocabulary_size)]
+    if split.targets is not None:
+        columns.append((target.array, split.targets, classes))
+    for name, values, limit in columns:
         for begin in range(0, len(values), _BLOCK):
             part = values[begin : begin + _BLOCK]
             if part.min() < 0 or part.max() >= limit:
@@ -392,7 +457,7 @@ def publish(folder: pathlib.Path, description: Mapping, data_dir: str | os.PathL
 
     Args:
       folder: from `new_folder`, with every file that `description["files"]` names.
-      description: content of dataset.json, without `format`.
+      description: content of dataset.json, without `format`: 2 if it names a task, else 1.
       data_dir: the final name.
 
     Returns:
@@ -402,7 +467,8 @@ def publish(folder: pathlib.Path, description: Mapping, data_dir: str | os.PathL
       UsageError: another dataset, or something else, has that name. It is not changed.
     """
     data_dir = pathlib.Path(data_dir)
-    content = json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n"
+    described = {"format": 2 if "task" in description else 1, **description}
+    content = json.dumps(described, indent=1, sort_keys=True) + "\n"
     file = HashedFile(folder / "dataset.json")
     file.write(content.encode())
     digest = file.close()["sha256"]

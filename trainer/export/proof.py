@@ -71,9 +71,9 @@ def differences(model: trained_model.TrainedModel, folder: pathlib.Path) -> dict
     )
     expected = _expected(model, batch)
     inputs = (
-        {"saved_model": texts, "model.keras": batch.tokens}
+        {"saved_model": texts, "model.keras": batch.inputs}
         if texts
-        else {"model.keras": batch.tokens}
+        else {"model.keras": batch.inputs}
     )
     groups = {
         str(folder / name): [rows[:count] for count in COUNTS[name]]

@@ -79,5 +79,5 @@ class EvaluationStep:
     def _outcomes_of(
         self, weights: Mapping[str, tf.Tensor], batch: Batch
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = self._network.logits(weights, batch.tokens, batch.lengths)
-        return self.task.outcomes(logits, batch.labels)
+        logits = self._network.logits(weights, batch.inputs, batch.lengths)
+        return self.task.outcomes(logits, batch.targets)

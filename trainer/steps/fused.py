@@ -206,7 +206,7 @@ class Fused:
         weights, step, scale = self._shaped(values), values["step"], loss_scale(values)
 
         def of_length(length: int) -> tf.Tensor:
-            rows = batch._replace(tokens=batch.tokens[:, :length])
+            rows = batch._replace(inputs=batch.inputs[:, :length])
             return self._gradient.of_rows(weights, step, scale, rows)[0]
 
         if choice is None:

@@ -150,12 +150,12 @@ class Gradient:
             tape.watch(weights)
             logits = self._network.logits(
                 named,
-                batch.tokens,
+                batch.inputs,
                 batch.lengths,
                 Noise(batch.rows, step, compiled=self._compiles_masks),
             )
             sums = self._task.training_sums(
-                logits, batch.labels, self._smoothing, self._class_weights
+                logits, batch.targets, self._smoothing, self._class_weights
             )
             scaled = sums[LOSS_SUM] * tf.cast(scale, sums[LOSS_SUM].dtype)
         gradients = tape.gradient(scaled, weights)

@@ -88,7 +88,7 @@ class Stepwise:
         def one(done, _, table):
             asked = self._clock()
             batch = next(iterator)
-            with tf.control_dependencies([batch.tokens]):
+            with tf.control_dependencies([batch.inputs]):
                 waited = self._clock() - asked
             strategy = self._placement.strategy
             computed = strategy.run(self._replica_gradient, args=(batch,))

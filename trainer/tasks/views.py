@@ -67,7 +67,7 @@ class EvaluationView:
         """Returns the mistakes as a Markdown list: a table would squeeze the other columns."""
         names = self._dataset.labels
         lines = [
-            f"1. **{names[self._split.labels[example]]}**, taken for **{names[predicted]}** at "
+            f"1. **{names[self._split.targets[example]]}**, taken for **{names[predicted]}** at "
             f"{chance:.3f}, loss {loss:.3f}: {self._text(example)}"
             for loss, example, predicted, chance in sorted(self._mistakes, reverse=True)
         ]
