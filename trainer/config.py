@@ -54,6 +54,10 @@ SPLIT_OR_DEFAULT = Rule(
     "must be one of train | validation | test",
     lambda value: value in ("", "train", "validation", "test"),
 )
+_METRICS = sorted({metric for metrics in TASKS.values() for metric in metrics})
+METRIC_OR_DEFAULT = Rule(
+    f"must be one of {' | '.join(_METRICS)}", lambda value: value in ("", *_METRICS)
+)
 ONE_PER_LAYER = Rule(
     "must be one positive number per layer, for example 64 or 64,64",
     lambda units: len(units) > 0 and all(width > 0 for width in units),
@@ -237,6 +241,11 @@ class Model(Checked):
     one_hot: bool = knob(
         False, "Fixed one-hot embedding, as wide as the vocabulary; --embedding_size is not used."
     )
+    tied_embedding: bool = knob(
+        False,
+        "The output layer of a language model uses the embedding as its weights, after a "
+        "projection if their widths differ.",
+    )
     dropout: float = knob(
         0.0,
         "Share of values dropped after the embedding, between layers and before the output.",
@@ -330,9 +339,10 @@ class Run(Checked):
     )
     keep: int = knob(3, "Checkpoints to keep; 0 keeps all.", at_least(0), result=False)
     best_metric: str = knob(
-        "accuracy",
-        "Metric of the evaluated split by which the best checkpoint is chosen.",
-        one_of(*sorted({metric for metrics in TASKS.values() for metric in metrics})),
+        "",
+        "Metric of the evaluated split by which the best checkpoint is chosen; default: accuracy, "
+        "perplexity of a language model, macro_f1 of tagging.",
+        METRIC_OR_DEFAULT,
     )
     early_stop_patience: int = knob(
         0, "Stop after this many evaluations without an improvement; 0: never.", at_least(0)
@@ -805,6 +815,12 @@ class Config:
                 f"--batch_size={self.input.batch_size}: --devices={self.run.devices}, "
                 f"--accumulate={self.optimizer.accumulate} and --shards={self.run.shards} split it "
                 f"into {parts} parts, and each needs a row. Raise it, or lower one of them."
+            )
+        if self.model.tied_embedding and (self.model.one_hot or self.model.bidirectional):
+            other = "one_hot" if self.model.one_hot else "bidirectional"
+            raise UsageError(
+                f"--tied_embedding: the embedding must be trained, and a language model reads in "
+                f"one direction only, so --{other} cannot go with it. Leave out one of the two."
             )
         if self.run.devices > 1 and self.run.strategy == "one_device":
             raise UsageError(

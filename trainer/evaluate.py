@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from trainer import config as configuration
 from trainer import trained_model
-from trainer.data.pipeline import EvaluationBatches
+from trainer.data import fields, pipeline
+from trainer.data.pipeline import EvaluationBatches, StreamEvaluationBatches
 from trainer.data.store import Dataset
 from trainer.devices.placement import Placement
 from trainer.exit_codes import BY_NAME, UsageError
@@ -20,8 +21,8 @@ from trainer.models.networks import Network
 from trainer.reporting.progress import number
 from trainer.steps.evaluation import EvaluationStep
 from trainer.tasks import table
-from trainer.tasks.classification import Metrics
-from trainer.tasks.views import EvaluationView
+from trainer.tasks.table import Metrics
+from trainer.tasks.views import View
 
 ROWS_PER_BATCH = 256  # It affects speed and memory, and no metric.
 
@@ -32,7 +33,7 @@ class Evaluator:
 
     dataset: Dataset
     split: str
-    batches: EvaluationBatches
+    batches: EvaluationBatches | StreamEvaluationBatches
     step: EvaluationStep
 
     @classmethod
@@ -59,7 +60,7 @@ class Evaluator:
             )
         if not split or run.eval_steps == -1:
             return None
-        batches = EvaluationBatches(dataset.splits[split], config.input, ROWS_PER_BATCH)
+        batches = pipeline.evaluation_batches(dataset, split, config.input, ROWS_PER_BATCH)
         step = EvaluationStep(network, placement, table.task_of(dataset))
         return cls(dataset, split, batches, step)
 
@@ -69,43 +70,48 @@ class Evaluator:
 
     def warm_up(self, weights: Mapping[str, tf.Tensor], length: int) -> None:
         """Compiles the step for batches padded to `length`."""
-        self.step.warm_up(weights, length, self.batches.plan.batch_size)
+        streams = self.dataset.order == fields.STREAMS
+        self.step.warm_up(weights, length, self.batches.plan.batch_size, streams)
 
-    def view(self) -> EvaluationView:
+    def view(self) -> View:
         """Returns a new view that collects the outcomes of one evaluation."""
-        return EvaluationView(self.dataset, self.split)
+        return self.step.task.view(self.dataset, self.split)
 
     def metrics(
-        self, weights: Mapping[str, tf.Tensor], abandon: Callable[[], bool], view: EvaluationView
+        self, weights: Mapping[str, tf.Tensor], abandon: Callable[[], bool], view: View
     ) -> Metrics | None:
         """Returns the metrics of `weights`; None if `abandon()` returned true between two batches.
 
         Shows every batch to `view`.
         """
-        return metrics(self.step, weights, self.batches, abandon, view)
+        return metrics(self.step, weights, self.dataset, self.batches, abandon, view)
 
 
 def metrics(
     step: EvaluationStep,
     weights: Mapping[str, tf.Tensor],
-    batches: EvaluationBatches,
+    dataset: Dataset,
+    batches: EvaluationBatches | StreamEvaluationBatches,
     abandon: Callable[[], bool] = lambda: False,
-    view: Callable[..., None] | None = None,
+    view: View | None = None,
 ) -> Metrics | None:
     """Returns the metrics of `weights` over all of `batches`, None if `abandon()` returned true.
 
-    `view(examples, labels, losses, probabilities)` is called with every batch: int64 [rows], int32
-    [rows], float [rows] and float [rows, classes].
+    Every batch is shown to `view`.
     """
     total, weights = None, step.placed(weights)
+    streams = dataset.order == fields.STREAMS
+    carry = step.fresh_carry(batches.plan.batch_size) if streams else {}
     for batch, examples, real in batches:
         if abandon():
             return None
-        losses, probabilities = (values[:real] for values in step.outcomes(weights, batch))
-        found = step.task.exact_metrics.of(losses, probabilities, batch.targets[:real])
+        losses, answers, carry = step.outcomes_of_chunk(weights, batch, carry)
+        losses, answers = losses[:real], answers[:real]
+        rows = pipeline.Batch(*(values[:real] for values in batch))
+        found = step.task.exact_metrics.of(losses, answers, rows, dataset.labels)
         total = found if total is None else total + found
         if view:
-            view(examples, batch.targets[:real], losses, probabilities)
+            view(examples, rows, losses, answers)
     return total
 
 
@@ -118,9 +124,10 @@ def command(settings: configuration.Evaluate) -> int:
             f"{', '.join(model.dataset.splits)}. Name one of them, or prepare the dataset with "
             "that split."
         )
-    split = model.dataset.splits[settings.split]
-    batches = EvaluationBatches(split, model.config.input, ROWS_PER_BATCH)
-    found = metrics(model.step, model.weights, batches)
+    batches = pipeline.evaluation_batches(
+        model.dataset, settings.split, model.config.input, ROWS_PER_BATCH
+    )
+    found = metrics(model.step, model.weights, model.dataset, batches)
     report = as_report(settings.split, model.checkpoint_step, found, model.dataset.labels)
     print(json.dumps(report, ensure_ascii=False) if settings.format == "json" else as_text(report))
     return BY_NAME["done"]
@@ -128,35 +135,44 @@ def command(settings: configuration.Evaluate) -> int:
 
 def as_report(split: str, step: int, found: Metrics, labels: Sequence[str]) -> dict[str, Any]:
     """Returns the object that `--format=json` prints."""
-    return {
-        "split": split,
-        "step": step,
-        "examples": found.examples,
-        **found.metrics(),
-        "classes": {
-            label: {
-                "precision": float(found.precision[i]),
-                "recall": float(found.recall[i]),
-                "f1": float(found.f1[i]),
-                "examples": int(found.confusion[i].sum()),
-            }
-            for i, label in enumerate(labels)
-        },
-    }
+    return {"split": split, "step": step, **found.report(labels)}
 
 
 def as_text(report: Mapping[str, Any]) -> str:
-    """Returns `name value` lines, then a table with a line per class."""
+    """Returns `name value` lines, then each table with a line per entry.
+
+    A table is a mapping in the report: {row: {column: value}}.
+    """
     lines = [
-        f"{name} {number(value) if isinstance(value, float) else value}"
+        f"{name} {_shown(value)}"
         for name, value in report.items()
-        if name != "classes"
+        if not isinstance(value, Mapping)
     ]
-    width = max(map(len, ["class", *report["classes"]]))
-    lines.append(f"{'class':{width}}  precision  recall  f1      examples")
-    for label, row in report["classes"].items():
-        lines.append(
-            f"{label:{width}}  {row['precision']:<9.4f}  {row['recall']:.4f}  {row['f1']:.4f}  "
-            f"{row['examples']}"
-        )
+    for name, rows in report.items():
+        if isinstance(rows, Mapping) and rows:
+            lines += _table(_HEADINGS[name], rows)
     return "\n".join(lines)
+
+
+# The heading of the first column of each table.
+_HEADINGS = {"classes": "class", "tags": "tag", "spans": "span"}
+
+
+def _table(heading: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the lines of a table: names of rows, fractions with four digits, counts."""
+    width = max(map(len, [heading, *rows]))
+    columns = list(next(iter(rows.values())))
+    wide = {column: max(6, len(column)) for column in columns}
+    names = "  ".join(f"{column:<{wide[column]}}" for column in columns)
+    lines = [f"{heading:{width}}  {names}".rstrip()]
+    for name, row in rows.items():
+        values = "  ".join(
+            f"{f'{value:.4f}' if isinstance(value, float) else value:<{wide[column]}}"
+            for column, value in row.items()
+        )
+        lines.append(f"{name:{width}}  {values}".rstrip())
+    return lines
+
+
+def _shown(value: Any) -> Any:
+    return number(value) if isinstance(value, float) else value

@@ -224,7 +224,7 @@ class Loop:
         self._record.journal_divergence(step, rows)
         raise DivergedError(
             f"step {step}: the loss is {losses[bad][0]}, the gradient's norm {norms[bad][0]}, both "
-            "must be finite. Its batch holds the training examples "
+            f"must be finite. Its batch holds the {self._batches.plan.rows_are} "
             f"{', '.join(map(str, rows[:32]))}{' ...' if len(rows) > 32 else ''} (counted from 0; "
             "all are in the journal). Nothing of this step was saved. Lower --learning_rate or "
             "set --clip_norm, in another --model_dir."

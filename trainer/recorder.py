@@ -29,8 +29,8 @@ from trainer.steps.state import State
 from trainer.steps.update import StepMetrics
 from trainer.stopping import MEET_AGAIN, StopRequest
 from trainer.tasks import table
-from trainer.tasks.classification import Metrics
-from trainer.tasks.views import EvaluationView
+from trainer.tasks.table import Metrics
+from trainer.tasks.views import View
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def metrics_of_steps(
 ) -> dict[str, float]:
     """Returns the metrics of some steps that took `seconds` together.
 
-    The task's metrics are means over the examples, gradient_norm is a mean over the steps,
+    The task's metrics are means over what it counts, gradient_norm is a mean over the steps,
     input_wait a share of the time.
     """
     joined = tf.nest.map_structure(lambda *columns: np.concatenate(columns), *parts)
@@ -55,7 +55,7 @@ def metrics_of_steps(
     return {
         **task.metrics(sums),
         "gradient_norm": joined.gradient_norm.mean(),
-        "examples_per_second": sums[table.COUNT] / seconds,
+        f"{task.counts}_per_second": sums[table.COUNT] / seconds,
         "input_wait": joined.input_seconds.sum() / seconds,
     }
 
@@ -217,7 +217,7 @@ class Recorder:
     # --- evaluations and saves --------------------------------------------------------------------
 
     def write_evaluation(
-        self, evaluation: selection.Evaluation, found: Metrics, view: EvaluationView
+        self, evaluation: selection.Evaluation, found: Metrics, view: View
     ) -> None:
         """Writes an evaluation to TensorBoard, journal and stdout; its points survive a kill."""
         step, split, metrics = evaluation.step, evaluation.split, found.metrics()

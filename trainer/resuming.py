@@ -22,8 +22,8 @@ FORMAT = 1
 LENGTH = ("epochs", "steps")
 # They affect the result if a run may stop early.
 SELECTION = ("eval_split", "eval_steps")
-# 0 or auto: a resume keeps the value that the first start chose.
-CHOSEN_AT_FIRST_START = ("shards", "threads", "fuse")
+# 0, auto or nothing: a resume keeps the value that the first start chose.
+CHOSEN_AT_FIRST_START = ("shards", "threads", "fuse", "best_metric")
 
 
 def affecting(config: Config) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def resumed(config: Config, written: Mapping[str, Any]) -> Config:
     kept = {
         name: written[name]
         for name in CHOSEN_AT_FIRST_START
-        if configuration.to_flat(config)[name] in (0, "auto") and name in written
+        if configuration.to_flat(config)[name] in (0, "auto", "") and name in written
     }
     config = configuration.replace(config, **kept)
     original = configuration.from_flat(written)

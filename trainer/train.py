@@ -16,7 +16,7 @@ import numpy as np
 from trainer import config as configuration
 from trainer import loop, outcome, recorder, resuming
 from trainer.channel import Channel
-from trainer.data import pipeline, plans, store
+from trainer.data import fields, pipeline, plans, store
 from trainer.devices import hardware, peers, resources, strategy
 from trainer.devices.placement import Placement
 from trainer.doctor import command as doctor
@@ -86,20 +86,22 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     log.info("opening %s and checking its files", config.folders.data_dir)
     dataset = store.open_dataset(config.folders.data_dir)
     journal.lap("open_dataset")
-    split = dataset.splits["train"]
-    plan = plans.ShuffledPlan(split, config.input, config.run.seed)
-    batches = pipeline.TrainingBatches(split, config.input, plan)
+    task = table.task_of(dataset)
+    config = task.settled(config)
+    batches = pipeline.training_batches(dataset, config.input, config.run.seed)
+    plan = batches.plan
     total = plan.epochs.total_steps(config.run)
     log.info("%s", _data(dataset, plan))
 
     # 3. Model, optimizer, step.
     network = networks.of_run(
-        config, len(dataset.vocabulary), len(dataset.labels), placement.device_type
+        config, len(dataset.vocabulary), dataset.outputs, placement.device_type, task.head
     )
     for layer, implementation, reason in network.implementations:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
     updates = optimizer.Optimizer(config.optimizer, network.weights, total, placement.variable)
-    run_state = state.State(network, updates, table.task_of(dataset), placement.variable)
+    streams = plan.batch_size if dataset.order == fields.STREAMS else 0
+    run_state = state.State(network, updates, task, placement.variable, streams)
     train_steps = training.train_steps(
         run_state, placement, config, plan.lengths, _class_weights(config.optimizer, dataset)
     )
@@ -238,7 +240,7 @@ def _class_weights(settings: configuration.Optimizer, dataset: store.Dataset) ->
     """Returns the weight of each class in the loss; () if all weigh the same."""
     if settings.class_weights != "balanced":
         return ()
-    counts = np.bincount(dataset.splits["train"].targets, minlength=len(dataset.labels))
+    counts = np.bincount(dataset.splits["train"].targets, minlength=dataset.outputs)
     return tuple(classification.balanced_weights(counts))
 
 
@@ -261,10 +263,16 @@ def _products(run: configuration.Run) -> str:
     return "rounded to TF32 on a GPU, to bfloat16 on a TPU (--matmul_precision=highest: not)"
 
 
-def _data(dataset: store.Dataset, plan: plans.ShuffledPlan) -> str:
+def _data(dataset: store.Dataset, plan: plans.Plan) -> str:
+    split, lengths = dataset.splits["train"], ", ".join(map(str, plan.lengths))
+    classes = f", {len(dataset.labels)} classes" if dataset.labels else ""
+    read = {
+        fields.SHUFFLED: f"batches are padded to {lengths}",
+        fields.STREAMS: f"read in {plan.batch_size} streams, {lengths} tokens a step",
+    }[dataset.order]
     return (
-        f"{plan.size} training examples, {len(dataset.labels)} classes, vocabulary of "
-        f"{len(dataset.vocabulary)}; batches are padded to {', '.join(map(str, plan.lengths))}"
+        f"{len(split)} training examples, {len(split.tokens)} tokens{classes}, vocabulary of "
+        f"{len(dataset.vocabulary)}; {read}"
     )
 
 

@@ -55,8 +55,9 @@ def open_model(
             f"{found.manifest['dataset_digest'][:12]}: ids would mean other words. Name the "
             "dataset that the model was trained on."
         )
+    task = table.task_of(dataset)
     network = networks.of_run(
-        config, len(dataset.vocabulary), len(dataset.labels), placement.device_type
+        config, len(dataset.vocabulary), dataset.outputs, placement.device_type, task.head
     )
     weights = states.evaluation_weights(found.tensors)
     return TrainedModel(
@@ -64,7 +65,7 @@ def open_model(
         dataset,
         network,
         {name: tf.constant(weights[name]) for name in network.weights},
-        EvaluationStep(network, placement, table.task_of(dataset)),
+        EvaluationStep(network, placement, task),
         found.step,
     )
 

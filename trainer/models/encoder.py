@@ -15,6 +15,10 @@ from trainer import config as configuration
 from trainer.models import recurrent, shapes
 from trainer.models.noise import Noise, drop
 
+# {name of `shapes.carried`: [batch, units]}: states that go on from one chunk of a text to the
+# next.
+Carry = dict[str, tf.Tensor]
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
@@ -35,13 +39,20 @@ class Encoder:
         tokens: tf.Tensor,
         lengths: tf.Tensor,
         noise: Noise | None = None,
-    ) -> tf.Tensor:
-        """Returns the states of the last layer: [batch, length, width].
+        carry: Carry | None = None,
+    ) -> tuple[tf.Tensor, Carry]:
+        """Returns (the states of the last layer [batch, length, width], the carry after them).
 
-        weights: {logical name: tensor}; tokens: int32 [batch, length]; lengths: int32 [batch],
-        tokens of each row that count; noise: turns dropout on. The width is that of `units`, or
-        twice that in both directions, the forward half first. States beyond a row's length have no
-        meaning.
+        The width is that of `units`, or twice that in both directions, the forward half first.
+        States beyond a row's length have no meaning.
+
+        Args:
+          weights: {logical name: tensor}.
+          tokens: int32 [batch, length].
+          lengths: int32 [batch], tokens of each row that count.
+          noise: turns dropout on.
+          carry: the states of all layers before the first step, in one direction; None for zero.
+            If it is given, the states after the last step are returned with its names, else {}.
         """
         rate = self.settings.dropout
         states = drop(
@@ -52,23 +63,32 @@ class Encoder:
             seed=self.seed,
             whole_steps=True,
         )
+        after = {}
         for layer, name in enumerate(shapes.layer_names(self.settings)):
             place = name if layer else "embedding"  # What the first layer sees is the embedding.
             states = drop(states, place, noise, rate=rate, seed=self.seed)
-            states = self._run_layer(weights, name, states, lengths)
-        return states
+            states, final = self._run_layer(weights, name, states, lengths, carry)
+            after |= final
+        return states, after
 
     def _embed(self, weights, tokens):
         if self.settings.one_hot:
             return tf.one_hot(tokens, self.vocabulary_size, dtype=self.dtype)
         return tf.gather(weights["embedding/embeddings"], tokens)
 
-    def _run_layer(self, weights, name, inputs, lengths):
-        if not self.settings.bidirectional:
+    def _run_layer(self, weights, name, inputs, lengths, carry):
+        """Returns (states, the part of the carry that belongs to the layer)."""
+        if self.settings.bidirectional:
+            forward, backward = (_of_layer(weights, f"{name}/{way}") for way in shapes.DIRECTIONS)
+            return recurrent.bidirectional(self.recurrence, forward, backward, inputs, lengths), {}
+        if not carry:
             states, _ = self.recurrence(_of_layer(weights, name), inputs)
-            return states
-        forward, backward = (_of_layer(weights, f"{name}/{way}") for way in shapes.DIRECTIONS)
-        return recurrent.bidirectional(self.recurrence, forward, backward, inputs, lengths)
+            return states, {}
+        names = [f"{name}/{part}" for part in shapes.STATE[self.settings.cell]]
+        states, final = self.recurrence(
+            _of_layer(weights, name), inputs, state=tuple(carry[part] for part in names)
+        )
+        return states, dict(zip(names, final))
 
 
 def _of_layer(weights, name):

@@ -1,5 +1,7 @@
 """Heads of networks: from the states of an encoder to the outputs of a task.
 
+`Pooled` has one output for each row, `PerStep` one for each step.
+
 Poolings make one vector of the states of a row. They see its steps and not its padding. In all of
 them, hidden is [batch, time, units]; lengths is int32 [batch], the steps of each row, or None if
 every row fills the array. A row of length 0 gives zero, the state before any step.
@@ -7,6 +9,7 @@ every row fills the array. A row of length 0 gives zero, the state before any st
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -43,6 +46,52 @@ class Pooled:
         at_the_end = ends if self.settings.bidirectional else last
         pool = {"last": at_the_end, "max": maximum, "mean": mean}[self.settings.pooling]
         return pool(states, lengths)
+
+
+class StepOutputs(NamedTuple):
+    """The scores of each step, not multiplied yet: `states` times the weights, plus `bias`.
+
+    Of a large vocabulary they would not fit into memory all at once (`vocabulary`).
+
+    states: [batch, time, width]. weights: [outputs, width], or [width, outputs] if `transposed`.
+    bias: [outputs].
+    """
+
+    states: tf.Tensor
+    weights: tf.Tensor
+    bias: tf.Tensor
+    transposed: bool
+
+    def scores(self) -> tf.Tensor:
+        """Returns the scores of all steps: [batch, time, outputs]."""
+        return tf.matmul(self.states, self.weights, transpose_b=not self.transposed) + self.bias
+
+
+@dataclasses.dataclass(frozen=True)
+class PerStep:
+    """One output for each step: dropout, then a dense layer or the embedding turned round.
+
+    Press and Wolf, Using the Output Embedding to Improve Language Models, 2017: the weights of the
+    embedding serve the output too. If the widths differ, a projection comes between.
+    """
+
+    settings: configuration.Model
+    seed: int
+
+    def __call__(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        states: tf.Tensor,
+        lengths: tf.Tensor,
+        noise: Noise | None = None,
+    ) -> StepOutputs:
+        """Returns the outputs of each step; the arguments are those of `Pooled`."""
+        states = drop(states, "logits", noise, rate=self.settings.dropout, seed=self.seed)
+        if not self.settings.tied_embedding:
+            return StepOutputs(states, weights["logits/kernel"], weights["logits/bias"], True)
+        if "projection/kernel" in weights:
+            states = tf.matmul(states, weights["projection/kernel"])
+        return StepOutputs(states, weights["embedding/embeddings"], weights["logits/bias"], False)
 
 
 def last(hidden: tf.Tensor, lengths: tf.Tensor | None = None) -> tf.Tensor:

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from trainer import config as configuration
 from trainer.models import recurrent, shapes
-from trainer.models.encoder import Encoder
-from trainer.models.heads import Pooled
+from trainer.models.encoder import Carry, Encoder
+from trainer.models.heads import PerStep, Pooled, StepOutputs
 from trainer.models.noise import Noise
 
 # For each cell its layer, and its cell for --rnn_from_cell.
@@ -26,10 +26,11 @@ _KERAS = {
 
 
 class Network:
-    """The network of `settings`.
+    """The network of `settings`, with the outputs of `head`: `classes` scores a row or a step.
 
     weights: {logical name: tf.TensorSpec} of everything that is trained, in the order of
-    `shapes.weights`. implementations: [(layer, implementation, reason)] for the log. jit: as given.
+    `shapes.weights`. carried: {name: tf.TensorSpec [batch, units]} of the states that a stream
+    carries. implementations: [(layer, implementation, reason)] for the log. jit: as given.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Network:
         precision: str = "float32",
         device_type: str = "CPU",
         jit: str = "auto",
+        head: type[Pooled] | type[PerStep] = Pooled,
     ):
         self.settings = settings
         self.vocabulary_size = vocabulary_size
@@ -56,16 +58,48 @@ class Network:
             (name, implementation, reason) for name in shapes.layer_names(settings)
         ]
         self._encoder = Encoder(settings, vocabulary_size, recurrence, seed, precision)
-        self._head = Pooled(settings, seed)
+        self._head = head(settings, seed)
         self.weights = {
             name: tf.TensorSpec(shape, self._dtype)
             for name, shape in shapes.weights(settings, vocabulary_size, classes).items()
+        }
+        self.carried = {
+            name: tf.TensorSpec([None, units], self._dtype)
+            for name, units in shapes.carried(settings).items()
         }
 
     @property
     def parameters(self) -> int:
         """The number of trained values."""
         return shapes.parameters(self.settings, self.vocabulary_size, self.classes)
+
+    def outputs(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        tokens: tf.Tensor,
+        lengths: tf.Tensor,
+        noise: Noise | None = None,
+        carry: Carry | None = None,
+    ) -> tuple[tf.Tensor | StepOutputs, Carry]:
+        """Returns (what the head makes of the states, the carry after the last step).
+
+        Args:
+          weights: {logical name: tensor}, as in `self.weights`.
+          tokens: int32 [batch, length]; tokens beyond `lengths` have no influence.
+          lengths: int32 [batch], tokens of each row that count.
+          noise: turns dropout on.
+          carry: as in `Encoder`.
+
+        Returns:
+          Of a pooled head the scores of the classes, [batch, classes]: float64 at that precision,
+          else float32. Of one per step `StepOutputs`.
+        """
+        weights = {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
+        states, after = self._encoder(weights, tokens, lengths, noise, carry)
+        outputs = self._head(weights, states, lengths, noise)
+        if not isinstance(outputs, StepOutputs):
+            outputs = tf.cast(outputs, self._dtype)
+        return outputs, after
 
     def logits(
         self,
@@ -74,15 +108,15 @@ class Network:
         lengths: tf.Tensor,
         noise: Noise | None = None,
     ) -> tf.Tensor:
-        """Returns the scores of the classes: [batch, classes], float32 or float64.
+        """Returns the scores of the classes, all multiplied: [batch, classes], or with a head per
+        step [batch, length, classes]; float64 at that precision, else float32.
 
-        They are float64 at that precision, else float32. weights: {logical name: tensor}, as in
-        `self.weights`; tokens: int32 [batch, length], tokens beyond `lengths` have no influence;
-        lengths: int32 [batch], tokens of each row that count; noise: turns dropout on.
+        Args: as in `outputs`.
         """
-        weights = {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
-        states = self._encoder(weights, tokens, lengths, noise)
-        return tf.cast(self._head(weights, states, lengths, noise), self._dtype)
+        outputs, _ = self.outputs(weights, tokens, lengths, noise)
+        if isinstance(outputs, StepOutputs):
+            outputs = tf.cast(outputs.scores(), self._dtype)
+        return outputs
 
     def initial_weights(self) -> dict[str, tf.Tensor]:
         """Returns {logical name: tensor}: the initial values of `weights`, from the seed alone."""
@@ -94,9 +128,12 @@ class Network:
                 if not self.settings.one_hot:
                     layer.build(None)
                     weights["embedding/embeddings"] = layer.embeddings
-            elif name == "logits":
+            elif name in ("projection", "logits"):
                 layer.build((None, width))
-                weights |= {"logits/kernel": layer.kernel, "logits/bias": layer.bias}
+                built = {f"{name}/{weight.name}": weight for weight in layer.trainable_variables}
+                # The output of a tied embedding has no kernel of its own.
+                weights |= {key: value for key, value in built.items() if key in self.weights}
+                width = layer.units
             else:
                 layer.build((None, None, width))
                 weights |= recurrent_weights(name, layer)
@@ -106,7 +143,8 @@ class Network:
     def layers(self) -> list[tuple[str, keras.Layer]]:
         """Returns fresh Keras layers by name, in order: embedding, rnn_0, ..., logits.
 
-        Their initial values come from the seed.
+        A tied embedding may have a `projection` before the logits, which is as wide as itself. The
+        kernel of the logits is then the embedding turned round. Initial values come from the seed.
         """
         settings = self.settings
         if settings.one_hot:
@@ -138,7 +176,19 @@ class Network:
             dtype=self._dtype,
             kernel_initializer=keras.initializers.GlorotUniform(seed=self._seed_of("logits")),
         )
-        return [("embedding", embedding), *rnns, ("logits", logits)]
+        return [("embedding", embedding), *rnns, *self._projection(), ("logits", logits)]
+
+    def _projection(self) -> list[tuple[str, keras.Layer]]:
+        if "projection/kernel" not in self.weights:
+            return []
+        layer = keras.layers.Dense(
+            self.settings.embedding_size,
+            use_bias=False,
+            name="projection",
+            dtype=self._dtype,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=self._seed_of("projection")),
+        )
+        return [("projection", layer)]
 
     def _seed_of(self, name: str) -> int:
         """Returns the seed of one weight, so that no two start with the same numbers."""
@@ -174,9 +224,13 @@ class Network:
 
 
 def of_run(
-    config: configuration.Config, vocabulary_size: int, classes: int, device_type: str
+    config: configuration.Config,
+    vocabulary_size: int,
+    classes: int,
+    device_type: str,
+    head: type[Pooled] | type[PerStep] = Pooled,
 ) -> Network:
-    """Returns the network of a run for a dataset of the given sizes."""
+    """Returns the network of a run for a dataset of the given sizes and a task with that head."""
     return Network(
         config.model,
         vocabulary_size,
@@ -185,6 +239,7 @@ def of_run(
         precision=config.run.precision,
         device_type=device_type,
         jit=config.run.jit,
+        head=head,
     )
 
 

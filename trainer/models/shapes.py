@@ -13,6 +13,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 # Gates of a cell; each has a column for every unit, in kernel, recurrent kernel and bias.
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
+# Parts of a cell's state, the hidden one first.
+STATE = {"simple_rnn": ("hidden",), "lstm": ("hidden", "memory"), "gru": ("hidden",)}
 
 
 def weights(settings: configuration.Model, vocabulary_size: int, classes: int) -> Shapes:
@@ -24,7 +26,20 @@ def weights(settings: configuration.Model, vocabulary_size: int, classes: int) -
         found = {"embedding/embeddings": (vocabulary_size, width)}
     found |= recurrent_layers(settings, width)
     width = settings.units[-1] * (len(DIRECTIONS) if settings.bidirectional else 1)
-    return found | {"logits/kernel": (width, classes), "logits/bias": (classes,)}
+    if not settings.tied_embedding:
+        found["logits/kernel"] = (width, classes)
+    elif width != settings.embedding_size:
+        found["projection/kernel"] = (width, settings.embedding_size)
+    return found | {"logits/bias": (classes,)}
+
+
+def carried(settings: configuration.Model) -> dict[str, int]:
+    """Returns {name: width} of the states that a stream carries from one chunk to the next."""
+    return {
+        f"{name}/{part}": units
+        for name, units in zip(layer_names(settings), settings.units)
+        for part in STATE[settings.cell]
+    }
 
 
 def recurrent_layers(settings: configuration.Model, width: int) -> Shapes:
@@ -69,7 +84,14 @@ def slots(settings: configuration.Optimizer) -> int:
     return moments + (1 if settings.ema else 0)
 
 
-def checkpoint_bytes(config: configuration.Config, vocabulary_size: int, classes: int) -> int:
-    """Returns the bytes of one checkpoint, without the few thousand of names and manifest."""
+def checkpoint_bytes(
+    config: configuration.Config, vocabulary_size: int, classes: int, streams: bool = False
+) -> int:
+    """Returns the bytes of one checkpoint, without the few thousand of names and manifest.
+
+    streams: whether the run carries the states of its streams from chunk to chunk.
+    """
     size = 8 if config.run.precision == "float64" else 4
-    return size * (1 + slots(config.optimizer)) * parameters(config.model, vocabulary_size, classes)
+    carry = config.input.batch_size * sum(carried(config.model).values()) if streams else 0
+    weights = parameters(config.model, vocabulary_size, classes)
+    return size * ((1 + slots(config.optimizer)) * weights + carry)

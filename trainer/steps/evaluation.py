@@ -9,6 +9,7 @@ import tensorflow as tf
 from trainer.data import pipeline
 from trainer.data.pipeline import Batch
 from trainer.devices.placement import Placement
+from trainer.models.encoder import Carry
 from trainer.models.networks import Network
 from trainer.steps.parts import part_of
 from trainer.steps.programs import compiles, function
@@ -16,11 +17,14 @@ from trainer.tasks.table import Task
 
 
 class EvaluationStep:
-    """Computes the outcome of each row with given weights, over the replicas of a placement."""
+    """Computes the outcome of each row with given weights, over the replicas of a placement.
+
+    network: computes the outputs. task: makes outcomes of them.
+    """
 
     def __init__(self, network: Network, placement: Placement, task: Task):
         self.task = task
-        self._network = network
+        self.network = network
         self._placement = placement
         retraces = placement.device_type == "TPU"  # A TPU needs the lengths in the trace.
         self._outcomes = function(
@@ -41,26 +45,55 @@ class EvaluationStep:
         return self._copies(dict(weights))
 
     def outcomes(self, weights: Mapping[str, Any], batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (losses [batch], probabilities [batch, classes]), in the order of the rows.
+        """Returns (losses [batch], answers [batch, ...]) of the task, in the order of the rows.
 
         Each worker computes its own rows, and all workers get all outcomes. weights: {logical name:
         tensor}, or what `placed` returned.
         """
+        losses, answers, _ = self.outcomes_of_chunk(weights, batch, {})
+        return losses, answers
+
+    def fresh_carry(self, rows: int) -> Any:
+        """Returns what `rows` streams carry before their first chunk, for `outcomes_of_chunk`."""
+        first, end = self._placement.rows(rows)
+        zeros = {
+            name: tf.zeros([end - first, spec.shape[-1]], spec.dtype)
+            for name, spec in self.network.carried.items()
+        }
+
+        def own() -> Carry:
+            return part_of(zeros, self._placement.local_replica(), self._placement.replicas)
+
+        return self._placement.strategy.run(function(own))
+
+    def outcomes_of_chunk(
+        self, weights: Mapping[str, Any], batch: Batch, carry: Any
+    ) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Returns what `outcomes` returns, and what the rows carry to their next chunk.
+
+        carry: `fresh_carry`, or what was returned for the chunk before. It stays where the rows are
+        computed.
+        """
         first, end = self._placement.rows(len(batch.rows))
         own = tf.nest.map_structure(lambda values: values[first:end], batch)
-        per_replica = zip(
-            *map(self._placement.strategy.experimental_local_results, self._replicas(weights, own))
+        losses, answers, carry = self._replicas(weights, own, carry)
+        losses, answers = (
+            np.concatenate(self._placement.strategy.experimental_local_results(per_replica))
+            for per_replica in (losses, answers)
         )
-        losses, probabilities = map(np.concatenate, zip(*per_replica))
         # Rows of other workers are 0: the sum is what each row's own worker computed, bit for bit.
-        outcomes = np.zeros((len(batch.rows), 1 + probabilities.shape[1]), probabilities.dtype)
-        outcomes[first:end, 0], outcomes[first:end, 1:] = losses, probabilities
+        outcomes = np.zeros((len(batch.rows), 1 + answers.shape[1]), answers.dtype)
+        outcomes[first:end, 0], outcomes[first:end, 1:] = losses, answers
         outcomes = self._placement.sum_over_workers(outcomes)
-        return outcomes[:, 0], outcomes[:, 1:]
+        return outcomes[:, 0], outcomes[:, 1:], carry
 
-    def warm_up(self, weights: Mapping[str, tf.Tensor], length: int, rows: int) -> None:
+    def warm_up(
+        self, weights: Mapping[str, tf.Tensor], length: int, rows: int, streams: bool = False
+    ) -> None:
         """Compiles the step for batches of `rows` rows padded to `length`."""
-        self.outcomes(self.placed(weights), pipeline.blank(length, rows))
+        batch = pipeline.blank(length, rows, self.task.target)
+        carry = self.fresh_carry(rows) if streams else {}
+        self.outcomes_of_chunk(self.placed(weights), batch, carry)
 
     def _copies_of_replicas(self, weights: Mapping[str, tf.Tensor]) -> Mapping[str, Any]:
         return self._placement.strategy.run(
@@ -68,16 +101,18 @@ class EvaluationStep:
         )
 
     def _outcomes_of_replicas(
-        self, weights: Mapping[str, tf.Tensor], batch: Batch
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        def replica(weights: Mapping[str, tf.Tensor], batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        self, weights: Mapping[str, tf.Tensor], batch: Batch, carry: Carry
+    ) -> tuple[tf.Tensor, tf.Tensor, Carry]:
+        def replica(
+            weights: Mapping[str, tf.Tensor], batch: Batch, carry: Carry
+        ) -> tuple[tf.Tensor, tf.Tensor, Carry]:
             number, replicas = self._placement.local_replica(), self._placement.replicas
-            return self._outcomes(weights, part_of(batch, number, replicas))
+            return self._outcomes(weights, part_of(batch, number, replicas), carry)
 
-        return self._placement.strategy.run(replica, args=(weights, batch))
+        return self._placement.strategy.run(replica, args=(weights, batch, carry))
 
     def _outcomes_of(
-        self, weights: Mapping[str, tf.Tensor], batch: Batch
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = self._network.logits(weights, batch.inputs, batch.lengths)
-        return self.task.outcomes(logits, batch.targets)
+        self, weights: Mapping[str, tf.Tensor], batch: Batch, carry: Carry
+    ) -> tuple[tf.Tensor, tf.Tensor, Carry]:
+        outputs, carry = self.network.outputs(weights, batch.inputs, batch.lengths, carry=carry)
+        return *self.task.outcomes(outputs, batch), carry

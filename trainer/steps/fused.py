@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import pipeline
+from trainer.data import fields, pipeline
 from trainer.data.pipeline import Batch
 from trainer.devices.placement import Placement
-from trainer.steps.gradient import Gradient
+from trainer.models.encoder import Carry
+from trainer.steps.gradient import Computed, Gradient
 from trainer.steps.parts import part_of
 from trainer.steps.programs import compiles, function
-from trainer.steps.state import State
+from trainer.steps.state import CARRY, State
 from trainer.steps.update import StepMetrics, Update, loss_scale
 
 # Batches that a program takes at once: a call costs as much as a small step.
@@ -28,11 +29,11 @@ STACK = 32
 Choices = tf.Tensor | tuple[()]
 
 
-def stack_bytes(rows: int, length: int) -> int:
+def stack_bytes(rows: int, length: int, target: fields.Target) -> int:
     """Returns the bytes of a stack of batches of `rows` rows padded to `length`: a call's input."""
     per_row = sum(
         spec.dtype.size * (length if spec.shape.rank == 2 else 1)
-        for spec in tf.nest.flatten(pipeline.SIGNATURE)
+        for spec in tf.nest.flatten(pipeline.signature(target))
     )
     return STACK * rows * per_row
 
@@ -83,7 +84,7 @@ class Fused:
         self.exchange = gradient.exchange
         stack = tf.nest.map_structure(
             lambda spec: tf.TensorSpec([STACK, batch_size, *spec.shape[1:]], spec.dtype),
-            pipeline.SIGNATURE,
+            pipeline.signature(state.task.target),
         )
         number = tf.TensorSpec([], tf.int32)
         # One trace for all lengths: with a trace for each, the order in which lengths come would
@@ -122,7 +123,8 @@ class Fused:
         """
         longest = max(self._lengths, default=length)
         stack = tf.nest.map_structure(
-            lambda values: tf.repeat(values[None], STACK, axis=0), pipeline.blank(longest, rows)
+            lambda values: tf.repeat(values[None], STACK, axis=0),
+            pipeline.blank(longest, rows, self._state.task.target),
         )
         self._call(stack, tf.zeros([STACK], tf.int32), 0, 0)
 
@@ -186,8 +188,9 @@ class Fused:
 
         def one(at, _, values, table):
             batch = tf.nest.map_structure(lambda entries: entries[at], stack)
-            packed = self._packed(values, batch, lengths[at] if self._lengths else None)
-            values, row = self._update.after(values, self._gradient.over_replicas(packed))
+            computed = self._computed(values, batch, lengths[at] if self._lengths else None)
+            computed = self._gradient.over_replicas(computed)
+            values, row = self._update.after(values, computed.vector, computed.carry)
             table = tf.tensor_scatter_nd_update(table, [[at]], row[None])
             return at + 1, tf.reduce_all(tf.math.is_finite(row)), values, table
 
@@ -199,20 +202,33 @@ class Fused:
         )
         return values, table, at - first
 
-    def _packed(
+    def _computed(
         self, values: Mapping[str, tf.Tensor], batch: Batch, choice: tf.Tensor | None
-    ) -> tf.Tensor:
+    ) -> Computed:
         """Returns what this replica computes of a batch, whose length is the `choice` of all."""
         weights, step, scale = self._shaped(values), values["step"], loss_scale(values)
+        carry = self._own_carry(values)
 
-        def of_length(length: int) -> tf.Tensor:
-            rows = batch._replace(inputs=batch.inputs[:, :length])
-            return self._gradient.of_rows(weights, step, scale, rows)[0]
+        def of_length(length: int | None = None) -> Computed:
+            rows = tf.nest.map_structure(
+                lambda values: values[:, :length] if values.shape.rank == 2 else values, batch
+            )
+            return self._gradient.of_rows(weights, step, scale, rows, carry)
 
         if choice is None:
-            return self._gradient.of_rows(weights, step, scale, batch)[0]
+            return of_length()
         branches = [functools.partial(of_length, length) for length in self._lengths]
         return branches[0]() if len(branches) == 1 else tf.switch_case(choice, branches)
+
+    def _own_carry(self, values: Mapping[str, tf.Tensor]) -> Carry:
+        """Returns what the streams of this replica carry."""
+        if not self._state.carry:
+            return {}
+        carry = {
+            name: tf.reshape(values[f"{CARRY}{name}"], variable.shape)
+            for name, variable in self._state.carry.items()
+        }
+        return part_of(carry, self._placement.local_replica(), self._placement.replicas)
 
     def _shaped(self, values: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
         """Returns the weights in their shapes, in the order of their gradients."""

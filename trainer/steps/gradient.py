@@ -5,8 +5,8 @@ one vector together with the sums of the task. Vectors are added up over shards,
 an accumulated batch, then over replicas and workers.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -15,17 +15,26 @@ from trainer.data import pipeline
 from trainer.data.pipeline import Batch
 from trainer.devices import exchange
 from trainer.devices.placement import Placement
+from trainer.models.encoder import Carry
 from trainer.models.networks import Network, Noise
 from trainer.steps.packing import pack
-from trainer.steps.parts import part_of
+from trainer.steps.parts import part_of, put_part
 from trainer.steps.programs import compiles, compiles_elementwise, function
 from trainer.tasks.table import LOSS_SUM, Task
 
 EMBEDDING = "embedding/embeddings"  # The first weight of a network that trains an embedding.
 
-# What one replica computes: a packed vector [values], and () or the gradient of the embedding by
-# the row: (rows [tokens, width], ids int64 [tokens]).
-Computed = tuple[tf.Tensor, tuple[tf.Tensor, ...]]
+
+class Computed(NamedTuple):
+    """What one replica computes of its rows.
+
+    vector: [values], packed. slices: () or the gradient of the embedding by the row: (rows [tokens,
+    width], ids int64 [tokens]). carry: {} or what its streams carry to the next chunk, [rows, ...].
+    """
+
+    vector: tf.Tensor
+    slices: tuple[tf.Tensor, ...]
+    carry: Carry
 
 
 class Gradient:
@@ -45,7 +54,9 @@ class Gradient:
         config: configuration.Config,
         task: Task,
         class_weights: Sequence[float] = (),
+        carries: bool = False,
     ):
+        """carries: whether rows are streams, each of which begins with the state before it."""
         self._network = network
         self._placement = placement
         self._task = task
@@ -63,7 +74,8 @@ class Gradient:
             list(network.weights.values()),
             tf.TensorSpec([], tf.int64),
             tf.TensorSpec([], tf.float32),
-            pipeline.SIGNATURE,
+            pipeline.signature(task.target),
+            network.carried if carries else {},
         ]
         self._of_shard = function(
             self._shard_gradient,
@@ -72,17 +84,22 @@ class Gradient:
         )
 
     def of_replica(
-        self, weights: list[tf.Tensor], step: tf.Tensor, scale: tf.Tensor, batch: Batch
+        self,
+        weights: list[tf.Tensor],
+        step: tf.Tensor,
+        scale: tf.Tensor,
+        batch: Batch,
+        carry: Carry,
     ) -> Computed:
         """Inside `strategy.run`: returns what this replica computes of its rows of `batch`.
 
-        Args: as in `of_rows`, but `batch` holds the rows of this worker.
+        Args: as in `of_rows`, but `batch` and `carry` hold the rows of this worker.
         """
-        rows = part_of(batch, self._placement.local_replica(), self._placement.replicas)
-        return self.of_rows(weights, step, scale, rows)
+        rows = part_of((batch, carry), self._placement.local_replica(), self._placement.replicas)
+        return self.of_rows(weights, step, scale, *rows)
 
     def of_rows(
-        self, weights: list[tf.Tensor], step: tf.Tensor, scale: tf.Tensor, rows: Batch
+        self, weights: list[tf.Tensor], step: tf.Tensor, scale: tf.Tensor, rows: Batch, carry: Carry
     ) -> Computed:
         """Inside `strategy.run`: returns what this replica computes of `rows`.
 
@@ -93,32 +110,47 @@ class Gradient:
           step: int64 scalar, from 0; dropout depends on it.
           scale: float32 scalar, the factor of the loss.
           rows: those of this replica.
+          carry: the states that these rows begin with; {} if they are no streams.
         """
         if self._parts == 1:
-            return self._of_shards(weights, step, scale, rows)
+            return self._of_shards(weights, step, scale, rows, carry)
 
-        def total_of(part: int | tf.Tensor) -> tf.Tensor:
-            return self._of_shards(weights, step, scale, part_of(rows, part, self._parts))[0]
+        def part(number: int | tf.Tensor) -> Computed:
+            return self._of_shards(
+                weights, step, scale, *part_of((rows, carry), number, self._parts)
+            )
 
-        _, total = tf.while_loop(
-            lambda part, _: part < self._parts,
-            lambda part, total: (part + 1, total + total_of(part)),
-            (tf.constant(1), total_of(0)),
+        def one(number, total, carry_after):
+            computed = part(number)
+            after = put_part(carry_after, computed.carry, number, self._parts)
+            return number + 1, total + computed.vector, after
+
+        first = part(0)
+        _, total, carry_after = tf.while_loop(
+            lambda number, *_: number < self._parts,
+            one,
+            (tf.constant(1), first.vector, put_part(carry, first.carry, 0, self._parts)),
         )
-        return total, ()
+        return Computed(total, (), carry_after)
 
-    def over_workers(self, packed: Any, slices: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-        """Outside `strategy.run`: adds up the vectors and joins the slices of all replicas.
+    def over_workers(self, computed: Computed) -> Computed:
+        """Outside `strategy.run`: adds up the vectors and joins the rows of all replicas.
 
-        Args: what `strategy.run(self.of_replica, ...)` returned. Returns the arguments of `whole`,
-        a value for each replica.
+        computed: what `strategy.run(self.of_replica, ...)` returned. Returns a value for each
+        replica.
         """
-        return self._placement.total(packed), tuple(map(self._placement.gathered, slices))
+        if self._placement.replicas == self._placement.workers == 1:
+            return computed
+        return Computed(
+            self._placement.total(computed.vector),
+            tuple(map(self._placement.gathered, computed.slices)),
+            self._joined(computed.carry, self._placement.gathered),
+        )
 
     def whole(self, vector: tf.Tensor, slices: tuple[tf.Tensor, ...]) -> tf.Tensor:
         """Inside `strategy.run`: returns the packed vector [values] of the whole batch.
 
-        Args: what `over_workers` returned.
+        Args: those of what `over_workers` returned.
         """
         if not slices:
             return vector
@@ -128,35 +160,65 @@ class Gradient:
         )
         return tf.concat([tf.reshape(embedding, [-1]), vector], axis=0)
 
-    def over_replicas(self, packed: tf.Tensor) -> tf.Tensor:
-        """Inside `strategy.run` of a single worker: returns the sum of the replicas' vectors."""
+    def over_replicas(self, computed: Computed) -> Computed:
+        """Inside `strategy.run` of a single worker: as `over_workers`."""
         if self._placement.replicas == 1:
-            return packed
-        return tf.distribute.get_replica_context().all_reduce("SUM", packed)
+            return computed
+        context = tf.distribute.get_replica_context()
+        return computed._replace(
+            vector=context.all_reduce("SUM", computed.vector),
+            carry={name: context.all_gather(rows, axis=0) for name, rows in computed.carry.items()},
+        )
+
+    def _joined(self, carry: Any, gathered: Callable[[Any], Any]) -> Any:
+        """Returns the carry of all rows: one exchange for all of its parts."""
+        if not carry:
+            return {}
+        names = list(self._network.carried)
+        widths = [self._network.carried[name].shape[-1] for name in names]
+        run = self._placement.strategy.run
+        side_by_side = run(lambda parts: tf.concat([parts[name] for name in names], 1), (carry,))
+        return run(
+            lambda rows: dict(zip(names, tf.split(rows, widths, axis=1))), (gathered(side_by_side),)
+        )
 
     def _of_shards(
-        self, weights: list[tf.Tensor], step: tf.Tensor, scale: tf.Tensor, rows: Batch
+        self, weights: list[tf.Tensor], step: tf.Tensor, scale: tf.Tensor, rows: Batch, carry: Carry
     ) -> Computed:
-        shards = [part_of(rows, shard, self._shards) for shard in range(self._shards)]
-        vectors, slices = zip(*(self._of_shard(weights, step, scale, shard) for shard in shards))
-        vector = vectors[0] if len(vectors) == 1 else tf.add_n(vectors)
-        return vector, tuple(tf.concat(column, axis=0) for column in zip(*slices))
+        shards = [part_of((rows, carry), shard, self._shards) for shard in range(self._shards)]
+        found = [Computed(*self._of_shard(weights, step, scale, *shard)) for shard in shards]
+        vectors = [computed.vector for computed in found]
+        return Computed(
+            vectors[0] if len(vectors) == 1 else tf.add_n(vectors),
+            tuple(
+                tf.concat(column, axis=0)
+                for column in zip(*(computed.slices for computed in found))
+            ),
+            {
+                name: tf.concat([computed.carry[name] for computed in found], axis=0)
+                for name in carry
+            },
+        )
 
     def _shard_gradient(
-        self, weights: list[tf.Tensor], step: tf.Tensor, scale: tf.Tensor, batch: Batch
+        self,
+        weights: list[tf.Tensor],
+        step: tf.Tensor,
+        scale: tf.Tensor,
+        batch: Batch,
+        carry: Carry,
     ) -> Computed:
         named = dict(zip(self._names, weights))
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            logits = self._network.logits(
+            outputs, carry = self._network.outputs(
                 named,
                 batch.inputs,
                 batch.lengths,
                 Noise(batch.rows, step, compiled=self._compiles_masks),
+                carry,
             )
-            sums = self._task.training_sums(
-                logits, batch.targets, self._smoothing, self._class_weights
-            )
+            sums = self._task.training_sums(outputs, batch, self._smoothing, self._class_weights)
             scaled = sums[LOSS_SUM] * tf.cast(scale, sums[LOSS_SUM].dtype)
         gradients = tape.gradient(scaled, weights)
         slices = ()
@@ -164,15 +226,17 @@ class Gradient:
             embedding, *gradients = gradients
             slices = embedding.values, tf.cast(embedding.indices, tf.int64)
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        return pack(gradients + [sums[name] for name in self._task.sums]), slices
+        packed = pack(gradients + [sums[name] for name in self._task.sums])
+        return Computed(packed, slices, carry)
 
 
 def _exchange(
     network: Network, placement: Placement, config: configuration.Config
 ) -> exchange.Exchange:
     embedding = network.weights.get(EMBEDDING)
-    # The parts of an accumulated batch are added up before they are sent.
-    if embedding is None or config.optimizer.accumulate > 1:
+    # The parts of an accumulated batch are added up before they are sent. As the weights of the
+    # output an embedding has a gradient in every row.
+    if embedding is None or config.optimizer.accumulate > 1 or config.model.tied_embedding:
         return exchange.exchange(network.parameters, 0, 0, 0, placement.workers)
     tokens = -(-config.input.batch_size // placement.workers) * config.input.max_length
     return exchange.exchange(network.parameters, *embedding.shape, tokens, placement.workers)

@@ -1,11 +1,13 @@
 """Slices of a batch by rows: the part of a replica, of a shard, of an accumulated gradient."""
 
+from typing import TypeVar
+
 import tensorflow as tf
 
-from trainer.data.pipeline import Batch
+Rows = TypeVar("Rows")  # Nested tensors with an axis of rows in common, such as a `Batch`.
 
 
-def part_of(batch: Batch, part: int | tf.Tensor, parts: int, axis: int = 0) -> Batch:
+def part_of(batch: Rows, part: int | tf.Tensor, parts: int, axis: int = 0) -> Rows:
     """Returns part number `part`, from 0, of `parts` parts of a batch, as even as possible.
 
     Of n rows these are [n * part / parts, n * (part + 1) / parts): the bounds of
@@ -27,3 +29,14 @@ def _slice(values: tf.Tensor, part: int | tf.Tensor, parts: int, axis: int) -> t
         )
     rows = tf.shape(values)[0]
     return values[rows * part // parts : rows * (part + 1) // parts]
+
+
+def put_part(whole: Rows, rows: Rows, part: int | tf.Tensor, parts: int) -> Rows:
+    """Returns `whole` with `rows` in the place of `part_of(whole, part, parts)`."""
+
+    def put(values: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+        first = tf.shape(values)[0] * part // parts
+        places = first + tf.range(tf.shape(new)[0])
+        return tf.tensor_scatter_nd_update(values, places[:, None], new)
+
+    return tf.nest.map_structure(put, whole, rows)

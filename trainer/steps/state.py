@@ -15,16 +15,19 @@ from trainer.steps import optimizer as optimizers
 from trainer.tasks.table import Task
 
 LOSS_SCALE = "optimizer/loss_scale"
+CARRY = "carry/"  # The beginning of the names of what streams carry.
 
 Value = TypeVar("Value")
 
 
 class State:
-    """Weights, optimizer slots, the step, and the sums of the epoch in progress.
+    """Weights, optimizer slots, the step, the sums of the epoch in progress, what streams carry.
 
     step: int64, steps done. epoch: {name: scalar} of the task's sums over the steps of the epoch.
     weights: {logical name: variable} in the order of `network.weights`. loss_scale: float32 under
-    float16, else None.
+    float16, else None. streams: rows of the global batch if each is a stream, whose next chunk
+    begins with the state that this one ended with, else 0. carry: {name: variable [streams, units]}
+    of these states, of all workers; {} without streams.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class State:
         optimizer: optimizers.Optimizer,
         task: Task,
         variable: Callable[[tf.Tensor, str], tf.Variable],
+        streams: int = 0,
     ):
         """variable: as `Placement.variable`; makes all variables but those of `optimizer`."""
         self.network = network
@@ -48,6 +52,13 @@ class State:
         self.loss_scale = None
         if network.compute_dtype == "float16":
             self.loss_scale = variable(tf.constant(optimizers.LARGEST_LOSS_SCALE), "loss_scale")
+        self.streams = streams
+        self.carry = {}
+        if streams:
+            self.carry = {
+                name: variable(tf.zeros([streams, spec.shape[-1]], spec.dtype), name)
+                for name, spec in network.carried.items()
+            }
 
     def named(self) -> dict[str, tf.Variable]:
         """Returns {logical name: variable} of the whole state."""
@@ -57,6 +68,7 @@ class State:
             **({LOSS_SCALE: self.loss_scale} if self.loss_scale is not None else {}),
             "step": self.step,
             **{f"epoch/{name}": total for name, total in self.epoch.items()},
+            **{f"{CARRY}{name}": rows for name, rows in self.carry.items()},
         }
 
     def values(self) -> dict[str, tf.Tensor]:
@@ -113,9 +125,9 @@ class State:
         return {name: tf.convert_to_tensor(weight) for name, weight in weights.items()}
 
     def begin_epoch(self) -> None:
-        """Sets the sums of the epoch to zero."""
-        for total in self.epoch.values():
-            total.assign(tf.zeros_like(total))
+        """Sets the sums of the epoch to zero, and what streams carry: they begin elsewhere."""
+        for variable in (*self.epoch.values(), *self.carry.values()):
+            variable.assign(tf.zeros_like(variable))
 
 
 def evaluation_weights(named: Mapping[str, Value]) -> dict[str, Value]:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from trainer.data import pipeline
 from trainer.data.pipeline import Batch
 from trainer.devices.placement import Placement
+from trainer.models.encoder import Carry
 from trainer.steps.gradient import Computed, Gradient
 from trainer.steps.programs import compiles_elementwise, function
 from trainer.steps.state import State
@@ -50,15 +51,26 @@ class Stepwise:
         weights = [
             tf.zeros(weight.shape, weight.dtype) for weight in self._state.network.weights.values()
         ]
-        self._warm(weights, tf.zeros([], tf.int64), tf.ones([]), pipeline.blank(length, rows))
+        batch = pipeline.blank(length, rows, self._state.task.target)
+        self._warm(weights, tf.zeros([], tf.int64), tf.ones([]), batch, self._own_carry())
 
     def _gradient_of_replicas(
-        self, weights: list[tf.Tensor], step: tf.Tensor, scale: tf.Tensor, batch: Batch
+        self,
+        weights: list[tf.Tensor],
+        step: tf.Tensor,
+        scale: tf.Tensor,
+        batch: Batch,
+        carry: Carry,
     ) -> Computed:
         """Returns what each replica computes, as `strategy.run` returns it."""
         return self._placement.strategy.run(
-            self._gradient.of_replica, args=(weights, step, scale, batch)
+            self._gradient.of_replica, args=(weights, step, scale, batch, carry)
         )
+
+    def _own_carry(self) -> Carry:
+        """Returns what the streams of this worker carry."""
+        first, end = self._placement.rows(self._state.streams)
+        return {name: rows[first:end] for name, rows in self._state.carry.items()}
 
     def _replica_gradient(self, batch: Batch) -> Computed:
         """Inside `strategy.run`: returns what this replica computes with its copy of the state."""
@@ -69,16 +81,19 @@ class Stepwise:
             if self._state.loss_scale is None
             else tf.convert_to_tensor(self._state.loss_scale)
         )
-        return self._gradient.of_replica(weights, step, scale, batch)
+        return self._gradient.of_replica(weights, step, scale, batch, self._own_carry())
 
-    def _replica_update(self, vector: tf.Tensor, slices: tuple[tf.Tensor, ...]) -> tf.Tensor:
+    def _replica_update(self, computed: Computed) -> tf.Tensor:
         """Inside `strategy.run`: updates this replica's copy of the state; returns the metrics."""
-        packed = self._gradient.whole(vector, slices)
-        return self._applied[self._placement.index_of_replica()](packed)
+        packed = self._gradient.whole(computed.vector, computed.slices)
+        return self._applied[self._placement.index_of_replica()](packed, computed.carry)
 
-    def _apply(self, packed: tf.Tensor) -> tf.Tensor:
-        """Updates the state by the packed vector of a whole batch; returns the row of metrics."""
-        values, row = self._update.after(self._state.values(), packed)
+    def _apply(self, packed: tf.Tensor, carry: Carry) -> tf.Tensor:
+        """Updates the state by the packed vector of a whole batch and what its rows carry on.
+
+        Returns the row of metrics.
+        """
+        values, row = self._update.after(self._state.values(), packed, carry)
         self._state.assign(values)
         return row
 
@@ -92,8 +107,8 @@ class Stepwise:
                 waited = self._clock() - asked
             strategy = self._placement.strategy
             computed = strategy.run(self._replica_gradient, args=(batch,))
-            summed = self._gradient.over_workers(*computed)
-            row = self._placement.first(strategy.run(self._replica_update, args=summed))
+            summed = self._gradient.over_workers(computed)
+            row = self._placement.first(strategy.run(self._replica_update, args=(summed,)))
             table = table.write(done, tf.concat([row, [waited]], axis=0))
             goes_on = tf.reduce_all(tf.math.is_finite(row)) if self._ends_early else True
             return done + 1, goes_on, table

@@ -64,7 +64,8 @@ def train_steps(
     XLA compiles the network.
     """
     network = state.network
-    gradient = Gradient(network, placement, config, state.task, class_weights)
+    carries = bool(state.streams)
+    gradient = Gradient(network, placement, config, state.task, class_weights, carries)
     on_gpu = placement.device_type == "GPU"  # where a loop does not end with such a step
     update = Update(state, config.optimizer, refuses_not_finite=on_gpu)
     alone_on_cpu = placement.device_type == "CPU" and placement.replicas == placement.workers == 1
@@ -74,7 +75,9 @@ def train_steps(
     if placement.device_type != "TPU":
         log.info("steps are small: up to %d at a time inside one program", STACK)
         return Fused(state, placement, gradient, update, config.input.batch_size)
-    sent = stack_bytes(config.input.batch_size // placement.replicas, int(max(lengths)))
+    sent = stack_bytes(
+        config.input.batch_size // placement.replicas, int(max(lengths)), state.task.target
+    )
     log.info(
         "up to %d steps of any of %d lengths inside one program, whose input is %.3g MB for each "
         "core",

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
+from trainer.models.encoder import Carry
 from trainer.steps import optimizer as optimizers
 from trainer.steps.packing import unpack
-from trainer.steps.state import LOSS_SCALE, State
+from trainer.steps.state import CARRY, LOSS_SCALE, State
 from trainer.tasks.table import COUNT
 
 
@@ -52,13 +53,14 @@ class Update:
         self.width = len(self._sums) + 1
 
     def after(
-        self, values: Mapping[str, tf.Tensor], packed: tf.Tensor
+        self, values: Mapping[str, tf.Tensor], packed: tf.Tensor, carry: Carry
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Returns (the state's values after a step, float64 [width] its row of metrics).
 
         Args:
           values: {logical name: tensor}, as `State.values` returns them.
           packed: [values], the packed gradient and sums of the whole batch.
+          carry: what all of its rows carry to the next chunk; {} if they are no streams.
         """
         tensors = unpack(packed, self._shapes)
         gradients = tensors[: len(self._names)]
@@ -71,6 +73,8 @@ class Update:
         after["step"] = values["step"] + 1
         if LOSS_SCALE in values:
             after, norm = _unless_overflowed(values, after, norm)
+        # Streams go on also after a step without an update.
+        after |= {f"{CARRY}{name}": tf.reshape(rows, [-1]) for name, rows in carry.items()}
         for name, value in sums.items():
             total = values[f"epoch/{name}"]
             after[f"epoch/{name}"] = total + tf.cast(value, total.dtype)

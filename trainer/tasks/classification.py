@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.pipeline import Batch
+
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
     """Returns the cross-entropy of each example against its label, in nats.
@@ -47,16 +49,14 @@ def _chosen(values: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, Callable]
 
 
 def training_sums(
-    logits: tf.Tensor,
-    labels: tf.Tensor,
-    smoothing: float = 0.0,
-    class_weights: Sequence[float] = (),
+    logits: tf.Tensor, batch: Batch, smoothing: float = 0.0, class_weights: Sequence[float] = ()
 ) -> dict[str, tf.Tensor]:
-    """Returns the sums of a step's rows, each a scalar of the type of `logits`.
+    """Returns the sums of a step's rows, each a scalar of the type of `logits` [batch, classes].
 
     loss_sum: of the losses. correct: right predictions. count: examples. `class_weights`, one per
     class, multiply the losses but not the counts, as Keras' class_weight does.
     """
+    labels = batch.targets
     losses = cross_entropy(logits, labels, smoothing)
     if class_weights:
         losses *= tf.gather(tf.constant(class_weights, logits.dtype), labels)
@@ -78,9 +78,9 @@ def metrics(sums: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def outcomes(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def outcomes(logits: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (losses [batch], probabilities [batch, classes])."""
-    return cross_entropy(logits, labels), tf.nn.softmax(logits)
+    return cross_entropy(logits, batch.targets), tf.nn.softmax(logits)
 
 
 def balanced_weights(label_counts: np.ndarray) -> list[float]:
@@ -104,11 +104,13 @@ class Metrics:
     confusion: np.ndarray
 
     @classmethod
-    def of(cls, losses: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> "Metrics":
-        """Returns those of losses [rows], probabilities [rows, classes] and labels int [rows]."""
+    def of(
+        cls, losses: np.ndarray, probabilities: np.ndarray, batch: Batch, labels: Sequence[str] = ()
+    ) -> "Metrics":
+        """Returns those of losses [rows], probabilities [rows, classes] and the rows of a batch."""
         classes = probabilities.shape[1]
         confusion = np.zeros((classes, classes), np.int64)
-        np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+        np.add.at(confusion, (batch.targets, probabilities.argmax(axis=1)), 1)
         return cls(float(losses.sum(dtype=np.float64)), confusion)
 
     def __add__(self, other: "Metrics") -> "Metrics":
@@ -152,6 +154,22 @@ class Metrics:
     def metrics(self) -> dict[str, float]:
         """Returns the metrics that an evaluation records and `--best_metric` can name."""
         return {"loss": self.loss, "accuracy": self.accuracy, "macro_f1": self.macro_f1}
+
+    def report(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Returns what `evaluate --format=json` prints of a split; `labels`: the classes."""
+        return {
+            "examples": self.examples,
+            **self.metrics(),
+            "classes": {
+                label: {
+                    "precision": float(self.precision[i]),
+                    "recall": float(self.recall[i]),
+                    "f1": float(self.f1[i]),
+                    "examples": int(self.confusion[i].sum()),
+                }
+                for i, label in enumerate(labels)
+            },
+        }
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

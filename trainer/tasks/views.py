@@ -1,4 +1,4 @@
-"""TensorBoard's view of an evaluation: confusion matrix, precision-recall curves, costly mistakes.
+"""TensorBoard's view of an evaluation, one for each kind of task.
 
 A view collects the outcome of every row of an evaluation and is written as a whole.
 """
@@ -6,22 +6,42 @@ A view collects the outcome of every row of an evaluation and is written as a wh
 import heapq
 import re
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.data import store, text
+from trainer.data.pipeline import Batch
 from trainer.reporting import pictures
 from trainer.reporting.summaries import Summaries
-from trainer.tasks.classification import Metrics
+from trainer.tasks import classification, tagging
 
 MISTAKES = 12  # The costliest mistakes are listed, at most this many.
 CURVES = 20  # Classes with a precision-recall curve: those with the most examples.
 SHOWN_TOKENS = 80  # At most, of each listed mistake.
 
 
-class EvaluationView:
+class View(Protocol):
     """Collects one evaluation of `split` of `dataset`; call it with the outcomes of each batch."""
+
+    def __init__(self, dataset: store.Dataset, split: str): ...
+
+    def __call__(
+        self, examples: np.ndarray, batch: Batch, losses: np.ndarray, answers: np.ndarray
+    ) -> None:
+        """Takes the rows of a batch that count.
+
+        examples: int64 [rows], their numbers in the split; losses [rows] and answers [rows, ...]:
+        what `Task.outcomes` returned.
+        """
+
+    def write(self, summaries: Summaries, step: int, found: Any) -> None:
+        """Writes what it collected; found: the exact metrics of the split."""
+
+
+class ClassesView:
+    """A class for each text: confusion matrix, precision-recall curves, the costliest mistakes."""
 
     def __init__(self, dataset: store.Dataset, split: str):
         self._dataset = dataset
@@ -32,12 +52,9 @@ class EvaluationView:
         self._mistakes: list[tuple[float, int, int, float]] = []
 
     def __call__(
-        self,
-        examples: np.ndarray,
-        labels: np.ndarray,
-        losses: np.ndarray,
-        probabilities: np.ndarray,
+        self, examples: np.ndarray, batch: Batch, losses: np.ndarray, probabilities: np.ndarray
     ) -> None:
+        labels = batch.targets
         self._labels.append(labels)
         self._probabilities.append(probabilities.astype(np.float32))
         predicted = probabilities.argmax(axis=1)
@@ -51,7 +68,7 @@ class EvaluationView:
             keep = heapq.heappush if len(self._mistakes) < MISTAKES else heapq.heappushpop
             keep(self._mistakes, mistake)
 
-    def write(self, summaries: Summaries, step: int, found: Metrics) -> None:
+    def write(self, summaries: Summaries, step: int, found: classification.Metrics) -> None:
         """Writes confusion matrix, precision-recall curves and the costliest mistakes."""
         summaries.image(
             "confusion", pictures.confusion_matrix(found.confusion, self._dataset.labels), step
@@ -81,6 +98,38 @@ class EvaluationView:
         [shown] = text.joined(self._dataset.tokenizer, tokens).numpy()
         more = " …" if end - begin - 1 > SHOWN_TOKENS else ""
         return _as_markdown(" ".join((shown.decode() + more).split()))
+
+
+class TagsView:
+    """A tag for each token: the confusion matrix of the tags."""
+
+    def __init__(self, dataset: store.Dataset, split: str):
+        self._labels = dataset.labels
+
+    def __call__(
+        self, examples: np.ndarray, batch: Batch, losses: np.ndarray, answers: np.ndarray
+    ) -> None:
+        pass
+
+    def write(self, summaries: Summaries, step: int, found: tagging.Metrics) -> None:
+        """Writes the confusion matrix."""
+        picture = pictures.confusion_matrix(found.steps.confusion, self._labels)
+        summaries.image("confusion", picture, step)
+
+
+class TextView:
+    """The next token of a text: nothing but the metrics yet."""
+
+    def __init__(self, dataset: store.Dataset, split: str):
+        pass
+
+    def __call__(
+        self, examples: np.ndarray, batch: Batch, losses: np.ndarray, answers: np.ndarray
+    ) -> None:
+        pass
+
+    def write(self, summaries: Summaries, step: int, found: Any) -> None:
+        """Writes nothing."""
 
 
 def _as_markdown(shown: str) -> str:
