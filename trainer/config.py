@@ -498,7 +498,8 @@ class Predict(Checked):
     input: str = knob("", "File with one text per line; default: the arguments, or standard input.")
     format: str = knob(
         "text",
-        "text: label, probability and text, separated by tabs; jsonl: one JSON object per line.",
+        "text: for a person, such as label, probability and text between tabs; jsonl: one JSON "
+        "object per line.",
         one_of("text", "jsonl"),
     )
     checkpoint: str = knob(
@@ -510,6 +511,29 @@ class Predict(Checked):
         "cpu",
         "Kind of device to predict on. The CPU starts faster than a GPU and leaves it to a run "
         "that trains on it.",
+    )
+    tokens: int = knob(200, "Of a language model: the most tokens to continue with.", at_least(1))
+    temperature: float = knob(
+        1.0,
+        "Of a language model: below 1 likely tokens become likelier; 0 always takes the likeliest.",
+        at_least(0),
+    )
+    top_k: int = knob(
+        0, "Of a language model: draw from the k likeliest tokens only; 0: from all.", at_least(0)
+    )
+    top_p: float = knob(
+        1.0,
+        "Of a language model: draw from the likeliest tokens only that have this much probability "
+        "together.",
+        Rule("must lie in (0, 1]", lambda value: 0 < value <= 1),
+    )
+    seed: int = knob(
+        0,
+        "Of a language model: another seed draws another continuation, the same seed the same.",
+        within(0, 2**63),
+    )
+    score: bool = knob(
+        False, "Of a language model: print log-probability and perplexity of texts."
     )
 
 

@@ -174,6 +174,8 @@ class Tokenizer(tf.Module):
                 "prepared it."
             )
         kind = _TOKENIZERS[name]
+        self._settings = settings
+        self._tokens = tf.constant(kind.tokens(vocabulary))
         self._mended = valid_utf8 if kind.reads_utf8 else tf.identity
         self._split = splitter(settings)
         self._lookup = kind.lookup(vocabulary[FIRST_ID:])
@@ -182,6 +184,21 @@ class Tokenizer(tf.Module):
         """Returns the ids of texts: string [n] -> int32 [n, 1 + tokens]; works in graphs."""
         units = self._split(self._mended(texts))
         return with_start(units.with_flat_values(self._lookup(units.flat_values)), START)
+
+    def encode_tokens(self, tokens: tf.Tensor) -> tf.Tensor:
+        """Returns the ids of tokens of any shape, each by itself; works in graphs."""
+        return self._lookup(self._mended(tokens))
+
+    def tokens(self, ids: tf.Tensor) -> tf.Tensor:
+        """Returns the tokens that ids of any shape stand for, as strings; works in graphs."""
+        return tf.gather(self._tokens, ids)
+
+    def decode(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """Returns the texts that ids stand for: int32 [n, length] -> string [n]; works in graphs.
+
+        Put together as `joined` does it; of bytes the text itself.
+        """
+        return joined(self._settings, ids.with_flat_values(self.tokens(ids.flat_values)))
 
 
 class _Table(tf.Module):
@@ -227,6 +244,11 @@ def _without_joiners(tokens: tf.RaggedTensor) -> tf.Tensor:
     return tf.strings.regex_replace(texts, _JOINER + _OWN, _JOINER)
 
 
+def _bytes(vocabulary: Sequence[str]) -> list[bytes]:
+    reserved = [entry.encode() for entry in vocabulary[:FIRST_ID]]
+    return reserved + [bytes([byte]) for byte in range(len(vocabulary) - FIRST_ID)]
+
+
 class _Kind(NamedTuple):
     """What a tokenizer is made of.
 
@@ -235,12 +257,16 @@ class _Kind(NamedTuple):
       lookup: the vocabulary from FIRST_ID on -> a function from units to ids.
       joined: string [n, tokens] -> string [n], the text.
       reads_utf8: whether `split` must be given valid UTF-8.
+      tokens: the vocabulary -> what each id stands for in a text.
     """
 
     split: Callable[..., tf.RaggedTensor]
     lookup: Callable[[Sequence[str]], Callable[[tf.Tensor], tf.Tensor]]
     joined: Callable[[tf.RaggedTensor], tf.Tensor]
     reads_utf8: bool = False
+    tokens: Callable[[Sequence[str]], list[bytes]] = lambda vocabulary: [
+        entry.encode() for entry in vocabulary
+    ]
 
 
 _TOKENIZERS = {
@@ -248,7 +274,7 @@ _TOKENIZERS = {
     "words_and_marks": _Kind(split_words_and_marks, _word_table, _without_joiners, reads_utf8=True),
     "spaces": _Kind(split_spaces, _word_table, _with_spaces, reads_utf8=True),
     "characters": _Kind(split_characters, _character_table, _without_spaces),
-    "bytes": _Kind(split_bytes, _byte_ids, _without_spaces),
+    "bytes": _Kind(split_bytes, _byte_ids, _without_spaces, tokens=_bytes),
 }
 NAMES = tuple(_TOKENIZERS)
 

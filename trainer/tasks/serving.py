@@ -1,0 +1,460 @@
+"""What a trained model answers to raw input: for `predict`, and inside an exported SavedModel.
+
+Each class holds tokenizer, weights and functions of them, so that both give the same answers.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import config as configuration
+from trainer.data import fields, pipeline, store, text
+from trainer.data.pipeline import Batch
+from trainer.exit_codes import DataError
+from trainer.models import decoding
+from trainer.models.encoder import Carry
+from trainer.models.networks import Network
+from trainer.tasks import language_model
+
+LIKELIEST = 10  # Next tokens that are shown with their probabilities.
+
+
+class Served(Protocol):
+    """A model with its tokenizer; a `tf.Module`, so that it can be saved.
+
+    options: the flags of `predict` that it obeys, beside those that every task has.
+    """
+
+    options: frozenset[str]
+
+    def __init__(
+        self,
+        network: Network,
+        weights: Mapping[str, tf.Tensor],
+        dataset: store.Dataset,
+        settings: configuration.Input,
+        compiled: bool,
+    ):
+        """compiled: whether XLA compiles what it computes; a SavedModel is not compiled."""
+
+    def answers(
+        self, texts: Sequence[str], places: Sequence[str], options: configuration.Predict
+    ) -> list[dict[str, Any]]:
+        """Returns what `--format=jsonl` prints of each text.
+
+        places: where each text comes from, for errors; its number is part of the seed.
+        """
+
+    def line(self, answer: Mapping[str, Any]) -> str:
+        """Returns what `--format=text` prints of an answer."""
+
+    @property
+    def signatures(self) -> dict[str, Callable]:
+        """The signatures of a SavedModel; `serving_default` among them."""
+
+
+def _module_state(module, network, weights, dataset, settings) -> None:
+    """Gives a module what all of them hold."""
+    module.tokenizer = text.tokenizer_of(dataset)
+    module.weights = {
+        name: tf.Variable(weight, trainable=False) for name, weight in weights.items()
+    }
+    module._network, module._settings, module._labels = network, settings, dataset.labels
+
+
+def _batch_of(ids: tf.RaggedTensor, settings: configuration.Input) -> Batch:
+    """Returns rows of ids as one batch, padded to one of a few lengths, without targets."""
+    rows = store.Split(
+        ids.values.numpy(), ids.row_splits.numpy(), np.zeros(ids.nrows(), np.int32)
+    )
+    return pipeline.loose_batch(rows, settings)
+
+
+# --- A label for each text ------------------------------------------------------------------------
+
+
+class TextClassifier(tf.Module):
+    """From texts to the probabilities of the classes and the likeliest label."""
+
+    options = frozenset()
+
+    def __init__(self, network, weights, dataset, settings, compiled=False):
+        super().__init__()
+        _module_state(self, network, weights, dataset, settings)
+        self._chances = tf.function(
+            self._probabilities, autograph=False, jit_compile=compiled, reduce_retracing=True
+        )
+
+    @property
+    def signatures(self):
+        return {"serving_default": self.classify}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def classify(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns {"probabilities": float32 [N, classes], "label": string [N]} of string [N]."""
+        tokens, lengths = pad_ragged(self.tokenizer.encode(texts), self._settings)
+        probabilities = self._probabilities(tokens, lengths)
+        labels = tf.gather(tf.constant(self._labels), tf.argmax(probabilities, axis=1))
+        return {"probabilities": probabilities, "label": labels}
+
+    def _probabilities(self, tokens: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(self._network.logits(self.weights, tokens, lengths))
+
+    def answers(self, texts, places, options):
+        batch = _batch_of(self.tokenizer.encode(tf.constant(list(texts))), self._settings)
+        rows = self._chances(tf.constant(batch.inputs), tf.constant(batch.lengths)).numpy()
+        return [self._answer(shown, chances) for shown, chances in zip(texts, rows)]
+
+    def _answer(self, shown: str, chances: np.ndarray) -> dict[str, Any]:
+        best = int(chances.argmax())
+        return {
+            "text": shown,
+            "label": self._labels[best],
+            "probability": float(chances[best]),
+            "probabilities": {
+                label: float(chance) for label, chance in zip(self._labels, chances)
+            },
+        }
+
+    def line(self, answer):
+        one_line = " ".join(answer["text"].splitlines())
+        return f"{answer['label']}\t{answer['probability']:.4f}\t{one_line}"
+
+
+def pad_ragged(ids: tf.RaggedTensor, settings: configuration.Input) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cuts and pads ids as training batches are, with TensorFlow ops.
+
+    Args:
+      ids: int32 [N, tokens].
+
+    Returns:
+      int32 [N, length] and int32 [N], how many of them count in each row. The length is that of the
+      longest row, at least 1, or max_length with padding=pre.
+    """
+    most = settings.max_length
+    ids = ids[:, -most:] if settings.truncate == "start" else ids[:, :most]
+    if settings.padding == "pre":
+        turned = ids[:, ::-1].to_tensor(text.PADDING, shape=[None, most])
+        return tf.reverse(turned, axis=[1]), tf.fill([ids.nrows(tf.int32)], most)
+    return padded(ids)
+
+
+def padded(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (int32 [N, length], int32 [N] ids of each row) of int32 [N, tokens]; length >= 1."""
+    lengths = tf.cast(ids.row_lengths(), tf.int32)
+    # The largest of no lengths is the smallest integer.
+    longest = tf.maximum(tf.reduce_max(lengths), 1)
+    return ids.to_tensor(text.PADDING, shape=tf.stack([-1, longest])), lengths
+
+
+# --- A tag for each token -------------------------------------------------------------------------
+
+
+class Tagger(tf.Module):
+    """From tokens to their likeliest tags."""
+
+    options = frozenset()
+
+    def __init__(self, network, weights, dataset, settings, compiled=False):
+        super().__init__()
+        _module_state(self, network, weights, dataset, settings)
+        self._chances = tf.function(
+            self._probabilities, autograph=False, jit_compile=compiled, reduce_retracing=True
+        )
+
+    @property
+    def signatures(self):
+        return {"serving_default": self.tag}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.string, "tokens")])
+    def tag(self, tokens: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns {"tags": string [N, length], "probability": float32 [N, length] of each tag}.
+
+        tokens: string [N, length], "" where a row is shorter; there the tag is "" and has 0.
+        """
+        holds = tf.not_equal(tokens, "")
+        ids = tf.where(holds, self.tokenizer.encode_tokens(tokens), text.PADDING)
+        lengths = tf.reduce_sum(tf.cast(holds, tf.int32), axis=1)
+        probabilities = self._probabilities(ids, lengths)
+        tags = tf.gather(tf.constant(self._labels), tf.argmax(probabilities, axis=-1))
+        return {
+            "tags": tf.where(holds, tags, ""),
+            "probability": tf.where(holds, tf.reduce_max(probabilities, axis=-1), 0),
+        }
+
+    def _probabilities(self, tokens: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(self._network.logits(self.weights, tokens, lengths))
+
+    def answers(self, texts, places, options):
+        sentences = tf.strings.split(tf.constant(list(texts)))
+        ids = sentences.with_flat_values(self.tokenizer.encode_tokens(sentences.flat_values))
+        # A length of a power of two, so that XLA compiles few shapes.
+        longest = max(16, 1 << (int(tf.reduce_max(ids.row_lengths())) - 1).bit_length())
+        rows = ids.to_tensor(text.PADDING, shape=[None, longest])
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        likeliest = tf.argmax(self._chances(rows, lengths), axis=-1).numpy()
+        return [
+            {
+                "tokens": [token.decode() for token in sentence.numpy()],
+                "tags": [self._labels[tag] for tag in tags[: len(sentence)]],
+            }
+            for sentence, tags in zip(sentences, likeliest)
+        ]
+
+    def line(self, answer):
+        pairs = zip(answer["tokens"], answer["tags"])
+        return "".join(f"{token} {tag}\n" for token, tag in pairs)
+
+
+# --- The next token -------------------------------------------------------------------------------
+
+
+class LanguageModel(tf.Module):
+    """From the beginning of a text to what follows, and from a text to its probability.
+
+    Every text begins with START, and is read whole, however long it is.
+    """
+
+    options = frozenset({"tokens", "temperature", "top_k", "top_p", "seed", "score"})
+
+    def __init__(self, network, weights, dataset, settings, compiled=False):
+        super().__init__()
+        _module_state(self, network, weights, dataset, settings)
+        # An example of a text read in streams is a piece of it: its end is no end of a text.
+        self._ends = dataset.order == fields.SHUFFLED
+        compile = {"autograph": False, "jit_compile": compiled, "reduce_retracing": True}
+        self._scored = tf.function(self._scores, **compile)
+        self._next = tf.function(self._next_probabilities, **compile)
+        self._continuation = tf.function(self._continued, **compile)
+
+    @property
+    def signatures(self):
+        return {
+            "serving_default": self.score,
+            "continue": self.continuation,
+            "next": self.next,
+        }
+
+    # --- signatures -------------------------------------------------------------------------------
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns {"log_probability", "perplexity": float32 [N]} of string [N].
+
+        The logarithm is natural. Of examples that each end by themselves (`prepare --lines`) the
+        end counts as a token.
+        """
+        log_probability, tokens = self._scores(*self._with_targets(self.tokenizer.encode(texts)))
+        return {
+            "log_probability": log_probability,
+            "perplexity": tf.exp(-log_probability / tf.maximum(tokens, 1)),
+        }
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "text"),
+            tf.TensorSpec([], tf.int32, "tokens"),
+            tf.TensorSpec([], tf.float32, "temperature"),
+            tf.TensorSpec([], tf.int64, "seed"),
+        ]
+    )
+    def continuation(
+        self, texts: tf.Tensor, tokens: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Returns {"text": string [N]}: what follows each of string [N], at most `tokens` tokens.
+
+        temperature 0 takes the likeliest token each time; the same seed draws the same tokens.
+        """
+        ids = self.tokenizer.encode(texts)
+        rows = tf.range(ids.nrows(tf.int32))
+        found = self._continued(
+            *padded(ids), rows, tokens, temperature, tf.constant(0), tf.constant(1.0), seed
+        )
+        return {"text": self._shown(ids, found)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def next(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns {"tokens": string [N, 10], "probabilities": float32 [N, 10]} of string [N].
+
+        They are the likeliest next tokens, the likeliest first.
+        """
+        ids, probabilities = self._next_probabilities(*padded(self.tokenizer.encode(texts)))
+        return {"tokens": self.tokenizer.tokens(ids), "probabilities": probabilities}
+
+    # --- what they compute ------------------------------------------------------------------------
+
+    def _with_targets(self, ids: tf.RaggedTensor) -> tuple[tf.Tensor, ...]:
+        """Returns (inputs, targets int32 [N, length], int32 [N] tokens that count)."""
+        ends = tf.fill([ids.nrows(), 1], text.START)
+        whole = tf.concat([ids, ends], axis=1) if self._ends else ids
+        inputs, lengths = padded(whole[:, :-1])
+        return inputs, padded(whole[:, 1:])[0], lengths
+
+    def _scores(
+        self, inputs: tf.Tensor, targets: tf.Tensor, lengths: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns (natural logarithm of the probability [N], tokens as float [N])."""
+        outputs, _ = self._network.outputs(self.weights, inputs, lengths)
+        batch = Batch(tf.range(tf.shape(inputs)[0]), inputs, lengths, targets)
+        losses, _ = language_model.outcomes(outputs, batch)
+        return -losses, tf.cast(lengths, losses.dtype)
+
+    def _step(self, ids: tf.Tensor, carry: Carry) -> tuple[tf.Tensor, Carry]:
+        """Returns (scores [rows, vocabulary], carry) after one more token of each row [rows]."""
+        ones = tf.ones_like(ids)
+        outputs, carry = self._network.outputs(self.weights, ids[:, None], ones, carry=carry)
+        return tf.cast(outputs.scores()[:, 0], tf.float32), carry
+
+    def _read(self, ids: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, Carry]:
+        """Returns (scores of the next token [N, vocabulary], carry) after the ids of each row."""
+        rows, length = tf.unstack(tf.shape(ids))
+        carry = {
+            name: tf.zeros([rows, spec.shape[-1]], spec.dtype)
+            for name, spec in self._network.carried.items()
+        }
+        scores = tf.zeros([rows, self._network.classes])
+
+        def one(at, scores, carry):
+            after = self._step(ids[:, at], carry)
+            reads = (at < lengths)[:, None]
+            scores, carry = tf.nest.map_structure(
+                lambda new, old: tf.where(reads, new, old), after, (scores, carry)
+            )
+            return at + 1, scores, carry
+
+        _, scores, carry = tf.while_loop(
+            lambda at, *_: at < length,
+            one,
+            (tf.constant(0), scores, carry),
+            maximum_iterations=length,
+        )
+        return scores, carry
+
+    def _next_probabilities(
+        self, ids: tf.Tensor, lengths: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns (ids int32 [N, 10], their probabilities [N, 10]), the likeliest first."""
+        scores, _ = self._read(ids, lengths)
+        found = tf.math.top_k(tf.nn.softmax(scores), min(LIKELIEST, self._network.classes))
+        return found.indices, found.values
+
+    def _continued(
+        self,
+        ids: tf.Tensor,
+        lengths: tf.Tensor,
+        rows: tf.Tensor,
+        count: int | tf.Tensor,
+        temperature: tf.Tensor,
+        top_k: tf.Tensor,
+        top_p: tf.Tensor,
+        seed: tf.Tensor,
+    ) -> tf.Tensor:
+        """Returns int32 [N, count] ids that follow, padding after the end of a text."""
+        scores, carry = self._read(ids, lengths)
+        return decoding.generate(
+            self._step,
+            scores,
+            carry,
+            rows=rows,
+            count=count,
+            banned=(text.PADDING, text.UNKNOWN, text.UNUSED),
+            ends_with=text.START,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
+
+    def _shown(self, ids: tf.RaggedTensor, found: tf.Tensor) -> tf.Tensor:
+        """Returns the texts that `found`, int32 [N, count], stands for after `ids`: string [N].
+
+        They are put together with what is before them, so that a word is set off from it and a mark
+        is not.
+        """
+        more = tf.RaggedTensor.from_tensor(found)
+        real = tf.logical_and(found != text.PADDING, found != text.START)
+        more = tf.ragged.boolean_mask(more, tf.RaggedTensor.from_tensor(real))
+        before = self.tokenizer.decode(ids[:, 1:])
+        whole = self.tokenizer.decode(tf.concat([ids[:, 1:], more], axis=1))
+        length = tf.strings.length(before)
+        return tf.strings.substr(whole, length, tf.strings.length(whole) - length)
+
+    # --- predict ----------------------------------------------------------------------------------
+
+    def answers(self, texts, places, options):
+        ids = self.tokenizer.encode(tf.constant(list(texts)))
+        return (self._scored_texts if options.score else self._continued_texts)(
+            texts, places, ids, options
+        )
+
+    def _scored_texts(self, texts, places, ids, options):
+        inputs, targets, lengths = self._with_targets(ids)
+        pad = [[0, 0], [0, _rounded(inputs.shape[1]) - inputs.shape[1]]]
+        log_probability, tokens = (
+            value.numpy()
+            for value in self._scored(tf.pad(inputs, pad), tf.pad(targets, pad), lengths)
+        )
+        return [
+            {
+                "text": shown,
+                "log_probability": float(log_p),
+                "perplexity": math.exp(-log_p / max(1, count)),
+            }
+            for shown, log_p, count in zip(texts, log_probability, tokens)
+        ]
+
+    def _continued_texts(self, texts, places, ids, options):
+        _refuse_unknown(texts, places, ids)
+        rows, lengths = padded(ids)
+        rows = tf.pad(rows, [[0, 0], [0, _rounded(rows.shape[1]) - rows.shape[1]]])
+        found = self._continuation(
+            rows,
+            lengths,
+            tf.constant([int(place.rsplit(":", 1)[-1]) - 1 for place in places]),
+            options.tokens,
+            tf.constant(options.temperature, tf.float32),
+            tf.constant(options.top_k),
+            tf.constant(options.top_p, tf.float32),
+            tf.constant(options.seed, tf.int64),
+        )
+        following = [shown.decode("utf-8", "replace") for shown in self._shown(ids, found).numpy()]
+        likeliest, probabilities = (value.numpy() for value in self._next(rows, lengths))
+        names = self.tokenizer.tokens(likeliest).numpy()
+        return [
+            {
+                "text": shown,
+                "continuation": continuation,
+                "next": {
+                    name.decode("utf-8", "replace"): float(chance)
+                    for name, chance in zip(of_text, chances)
+                },
+            }
+            for shown, continuation, of_text, chances in zip(
+                texts, following, names, probabilities
+            )
+        ]
+
+    def line(self, answer):
+        one_line = " ".join(answer["text"].splitlines())
+        if "continuation" in answer:
+            return f"{one_line}\t{answer['continuation']}"
+        return f"{answer['log_probability']:.4f}\t{answer['perplexity']:.4f}\t{one_line}"
+
+
+def _rounded(length: int) -> int:
+    """Returns a power of two, at least 16, that holds `length`: XLA compiles few shapes."""
+    return max(16, 1 << (length - 1).bit_length())
+
+
+def _refuse_unknown(texts: Sequence[str], places: Sequence[str], ids: tf.RaggedTensor) -> None:
+    """Raises DataError if a text has tokens and the vocabulary has none of them."""
+    for shown, place, row in zip(texts, places, ids):
+        found = row.numpy()[1:]
+        if len(found) and (found == text.UNKNOWN).all():
+            raise DataError(
+                f"{place}: no token of {shown!r} is in the vocabulary of the model, so it knows "
+                "nothing that could follow. Begin with words that the training text has."
+            )
