@@ -42,13 +42,13 @@ INSIDE = {
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
-    "models": "networks / encoder heads vocabulary / recurrent noise shapes / dropout",
+    "models": "networks / encoder heads vocabulary decoding / recurrent noise shapes / dropout",
     "prepare": "command / sources classes vocabulary / imdb / folders formats imdb_npz splits spool"
     " / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",
-    "tasks": "table / views / tagging language_model / classification",
+    "tasks": "table / views serving / tagging language_model / classification",
 }
 
 

@@ -532,9 +532,7 @@ class Predict(Checked):
         "Of a language model: another seed draws another continuation, the same seed the same.",
         within(0, 2**63),
     )
-    score: bool = knob(
-        False, "Of a language model: print log-probability and perplexity of texts."
-    )
+    score: bool = knob(False, "Of a language model: print log-probability and perplexity of texts.")
 
 
 @dataclasses.dataclass(frozen=True)

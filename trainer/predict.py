@@ -1,54 +1,58 @@
-"""Labels and probabilities of texts, from the arguments, a file or standard input."""
+"""Answers of a trained model to texts from the arguments, a file or standard input."""
 
+import dataclasses
 import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-import tensorflow as tf
-
 from trainer import config as configuration
 from trainer import trained_model
-from trainer.data import pipeline, store, text
 from trainer.exit_codes import BY_NAME, DataError, UsageError
+from trainer.tasks import serving
 
 TEXTS_PER_BATCH = 64
 
 
 def command(settings: configuration.Predict, words: Sequence[str]) -> int:
-    """`trainer predict`: prints a line per text."""
+    """`trainer predict`: prints what the model answers to each text, in the order of the texts."""
     model = trained_model.open_model(settings)
-    tokenizer = text.tokenizer_of(model.dataset)
+    served = model.served()
+    _refuse_options(settings, served, model.dataset.task)
     at_a_terminal = not words and not settings.input and sys.stdin.isatty()
     texts = _arguments(words) if words else _lines(settings.input)
     # A person at a terminal gets each answer at once.
     for group in _groups(texts, 1 if at_a_terminal else TEXTS_PER_BATCH):
-        for row, chances in zip(group, probabilities(model, tokenizer, group)):
-            print(_formatted(row, chances, model.dataset.labels, settings.format), flush=True)
+        for answer in served.answers(group, settings):
+            line = (
+                json.dumps(answer, ensure_ascii=False)
+                if settings.format == "jsonl"
+                else served.line(answer)
+            )
+            print(line, flush=True)
     return BY_NAME["done"]
 
 
-def probabilities(
-    model: trained_model.TrainedModel, tokenizer: text.Tokenizer, texts: Sequence[str]
-) -> np.ndarray:
-    """Returns the probability of each class for each text: float [texts, classes]."""
-    ragged = tokenizer.encode(tf.constant(list(texts)))
-    rows = store.Split(
-        ragged.values.numpy(), ragged.row_splits.numpy(), np.zeros(len(texts), np.int32)
-    )
-    _, chances = model.step.outcomes(model.weights, pipeline.loose_batch(rows, model.config.input))
-    return chances
+def _refuse_options(settings: configuration.Predict, served: serving.Served, task: str) -> None:
+    """Raises UsageError if a flag was given that the model has no use for."""
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    for name in serving.OPTIONS - served.options:
+        value = getattr(settings, name)
+        if value != fields[name].default:
+            raise UsageError(
+                f"--{name}={configuration.as_text(value)}: the model was trained for {task}, which "
+                "would ignore it. Leave the flag out."
+            )
 
 
-def _groups(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+def _groups(texts: Iterable[serving.Text], size: int) -> Iterator[list[serving.Text]]:
     """Yields `size` texts at a time, at last fewer."""
     texts = iter(texts)
     while group := list(itertools.islice(texts, size)):
         yield group
 
 
-def _arguments(words: Sequence[str]) -> Sequence[str]:
+def _arguments(words: Sequence[str]) -> list[serving.Text]:
     """Returns the texts on the command line unchanged; raises DataError if one is not UTF-8."""
     for number, word in enumerate(words, start=1):
         try:
@@ -59,10 +63,13 @@ def _arguments(words: Sequence[str]) -> Sequence[str]:
                 f"text {number} on the command line is not valid UTF-8 ({word!r}): texts must be "
                 "UTF-8. Convert it."
             ) from None
-    return words
+    return [
+        serving.Text(word, f"text {number + 1} on the command line", number)
+        for number, word in enumerate(words)
+    ]
 
 
-def _lines(path: str) -> Iterator[str]:
+def _lines(path: str) -> Iterator[serving.Text]:
     """Yields the lines of a file or of standard input; an empty line is an empty text.
 
     Raises DataError if a line is not UTF-8, UsageError if the file cannot be read.
@@ -72,10 +79,11 @@ def _lines(path: str) -> Iterator[str]:
         with open(path, "rb") if path else sys.stdin.buffer as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    yield (
-                        line.removesuffix(b"\n")
-                        .removesuffix(b"\r")
-                        .decode("utf-8-sig" if number == 1 else "utf-8")
+                    content = line.removesuffix(b"\n").removesuffix(b"\r")
+                    yield serving.Text(
+                        content.decode("utf-8-sig" if number == 1 else "utf-8"),
+                        f"{name}:{number}",
+                        number - 1,
                     )
                 except UnicodeDecodeError as problem:
                     raise DataError(
@@ -86,20 +94,3 @@ def _lines(path: str) -> Iterator[str]:
         raise UsageError(
             f"--input={path}: {problem.strerror}. Name a file that can be read."
         ) from None
-
-
-def _formatted(row: str, chances: np.ndarray, labels: Sequence[str], form: str) -> str:
-    """Returns the line for one text; form: "text" or "jsonl"."""
-    best = int(chances.argmax())
-    if form == "jsonl":
-        return json.dumps(
-            {
-                "text": row,
-                "label": labels[best],
-                "probability": float(chances[best]),
-                "probabilities": {label: float(chance) for label, chance in zip(labels, chances)},
-            },
-            ensure_ascii=False,
-        )
-    one_line = " ".join(row.splitlines())
-    return f"{labels[best]}\t{chances[best]:.4f}\t{one_line}"

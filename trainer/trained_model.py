@@ -14,7 +14,7 @@ from trainer.model_folder import attempts, checkpoint
 from trainer.models import networks
 from trainer.steps import state as states
 from trainer.steps.evaluation import EvaluationStep
-from trainer.tasks import table
+from trainer.tasks import serving, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,12 @@ class TrainedModel:
     weights: dict[str, tf.Tensor]
     step: EvaluationStep
     checkpoint_step: int
+
+    def served(self) -> serving.Served:
+        """Returns what answers to texts with this model."""
+        return self.step.task.served(
+            self.network, self.weights, self.dataset, self.config.input, self.step.compiled
+        )
 
 
 def open_model(

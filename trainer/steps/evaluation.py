@@ -19,18 +19,17 @@ from trainer.tasks.table import Task
 class EvaluationStep:
     """Computes the outcome of each row with given weights, over the replicas of a placement.
 
-    network: computes the outputs. task: makes outcomes of them.
+    network: computes the outputs. task: makes outcomes of them. compiled: whether XLA compiles it.
     """
 
     def __init__(self, network: Network, placement: Placement, task: Task):
         self.task = task
         self.network = network
         self._placement = placement
+        self.compiled = compiles(network, placement)
         retraces = placement.device_type == "TPU"  # A TPU needs the lengths in the trace.
         self._outcomes = function(
-            self._outcomes_of,
-            jit_compile=compiles(network, placement),
-            reduce_retracing=not retraces,
+            self._outcomes_of, jit_compile=self.compiled, reduce_retracing=not retraces
         )
         self._replicas = function(self._outcomes_of_replicas, reduce_retracing=not retraces)
         self._copies = function(self._copies_of_replicas)

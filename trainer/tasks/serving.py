@@ -5,7 +5,7 @@ Each class holds tokenizer, weights and functions of them, so that both give the
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,14 @@ from trainer.models.networks import Network
 from trainer.tasks import language_model
 
 LIKELIEST = 10  # Next tokens that are shown with their probabilities.
+
+
+class Text(NamedTuple):
+    """A text to answer. place: where it comes from, for errors. number: its own, for the seed."""
+
+    content: str
+    place: str
+    number: int
 
 
 class Served(Protocol):
@@ -41,11 +49,11 @@ class Served(Protocol):
         """compiled: whether XLA compiles what it computes; a SavedModel is not compiled."""
 
     def answers(
-        self, texts: Sequence[str], places: Sequence[str], options: configuration.Predict
+        self, texts: Sequence[Text], options: configuration.Predict
     ) -> list[dict[str, Any]]:
         """Returns what `--format=jsonl` prints of each text.
 
-        places: where each text comes from, for errors; its number is part of the seed.
+        Raises DataError if the model can make nothing of one.
         """
 
     def line(self, answer: Mapping[str, Any]) -> str:
@@ -67,9 +75,7 @@ def _module_state(module, network, weights, dataset, settings) -> None:
 
 def _batch_of(ids: tf.RaggedTensor, settings: configuration.Input) -> Batch:
     """Returns rows of ids as one batch, padded to one of a few lengths, without targets."""
-    rows = store.Split(
-        ids.values.numpy(), ids.row_splits.numpy(), np.zeros(ids.nrows(), np.int32)
-    )
+    rows = store.Split(ids.values.numpy(), ids.row_splits.numpy(), np.zeros(ids.nrows(), np.int32))
     return pipeline.loose_batch(rows, settings)
 
 
@@ -103,10 +109,10 @@ class TextClassifier(tf.Module):
     def _probabilities(self, tokens: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(self._network.logits(self.weights, tokens, lengths))
 
-    def answers(self, texts, places, options):
-        batch = _batch_of(self.tokenizer.encode(tf.constant(list(texts))), self._settings)
+    def answers(self, texts, options):
+        batch = _batch_of(self.tokenizer.encode(_contents(texts)), self._settings)
         rows = self._chances(tf.constant(batch.inputs), tf.constant(batch.lengths)).numpy()
-        return [self._answer(shown, chances) for shown, chances in zip(texts, rows)]
+        return [self._answer(shown.content, chances) for shown, chances in zip(texts, rows)]
 
     def _answer(self, shown: str, chances: np.ndarray) -> dict[str, Any]:
         best = int(chances.argmax())
@@ -114,9 +120,7 @@ class TextClassifier(tf.Module):
             "text": shown,
             "label": self._labels[best],
             "probability": float(chances[best]),
-            "probabilities": {
-                label: float(chance) for label, chance in zip(self._labels, chances)
-            },
+            "probabilities": {label: float(chance) for label, chance in zip(self._labels, chances)},
         }
 
     def line(self, answer):
@@ -188,11 +192,11 @@ class Tagger(tf.Module):
     def _probabilities(self, tokens: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(self._network.logits(self.weights, tokens, lengths))
 
-    def answers(self, texts, places, options):
-        sentences = tf.strings.split(tf.constant(list(texts)))
+    def answers(self, texts, options):
+        sentences = tf.strings.split(_contents(texts))
         ids = sentences.with_flat_values(self.tokenizer.encode_tokens(sentences.flat_values))
         # A length of a power of two, so that XLA compiles few shapes.
-        longest = max(16, 1 << (int(tf.reduce_max(ids.row_lengths())) - 1).bit_length())
+        longest = _rounded(int(tf.reduce_max(ids.row_lengths())))
         rows = ids.to_tensor(text.PADDING, shape=[None, longest])
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         likeliest = tf.argmax(self._chances(rows, lengths), axis=-1).numpy()
@@ -232,11 +236,7 @@ class LanguageModel(tf.Module):
 
     @property
     def signatures(self):
-        return {
-            "serving_default": self.score,
-            "continue": self.continuation,
-            "next": self.next,
-        }
+        return {"serving_default": self.score, "continue": self.continuation, "next": self.next}
 
     # --- signatures -------------------------------------------------------------------------------
 
@@ -384,13 +384,11 @@ class LanguageModel(tf.Module):
 
     # --- predict ----------------------------------------------------------------------------------
 
-    def answers(self, texts, places, options):
-        ids = self.tokenizer.encode(tf.constant(list(texts)))
-        return (self._scored_texts if options.score else self._continued_texts)(
-            texts, places, ids, options
-        )
+    def answers(self, texts, options):
+        ids = self.tokenizer.encode(_contents(texts))
+        return (self._scored_texts if options.score else self._continued_texts)(texts, ids, options)
 
-    def _scored_texts(self, texts, places, ids, options):
+    def _scored_texts(self, texts, ids, options):
         inputs, targets, lengths = self._with_targets(ids)
         pad = [[0, 0], [0, _rounded(inputs.shape[1]) - inputs.shape[1]]]
         log_probability, tokens = (
@@ -399,21 +397,21 @@ class LanguageModel(tf.Module):
         )
         return [
             {
-                "text": shown,
+                "text": shown.content,
                 "log_probability": float(log_p),
                 "perplexity": math.exp(-log_p / max(1, count)),
             }
             for shown, log_p, count in zip(texts, log_probability, tokens)
         ]
 
-    def _continued_texts(self, texts, places, ids, options):
-        _refuse_unknown(texts, places, ids)
+    def _continued_texts(self, texts, ids, options):
+        _refuse_unknown(texts, ids)
         rows, lengths = padded(ids)
         rows = tf.pad(rows, [[0, 0], [0, _rounded(rows.shape[1]) - rows.shape[1]]])
         found = self._continuation(
             rows,
             lengths,
-            tf.constant([int(place.rsplit(":", 1)[-1]) - 1 for place in places]),
+            tf.constant([shown.number for shown in texts]),
             options.tokens,
             tf.constant(options.temperature, tf.float32),
             tf.constant(options.top_k),
@@ -425,16 +423,14 @@ class LanguageModel(tf.Module):
         names = self.tokenizer.tokens(likeliest).numpy()
         return [
             {
-                "text": shown,
+                "text": shown.content,
                 "continuation": continuation,
                 "next": {
                     name.decode("utf-8", "replace"): float(chance)
                     for name, chance in zip(of_text, chances)
                 },
             }
-            for shown, continuation, of_text, chances in zip(
-                texts, following, names, probabilities
-            )
+            for shown, continuation, of_text, chances in zip(texts, following, names, probabilities)
         ]
 
     def line(self, answer):
@@ -444,17 +440,26 @@ class LanguageModel(tf.Module):
         return f"{answer['log_probability']:.4f}\t{answer['perplexity']:.4f}\t{one_line}"
 
 
+def _contents(texts: Sequence[Text]) -> tf.Tensor:
+    return tf.constant([shown.content for shown in texts], tf.string)
+
+
 def _rounded(length: int) -> int:
     """Returns a power of two, at least 16, that holds `length`: XLA compiles few shapes."""
     return max(16, 1 << (length - 1).bit_length())
 
 
-def _refuse_unknown(texts: Sequence[str], places: Sequence[str], ids: tf.RaggedTensor) -> None:
+def _refuse_unknown(texts: Sequence[Text], ids: tf.RaggedTensor) -> None:
     """Raises DataError if a text has tokens and the vocabulary has none of them."""
-    for shown, place, row in zip(texts, places, ids):
+    for shown, row in zip(texts, ids):
         found = row.numpy()[1:]
         if len(found) and (found == text.UNKNOWN).all():
             raise DataError(
-                f"{place}: no token of {shown!r} is in the vocabulary of the model, so it knows "
-                "nothing that could follow. Begin with words that the training text has."
+                f"{shown.place}: no token of {shown.content!r} is in the vocabulary of the model, "
+                "so it knows nothing that could follow. Begin with words that the training text "
+                "has."
             )
+
+
+# Flags of `predict` that only some tasks obey.
+OPTIONS = TextClassifier.options | Tagger.options | LanguageModel.options

@@ -14,7 +14,7 @@ from trainer.data import fields
 from trainer.data.store import Dataset
 from trainer.exit_codes import UsageError
 from trainer.models import heads
-from trainer.tasks import classification, language_model, tagging, views
+from trainer.tasks import classification, language_model, serving, tagging, views
 
 # Sums that every task has: the summed loss, whose gradient a step takes, and its divisor.
 LOSS_SUM, COUNT = "loss_sum", "count"
@@ -51,6 +51,7 @@ class Task:
     metrics: {name: sum} -> {metric: value} of training steps.
     outcomes: (outputs, batch) -> (losses [batch], answers [batch, ...]) of an evaluation.
     exact_metrics: the metrics of a whole split.
+    served: answers to texts, for `predict` and `export`.
     view: what TensorBoard shows of an evaluation.
     refused: {flag: (its default, why no other value fits the task)}.
     """
@@ -64,6 +65,7 @@ class Task:
     metrics: Callable[[Mapping[str, Any]], dict[str, float]]
     outcomes: Callable[..., tuple[tf.Tensor, tf.Tensor]]
     exact_metrics: type[Metrics]
+    served: type[serving.Served]
     view: type[views.View]
     refused: Mapping[str, tuple[Any, str]]
 
@@ -112,6 +114,7 @@ TASKS = {
             metrics=classification.metrics,
             outcomes=classification.outcomes,
             exact_metrics=classification.Metrics,
+            served=serving.TextClassifier,
             view=views.ClassesView,
             refused=_NOT_TIED,
         ),
@@ -125,6 +128,7 @@ TASKS = {
             metrics=language_model.metrics,
             outcomes=language_model.outcomes,
             exact_metrics=language_model.Metrics,
+            served=serving.LanguageModel,
             view=views.TextView,
             refused={
                 **_PER_STEP,
@@ -142,6 +146,7 @@ TASKS = {
             metrics=tagging.metrics,
             outcomes=tagging.outcomes,
             exact_metrics=tagging.Metrics,
+            served=serving.Tagger,
             view=views.TagsView,
             refused={**_PER_STEP, **_NOT_TIED},
         ),
