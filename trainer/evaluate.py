@@ -21,6 +21,7 @@ from trainer.models.networks import Network
 from trainer.reporting.progress import number
 from trainer.steps.evaluation import EvaluationStep
 from trainer.tasks import table
+from trainer.tasks.serving import Served
 from trainer.tasks.table import Metrics
 from trainer.tasks.views import View
 
@@ -35,6 +36,8 @@ class Evaluator:
     split: str
     batches: EvaluationBatches | StreamEvaluationBatches
     step: EvaluationStep
+    settings: configuration.Input
+    _served: list[Served] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of_run(
@@ -62,7 +65,7 @@ class Evaluator:
             return None
         batches = pipeline.evaluation_batches(dataset, split, config.input, ROWS_PER_BATCH)
         step = EvaluationStep(network, placement, table.task_of(dataset))
-        return cls(dataset, split, batches, step)
+        return cls(dataset, split, batches, step, config.input)
 
     def lengths(self) -> list[int]:
         """Returns the lengths that its batches are padded to."""
@@ -76,6 +79,19 @@ class Evaluator:
     def view(self) -> View:
         """Returns a new view that collects the outcomes of one evaluation."""
         return self.step.task.view(self.dataset, self.split)
+
+    def served(self, weights: Mapping[str, tf.Tensor]) -> Served:
+        """Returns what answers to texts with `weights`; the same object each time."""
+        if not self._served:
+            self._served.append(
+                self.step.task.served(
+                    self.step.network, weights, self.dataset, self.settings, self.step.compiled
+                )
+            )
+        [served] = self._served
+        for name, variable in served.weights.items():
+            variable.assign(weights[name])
+        return served
 
     def metrics(
         self, weights: Mapping[str, tf.Tensor], abandon: Callable[[], bool], view: View

@@ -176,7 +176,9 @@ class Loop:
             return
         evaluation = selection.Evaluation(self._step, split, found.metrics())
         self._keeper.offer(evaluation, self._state.snapshot)
-        self._record.write_evaluation(evaluation, found, view)
+        self._record.write_evaluation(
+            evaluation, found, view, lambda: self._evaluator.served(weights)
+        )
         # Last: an evaluation on record is not repeated, so all that follows from it must be there.
         self._keeper.append(evaluation)
 

@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from trainer.steps.state import State
 from trainer.steps.update import StepMetrics
 from trainer.stopping import MEET_AGAIN, StopRequest
 from trainer.tasks import table
+from trainer.tasks.serving import Served
 from trainer.tasks.table import Metrics
 from trainer.tasks.views import View
 
@@ -217,12 +218,19 @@ class Recorder:
     # --- evaluations and saves --------------------------------------------------------------------
 
     def write_evaluation(
-        self, evaluation: selection.Evaluation, found: Metrics, view: View
+        self,
+        evaluation: selection.Evaluation,
+        found: Metrics,
+        view: View,
+        served: Callable[[], Served],
     ) -> None:
-        """Writes an evaluation to TensorBoard, journal and stdout; its points survive a kill."""
+        """Writes an evaluation to TensorBoard, journal and stdout; its points survive a kill.
+
+        served: makes what answers with the weights that were evaluated.
+        """
         step, split, metrics = evaluation.step, evaluation.split, found.metrics()
         self._eval_summaries.write(step, metrics)
-        view.write(self._eval_summaries, step, found)
+        view.write(self._eval_summaries, step, found, served)
         self._eval_summaries.flush()
         self.lap("evaluate", step=step, split=split, **metrics)
         # After the epoch's metrics the line has the same ones of the split.

@@ -19,6 +19,7 @@ from trainer.models.encoder import Carry
 from trainer.models.networks import Network
 from trainer.tasks import language_model
 
+SAMPLE_TOKENS = 200  # Of a text that is shown while a model trains.
 LIKELIEST = 10  # Next tokens that are shown with their probabilities.
 
 
@@ -381,6 +382,12 @@ class LanguageModel(tf.Module):
         whole = self.tokenizer.decode(tf.concat([ids[:, 1:], more], axis=1))
         length = tf.strings.length(before)
         return tf.strings.substr(whole, length, tf.strings.length(whole) - length)
+
+    def sample(self, seed: int) -> str:
+        """Returns a text that the model makes from nothing, about as `predict ""` does."""
+        options = configuration.Predict(tokens=SAMPLE_TOKENS, temperature=0.8, seed=seed)
+        [answer] = self.answers([Text("", "", 0)], options)
+        return answer["continuation"]
 
     # --- predict ----------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ A view collects the outcome of every row of an evaluation and is written as a wh
 
 import heapq
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,8 @@ from trainer.data import store, text
 from trainer.data.pipeline import Batch
 from trainer.reporting import pictures
 from trainer.reporting.summaries import Summaries
-from trainer.tasks import classification, tagging
+from trainer.tasks import classification, language_model, tagging
+from trainer.tasks.serving import LanguageModel, Served
 
 MISTAKES = 12  # The costliest mistakes are listed, at most this many.
 CURVES = 20  # Classes with a precision-recall curve: those with the most examples.
@@ -36,8 +37,14 @@ class View(Protocol):
         what `Task.outcomes` returned.
         """
 
-    def write(self, summaries: Summaries, step: int, found: Any) -> None:
-        """Writes what it collected; found: the exact metrics of the split."""
+    def write(
+        self, summaries: Summaries, step: int, found: Any, served: Callable[[], Served]
+    ) -> None:
+        """Writes what it collected.
+
+        found: the exact metrics of the split. served: makes what answers with the weights that were
+        evaluated.
+        """
 
 
 class ClassesView:
@@ -68,7 +75,13 @@ class ClassesView:
             keep = heapq.heappush if len(self._mistakes) < MISTAKES else heapq.heappushpop
             keep(self._mistakes, mistake)
 
-    def write(self, summaries: Summaries, step: int, found: classification.Metrics) -> None:
+    def write(
+        self,
+        summaries: Summaries,
+        step: int,
+        found: classification.Metrics,
+        served: Callable[[], Served],
+    ) -> None:
         """Writes confusion matrix, precision-recall curves and the costliest mistakes."""
         summaries.image(
             "confusion", pictures.confusion_matrix(found.confusion, self._dataset.labels), step
@@ -111,14 +124,16 @@ class TagsView:
     ) -> None:
         pass
 
-    def write(self, summaries: Summaries, step: int, found: tagging.Metrics) -> None:
+    def write(
+        self, summaries: Summaries, step: int, found: tagging.Metrics, served: Callable[[], Served]
+    ) -> None:
         """Writes the confusion matrix."""
         picture = pictures.confusion_matrix(found.steps.confusion, self._labels)
         summaries.image("confusion", picture, step)
 
 
 class TextView:
-    """The next token of a text: nothing but the metrics yet."""
+    """The next token of a text: what the model writes by itself."""
 
     def __init__(self, dataset: store.Dataset, split: str):
         pass
@@ -128,8 +143,16 @@ class TextView:
     ) -> None:
         pass
 
-    def write(self, summaries: Summaries, step: int, found: Any) -> None:
-        """Writes nothing."""
+    def write(
+        self,
+        summaries: Summaries,
+        step: int,
+        found: language_model.Metrics,
+        served: Callable[[], LanguageModel],
+    ) -> None:
+        """Writes a text that the model makes; the step is the seed."""
+        lines = served().sample(step).splitlines()
+        summaries.text("sample", "  \n".join(map(_as_markdown, lines)), step)
 
 
 def _as_markdown(shown: str) -> str:
