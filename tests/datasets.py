@@ -49,3 +49,47 @@ def random_splits(seed=0, *, vocabulary_size=30, classes=3, train=50, test=17, l
             sequences.append(np.concatenate([[1], 4 + words % (vocabulary_size - 4)]))
         splits[name] = (sequences, labels)
     return splits
+
+
+def write_text(data_dir, splits, *, vocabulary_size, order="streams"):
+    """Writes a dataset of a language model and returns it open; `splits`: {name: [documents]}.
+
+    A document is a sequence of ids without its START.
+    """
+    with store.new_folder(data_dir) as folder:
+        files, described = {}, {}
+        for name, documents in splits.items():
+            (folder / name).mkdir()
+            rows = [np.concatenate([[1], document]) for document in documents]
+            arrays = {
+                "tokens": np.concatenate(rows).astype(np.int32),
+                "offsets": np.cumsum([0, *map(len, rows)]).astype(np.int64),
+            }
+            for part, values in arrays.items():
+                writer = store.ArrayWriter(
+                    folder / name / f"{part}.npy", store.ARRAYS[part], len(values)
+                )
+                writer.write(values)
+                files[f"{name}/{part}.npy"] = writer.close()
+            described[name] = {"examples": len(rows), "tokens": len(arrays["tokens"])}
+        words = RESERVED + [f"w{i}" for i in range(4, vocabulary_size)]
+        files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", words)
+        description = {
+            "task": "language_model",
+            "input": {"kind": "tokens"},
+            "target": "next_token",
+            "order": order,
+            "tokenizer": {"name": "spaces", "version": 1},
+            "splits": described,
+            "files": files,
+        }
+        return store.publish(folder, description, data_dir)
+
+
+def random_text(tokens, seed=0, *, vocabulary_size=30):
+    """Returns ids that a model can learn: each is one of two that follow the one before it."""
+    generator = np.random.default_rng(seed)
+    ids = [0]
+    for choice in generator.integers(0, 2, tokens):
+        ids.append((3 * ids[-1] + choice + 1) % (vocabulary_size - 4))
+    return 4 + np.array(ids[1:])

@@ -40,6 +40,15 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A text of 25 chunks in 9 streams, so that a hundred steps are four epochs."""
+    folder = tmp_path_factory.mktemp("text") / "data"
+    splits = {"train": [datasets.random_text(1800)], "validation": [datasets.random_text(97, 1)]}
+    datasets.write_text(folder, splits, vocabulary_size=30)
+    return folder
+
+
 def start(workers: int, data, model, *flags) -> list:
     """Starts the processes of a gang as supervisors would."""
     addresses = free_addresses(workers)
@@ -119,6 +128,35 @@ def test_a_run_continues_with_two_three_and_one_worker(data, alone, tmp_path):
         assert [answer.code for answer in answers] == [0] * workers, answers[0].err
         assert workers == 1 or "the gradient of the embedding whole" in answers[0].err
     np.testing.assert_allclose(losses(model, 100), losses(alone, 100), rtol=1e-9)
+
+
+def test_workers_carry_the_states_of_their_streams_as_one_does(text, tmp_path):
+    model, changing = tmp_path / "two", tmp_path / "changing"
+    flags = [*EXACT, "--tied_embedding"]
+    [answer] = run(1, text, tmp_path / "one", *flags)
+    assert answer.code == 0, answer.err
+    answers = run(2, text, model, *flags)
+    assert [answer.code for answer in answers] == [0, 0], answers[0].err + answers[1].err
+    assert answers[0].digest == answers[1].digest
+    for steps, workers in ((31, 1), (50, 2), (75, 3), (100, 1)):
+        of_part = [*flags, f"--steps={steps}", "--eval_steps=-1", "--accumulate=2"]
+        answers = run(workers, text, changing, *of_part)
+        assert [answer.code for answer in answers] == [0] * workers, answers[0].err
+    expected, theirs = losses(tmp_path / "one", 100), tensors(tmp_path / "one", 100)
+    assert theirs["carry/rnn_0/hidden"].shape == (9, 8) and theirs["carry/rnn_0/memory"].all()
+    for other in (model, changing):
+        np.testing.assert_allclose(losses(other, 100), expected, rtol=1e-9)
+        for name, values in tensors(other, 100).items():
+            np.testing.assert_allclose(values, theirs[name], rtol=1e-7, atol=1e-9, err_msg=name)
+    metrics = [
+        [
+            event["perplexity"]
+            for event in journal.read(folder / "journal.jsonl")
+            if event["event"] == "evaluate"
+        ]
+        for folder in (model, tmp_path / "one")
+    ]
+    assert len(metrics[0]) == 3 and metrics[0] == pytest.approx(metrics[1], rel=1e-9)
 
 
 @pytest.mark.slow
