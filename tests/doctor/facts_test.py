@@ -43,11 +43,12 @@ def test_workers_are_counted_from_flags_and_tf_config(flags, environ, workers):
 
 
 def test_a_dataset_is_measured_and_a_damaged_one_named(tmp_path):
-    datasets.write(tmp_path / "d", datasets.random_splits(), vocabulary_size=30, classes=3)
+    made = datasets.write(tmp_path / "d", datasets.random_splits(), vocabulary_size=30, classes=3)
+    tokens = len(made.splits["train"].tokens)
     assert (
         facts.data(str(tmp_path / "d"))
         == facts.described(str(tmp_path / "d"))
-        == facts.Data(50, 30, 3)
+        == facts.Data(50, 30, 3, tokens, "shuffled")
     )
     (tmp_path / "d/vocabulary.txt").write_text("short\n")
     assert "vocabulary.txt" in facts.data(str(tmp_path / "d"))
@@ -55,6 +56,15 @@ def test_a_dataset_is_measured_and_a_damaged_one_named(tmp_path):
         str(tmp_path)
     )
     assert facts.data("") == "--data_dir is not given"
+
+
+def test_an_epoch_of_a_text_has_as_many_steps_as_its_streams_have_whole_chunks(tmp_path):
+    text = datasets.random_text(1000)
+    datasets.write_text(tmp_path / "d", {"train": [text, text]}, vocabulary_size=30)
+    found = facts.data(str(tmp_path / "d"))
+    assert found == facts.Data(2, 30, 0, 2002, "streams") and found.outputs == 30
+    # 2002 tokens in 3 streams are 667 in each: 13 whole chunks of 50.
+    assert found.epochs(configuration.Input(batch_size=3, max_length=50)).end(2) == 26
 
 
 # --- the model folder -----------------------------------------------------------------------------

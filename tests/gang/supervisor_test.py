@@ -37,7 +37,12 @@ class Job:
         (folder / "data").mkdir(exist_ok=True)
         (folder / "data" / "dataset.json").write_text(
             json.dumps(
-                {"format": 1, "tokenizer": {}, "splits": {"train": {"examples": 30}}, "files": {}}
+                {
+                    "format": 1,
+                    "tokenizer": {},
+                    "splits": {"train": {"examples": 30, "tokens": 300}},
+                    "files": {},
+                }
             )
         )
         hosts = (

@@ -6,7 +6,7 @@ An epoch ends with the step that completes it, also if that step begins the next
 import dataclasses
 
 from trainer import config as configuration
-from trainer.data import order
+from trainer.data import fields, order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +34,21 @@ class Epochs:
     def total_steps(self, run: configuration.Run) -> int:
         """Returns the last step of a run: --steps, or else the end of --epochs."""
         return run.steps or self.end(run.epochs)
+
+
+def chunks(tokens: int, settings: configuration.Input) -> int:
+    """Returns the whole chunks of max_length tokens in each of batch_size streams of a text."""
+    return tokens // settings.batch_size // settings.max_length
+
+
+def of_split(
+    order_of_rows: str, examples: int, tokens: int, settings: configuration.Input
+) -> Epochs:
+    """Returns the epochs of a run over a training split.
+
+    order_of_rows: one of `fields.ORDERS`. An epoch of a text in streams has a row for each of their
+    chunks, else a row for each example.
+    """
+    if order_of_rows == fields.STREAMS:
+        examples = settings.batch_size * chunks(tokens, settings)
+    return Epochs(examples, settings.batch_size)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from trainer import config as configuration
-from trainer.data import fields, order
+from trainer.data import epochs, fields, order
 from trainer.data.epochs import Epochs
 from trainer.data.store import Split
 from trainer.exit_codes import UsageError
@@ -166,7 +166,7 @@ class StreamsPlan:
         self._tokens, self._chunk, self._seed = len(split.tokens), settings.max_length, seed
         self.batch_size = settings.batch_size
         self._part = self._tokens // self.batch_size
-        self._chunks = self._part // self._chunk
+        self._chunks = epochs.chunks(self._tokens, settings)
         if not self._chunks:
             fits = max(1, self._tokens // self._chunk)
             raise UsageError(

@@ -107,7 +107,7 @@ class Dataset:
     @property
     def order(self) -> str:
         """How steps meet the examples: one of `fields.ORDERS`."""
-        return self.description.get("order", fields.SHUFFLED)
+        return order_in(self.description)
 
     @property
     def outputs(self) -> int:
@@ -118,6 +118,11 @@ class Dataset:
 def task_in(description: Mapping) -> str:
     """Returns the name of the task of a dataset, from the content of its dataset.json."""
     return description.get("task", "classification")
+
+
+def order_in(description: Mapping) -> str:
+    """Returns the order of the examples of a dataset, from the content of its dataset.json."""
+    return description.get("order", fields.SHUFFLED)
 
 
 def target_in(description: Mapping) -> fields.Target:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 
 from trainer import config as configuration
-from trainer.data import order
 from trainer.devices import accelerator, cuda
 from trainer.devices.accelerator import TENSORFLOWS
 from trainer.doctor.cluster import quantity
@@ -324,7 +323,8 @@ def check_data(config: configuration.Config, facts: Facts) -> Finding:
         OK,
         "data",
         f"{config.folders.data_dir} is complete: {facts.data.examples} training examples, "
-        f"{facts.data.classes} classes, vocabulary of {facts.data.vocabulary_size}",
+        + (f"{facts.data.classes} classes, " if facts.data.classes else "")
+        + f"vocabulary of {facts.data.vocabulary_size}",
     )
 
 
@@ -350,10 +350,10 @@ def check_model_folder(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "model folder", f"{where} can be written, synced, locked and renamed in")
 
 
-def copies(config: configuration.Config, examples: int) -> int:
+def copies(config: configuration.Config, data: Data) -> int:
     """Returns the most checkpoints at one time: those kept, the best one, the one being written."""
     run = config.run
-    steps = run.steps or order.epoch_end(run.epochs, examples, config.input.batch_size)
+    steps = data.epochs(config.input).total_steps(run)
     kept = min(run.keep or math.inf, math.ceil(steps / run.save_steps))
     return int(kept) + (0 if run.eval_steps == -1 else 1) + 1
 
@@ -361,8 +361,9 @@ def copies(config: configuration.Config, examples: int) -> int:
 def check_space(config: configuration.Config, facts: Facts) -> Finding:
     if not isinstance(facts.data, Data) or not isinstance(facts.model_folder, Folder):
         return Finding(SKIPPED, "free space", "needs a dataset and a model folder")
-    size = shapes.checkpoint_bytes(config, facts.data.vocabulary_size, facts.data.classes)
-    wanted = max(1, copies(config, facts.data.examples) - facts.checkpoints)
+    data = facts.data
+    size = shapes.checkpoint_bytes(config, data.vocabulary_size, data.outputs, data.in_streams)
+    wanted = max(1, copies(config, data) - facts.checkpoints)
     free, where = facts.model_folder.free, facts.model_folder.probed
     needs = (
         f"{_bytes(free)} free in {where}; a checkpoint takes {_bytes(size)}, and room for {wanted} "

@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Mapping
 
 from trainer import config as configuration
-from trainer.data import store
+from trainer.data import fields, store
+from trainer.data.epochs import Epochs, of_split
 from trainer.devices import accelerator
 from trainer.doctor.cluster import Cluster
 from trainer.exit_codes import TrainerError
@@ -56,11 +57,30 @@ class Folder:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Size of a prepared dataset."""
+    """Size of a prepared dataset: its training split, vocabulary and classes, 0 without any.
+
+    order: how steps meet the examples, one of `fields.ORDERS`.
+    """
 
     examples: int
     vocabulary_size: int
     classes: int
+    tokens: int = 0
+    order: str = fields.SHUFFLED
+
+    @property
+    def outputs(self) -> int:
+        """The number of classes, or of ids if the target is the next token."""
+        return self.classes or self.vocabulary_size
+
+    @property
+    def in_streams(self) -> bool:
+        """Whether a run reads it as one long text."""
+        return self.order == fields.STREAMS
+
+    def epochs(self, settings: configuration.Input) -> Epochs:
+        """Returns the epochs of a run over it."""
+        return of_split(self.order, self.examples, self.tokens, settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +146,19 @@ def described(folder: str) -> Data | str:
     """Returns the size in dataset.json without opening the arrays, or why it cannot be read."""
     try:
         description, _ = store.read_description(pathlib.Path(folder))
-        lines = [
-            pathlib.Path(folder, name).read_bytes().count(b"\n")
+        lines = {
+            name: pathlib.Path(folder, name).read_bytes().count(b"\n")
             for name in ("vocabulary.txt", "labels.txt")
-        ]
-        return Data(description["splits"].get("train", {}).get("examples", 0), *lines)
+            if name in description["files"]
+        }
+        split = description["splits"].get("train", {})
+        return Data(
+            split.get("examples", 0),
+            lines["vocabulary.txt"],
+            lines.get("labels.txt", 0),
+            split.get("tokens", 0),
+            store.order_in(description),
+        )
     except (TrainerError, OSError) as problem:
         return str(problem)
 

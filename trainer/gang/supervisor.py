@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer import config as configuration
-from trainer.data import order, store
+from trainer.data import epochs, store
 from trainer.devices import accelerator, hardware, resources
 from trainer.exit_codes import BY_NAME
 from trainer.gang import child, identity, links, member, roster, watchdog
@@ -336,11 +336,14 @@ class Supervisor:
         return run.threads, run.shards
 
     def _finished(self) -> str:
-        run, examples = self._config.run, self._description["splits"]["train"]["examples"]
-        return commits.finished_line(
-            self._folder,
-            run.steps or order.epoch_end(run.epochs, examples, self._config.input.batch_size),
+        split = self._description["splits"]["train"]
+        of_run = epochs.of_split(
+            store.order_in(self._description),
+            split["examples"],
+            split["tokens"],
+            self._config.input,
         )
+        return commits.finished_line(self._folder, of_run.total_steps(self._config.run))
 
     def _fresh_address(self) -> str:
         """Returns where TensorFlow will listen: a free port of this host, "" without peers.
