@@ -6,6 +6,8 @@
     python scripts/bench.py prepare --tsv=FILE      prepare against TextVectorization, same file
     python scripts/bench.py scaling --data_dir=D    two workers against one, on a core each; and
                                                     with a supervisor against without
+    python scripts/bench.py language                a step of a language model against Keras and
+                                                    PyTorch, and two shards against one
 
 Each contender is a process of its own, so that none inherits threads or caches. A turn runs every
 contender once; the table has the median of the turns, their spread, and the median of the ratios
@@ -178,7 +180,7 @@ def _model_and_data(workload: str, data_dir: str):
     split = dataset.splits["train"]
     padding, truncate = ("pre", "start") if workload == "seed" else ("post", "end")
     settings = config.Input(max_length=LENGTH[workload], padding=padding, truncate=truncate)
-    tokens = pipeline.pad(split, np.arange(len(split)), LENGTH[workload], settings)
+    tokens = pipeline.batch_of(split, np.arange(len(split)), LENGTH[workload], settings).inputs
     embedding, units = WIDTH[workload]
     model = keras.Sequential(
         [
@@ -190,7 +192,7 @@ def _model_and_data(workload: str, data_dir: str):
         ]
     )
     model.build((None, LENGTH[workload]))
-    return tokens, np.asarray(split.labels), model, keras.optimizers.Adam(1e-3)
+    return tokens, np.asarray(split.targets), model, keras.optimizers.Adam(1e-3)
 
 
 def _rate(workload: str, steps: int, step, dataset) -> float:
@@ -294,6 +296,29 @@ def compare_scaling(data_dir: str, turns: int) -> None:
         )
 
 
+# --- language -------------------------------------------------------------------------------------
+
+
+def compare_language(turns: int) -> None:
+    """Compares training steps on streams of random texts; all data is made here."""
+    from scripts import bench_language
+
+    for shape in bench_language.SHAPES:
+        with tempfile.TemporaryDirectory() as folder:
+            data_dir = bench_language.make_data(bench_language.SHAPES[shape], pathlib.Path(folder))
+            rates = {name: [] for name in bench_language.CONTENDERS}
+            for turn in range(turns):
+                for name in rates:
+                    rates[name].append(bench_language.measured(name, shape, data_dir))
+                    print(f"turn {turn + 1} {name} {rates[name][-1]:.0f} tokens/s", flush=True)
+        for name, values in rates.items():
+            ratio = statistics.median(ours / other for ours, other in zip(rates["ours"], values))
+            print(
+                f"{shape}: {name:15} median {statistics.median(values):.0f} min {min(values):.0f} "
+                f"max {max(values):.0f} tokens/s, ours is {ratio:.2f} times as fast"
+            )
+
+
 # --- prepare --------------------------------------------------------------------------------------
 
 
@@ -360,7 +385,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", choices=["seed", "long", "prepare", "scaling", "contender", "vectorize"]
+        "what", choices=["seed", "long", "prepare", "scaling", "language", "contender", "vectorize"]
     )
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--data_dir", default="")
@@ -374,6 +399,8 @@ def main() -> None:
         vectorize(*given.rest)
     elif given.what == "scaling":
         compare_scaling(given.data_dir, given.turns)
+    elif given.what == "language":
+        compare_language(given.turns)
     elif given.what == "prepare":
         compare_prepare(given.tsv, given.turns)
     else:

@@ -32,8 +32,8 @@ def main() -> None:
     dataset = store.open_dataset(data_dir)
     split = dataset.splits["train"]
     settings = config.Input(max_length=length)
-    tokens = pipeline.pad(split, np.arange(len(split)), length, settings)
-    rows = tf.data.Dataset.from_tensor_slices((tokens, np.asarray(split.labels)))
+    tokens = pipeline.batch_of(split, np.arange(len(split)), length, settings).inputs
+    rows = tf.data.Dataset.from_tensor_slices((tokens, np.asarray(split.targets)))
     rows = rows.shuffle(len(tokens)).repeat().batch(batch, drop_remainder=True)
     with tf.device(device):
         model = keras.Sequential(
