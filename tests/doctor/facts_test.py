@@ -9,6 +9,7 @@ import pytest
 
 from tests import commands, datasets
 from trainer import config as configuration
+from trainer import resuming
 from trainer.devices import accelerator
 from trainer.doctor import facts
 
@@ -55,6 +56,17 @@ def test_a_dataset_is_measured_and_a_damaged_one_named(tmp_path):
         str(tmp_path)
     )
     assert facts.data("") == "--data_dir is not given"
+
+
+def test_the_model_to_start_from_is_counted_by_its_checkpoints_or_named(tmp_path):
+    model = str(tmp_path / "model")
+    assert facts.source("") == "--init_from is not given"
+    assert "--init_from=" in facts.source(model) and "no config.json" in facts.source(model)
+    (tmp_path / "model").mkdir()
+    resuming.write(configuration.from_flat({}), tmp_path / "model")
+    assert "holds no checkpoint yet" in facts.source(model)
+    (tmp_path / "model/best/step-00000003").mkdir(parents=True)
+    assert facts.source(model) == 1
 
 
 # --- the model folder -----------------------------------------------------------------------------

@@ -82,6 +82,11 @@ class Dataset:
         """The settings for `text.Tokenizer`."""
         return self.description["tokenizer"]
 
+    @property
+    def vocabulary_sha256(self) -> str:
+        """Identifies the vocabulary: equal ones give every token the same id."""
+        return vocabulary_sha256(self.description)
+
 
 def open_dataset(folder: str | os.PathLike, verify: bool = True) -> Dataset:
     """Returns the prepared dataset in `folder`.
@@ -143,6 +148,11 @@ def read_description(folder: pathlib.Path) -> tuple[dict, str]:
     if not {"tokenizer", "splits", "files"} <= description.keys():
         raise _damaged(path, "parts are missing")
     return description, hashlib.sha256(content).hexdigest()
+
+
+def vocabulary_sha256(description: Mapping) -> str:
+    """Returns the sha256 of the vocabulary that a dataset.json describes; "" if it has none."""
+    return description["files"].get("vocabulary.txt", {}).get("sha256", "")
 
 
 def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: bool) -> None:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 
 from trainer import config as configuration
+from trainer import resuming
 from trainer.data import store
 from trainer.devices import accelerator
 from trainer.doctor.cluster import Cluster
@@ -65,7 +66,10 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the checks judge. A fact that could not be gathered is a text with the reason."""
+    """What the checks judge. A fact that could not be gathered is a text with the reason.
+
+    checkpoints: of the model folder. source: checkpoints of the model that --init_from names.
+    """
 
     python: tuple[int, int]
     packages: Mapping[str, str]
@@ -75,6 +79,7 @@ class Facts:
     data: Data | str = "--data_dir is not given"
     model_folder: Folder | str = "--model_dir is not given"
     checkpoints: int = 0
+    source: int | str = "--init_from is not given"
     cluster: Cluster | str = "not asked for"
 
 
@@ -143,6 +148,17 @@ def checkpoints(folder: str) -> int:
         for path in pathlib.Path(folder).glob(f"{part}/step-*")
         if path.suffix == ""
     )
+
+
+def source(folder: str) -> int | str:
+    """Returns the number of checkpoints of the model to start from, or why there are none."""
+    if not folder:
+        return Facts.source
+    try:
+        resuming.written_in(folder, "init_from")
+    except (TrainerError, OSError) as problem:
+        return str(problem)
+    return checkpoints(folder) or f"--init_from={folder}: holds no checkpoint yet. Train it first."
 
 
 def free(folder: str) -> Folder:
