@@ -58,9 +58,9 @@ def begun(
     written = configuration.from_flat(resuming.written_in(folder, "init_from"))
     found = trained_model.checkpoint_in(pathlib.Path(folder), "auto", "init_from")
     weights = states.evaluation_weights(found.tensors)
-    _refuse_another_kind(config, written)
-    _refuse_another_vocabulary(config, dataset, written, found)
     wanted = {name: tuple(variable.shape) for name, variable in run_state.weights.items()}
+    _refuse_another_kind(config, written, wanted, weights)
+    _refuse_another_vocabulary(config, dataset, written, found)
     taken = _taken(config, written, wanted, weights)
     origin = Origin(found.manifest["state_digest"], found.step, tuple(taken))
     _refuse_a_source_that_changed(config, origin)
@@ -115,13 +115,21 @@ def _recorded(config: configuration.Config) -> Origin | None:
 # --- what must fit --------------------------------------------------------------------------------
 
 
-def _refuse_another_kind(config: configuration.Config, written: configuration.Config) -> None:
+def _refuse_another_kind(
+    config: configuration.Config,
+    written: configuration.Config,
+    wanted: Iterable[str],
+    weights: Iterable[str],
+) -> None:
     theirs, ours = _differing(SAME_KIND, written, config)
     if theirs:
+        lacking = [name for name, depth in shapes.depths(wanted).items() if depth]
+        lacking = [name for name in lacking if name not in weights]
         raise UsageError(
             f"--init_from={config.folders.init_from}: that model has {theirs}, this run has "
-            f"{ours}: their layers compute different things, so their weights cannot be exchanged. "
-            f"Use {theirs}, or leave out --init_from."
+            f"{ours}: their layers compute different things, so no weight is taken"
+            + (f", and {', '.join(lacking)} are not in it" if lacking else "")
+            + f". Use {theirs}, or leave out --init_from."
         )
 
 
