@@ -20,7 +20,7 @@ ROOMS = """
     loop
     warm_up
     recorder keeper
-    evaluate predict export outcome
+    evaluate predict export outcome fine_tuning
     chaos doctor trained_model
     launch steps
     gang prepare tasks

@@ -6,7 +6,8 @@ seen, the rule and the remedy.
 
 A field also has a mark, `result`: whether it can change the result of a run. The digest in the
 checkpoints covers the fields that can, and a resume must not change them (`resuming`). All others
-(cadence, folders, log) may change.
+(cadence, folders, log) may change. A field that is `later` than the first runs counts in the digest
+only if it is not at its default, so that the digests of older runs stay as they are.
 """
 
 import dataclasses
@@ -49,6 +50,7 @@ TASKS = {
     "tagging": {"macro_f1": "higher", "loss": "lower", "accuracy": "higher", "span_f1": "higher"},
 }
 
+SHARE = Rule("must be greater than 0 and at most 1", lambda value: 0 < value <= 1)
 POSITIVE = Rule("must be greater than 0", lambda value: value > 0)
 SPLIT_OR_DEFAULT = Rule(
     "must be one of train | validation | test",
@@ -64,13 +66,15 @@ ONE_PER_LAYER = Rule(
 )
 
 
-def knob(default, help, rule: Rule | None = None, result: bool = True):
+def knob(default, help, rule: Rule | None = None, result: bool = True, later: bool = False):
     """Returns a field of a configuration.
 
-    result: whether another value can change the weights that a run ends with.
+    Args:
+      result: whether another value can change the weights that a run ends with.
+      later: whether runs without this field exist. Its default must compute what they compute.
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "rule": rule, "result": result}
+        default=default, metadata={"help": help, "rule": rule, "result": result, "later": later}
     )
 
 
@@ -198,6 +202,12 @@ class Folders(Checked):
         "Folder of the run: its configuration, checkpoints, journal and TensorBoard files.",
         result=False,
     )
+    init_from: str = knob(
+        "",
+        "Folder of another run: a new run takes its embedding and recurrent layers. A resume does "
+        "not read it any more.",
+        later=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +255,7 @@ class Model(Checked):
         False,
         "The output layer of a language model uses the embedding as its weights, after a "
         "projection if their widths differ.",
+        later=True,
     )
     dropout: float = knob(
         0.0,
@@ -292,6 +303,19 @@ class Optimizer(Checked):
         "none",
         "'balanced' weights each class by the inverse of its share of the examples.",
         one_of("none", "balanced"),
+    )
+    frozen_steps: int = knob(
+        0,
+        "Updates during which everything that was taken from --init_from stays as it is.",
+        at_least(0),
+        later=True,
+    )
+    layer_decay: float = knob(
+        1.0,
+        "Factor of the learning rate from each layer to the one below it: the output layer has the "
+        "whole rate, the embedding the lowest.",
+        SHARE,
+        later=True,
     )
 
 
@@ -873,6 +897,12 @@ class Config:
                 f"--num_workers={self.gang.num_workers}: --strategy=tpu trains on the TPUs of one "
                 "host, because TensorFlow cannot join TPU hosts as workers. Leave out "
                 "--num_workers."
+            )
+        if self.optimizer.frozen_steps and not self.folders.init_from:
+            raise UsageError(
+                f"--frozen_steps={self.optimizer.frozen_steps}: freezes what was taken from "
+                "--init_from, which is not given. Name a folder of `train`, or leave out "
+                "--frozen_steps."
             )
         if self.run.early_stop_patience and self.run.eval_split == "test":
             raise UsageError(

@@ -114,6 +114,11 @@ class Dataset:
         """The number of classes, or of ids if the target is the next token."""
         return len(self.labels) if self.target.array else len(self.vocabulary)
 
+    @property
+    def vocabulary_sha256(self) -> str:
+        """Identifies the vocabulary: equal ones give every token the same id."""
+        return vocabulary_sha256(self.description)
+
 
 def task_in(description: Mapping) -> str:
     """Returns the name of the task of a dataset, from the content of its dataset.json."""
@@ -202,6 +207,11 @@ def read_description(folder: pathlib.Path) -> tuple[dict, str]:
             f"{', '.join(fields.TARGETS)}. Use the version that prepared it."
         )
     return description, hashlib.sha256(content).hexdigest()
+
+
+def vocabulary_sha256(description: Mapping) -> str:
+    """Returns the sha256 of the vocabulary that a dataset.json describes; "" if it has none."""
+    return description["files"].get("vocabulary.txt", {}).get("sha256", "")
 
 
 def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: bool) -> None:
