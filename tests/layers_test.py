@@ -42,7 +42,7 @@ INSIDE = {
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
-    "models": "networks / encoder heads / vocabulary / recurrent noise shapes / dropout",
+    "models": "networks / encoder heads / decoding vocabulary / recurrent noise shapes / dropout",
     "prepare": "command / sources classes vocabulary / imdb / folders formats imdb_npz splits spool"
     " / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",
