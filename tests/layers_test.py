@@ -43,8 +43,8 @@ INSIDE = {
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / encoder heads / decoding vocabulary / recurrent noise shapes / dropout",
-    "prepare": "command / sources classes vocabulary / imdb / folders formats imdb_npz splits spool"
-    " / tfrecord rows reading / raw_files",
+    "prepare": "command / targets / sources classes vocabulary layout / imdb texts"
+    " / folders formats imdb_npz splits spool / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",

@@ -22,6 +22,7 @@ def compiled(step, jit, **static):
             step,
             first_scores,
             state,
+            rows=tf.range(tf.shape(first_scores)[0]),
             seed=seed,
             temperature=temperature,
             top_k=top_k,

@@ -22,6 +22,7 @@ def generate(
     first_scores: tf.Tensor,
     state: Any,
     *,
+    rows: tf.Tensor,
     count: int | tf.Tensor,
     banned: Sequence[int] = (),
     ends_with: int | None = None,
@@ -39,6 +40,7 @@ def generate(
       step: what the model computes of a token. It is called count - 1 times.
       first_scores: float [rows, vocabulary], those after the prompt; the vocabulary is static.
       state: the state after the prompt.
+      rows: int32 [rows], the number of each row, part of its seed.
       count: at least 1, an int or an int32 scalar. In a program that XLA compiles, a scalar must
         be known when it compiles: an argument of the program is, and each value compiles anew.
       banned: ids that are never generated, and not all that there are.
@@ -53,14 +55,13 @@ def generate(
     bans = np.zeros(first_scores.shape[-1], "float32")
     bans[list(banned)] = -np.inf
     temperature = tf.cast(temperature, tf.float32)
-    row_numbers = tf.range(tf.shape(first_scores)[0])
 
     def choose(scores, position, finished):
         scores = tf.cast(scores, tf.float32) + bans
         ids = tf.cond(
             temperature > 0,
             lambda: _sample(
-                scores, dropout.uniform(seed, position, row_numbers), temperature, top_k, top_p
+                scores, dropout.uniform(seed, position, rows), temperature, top_k, top_p
             ),
             lambda: tf.argmax(scores, axis=-1, output_type=tf.int32),
         )
@@ -72,7 +73,7 @@ def generate(
         ids, finished = choose(scores, position, finished)
         return position + 1, ids, state, finished, written.write(position, ids)
 
-    ids, finished = choose(first_scores, 0, tf.zeros_like(row_numbers, tf.bool))
+    ids, finished = choose(first_scores, 0, tf.zeros_like(rows, tf.bool))
     written = tf.TensorArray(tf.int32, count, element_shape=ids.shape).write(0, ids)
     *_, written = tf.while_loop(
         lambda position, *_: position < count,
@@ -118,7 +119,7 @@ def _threshold(scores, highest, mass, least):
     scores, mass: float32 [rows, vocabulary]; highest: [rows, 1]; least: the mass that is enough,
     [rows, 1] or a scalar. It is the lowest number if all of the mass is less.
 
-    Bisection over the bits of the threshold, and so exact, is many times faster than a sort.
+    Bisection over the bits of the threshold is exact, and needs no sort.
     """
 
     def body(i, low, high):

@@ -101,6 +101,18 @@ class Network:
             outputs = tf.cast(outputs, self._dtype)
         return outputs, after
 
+    def step(
+        self, weights: Mapping[str, tf.Tensor], tokens: tf.Tensor, carry: Carry
+    ) -> tuple[tf.Tensor, Carry]:
+        """Returns (scores [batch, classes], the carry) after one more token of each row, [batch].
+
+        The head must be one per step. The scores are float64 at that precision, else float32.
+        """
+        weights = {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
+        states, after = self._encoder.step(weights, tokens, carry)
+        outputs = self._head(weights, states[:, None], tf.ones_like(tokens))
+        return tf.cast(outputs.scores()[:, 0], self._dtype), after
+
     def logits(
         self,
         weights: Mapping[str, tf.Tensor],

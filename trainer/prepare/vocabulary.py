@@ -153,6 +153,14 @@ def units_of(settings: Mapping) -> Units:
     return units(text.splitter(settings))
 
 
+def without_start(
+    units: np.ndarray, lengths: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns units and lengths as `Words.finish`, without the start of `rows`, bool [rows]."""
+    starts = np.cumsum(lengths) - lengths
+    return np.delete(units, starts[rows]), lengths - rows
+
+
 def _ranked(
     counts: np.ndarray, limit: int, name: Callable[[int], Any]
 ) -> tuple[list[int], np.ndarray]:

@@ -305,9 +305,8 @@ class LanguageModel(tf.Module):
 
     def _step(self, ids: tf.Tensor, carry: Carry) -> tuple[tf.Tensor, Carry]:
         """Returns (scores [rows, vocabulary], carry) after one more token of each row [rows]."""
-        ones = tf.ones_like(ids)
-        outputs, carry = self._network.outputs(self.weights, ids[:, None], ones, carry=carry)
-        return tf.cast(outputs.scores()[:, 0], tf.float32), carry
+        scores, carry = self._network.step(self.weights, ids, carry)
+        return tf.cast(scores, tf.float32), carry
 
     def _read(self, ids: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, Carry]:
         """Returns (scores of the next token [N, vocabulary], carry) after the ids of each row."""
