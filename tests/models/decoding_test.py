@@ -226,7 +226,13 @@ def test_the_count_may_be_an_argument_of_the_program(jit, count):
 
     def program(first_scores, count):
         return decoding.generate(
-            bigrams(table), first_scores, (), count=count, seed=1, temperature=1.0
+            bigrams(table),
+            first_scores,
+            (),
+            rows=tf.range(tf.shape(first_scores)[0]),
+            count=count,
+            seed=1,
+            temperature=1.0,
         )
 
     signature = [tf.TensorSpec([None, WORDS]), tf.TensorSpec([], tf.int32)]
@@ -241,7 +247,13 @@ def test_a_program_without_a_fixed_count_can_be_saved(tmp_path):
     module = tf.Module()
     module.generate = tf.function(
         functools.partial(
-            decoding.generate, bigrams(table), state=(), seed=1, temperature=1.0, top_k=3
+            decoding.generate,
+            bigrams(table),
+            state=(),
+            rows=tf.range(WORDS),
+            seed=1,
+            temperature=1.0,
+            top_k=3,
         ),
         autograph=False,
     )
