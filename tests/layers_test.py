@@ -43,7 +43,7 @@ INSIDE = {
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / encoder heads / decoding vocabulary / recurrent noise shapes / dropout",
-    "prepare": "command / targets / sources classes vocabulary layout / imdb texts"
+    "prepare": "command / targets / sources classes vocabulary borrowed layout / imdb texts tagged"
     " / folders formats imdb_npz splits spool / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training / stepwise fused evaluation / gradient update"

@@ -9,6 +9,7 @@ Units of text are numbers that stand for words, characters or bytes before the v
 What differs between tasks is in `targets.RECIPES`.
 """
 
+import dataclasses
 import logging
 import os
 import pathlib
@@ -19,7 +20,7 @@ import numpy as np
 from trainer import config as configuration
 from trainer.data import fields, store, text
 from trainer.exit_codes import DataError, UsageError
-from trainer.prepare import folders, rows, sources, splits, targets, vocabulary
+from trainer.prepare import borrowed, folders, rows, sources, splits, targets, vocabulary
 from trainer.prepare.layout import Layout
 from trainer.prepare.reading import ReadingProgress, ahead
 from trainer.prepare.spool import Spool
@@ -38,10 +39,19 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
       StorageError: the dataset cannot be written.
     """
     store.refuse_other_content(config.data_dir)
+    borrows = None
+    if config.vocabulary_from:
+        borrows = borrowed.of_dataset(config)
+        config = dataclasses.replace(
+            config,
+            tokenizer=borrows.tokenizer["name"],
+            lowercase=borrows.tokenizer.get("lowercase"),
+        )
     recipe = targets.RECIPES[config.task, config.lines]
     reader = recipe.reader(config)
     source = sources.open_source(config)
     _check_fractions(source, config)
+    _check_words(source, config)
     tokenizer = text.settings(_tokenizer_name(source, config), bool(config.lowercase))
     if source.entries is not None:
         units = vocabulary.Given(source.entries)
@@ -58,15 +68,18 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
             names, class_ids = reader.ranked()
             layout = recipe.layout(spool, reader.answers(spool), config)
             reader.check(layout, source)
-            entries, ids = _vocabulary(spool, layout, units, config)
+            if borrows:
+                entries, ids = borrows.entries, units.ids_of(borrows.entries)
+            else:
+                entries, ids = _vocabulary(spool, layout, units, config)
             written = _split_files(folder, layout, recipe)
-            _write_arrays(spool, layout, ids, class_ids, recipe.target, written)
+            unknown = _write_arrays(spool, layout, ids, class_ids, recipe.target, written)
             description = _describe(folder, written, entries, names)
         description |= {"source": config.source, "tokenizer": tokenizer}
         description |= recipe.described(config.task)
         description["counts"] = dict(layout.counts)
         description["counts"]["replaced"] = replaced
-        _report(description, recipe.target)
+        _report(description, recipe, unknown)
         return store.publish(folder, description, config.data_dir)
 
 
@@ -79,6 +92,16 @@ def _check_fractions(source: rows.Source, config: configuration.Prepare) -> None
                 f"--{split}_fraction={fraction}: the {split} split is given already, and given "
                 "splits stay whole. Leave the flag out."
             )
+
+
+def _check_words(source: rows.Source, config: configuration.Prepare) -> None:
+    """Raises UsageError if ids without words should get the ids of another dataset."""
+    if config.vocabulary_from and source.entries is not None and not source.has_words:
+        raise UsageError(
+            f"--vocabulary_from={config.vocabulary_from}: {source.paths['train'][0]} holds ids "
+            "without words, which no vocabulary can tell. Put imdb_word_index.json beside it, or "
+            "leave out the flag."
+        )
 
 
 def _tokenizer_name(source: rows.Source, config: configuration.Prepare) -> str:
@@ -136,7 +159,7 @@ def _read(
 
 def _check_given_splits(source: rows.Source, spool: Spool) -> None:
     """Raises DataError if the files of a split hold no row for it."""
-    given = spool.read("splits")
+    given = spool.read("splits")[spool.read("lengths") > 0]
     for split, paths in source.paths.items():
         if not (given == store.SPLITS.index(split)).any():
             others = f" or in the {len(paths) - 1} files after it" if len(paths) > 1 else ""
@@ -213,14 +236,18 @@ def _write_arrays(
     class_ids: np.ndarray,
     target: fields.Target,
     written: dict[int, store.SplitWriter],
-) -> None:
+) -> dict[str, int]:
     """Writes the tokens and targets of all rows.
 
     Args:
       ids: the id of each unit.
       class_ids: the class id of each number of the array of targets, if there is one.
       written: {split: its writer}.
+
+    Returns:
+      {name of a split: how many of its tokens are unknown}.
     """
+    unknown = dict.fromkeys((store.SPLITS[split] for split in written), 0)
     for chunk, units, *numbers in spool.chunks(layout.lengths, *filter(None, [target.array])):
         lengths, opened = layout.lengths[chunk], layout.opened[chunk]
         if opened.any():
@@ -230,9 +257,12 @@ def _write_arrays(
         split_of_unit = np.repeat(split_of_row, lengths)
         split_of_target = split_of_unit if target.per_step else split_of_row
         for split, files in written.items():
-            files.write(ids[units[split_of_unit == split]])
+            tokens = ids[units[split_of_unit == split]]
+            files.write(tokens)
+            unknown[store.SPLITS[split]] += int((tokens == text.UNKNOWN).sum())
             for values in numbers:
                 files.write_targets(class_ids[values[split_of_target == split]])
+    return unknown
 
 
 def _describe(
@@ -263,18 +293,26 @@ def _describe(
     }
 
 
-def _report(description: dict, target: fields.Target) -> None:
-    """Logs what the dataset holds."""
-    counts = description["counts"]
+def _report(description: dict, recipe: targets.Recipe, unknown: dict[str, int]) -> None:
+    """Logs what the dataset holds; `unknown`: unknown tokens of each split."""
+    counts, kind = description["counts"], recipe.target.array
     for name, split in description["splits"].items():
-        classes = split.get(target.array, {})
+        classes = split.get(kind, {})
         log.info(
             "%s: %d examples, %d tokens, longest %d%s",
             name,
             split["examples"],
             split["tokens"],
             split["longest"],
-            f", {target.array} {classes}" if classes else "",
+            f", {kind} {classes}" if classes else "",
+        )
+        tokens = split["tokens"] - recipe.starts * split["examples"]
+        log.info(
+            "%s: %d of %d tokens are unknown (%.4g %%)",
+            name,
+            unknown[name],
+            tokens,
+            100 * unknown[name] / max(1, tokens),
         )
         if split["empty_texts"]:
             log.warning(
@@ -291,6 +329,8 @@ def _report(description: dict, target: fields.Target) -> None:
             "%d texts occur with more than one label; all rows of such a text are in one split",
             counts["texts_with_several_labels"],
         )
+    if counts.get("empty_sentences"):
+        log.warning("%d sentences without a token left out", counts["empty_sentences"])
     for pair, texts in counts.get("overlaps", {}).items():
         log.warning("%d texts occur in both of %s; given splits stay whole", texts, pair)
     if counts["replaced"]:

@@ -52,15 +52,13 @@ def shuffled(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -
     Raises:
       UsageError: a fraction above 0 leaves its split or the training split empty.
     """
+    lengths, given = spool.read("lengths"), spool.read("splits")
+    given[lengths == 0] = splits.DROPPED  # Only a row without the start id can be empty.
     assignment = splits.assign(
-        spool.read("keys"),
-        spool.read("splits"),
-        answers,
-        config.validation_fraction,
-        config.test_fraction,
+        spool.read("keys"), given, answers, config.validation_fraction, config.test_fraction
     )
     return Layout(
-        spool.read("lengths"),
+        lengths,
         assignment.splits,
         begins=np.ones(spool.rows, bool),
         opened=np.zeros(spool.rows, bool),
@@ -69,6 +67,14 @@ def shuffled(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -
             "texts_with_several_labels": assignment.ambiguous,
             "overlaps": assignment.overlaps,
         },
+    )
+
+
+def sentences(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -> Layout:
+    """Returns the layout of `shuffled` without the rows that have no token."""
+    layout = shuffled(spool, answers, config)
+    return dataclasses.replace(
+        layout, counts={**layout.counts, "empty_sentences": int((layout.lengths == 0).sum())}
     )
 
 

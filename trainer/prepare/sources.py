@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
-from trainer.prepare import folders, formats, imdb, raw_files, texts
+from trainer.prepare import folders, formats, imdb, raw_files, tagged, texts
 from trainer.prepare.rows import Row, Rows, Source, batches
 
 # The lists of pyspellchecker in Latin script.
@@ -75,6 +75,19 @@ def _rows(config: configuration.Prepare, label_column: str) -> Source:
     columns = formats.Columns(config.text_column, label_column, config.split_column)
     read = formats.READERS[config.source]
     return _source(config, lambda stream: read(stream, columns, config.max_line_bytes))
+
+
+def _conll(config: configuration.Prepare) -> Source:
+    """Files of tokens and tags in columns."""
+    config = dataclasses.replace(config, split_column="")  # Its columns have no names.
+    columns = tagged.Columns(config.token_column, config.tag_column)
+    return _source(config, lambda stream: tagged.read_conll(stream, columns, config.max_line_bytes))
+
+
+def _tagged_jsonl(config: configuration.Prepare) -> Source:
+    """Files of objects with tokens and tags."""
+    columns = formats.Columns(config.text_column, config.label_column, config.split_column)
+    return _source(config, lambda stream: tagged.read_jsonl(stream, columns, config.max_line_bytes))
 
 
 def _text(config: configuration.Prepare) -> Source:
@@ -196,4 +209,5 @@ SOURCES = {
         "text": _text,
         **BUILT_IN,
     },
+    "tagging": {"conll": _conll, "jsonl": _tagged_jsonl},
 }

@@ -4,6 +4,7 @@ A `Recipe` says it all for one task; the story in `command` is the same for ever
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -48,6 +49,34 @@ class Labels:
 
     def answers(self, spool: Spool) -> np.ndarray:
         return spool.read("labels")
+
+    def check(self, found: layout.Layout, source: rows.Source) -> None:
+        """Any row will do."""
+
+
+class Tags:
+    """A class for each token."""
+
+    def __init__(self, config: configuration.Prepare):
+        flag = "tag_column" if config.source == "conll" else "label_column"
+        self._classes = Classes("tag", "token", flag)
+        self.ranked = self._classes.ranked
+
+    def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
+        counts = [len(tags) for tags in batch.labels]
+        numbers = self._classes.add(
+            list(itertools.chain.from_iterable(batch.labels)),
+            np.repeat(given, counts).tolist(),
+            (place for place, count in zip(batch.places, counts) for _ in range(count)),
+        )
+        of_rows = np.split(numbers, np.cumsum(counts)[:-1])
+        return {
+            "tags": numbers,
+            "tag_keys": splits.keys((row.tobytes() for row in of_rows), seed=0)[:, 0],
+        }
+
+    def answers(self, spool: Spool) -> np.ndarray:
+        return spool.read("tag_keys")
 
     def check(self, found: layout.Layout, source: rows.Source) -> None:
         """Any row will do."""
@@ -147,4 +176,5 @@ RECIPES = {
     ("language_model", True): Recipe(
         fields.NEXT_TOKEN, fields.SHUFFLED, True, NextTokens, layout.shuffled
     ),
+    ("tagging", False): Recipe(fields.TAGS, fields.SHUFFLED, False, Tags, layout.sentences),
 }
