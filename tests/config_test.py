@@ -109,6 +109,50 @@ def test_accumulation_leaves_a_part_of_the_batch_to_compute_at_once(flags, rows)
             {"raw_data": "a.csv", "lowercase": False},
             "--nolowercase: --tokenizer=words always lowers the case. Leave out the flag",
         ),
+        (
+            {"task": "tagging", "source": "spellchecker"},
+            "--task=tagging --source=spellchecker: this source serves --task=classification | "
+            "language_model. For --task=tagging use --source=jsonl . conll",
+        ),
+        ({"raw_data": "a", "task": "tagging"}, "--task=tagging --source=csv: this source serves"),
+        (
+            {"raw_data": "a", "source": "conll"},
+            "--task=classification --source=conll: this source serves --task=tagging. For "
+            "--task=classification use --source=csv . tsv . jsonl . tfrecord . folder . imdb",
+        ),
+        (
+            {"raw_data": "a", "source": "text"},
+            "--source=text: .* serves --task=language_model. For",
+        ),
+        (
+            {"raw_data": "a", "source": "text", "task": "tagging"},
+            "--task=tagging --source=text: this source serves --task=language_model",
+        ),
+        (
+            {"raw_data": "a", "source": "conll", "task": "language_model"},
+            "--task=language_model --source=conll: .* use --source=.*text",
+        ),
+        ({"raw_data": "a", "lines": True}, "--lines: --task=classification has an example per row"),
+        (
+            {"raw_data": "a", "lines": True, "source": "conll", "task": "tagging"},
+            "--lines: --task=tagging has an example per row",
+        ),
+        *(
+            (
+                {"raw_data": "a", "source": "conll", "task": "tagging", "tokenizer": tokenizer},
+                f"--tokenizer={tokenizer}: with --task=tagging the data is tokenized already",
+            )
+            for tokenizer in ("words", "words_and_marks", "characters", "bytes")
+        ),
+        (
+            {"raw_data": "a", "source": "conll", "task": "tagging", "lowercase": True},
+            "--lowercase: --tokenizer=spaces always keeps the case",
+        ),
+        (
+            {"raw_data": "a", "source": "conll", "task": "tagging", "tag_column": 0},
+            "--token_column=0 and --tag_column=0: token and tag must be different columns",
+        ),
+        ({"raw_data": "a", "vocabulary_size": 4}, "--vocabulary_size=4: must be at least 5"),
         *(
             (
                 {"raw_data": "a.csv", "tokenizer": tokenizer, "lowercase": True},

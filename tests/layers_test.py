@@ -20,7 +20,7 @@ ROOMS = """
     loop
     warm_up
     recorder keeper
-    evaluate predict export outcome
+    evaluate predict export outcome fine_tuning
     chaos doctor trained_model
     launch steps
     gang prepare tasks
@@ -42,9 +42,9 @@ INSIDE = {
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
-    "models": "networks / encoder heads / vocabulary / recurrent noise shapes / dropout",
-    "prepare": "command / sources classes vocabulary / imdb / folders formats imdb_npz splits spool"
-    " / tfrecord rows reading / raw_files",
+    "models": "networks / encoder heads / decoding vocabulary / recurrent noise shapes / dropout",
+    "prepare": "command / targets / sources classes vocabulary borrowed layout / imdb texts tagged"
+    " / folders formats imdb_npz splits spool / tfrecord rows reading / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",

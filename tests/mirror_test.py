@@ -23,6 +23,8 @@ WHOLE_PROGRAM = {
     "models/conformance_test.py": "does every recurrence have every property?",
     "mirror_test.py": "has every module its tests?",
     "packaging_test.py": "does the package install and carry its files?",
+    "prepare/language_model_test.py": "does a text become what a language model learns from?",
+    "prepare/tagging_test.py": "do tagged sentences become what a tagger learns from?",
     "resume_test.py": "is a resumed run the same run?",
     "scripts/prove_checks_test.py": "do the checks of a GPU notice its faults?",
     "scripts/prove_device_test.py": "does the device proof keep working?",

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
 from trainer import config as configuration
 from trainer import resuming
 from trainer.exit_codes import UsageError
+
+MADE_BEFORE = pathlib.Path(__file__).parent / "data" / "made_before"
 
 # The flags that may change from one attempt to the next: they affect no weight of the run.
 MAY_CHANGE = {
@@ -42,6 +45,7 @@ MAY_CHANGE = {
 OTHER = {
     "data_dir": "d",
     "model_dir": "m",
+    "init_from": "source",
     "batch_size": 64,
     "max_length": 100,
     "truncate": "start",
@@ -67,6 +71,8 @@ OTHER = {
     "ema": 0.9,
     "label_smoothing": 0.1,
     "class_weights": "balanced",
+    "frozen_steps": 10,
+    "layer_decay": 0.5,
     "seed": 1,
     "epochs": 2,
     "steps": 7,
@@ -100,6 +106,8 @@ OTHER = {
     "max_restarts": 1,
     "supervise": "off",
 }
+# Flags that are refused without another one.
+NEEDS = {"frozen_steps": {"init_from": "source"}}
 
 
 def config(**flags) -> configuration.Config:
@@ -116,14 +124,17 @@ def test_the_tables_of_this_test_have_every_flag():
 
 @pytest.mark.parametrize("flag", sorted(OTHER))
 def test_the_digest_covers_the_flags_that_affect_the_result_and_no_others(flag):
-    changed = resuming.digest(config(**{flag: OTHER[flag]})) != resuming.digest(config())
+    needs = NEEDS.get(flag, {})
+    without, given = config(**needs), config(**needs, **{flag: OTHER[flag]})
+    changed = resuming.digest(given) != resuming.digest(without)
     assert changed == (flag not in MAY_CHANGE)
 
 
 @pytest.mark.parametrize("flag", sorted(OTHER))
 def test_a_resume_may_change_only_flags_that_do_not_affect_the_result(flag):
-    written = configuration.to_flat(config(shards=1, threads=2))
-    continued = config(**{"shards": 1, "threads": 2, flag: OTHER[flag]})
+    chosen = {"shards": 1, "threads": 2, **NEEDS.get(flag, {})}
+    written = configuration.to_flat(config(**chosen))
+    continued = config(**{**chosen, flag: OTHER[flag]})
     if flag in MAY_CHANGE:
         assert resuming.resumed(continued, written) == continued
     else:
@@ -144,6 +155,33 @@ def test_length_and_evaluations_must_not_change_if_the_result_depends_on_them(wh
     resuming.resumed(config(**flags), configuration.to_flat(config()))
     with pytest.raises(UsageError, match="another configuration"):
         resuming.resumed(config(**why, **flags), configuration.to_flat(config(**why)))
+
+
+def test_a_flag_that_came_later_counts_in_the_digest_only_if_it_is_not_at_its_default():
+    later = {name for name, field in configuration.fields().items() if field.metadata["later"]}
+    assert {"init_from", "frozen_steps", "layer_decay"} <= later
+    assert not later & set(resuming.affecting(config()))
+    changed = {name: OTHER[name] for name in sorted(later)}
+    assert {
+        name: value
+        for name, value in resuming.affecting(config(**changed)).items()
+        if name in later
+    } == changed
+
+
+def test_later_flags_leave_the_digests_of_older_runs_as_they_are():
+    """The digest is the one that commit 8f027f9 computed, before there were later flags."""
+    flags = resuming.written_in(MADE_BEFORE / "model")
+    assert (
+        resuming.digest(configuration.from_flat(flags))
+        == "be9db4880f946048090019cc202ab0e636403fb1f4679618f4e500f7dfa4e891"
+    )
+
+
+@pytest.mark.parametrize("now, was", [({}, "source"), ({"init_from": "other"}, "source")])
+def test_a_resume_must_name_the_source_that_the_run_began_from(now, was):
+    with pytest.raises(UsageError, match=f"--init_from: was {was}, now {now.get('init_from', '')}"):
+        resuming.resumed(config(**now), configuration.to_flat(config(init_from=was)))
 
 
 def test_every_difference_is_shown():
@@ -178,6 +216,16 @@ def test_what_is_written_is_what_is_read(tmp_path):
     resuming.write(original, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert configuration.from_flat(resuming.written_in(tmp_path)) == original
+
+
+def test_facts_beside_the_flags_are_read_as_they_were_written(tmp_path):
+    assert resuming.write(config(), tmp_path) is None and resuming.facts_in(tmp_path) == {}
+    facts = {"vocabulary_sha256": "ab", "origin": {"step": 3}}
+    resuming.write(config(seed=4), tmp_path, facts)
+    assert resuming.facts_in(tmp_path) == facts
+    assert configuration.from_flat(resuming.written_in(tmp_path)) == config(seed=4)
+    with pytest.raises(UsageError, match="--init_from=.*: holds no config.json"):
+        resuming.facts_in(tmp_path / "nothing", "init_from")
 
 
 @pytest.mark.parametrize(

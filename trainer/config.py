@@ -6,7 +6,8 @@ seen, the rule and the remedy.
 
 A field also has a mark, `result`: whether it can change the result of a run. The digest in the
 checkpoints covers the fields that can, and a resume must not change them (`resuming`). All others
-(cadence, folders, log) may change.
+(cadence, folders, log) may change. A field that is `later` than the first runs counts in the digest
+only if it is not at its default, so that the digests of older runs stay as they are.
 """
 
 import dataclasses
@@ -49,6 +50,25 @@ TASKS = {
     "tagging": {"macro_f1": "higher", "loss": "lower", "accuracy": "higher", "span_f1": "higher"},
 }
 
+SHARE = Rule("must be greater than 0 and at most 1", lambda value: 0 < value <= 1)
+# {source of `prepare`: the tasks that it serves}.
+_TEXTS = ("classification", "language_model")
+SOURCES = {
+    "csv": _TEXTS,
+    "tsv": _TEXTS,
+    "jsonl": (*_TEXTS, "tagging"),
+    "tfrecord": _TEXTS,
+    "folder": _TEXTS,
+    "text": ("language_model",),
+    "conll": ("tagging",),
+    "imdb": _TEXTS,
+    "movie_reviews": _TEXTS,
+    "spellchecker": _TEXTS,
+}
+
+TOKENIZERS = ("words", "words_and_marks", "spaces", "characters", "bytes")
+VOCABULARY_SIZE = 20_000
+
 POSITIVE = Rule("must be greater than 0", lambda value: value > 0)
 SPLIT_OR_DEFAULT = Rule(
     "must be one of train | validation | test",
@@ -64,13 +84,15 @@ ONE_PER_LAYER = Rule(
 )
 
 
-def knob(default, help, rule: Rule | None = None, result: bool = True):
+def knob(default, help, rule: Rule | None = None, result: bool = True, later: bool = False):
     """Returns a field of a configuration.
 
-    result: whether another value can change the weights that a run ends with.
+    Args:
+      result: whether another value can change the weights that a run ends with.
+      later: whether runs without this field exist. Its default must compute what they compute.
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "rule": rule, "result": result}
+        default=default, metadata={"help": help, "rule": rule, "result": result, "later": later}
     )
 
 
@@ -97,12 +119,17 @@ class Prepare(Checked):
     """The data that `prepare` reads, and how to turn it into numbers."""
 
     data_dir: str = knob("", "Folder to write the dataset to. It appears complete or not at all.")
+    task: str = knob(
+        "classification",
+        "What a model will learn from the dataset: the label of a text, the next token of a text, "
+        "or the tag of each token.",
+        one_of("classification", "language_model", "tagging"),
+    )
     source: str = knob(
         "csv",
-        "Format of the raw data, or name of a known dataset.",
-        one_of(
-            "csv", "tsv", "jsonl", "tfrecord", "folder", "imdb", "movie_reviews", "spellchecker"
-        ),
+        "Format of the raw data, or name of a known dataset. text: running text; conll: a token "
+        "and its tag per line.",
+        one_of(*SOURCES),
     )
     raw_data: str = knob(
         "",
@@ -114,13 +141,31 @@ class Prepare(Checked):
     split_column: str = knob(
         "", "Column or feature with the split of each example: train, validation or test."
     )
-    text_column: str = knob("text", "Column or feature with the text.")
-    label_column: str = knob("label", "Column or feature with the label: a word or a number.")
+    text_column: str = knob(
+        "text", "Column or feature with the text; with --task=tagging the list of tokens."
+    )
+    label_column: str = knob(
+        "label",
+        "Column or feature with the label: a word or a number; with --task=tagging the list of "
+        "tags. --task=language_model needs none.",
+    )
+    token_column: int = knob(
+        0, "With --source=conll: the column of the token, from 0; -1 is the last one."
+    )
+    tag_column: int = knob(
+        -1, "With --source=conll: the column of the tag, from 0; -1 is the last one."
+    )
+    lines: bool = knob(
+        False,
+        "With --task=language_model: each line or row is an example of its own, and the examples "
+        "are shuffled. Without the flag the texts are joined and read as one.",
+    )
     tokenizer: str = knob(
-        "words",
-        "How a text is split into tokens. words_and_marks: words, numbers and punctuation, from "
-        "which the text can be put back together; spaces: text that is tokenized already.",
-        one_of("words", "words_and_marks", "spaces", "characters", "bytes"),
+        "",
+        "How a text is split into tokens: words unless the flag says otherwise (spaces with "
+        "--task=tagging). words_and_marks: words, numbers and punctuation, from which the text can "
+        "be put back together; spaces: text that is tokenized already.",
+        Rule(f"must be one of {' | '.join(TOKENIZERS)}", lambda value: value in ("", *TOKENIZERS)),
     )
     lowercase: bool | None = knob(
         None,
@@ -128,9 +173,15 @@ class Prepare(Checked):
         "is kept. words always lowers it; spaces, characters and bytes always keep it.",
     )
     vocabulary_size: int = knob(
-        20_000,
-        "Largest number of ids, including four reserved ones; rarer tokens become 'unknown'.",
-        at_least(5),
+        0,
+        "Largest number of ids, including four reserved ones; rarer tokens become 'unknown'. "
+        f"{VOCABULARY_SIZE:,} unless the flag says otherwise.",
+        Rule("must be at least 5", lambda value: value == 0 or value >= 5),
+    )
+    vocabulary_from: str = knob(
+        "",
+        "Prepared dataset whose tokenizer and vocabulary are used, so that a model trained on it "
+        "can be trained further on this one.",
     )
     validation_fraction: float = knob(
         0.0, "Share of the training examples to move to a validation split.", within(0, 1)
@@ -176,16 +227,55 @@ class Prepare(Checked):
                 f"--split_column={self.split_column}: splits come from the column or from other "
                 "flags, not both. Leave out --validation_data, --test_data and the fractions."
             )
-        if self.lowercase is False and self.tokenizer == "words":
+        self._check_task()
+        # The tokenizer of another dataset is known only when it is read.
+        tokenizer = self.tokenizer if self.vocabulary_from else self.with_defaults("tokenizer")
+        if self.lowercase is False and tokenizer == "words":
             raise UsageError(
                 "--nolowercase: --tokenizer=words always lowers the case. Leave out the flag, or "
                 "use --tokenizer=words_and_marks, which keeps it."
             )
-        if self.lowercase and self.tokenizer in ("spaces", "characters", "bytes"):
+        if self.lowercase and tokenizer in ("spaces", "characters", "bytes"):
             raise UsageError(
-                f"--lowercase: --tokenizer={self.tokenizer} always keeps the case. Leave out the "
+                f"--lowercase: --tokenizer={tokenizer} always keeps the case. Leave out the "
                 "flag, or use --tokenizer=words_and_marks."
             )
+
+    def _check_task(self) -> None:
+        """Raises UsageError if the source or another flag does not fit the task."""
+        if self.task not in SOURCES[self.source]:
+            can = " | ".join(source for source, tasks in SOURCES.items() if self.task in tasks)
+            raise UsageError(
+                f"--task={self.task} --source={self.source}: this source serves "
+                f"--task={' | '.join(SOURCES[self.source])}. For --task={self.task} use "
+                f"--source={can}."
+            )
+        if self.lines and self.task != "language_model":
+            raise UsageError(
+                f"--lines: --task={self.task} has an example per row anyway. Leave out the flag, "
+                "or use --task=language_model."
+            )
+        if self.task != "tagging":
+            return
+        if self.tokenizer not in ("", "spaces"):
+            raise UsageError(
+                f"--tokenizer={self.tokenizer}: with --task=tagging the data is tokenized already, "
+                "so it must be spaces. Leave out the flag."
+            )
+        if self.source == "conll" and self.token_column == self.tag_column:
+            raise UsageError(
+                f"--token_column={self.token_column} and --tag_column={self.tag_column}: token and "
+                "tag must be different columns. Name the right ones; columns are counted from 0, "
+                "-1 is the last one."
+            )
+
+    def with_defaults(self, name: str) -> Any:
+        """Returns the value of --tokenizer or --vocabulary_size, or what it is without the flag."""
+        defaults = {
+            "tokenizer": "spaces" if self.task == "tagging" else "words",
+            "vocabulary_size": VOCABULARY_SIZE,
+        }
+        return getattr(self, name) or defaults[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +287,12 @@ class Folders(Checked):
         "",
         "Folder of the run: its configuration, checkpoints, journal and TensorBoard files.",
         result=False,
+    )
+    init_from: str = knob(
+        "",
+        "Folder of another run: a new run takes its embedding and recurrent layers. A resume does "
+        "not read it any more.",
+        later=True,
     )
 
 
@@ -245,6 +341,7 @@ class Model(Checked):
         False,
         "The output layer of a language model uses the embedding as its weights, after a "
         "projection if their widths differ.",
+        later=True,
     )
     dropout: float = knob(
         0.0,
@@ -292,6 +389,19 @@ class Optimizer(Checked):
         "none",
         "'balanced' weights each class by the inverse of its share of the examples.",
         one_of("none", "balanced"),
+    )
+    frozen_steps: int = knob(
+        0,
+        "Updates during which everything that was taken from --init_from stays as it is.",
+        at_least(0),
+        later=True,
+    )
+    layer_decay: float = knob(
+        1.0,
+        "Factor of the learning rate from each layer to the one below it: the output layer has the "
+        "whole rate, the embedding the lowest.",
+        SHARE,
+        later=True,
     )
 
 
@@ -873,6 +983,12 @@ class Config:
                 f"--num_workers={self.gang.num_workers}: --strategy=tpu trains on the TPUs of one "
                 "host, because TensorFlow cannot join TPU hosts as workers. Leave out "
                 "--num_workers."
+            )
+        if self.optimizer.frozen_steps and not self.folders.init_from:
+            raise UsageError(
+                f"--frozen_steps={self.optimizer.frozen_steps}: freezes what was taken from "
+                "--init_from, which is not given. Name a folder of `train`, or leave out "
+                "--frozen_steps."
             )
         if self.run.early_stop_patience and self.run.eval_split == "test":
             raise UsageError(

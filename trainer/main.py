@@ -65,9 +65,12 @@ def _train(parsed: flags.Parsed) -> int:
         return supervisor.run(config, os.environ, stop)
     stop.take_sigterm()
     from trainer.data import store
+    from trainer.model_folder import commits
 
     # The most common mistake is answered before TensorFlow is imported.
     store.read_description(pathlib.Path(config.folders.data_dir))
+    if config.folders.init_from and not commits.exist(config.folders.model_dir):
+        resuming.written_in(config.folders.init_from, "init_from")
     _keep_compiled_kernels(config)
     from trainer import train
 

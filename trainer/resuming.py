@@ -1,8 +1,8 @@
 """The configuration that a run has written down, and what a resume may change of it.
 
-MODEL_DIR/config.json holds every flag of the run. Its digest covers the flags that affect the
-result; it is part of every checkpoint. A resume must not change these flags. It may change all
-others: folders, cadence, logs, number of workers.
+MODEL_DIR/config.json holds every flag of the run, and facts about its beginning (`fine_tuning`).
+Its digest covers the flags that affect the result; it is part of every checkpoint. A resume must
+not change these flags. It may change all others: folders, cadence, logs, number of workers.
 """
 
 import hashlib
@@ -27,7 +27,10 @@ CHOSEN_AT_FIRST_START = ("shards", "threads", "fuse", "best_metric")
 
 
 def affecting(config: Config) -> dict[str, Any]:
-    """Returns {flag: value} of the flags that affect the weights at any step, or an early end."""
+    """Returns {flag: value} of the flags that affect the weights at any step, or an early end.
+
+    A flag that came later than the first runs is left out if it has its default.
+    """
     values = configuration.to_flat(config)
     fields = configuration.fields()
     names = {name for name, field in fields.items() if field.metadata["result"]}
@@ -35,7 +38,12 @@ def affecting(config: Config) -> dict[str, Any]:
         names |= set(LENGTH)
     if config.run.early_stop_patience:
         names |= set(SELECTION)
-    return {name: value for name, value in values.items() if name in names}
+    unused = {
+        name
+        for name, field in fields.items()
+        if field.metadata["later"] and values[name] == field.default
+    }
+    return {name: value for name, value in values.items() if name in names - unused}
 
 
 def digest(config: Config) -> str:
@@ -74,32 +82,49 @@ def resumed(config: Config, written: Mapping[str, Any]) -> Config:
     return config
 
 
-def to_json(config: Config) -> str:
-    """Returns the text of config.json: format version, digest, every flag with its value."""
+def to_json(config: Config, facts: Mapping[str, Any] | None = None) -> str:
+    """Returns the text of config.json: format version, digest, every flag with its value, facts."""
     document = {"format": FORMAT, "digest": digest(config), "flags": configuration.to_flat(config)}
-    return json.dumps(document, indent=2) + "\n"
+    return json.dumps(document | dict(facts or {}), indent=2) + "\n"
 
 
-def write(config: Config, model_dir: pathlib.Path) -> None:
+def write(config: Config, model_dir: pathlib.Path, facts: Mapping[str, Any] | None = None) -> None:
     """Writes MODEL_DIR/config.json; when this returns, it survives a kill and a loss of power.
 
-    No checkpoint can be resumed without it.
+    No checkpoint can be resumed without it. facts: what the file holds beside the flags.
     """
-    durable.replace_file(model_dir / "config.json", to_json(config).encode())
+    durable.replace_file(model_dir / "config.json", to_json(config, facts).encode())
 
 
-def written_in(model_dir: str | pathlib.Path) -> dict[str, Any]:
+def written_in(model_dir: str | pathlib.Path, flag: str = "model_dir") -> dict[str, Any]:
     """Returns {flag name: value} of the run in `model_dir`, without flags that this version lacks.
 
-    Raises UsageError if its config.json cannot be read.
+    Raises UsageError, which names `flag`, if its config.json cannot be read.
     """
+    values, known = _document(model_dir, flag)["flags"], configuration.fields()
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name in known
+    }
+
+
+def facts_in(model_dir: str | pathlib.Path, flag: str = "model_dir") -> dict[str, Any]:
+    """Returns what config.json of the run holds beside the flags. Raises as `written_in`."""
+    document = _document(model_dir, flag)
+    return {
+        name: value for name, value in document.items() if name not in ("format", "digest", "flags")
+    }
+
+
+def _document(model_dir: str | pathlib.Path, flag: str) -> dict[str, Any]:
     path = pathlib.Path(model_dir) / "config.json"
     try:
         document = json.loads(path.read_bytes())
-        version, values = int(document["format"]), dict(document["flags"])
+        version, document["flags"] = int(document["format"]), dict(document["flags"])
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            f"--model_dir={model_dir}: holds no config.json, which `train` writes before anything "
+            f"--{flag}={model_dir}: holds no config.json, which `train` writes before anything "
             "else. Name a folder of `train`, or restore the file."
         ) from None
     except (ValueError, KeyError, TypeError) as problem:
@@ -112,9 +137,4 @@ def written_in(model_dir: str | pathlib.Path) -> dict[str, Any]:
             f"{path} has format {version}: this trainer knows formats up to {FORMAT}. Use the "
             "newer trainer."
         )
-    known = configuration.fields()
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-        if name in known
-    }
+    return document

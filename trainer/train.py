@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from trainer import config as configuration
-from trainer import loop, outcome, recorder, resuming
+from trainer import fine_tuning, loop, outcome, recorder, resuming
 from trainer.channel import Channel
 from trainer.data import fields, pipeline, plans, store
 from trainer.devices import hardware, peers, resources, strategy
@@ -110,7 +110,8 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     evaluator = Evaluator.of_run(config, dataset, network, placement)
     journal.lap("build")
 
-    # 4. Where the state comes from: the newest valid checkpoint of this folder, or the seed.
+    # 4. Where the state comes from: the newest valid checkpoint of this folder, or the seed, with
+    #    weights of the model that --init_from names.
     supervisor.beat("restore")
     found = _newest(placement, attempt)
     step = found.step if found else 0
@@ -118,13 +119,15 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
         _check_continues(found, dataset, total)
         run_state.restore(found.tensors, str(found.path))
         log.info("restored step %d of %d from %s", step, total, found.path)
+        origin = fine_tuning.resumed(config, run_state)
     else:
         log.info("no checkpoint yet: initial weights from seed %d", config.run.seed)
+        origin = fine_tuning.begun(config, dataset, run_state)
     journal.lap("restore" if found else "initialise", step=step)
     _refuse_unequal_states(placement, run_state)
     attempt.held.began(step)
     if placement.is_chief:
-        resuming.write(config, folder)
+        resuming.write(config, folder, fine_tuning.facts(dataset, origin))
     device = hardware.here(config.run)
     if found and placement.is_chief:
         _warn_of_another_device(folder, device)

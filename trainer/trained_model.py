@@ -49,7 +49,7 @@ def open_model(
     """
     folder = pathlib.Path(settings.model_dir)
     config = configuration.from_flat(resuming.written_in(folder))
-    found = _checkpoint(folder, settings.checkpoint)
+    found = checkpoint_in(folder, settings.checkpoint)
     run = dataclasses.replace(
         config.run, devices=devices, strategy="auto", accelerator=settings.accelerator, shards=1
     )
@@ -76,8 +76,13 @@ def open_model(
     )
 
 
-def _checkpoint(folder: pathlib.Path, which: str) -> checkpoint.Checkpoint:
-    """Returns the checkpoint that --checkpoint names: "best", "newest" or "auto"."""
+def checkpoint_in(
+    folder: pathlib.Path, which: str, flag: str = "model_dir"
+) -> checkpoint.Checkpoint:
+    """Returns the checkpoint that --checkpoint names: "best", "newest" or "auto".
+
+    Raises UsageError, which names `flag`, if there is none; DataError if none is valid.
+    """
     fences = attempts.fences(folder)
     if which != "newest":
         best = checkpoint.newest_valid(folder / "best", fences=fences, repair=False)
@@ -91,7 +96,6 @@ def _checkpoint(folder: pathlib.Path, which: str) -> checkpoint.Checkpoint:
     newest = checkpoint.newest_valid(folder / "checkpoints", fences=fences, repair=False)
     if newest is None:
         raise UsageError(
-            f"--model_dir={folder}: holds no checkpoint yet. Train first, or wait for the first "
-            "save."
+            f"--{flag}={folder}: holds no checkpoint yet. Train first, or wait for the first save."
         )
     return newest

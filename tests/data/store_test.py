@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trainer import durable
-from trainer.data import store
+from trainer.data import fields, store
 from trainer.exit_codes import DataError, StorageError, UsageError
 
 RESERVED = ("[padding]", "[start]", "[unknown]", "[unused]")
@@ -28,9 +28,10 @@ def fill(folder, sequences, vocabulary):
     files, described = {}, {}
     for name, (rows, labels) in sequences.items():
         lengths = np.array([len(row) for row in rows], np.int32)
-        split = store.SplitWriter(folder / name, lengths, np.array(labels, np.int32))
-        for row in rows:
+        split = store.SplitWriter(folder / name, lengths)
+        for row, label in zip(rows, labels):
             split.write(np.array(row))
+            split.write_targets(np.array([label]))
         files |= split.close()
         described[name] = split.described(["no", "yes"])
     files["vocabulary.txt"] = store.write_lines(
@@ -50,14 +51,89 @@ def test_what_is_written_is_read(tmp_path):
     for name, values in (
         ("tokens", [1, 4, 5, 1, 1, 4]),
         ("offsets", [0, 3, 4, 6]),
-        ("labels", [0, 1, 0]),
+        ("targets", [0, 1, 0]),
     ):
         array = getattr(train, name)
-        assert (
-            array.tolist() == values
-            and array.dtype == store.ARRAYS[name]
-            and not array.flags.writeable
+        dtype = store.ARRAYS["labels" if name == "targets" else name]
+        assert array.tolist() == values and array.dtype == dtype and not array.flags.writeable
+    assert dataset.description["format"] == 1 and dataset.task == "classification"
+    assert dataset.target is fields.LABEL and dataset.order == "shuffled" and dataset.outputs == 2
+
+
+def write_format_2(data_dir, target, order, values=None, described=("no", "yes")):
+    """Two examples, with `values` as the array of the target."""
+    names = ["no", "yes"] if target.array else []
+    with store.new_folder(data_dir) as folder:
+        split = store.SplitWriter(folder / "train", np.array([3, 2]), target)
+        split.write(np.array([1, 4, 5, 1, 4]))
+        if values is not None:
+            split.write_targets(np.array(values[:2]))
+            split.write_targets(np.array(values[2:], np.int32))
+        files = split.close()
+        files["vocabulary.txt"] = store.write_lines(
+            folder / "vocabulary.txt", [*RESERVED, "a", "b"]
         )
+        if names:
+            files["labels.txt"] = store.write_lines(folder / "labels.txt", names)
+        description = {
+            "task": "anything",
+            "input": {"kind": "tokens"},
+            "target": target.kind,
+            "order": order,
+            "tokenizer": {"name": "spaces", "version": 1},
+            "splits": {"train": split.described(described if names else [])},
+            "files": files,
+        }
+        return store.publish(folder, description, data_dir)
+
+
+def test_a_text_without_classes_is_format_2_and_has_no_labels(tmp_path):
+    write_format_2(tmp_path / "d", fields.NEXT_TOKEN, "streams")
+    dataset = store.open_dataset(tmp_path / "d")
+    assert dataset.description["format"] == 2 and dataset.task == "anything"
+    assert dataset.target is fields.NEXT_TOKEN and dataset.order == "streams"
+    assert dataset.labels == () and dataset.outputs == 6
+    assert len(dataset.splits["train"]) == 2 and dataset.splits["train"].targets is None
+    assert {path.name for path in (tmp_path / "d/train").iterdir()} == {"tokens.npy", "offsets.npy"}
+    assert not (tmp_path / "d/labels.txt").exists()
+    assert "labels" not in dataset.description["splits"]["train"]
+
+
+def test_tags_are_parallel_to_the_tokens(tmp_path):
+    write_format_2(tmp_path / "d", fields.TAGS, "shuffled", [0, 1, 1, 1, 0])
+    dataset = store.open_dataset(tmp_path / "d")
+    train = dataset.splits["train"]
+    assert train.targets.tolist() == [0, 1, 1, 1, 0] and len(train) == 2
+    assert dataset.labels == ("no", "yes") and dataset.outputs == 2
+    assert dataset.description["splits"]["train"]["tags"] == {"no": 2, "yes": 3}
+    assert np.load(tmp_path / "d/train/tags.npy").dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"target": "smell"}, "the target is 'smell', but this version knows label, tags"),
+        ({"order": None}, "parts are missing"),
+        ({"task": None}, "parts are missing"),
+    ],
+)
+def test_a_description_of_format_2_must_be_whole_and_known(tmp_path, change, message):
+    write_format_2(tmp_path / "d", fields.TAGS, "shuffled", [0, 1, 1, 1, 0])
+    path = tmp_path / "d/dataset.json"
+    described = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({key: value for key, value in described.items() if value}))
+    with pytest.raises(DataError, match=message):
+        store.open_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [([0, 1, 1, 1, 2], "tags.npy: an id is outside 0..1"), ([0, 1, 1, 1], "tags.npy")],
+)
+def test_tags_that_do_not_fit_are_found(tmp_path, values, message):
+    with pytest.raises(DataError, match=message):
+        write_format_2(tmp_path / "d", fields.TAGS, "shuffled", values, ("no", "yes", "more"))
+        store.open_dataset(tmp_path / "d")
 
 
 def test_files_are_plain_numpy_arrays(tmp_path):
@@ -126,8 +202,8 @@ def test_a_damaged_description_is_a_data_error(tmp_path, content):
 def test_a_newer_format_is_refused_before_anything_is_read(tmp_path):
     write(tmp_path / "d")
     path = tmp_path / "d/dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with pytest.raises(DataError, match="format 2, but this version reads format 1"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
+    with pytest.raises(DataError, match="format 3, but this version reads format 1 and 2"):
         store.open_dataset(tmp_path / "d")
 
 

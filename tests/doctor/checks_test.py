@@ -18,6 +18,7 @@ HEALTHY = Facts(
     {},
     sight=Sight({"CPU": 1, "GPU": 0, "TPU": 0}, "tensorflow", ("ours", "compiled by XLA")),
     data=Data(examples=1000, vocabulary_size=100, classes=2),
+    source=2,
     model_folder=Folder(pathlib.Path("/m"), pathlib.Path("/m"), {}, free=10**10),
     cluster=Cluster(
         "kit", "team", pod_security="restricted", queues=("gpus",), quotas={"pods": ("3", "10")}
@@ -281,6 +282,10 @@ JUDGEMENTS = [
     ),
     ("data", {"data_dir": "D"}, {"data": Data(0, 9, 2)}, ERROR, ["no training split"]),
     ("data", {}, {"data": Facts.data}, SKIPPED, ["--data_dir is not given"]),
+    ("source", {"init_from": "S"}, {}, OK, ["S has 2 checkpoint(s) to start from"]),
+    ("source", {"init_from": "S"}, {"source": "S: none"}, ERROR, ["S: none"]),
+    ("source", {"init_from": "S"}, {"source": "gone", "checkpoints": 1}, OK, ["is not needed"]),
+    ("source", {}, {"source": Facts.source}, SKIPPED, ["--init_from is not given"]),
     ("model_folder", {}, {}, OK, ["/m can be written, synced, locked"]),
     (
         "model_folder",
@@ -477,7 +482,8 @@ def test_without_dataset_or_folder_nothing_is_said_of_space(missing):
 
 
 def test_a_healthy_machine_has_no_error_and_one_line_for_each_check():
-    found = checks.findings(*configured({"data_dir": "D", "model_dir": "/m"}), HEALTHY)
+    given = {"data_dir": "D", "model_dir": "/m", "init_from": "S"}
+    found = checks.findings(*configured(given), HEALTHY)
     assert [finding.level for finding in found] == [OK] * (
         len(checks.CHECKS) + len(checks.CLUSTER_CHECKS)
     )

@@ -45,6 +45,7 @@ def test_a_machine_that_can_train_has_no_error_and_nothing_is_left_behind(config
         "implementation of rnn_0",
         "batch",
         "data",
+        "source",
         "model folder",
         "free space",
         "cluster",

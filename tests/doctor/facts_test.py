@@ -9,6 +9,7 @@ import pytest
 
 from tests import commands, datasets
 from trainer import config as configuration
+from trainer import resuming
 from trainer.devices import accelerator
 from trainer.doctor import facts
 
@@ -65,6 +66,17 @@ def test_an_epoch_of_a_text_has_as_many_steps_as_its_streams_have_whole_chunks(t
     assert found == facts.Data(2, 30, 0, 2002, "streams") and found.outputs == 30
     # 2002 tokens in 3 streams are 667 in each: 13 whole chunks of 50.
     assert found.epochs(configuration.Input(batch_size=3, max_length=50)).end(2) == 26
+
+
+def test_the_model_to_start_from_is_counted_by_its_checkpoints_or_named(tmp_path):
+    model = str(tmp_path / "model")
+    assert facts.source("") == "--init_from is not given"
+    assert "--init_from=" in facts.source(model) and "no config.json" in facts.source(model)
+    (tmp_path / "model").mkdir()
+    resuming.write(configuration.from_flat({}), tmp_path / "model")
+    assert "holds no checkpoint yet" in facts.source(model)
+    (tmp_path / "model/best/step-00000003").mkdir(parents=True)
+    assert facts.source(model) == 1
 
 
 # --- the model folder -----------------------------------------------------------------------------

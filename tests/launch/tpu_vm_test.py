@@ -173,6 +173,7 @@ def test_the_text_has_every_call_under_its_sentence():
         ({"data": "data"}, ["--data_dir=data", "absolute path inside the image"]),
         ({"arguments": ("--epochs=1", "--model_dir=m")}, ["--model_dir=m", "Leave it out"]),
         ({"arguments": ("-accelerator=gpu",)}, ["-accelerator=gpu"]),
+        ({"arguments": ("--init_from=gs://b/s",)}, ["--init_from=gs://b/s", "absolute path"]),
     ],
 )
 def test_a_job_that_cannot_run_is_refused_with_value_rule_and_remedy(changes, told):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.models.dropout import keep_mask
+from trainer.models.dropout import keep_mask, uniform
 
 KEYS = {"seed": 7, "step": 1000, "layer": 2}
 
@@ -26,21 +26,24 @@ def kept(row_count=64, places=4096, rate=0.5, **changes):
     return mask((places,), range(row_count), rate, **changes) > 0
 
 
+def mix(word):
+    word = (word ^ (word >> 16)) * 0x7FEB352D % 2**32
+    word = (word ^ (word >> 15)) * 0x846CA68B % 2**32
+    return word ^ (word >> 16)
+
+
+def key(start, *integers):
+    for integer in integers:
+        start = mix(mix(start ^ integer % 2**32) ^ integer >> 32)
+    return start
+
+
 def numpy_mask(shape, rows, rate, seed, step, layer):
     """Returns the mask by its definition, one element at a time, in Python integers."""
 
-    def mix(word):
-        word = (word ^ (word >> 16)) * 0x7FEB352D % 2**32
-        word = (word ^ (word >> 15)) * 0x846CA68B % 2**32
-        return word ^ (word >> 16)
-
-    def key(start, row):
-        for integer in (seed, step, layer, row):
-            start = mix(mix(start ^ integer % 2**32) ^ integer >> 32)
-        return start
-
     def factor(row, place):
-        hashed = mix((place * (2 * key(0x85EBCA6B, row) + 1)) % 2**32 ^ key(0x9E3779B9, row))
+        offset, stride = (key(start, seed, step, layer, row) for start in (0x9E3779B9, 0x85EBCA6B))
+        hashed = mix((place * (2 * stride + 1)) % 2**32 ^ offset)
         return 0 if (hashed >> 8) / 2**24 < rate else 1 / (1 - rate)
 
     places = range(np.prod(shape))
@@ -155,3 +158,21 @@ def test_places_within_a_row_are_independent(distance):
 def test_no_two_rows_of_many_steps_have_the_same_mask():
     masks = np.concatenate([kept(64, 64, step=step) for step in range(100)])
     assert len(np.unique(masks, axis=0)) == len(masks)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_uniform_number_is_the_documented_hash_of_its_keys(jit):
+    function = tf.function(uniform, jit_compile=jit)
+    seed, position, rows = 2**40 + 5, 17, [0, 1, 2**31 - 1]
+    numbers = function(tf.constant(seed, tf.int64), tf.constant(position), tf.constant(rows))
+    truth = [(key(0xC2B2AE35, seed, position, row) >> 8) / 2**24 for row in rows]
+    np.testing.assert_array_equal(numbers, truth)
+
+
+def test_uniform_numbers_of_rows_and_of_positions_are_spread_evenly():
+    for numbers in (uniform(7, 3, tf.range(64_000)), uniform(7, tf.range(64_000), 3)):
+        counts, _ = np.histogram(numbers, bins=64, range=(0, 1))
+        assert counts.sum() == 64_000
+        assert abs(np.sum((counts - 1000) ** 2 / 1000) - 63) < 5 * np.sqrt(2 * 63)
+        followers = np.corrcoef(numbers[:-1], numbers[1:])[0, 1]
+        assert abs(followers) < 5 / np.sqrt(64_000)

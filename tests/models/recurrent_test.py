@@ -95,6 +95,40 @@ def test_the_memory_of_an_lstm_keeps_counting_in_bfloat16():
 
 @pytest.mark.parametrize("cell", LAYERS)
 @pytest.mark.parametrize("how", ["eager", "xla"])
+def test_steps_one_by_one_are_the_recurrence(cell, how):
+    rng = np.random.default_rng(0)
+    inputs, weights = rng.normal(size=(3, 5, 4)), random_weights(rng, cell, 4, 2)
+    parts = numpy_recurrence.CELLS[cell][1]
+    start = [rng.normal(size=(3, 2)) for _ in range(parts)]
+    step = recurrent.one_step(cell)
+    if how == "xla":
+        step = tf.function(step, jit_compile=True)
+    state = tuple(map(tf.constant, start))
+    for t in range(5):
+        state = step([*map(tf.constant, weights)], tf.constant(inputs[:, t]), state)
+        hidden, truth = numpy_recurrence.run(cell, weights, inputs[:, : t + 1], state=start)
+        _, ours = recurrent.recurrence(cell, "ours")(
+            weights, tf.constant(inputs[:, : t + 1]), state=tuple(map(tf.constant, start))
+        )
+        for part, true, of_ours in zip(state, truth, ours, strict=True):
+            np.testing.assert_allclose(part, true, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(part, of_ours, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_a_step_keeps_its_state_in_32_bits(cell):
+    rng = np.random.default_rng(0)
+    weights = [tf.constant(weight, tf.float32) for weight in random_weights(rng, cell, 4, 2)]
+    inputs = tf.cast(rng.normal(size=(3, 1, 4)), tf.bfloat16)
+    start = numpy_recurrence.CELLS[cell][1] * (tf.ones([3, 2]),)
+    _, whole = recurrent.recurrence(cell, "ours")(weights, inputs, state=start)
+    for part, true in zip(recurrent.one_step(cell)(weights, inputs[:, 0], start), whole):
+        assert part.dtype == tf.float32
+        np.testing.assert_allclose(part, true, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("how", ["eager", "xla"])
 def test_both_directions_of_a_padded_row_equal_the_row_alone(cell, how):
     rng = np.random.default_rng(0)
     inputs, lengths = rng.normal(size=(4, 6, 3)), np.array([6, 3, 1, 4], "int32")

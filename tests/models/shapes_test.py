@@ -29,6 +29,22 @@ def test_the_table_is_the_weights_that_the_network_builds_in_their_order(setting
     assert shapes.parameters(model, 20, 3) == sum(map(np.prod, built.values()))
 
 
+@pytest.mark.parametrize(
+    "names, depths",
+    [
+        ([], []),
+        (["logits/kernel", "logits/bias"], [0, 0]),
+        (["embedding/embeddings", "rnn_0/kernel", "rnn_0/bias", "logits/bias"], [2, 1, 1, 0]),
+        (["rnn_0/kernel", "rnn_1/kernel", "logits/kernel"], [2, 1, 0]),  # one-hot
+        (["rnn_0/forward/kernel", "rnn_0/backward/bias", "projection/kernel"], [1, 1, 0]),
+        (["embedding/embeddings", "rnn_2/kernel", "rnn_10/kernel", "rnn_0/bias"], [4, 2, 1, 3]),
+        (["attention/kernel", "rnn_0/kernel", "rnn_0_more/kernel"], [0, 1, 0]),
+    ],
+)
+def test_depths_count_the_layers_from_the_output_down(names, depths):
+    assert shapes.depths(names) == dict(zip(names, depths, strict=True))
+
+
 def test_the_parameters_are_the_number_that_papers_count():
     """An LSTM has 4 (n m + n n + n) weights: Gers, Schmidhuber and Cummins 2000."""
     model = configuration.Model(cell="lstm", units=(32,), embedding_size=16)

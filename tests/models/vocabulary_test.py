@@ -284,6 +284,7 @@ def test_ten_times_the_words_take_no_more_memory_for_scores():
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     few, many = growth(5_000), growth(50_000)
-    weights_and_gradients = 2 * 50_000 * 257 * 4
+    # Weights, their gradient, and the part of it that a slice adds. All scores would be 819 MB.
+    tables = 3 * 50_000 * 257 * 4
     print(f"{few / 1e6:.0f} MB for 5,000 words, {many / 1e6:.0f} MB for 50,000")
-    assert many < 1.5 * few + weights_and_gradients
+    assert many < 1.5 * few + tables

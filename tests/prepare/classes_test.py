@@ -6,18 +6,13 @@ import pytest
 
 from trainer.exit_codes import DataError
 from trainer.prepare.classes import Classes
-from trainer.prepare.rows import Rows
 from trainer.prepare.splits import TEST, TRAIN, VALIDATION
 
 
-def batch(labels, first=1):
-    """Rows with these labels on the lines from `first` on."""
-    places = [("f.csv", first + i) for i in range(len(labels))]
-    return Rows("train", places, [b"text"] * len(labels), labels)
-
-
 def add(classes, labels, given=TRAIN, first=1):
-    return classes.add(batch(labels, first), np.full(len(labels), given, np.int8))
+    """Adds labels of the lines from `first` on."""
+    places = [("f.csv", first + i) for i in range(len(labels))]
+    return classes.add(labels, [given] * len(labels), places)
 
 
 def test_labels_get_numbers_in_order_of_appearance_over_all_batches():

@@ -33,7 +33,9 @@ def rows(source):
 def test_the_table_holds_every_value_of_the_flag():
     (flag,) = (field for field in dataclasses.fields(config.Prepare) if field.name == "source")
     choices = flag.metadata["rule"].text.removeprefix("must be one of ").split(" | ")
-    assert sorted([*sources.FROM_FILES, *sources.BUILT_IN]) == sorted(choices)
+    assert sorted(config.SOURCES) == sorted(choices)
+    for task, opens in sources.SOURCES.items():
+        assert set(opens) == {name for name, tasks in config.SOURCES.items() if task in tasks}
 
 
 def test_files_of_each_split_are_read_in_order_of_splits_and_names(tmp_path):
@@ -124,7 +126,7 @@ def test_spellchecker_words_are_those_of_one_language_only(tmp_path):
         ("".join(dataset.vocabulary[i] for i in split.tokens[begin + 1 : end]), label)
         for split in dataset.splits.values()
         for begin, end, label in zip(
-            split.offsets, split.offsets[1:], (dataset.labels[i] for i in split.labels)
+            split.offsets, split.offsets[1:], (dataset.labels[i] for i in split.targets)
         )
     }
     # A character that only test words hold has no id.

@@ -220,6 +220,118 @@ def test_every_slot_has_the_logical_name_of_its_weight(cell, bidirectional, from
         }
 
 
+# --- Rates per layer, and frozen weights ----------------------------------------------------------
+
+LAYERS = ("embedding/embeddings", "rnn_0/kernel", "rnn_1/kernel", "logits/kernel")
+BY_HALVES = dict(zip(LAYERS, (0.125, 0.25, 0.5, 1.0)))
+
+
+@pytest.mark.parametrize(
+    "decay, names, factors",
+    [
+        (1.0, LAYERS, [1, 1, 1, 1]),
+        (0.5, LAYERS, [0.125, 0.25, 0.5, 1]),
+        (0.1, LAYERS[-2:], [0.1, 1]),
+        (0.5, ["rnn_0/forward/bias", "rnn_0/backward/bias", "logits/bias"], [0.5, 0.5, 1]),
+    ],
+)
+def test_the_rate_decays_from_the_output_down(decay, names, factors):
+    found = optimizer.rate_factors(settings(layer_decay=decay), names)
+    assert found == pytest.approx(dict(zip(names, factors, strict=True)), rel=1e-15)
+
+
+def layers(generator) -> dict[str, np.ndarray]:
+    return {name: generator.normal(size=(3, 2)) for name in LAYERS}
+
+
+def updated(made, start, steps) -> list[dict[str, np.ndarray]]:
+    """[values after each of `steps`, gradients by weight]."""
+    weights = {name: keras.Variable(value, dtype="float64") for name, value in start.items()}
+    values, seen = values_of(weights, made), []
+    update = tf.function(
+        lambda values, gradients: made.updated(values, made.moving(values, gradients))
+    )
+    for gradients in steps:
+        values = update(values, {name: tf.constant(each) for name, each in gradients.items()})
+        seen.append({name: value.numpy() for name, value in values.items()})
+    return seen
+
+
+def specs(start):
+    return {name: tf.TensorSpec(value.shape, tf.float64) for name, value in start.items()}
+
+
+ALGORITHMS = [
+    {"optimizer": "adam", "schedule": "cosine", "warmup_steps": 2},
+    {"optimizer": "adamw", "weight_decay": 0.3, "ema": 0.7},
+    {"optimizer": "sgd", "ema": 0.7},
+]
+
+
+@pytest.mark.parametrize("changes", ALGORITHMS)
+def test_a_layer_learns_as_a_run_with_its_own_rate_would(changes):
+    generator = np.random.default_rng(0)
+    start, steps = layers(generator), [layers(generator) for _ in range(6)]
+    chosen = settings(learning_rate=0.05, layer_decay=0.5, **changes)
+    made = optimizer.Optimizer(chosen, specs(start), TOTAL, runs.variable)
+    found = updated(made, start, steps)[-1]
+    for name, factor in BY_HALVES.items():
+        own = settings(learning_rate=0.05 * factor, **changes)
+        theta, *_ = numpy_updates(own, start[name], [gradients[name] for gradients in steps])
+        np.testing.assert_allclose(found[f"model/{name}"], theta, rtol=1e-13)
+
+
+@pytest.mark.parametrize("changes", ALGORITHMS)
+def test_frozen_weights_keep_every_bit_and_then_learn_as_if_the_run_began_there(changes):
+    generator = np.random.default_rng(0)
+    start, steps = layers(generator), [layers(generator) for _ in range(7)]
+    frozen, free = LAYERS[:2], LAYERS[2:]
+    chosen = settings(learning_rate=0.05, frozen_steps=3, **changes)
+    made = optimizer.Optimizer(chosen, specs(start), TOTAL, runs.variable)
+    made.freeze(frozen)
+    seen = updated(made, start, steps)
+    for name in frozen:
+        for values in seen[:3]:
+            assert values[f"model/{name}"].tobytes() == start[name].tobytes()
+            for slot in optimizer.slots(chosen):
+                assert not values[f"optimizer/{name}/{slot}"].any()
+        assert (seen[3][f"model/{name}"] != start[name]).all()
+    for name in free:
+        theta, *_ = numpy_updates(chosen, start[name], [gradients[name] for gradients in steps])
+        np.testing.assert_allclose(seen[-1][f"model/{name}"], theta, rtol=1e-13)
+    if "schedule" in changes:  # The schedule runs over all steps, also over the frozen ones.
+        return
+    for name in frozen:
+        own = [gradients[name] for gradients in steps[3:]]
+        theta, m, v, average = numpy_updates(chosen, start[name], own)
+        np.testing.assert_allclose(seen[-1][f"model/{name}"], theta, rtol=1e-13)
+        if chosen.ema:
+            np.testing.assert_allclose(
+                seen[-1][f"optimizer/{name}/average"], average, rtol=1e-12, atol=1e-16
+            )
+
+
+def test_frozen_weights_do_not_count_in_the_norm_of_the_gradient():
+    chosen = settings(frozen_steps=2)
+    made = optimizer.Optimizer(
+        chosen, specs(layers(np.random.default_rng(0))), TOTAL, runs.variable
+    )
+    made.freeze(LAYERS[:2])
+    gradients = {name: tf.fill([2], 3.0 if name in LAYERS[:2] else 1.0) for name in LAYERS}
+    for iteration, norm in ((0, 2.0), (1, 2.0), (2, np.sqrt(4 * 9 + 4))):
+        values = {"optimizer/iteration": tf.constant(iteration, tf.int64)}
+        moving = made.moving(values, gradients)
+        np.testing.assert_allclose(optimizer.global_norm(list(moving.values())), norm, rtol=1e-6)
+
+
+def test_weights_cannot_be_frozen_when_the_update_is_traced_already():
+    start = layers(np.random.default_rng(0))
+    made = optimizer.Optimizer(settings(frozen_steps=2), specs(start), TOTAL, runs.variable)
+    updated(made, start, [start])
+    with pytest.raises(RuntimeError, match="before the first update"):
+        made.freeze(LAYERS)
+
+
 # --- Clipping and scaling -------------------------------------------------------------------------
 
 

@@ -114,6 +114,11 @@ class Dataset:
         """The number of classes, or of ids if the target is the next token."""
         return len(self.labels) if self.target.array else len(self.vocabulary)
 
+    @property
+    def vocabulary_sha256(self) -> str:
+        """Identifies the vocabulary: equal ones give every token the same id."""
+        return vocabulary_sha256(self.description)
+
 
 def task_in(description: Mapping) -> str:
     """Returns the name of the task of a dataset, from the content of its dataset.json."""
@@ -202,6 +207,11 @@ def read_description(folder: pathlib.Path) -> tuple[dict, str]:
             f"{', '.join(fields.TARGETS)}. Use the version that prepared it."
         )
     return description, hashlib.sha256(content).hexdigest()
+
+
+def vocabulary_sha256(description: Mapping) -> str:
+    """Returns the sha256 of the vocabulary that a dataset.json describes; "" if it has none."""
+    return description["files"].get("vocabulary.txt", {}).get("sha256", "")
 
 
 def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: bool) -> None:
@@ -355,18 +365,30 @@ def _locked(folder: pathlib.Path) -> Iterator[bool]:
 
 
 class SplitWriter:
-    """Writes the three arrays of a split and counts their content."""
+    """Writes the arrays of a split and counts their content."""
 
-    def __init__(self, folder: pathlib.Path, lengths: np.ndarray, labels: np.ndarray):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        lengths: np.ndarray,
+        target: fields.Target = fields.LABEL,
+        starts: int = 1,
+    ):
         """
         Args:
           folder: of the arrays; its name is that of the split.
-          lengths: int32 [examples], tokens of each example.
-          labels: int32 [examples].
+          lengths: int [examples], ids of each example.
+          target: of the dataset.
+          starts: ids at the start of an example that stand for no token of it.
         """
         folder.mkdir()
-        self._folder, self._lengths, self._labels = folder, lengths, labels
-        self._tokens = self._array("tokens", int(lengths.sum()))
+        self._folder, self._lengths, self._target, self._starts = folder, lengths, target, starts
+        self._total = int(lengths.sum())
+        self._tokens = self._array("tokens", self._total)
+        self._counts = np.zeros(0, np.int64)  # Of each class.
+        if target.array:
+            count = self._total if target.per_step else len(lengths)
+            self._targets = self._array(target.array, count)
 
     def _array(self, name: str, length: int) -> "ArrayWriter":
         return ArrayWriter(self._folder / f"{name}.npy", ARRAYS[name], length)
@@ -375,32 +397,39 @@ class SplitWriter:
         """Appends tokens of the examples, in order and end to end."""
         self._tokens.write(tokens)
 
+    def write_targets(self, classes: np.ndarray) -> None:
+        """Appends classes of the examples, or of their tokens (`fields.Target.per_step`)."""
+        self._targets.write(classes)
+        counts = np.bincount(classes, minlength=len(self._counts))
+        counts[: len(self._counts)] += self._counts
+        self._counts = counts
+
     def close(self) -> dict[str, dict]:
-        """Closes the files. Returns {name below the dataset's folder: {"size",
-        "sha256"}}.
-        """
+        """Closes the files; returns {name below the dataset's folder: {"size", "sha256"}}."""
         offsets = self._array("offsets", len(self._lengths) + 1)
         offsets.write(np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]))
-        labels = self._array("labels", len(self._labels))
-        labels.write(self._labels)
-        writers = {"tokens": self._tokens, "offsets": offsets, "labels": labels}
+        writers = {"tokens": self._tokens, "offsets": offsets}
+        if self._target.array:
+            writers[self._target.array] = self._targets
         return {
             f"{self._folder.name}/{name}.npy": writer.close() for name, writer in writers.items()
         }
 
     def described(self, names: Sequence[str]) -> dict:
-        """Returns the entry of the split in dataset.json; `names`: labels by class id.
+        """Returns the entry of the split in dataset.json; `names`: names of the classes by id.
 
         `lengths` counts examples by the smallest power of two that is not below their length.
         """
         buckets = collections.Counter((1 << np.ceil(np.log2(self._lengths)).astype(int)).tolist())
+        counts = np.zeros(len(names), np.int64)
+        counts[: len(self._counts)] = self._counts
         return {
-            "examples": len(self._labels),
-            "tokens": int(self._lengths.sum()),
-            "labels": dict(zip(names, np.bincount(self._labels, minlength=len(names)).tolist())),
+            "examples": len(self._lengths),
+            "tokens": self._total,
+            **({self._target.array: dict(zip(names, counts.tolist()))} if names else {}),
             "lengths": {str(bucket): buckets[bucket] for bucket in sorted(buckets)},
             "longest": int(self._lengths.max()),
-            "empty_texts": int((self._lengths == 1).sum()),
+            "empty_texts": int((self._lengths == self._starts).sum()),
         }
 
 

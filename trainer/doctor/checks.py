@@ -328,6 +328,15 @@ def check_data(config: configuration.Config, facts: Facts) -> Finding:
     )
 
 
+def check_source(config: configuration.Config, facts: Facts) -> Finding:
+    folder = config.folders.init_from
+    if facts.checkpoints and folder:
+        return Finding(OK, "source", f"{folder} is not needed: the run has checkpoints of its own")
+    if isinstance(facts.source, str):
+        return Finding(ERROR if folder else SKIPPED, "source", facts.source)
+    return Finding(OK, "source", f"{folder} has {facts.source} checkpoint(s) to start from")
+
+
 def check_model_folder(config: configuration.Config, facts: Facts) -> Finding:
     folder = facts.model_folder
     if isinstance(folder, str):
@@ -515,6 +524,7 @@ CHECKS = (
     Check(check_implementation),
     Check(check_batch),
     Check(check_data),
+    Check(check_source),
     Check(check_model_folder),
     Check(check_space, at_start=True, error=StorageError),
     Check(check_cluster),

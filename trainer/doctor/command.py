@@ -24,6 +24,7 @@ def command(config: configuration.Config, settings: configuration.Doctor) -> int
             data=facts.data(config.folders.data_dir),
             model_folder=facts.folder(folder) if folder else facts.Facts.model_folder,
             checkpoints=facts.checkpoints(folder) if folder else 0,
+            source=facts.source(config.folders.init_from),
             cluster=cluster.look(settings.context, settings.namespace),
         ),
     )

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 
 from trainer import config as configuration
+from trainer import resuming
 from trainer.data import fields, store
 from trainer.data.epochs import Epochs, of_split
 from trainer.devices import accelerator
@@ -85,7 +86,10 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the checks judge. A fact that could not be gathered is a text with the reason."""
+    """What the checks judge. A fact that could not be gathered is a text with the reason.
+
+    checkpoints: of the model folder. source: checkpoints of the model that --init_from names.
+    """
 
     python: tuple[int, int]
     packages: Mapping[str, str]
@@ -95,6 +99,7 @@ class Facts:
     data: Data | str = "--data_dir is not given"
     model_folder: Folder | str = "--model_dir is not given"
     checkpoints: int = 0
+    source: int | str = "--init_from is not given"
     cluster: Cluster | str = "not asked for"
 
 
@@ -171,6 +176,17 @@ def checkpoints(folder: str) -> int:
         for path in pathlib.Path(folder).glob(f"{part}/step-*")
         if path.suffix == ""
     )
+
+
+def source(folder: str) -> int | str:
+    """Returns the number of checkpoints of the model to start from, or why there are none."""
+    if not folder:
+        return Facts.source
+    try:
+        resuming.written_in(folder, "init_from")
+    except (TrainerError, OSError) as problem:
+        return str(problem)
+    return checkpoints(folder) or f"--init_from={folder}: holds no checkpoint yet. Train it first."
 
 
 def free(folder: str) -> Folder:

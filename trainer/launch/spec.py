@@ -381,7 +381,7 @@ def _volume_of(volumes: tuple[Volume, ...], folder: str) -> Volume | None:
 
 def _check_folders(spec: JobSpec) -> None:
     folders, paths = spec.train.folders, ", ".join(volume.path for volume in spec.volumes) or "none"
-    for name in ("data_dir", "model_dir"):
+    for name in ("data_dir", "model_dir", *(["init_from"] if folders.init_from else [])):
         folder = getattr(folders, name)
         path = pathlib.PurePosixPath(folder)
         if not path.is_absolute() or ".." in path.parts:
@@ -389,12 +389,14 @@ def _check_folders(spec: JobSpec) -> None:
                 f"--{name}={folder}: is a path in the pod, so it must be absolute. Volumes are "
                 f"mounted at: {paths}."
             )
-    in_image = pathlib.PurePosixPath(folders.data_dir).is_relative_to(DEMO_FOLDER)
-    if not in_image and not _volume_of(spec.volumes, folders.data_dir):
-        raise UsageError(
-            f"--data_dir={folders.data_dir}: is not on a volume (mounted: {paths}) and not in "
-            f"{DEMO_FOLDER} of the image. Mount its volume with --volume=pvc:CLAIM:/PATH."
-        )
+    for name in ("data_dir", *(["init_from"] if folders.init_from else [])):
+        folder = getattr(folders, name)
+        in_image = pathlib.PurePosixPath(folder).is_relative_to(DEMO_FOLDER)
+        if not in_image and not _volume_of(spec.volumes, folder):
+            raise UsageError(
+                f"--{name}={folder}: is not on a volume (mounted: {paths}) and not in "
+                f"{DEMO_FOLDER} of the image. Mount its volume with --volume=pvc:CLAIM:/PATH."
+            )
     held = spec.model_volume
     if held is None:
         raise UsageError(

@@ -119,6 +119,12 @@ def _check_folders(job: TpuVmJob) -> None:
 
 
 def _check_arguments(job: TpuVmJob) -> None:
+    for argument in job.arguments:
+        if re.match(r"--?init_from=(?!/)", argument):
+            raise UsageError(
+                f"{argument}: must be an absolute path inside the image, or below /data if it lies "
+                "in the bucket of --data_dir. Copy the model there."
+            )
     taken = [
         argument
         for argument in job.arguments

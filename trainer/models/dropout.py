@@ -16,7 +16,8 @@ import tensorflow as tf
 # with the least bias from any bit of the input to any bit of the output.
 _ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B))
 _LAST_SHIFT = 16
-_START_OF_OFFSETS, _START_OF_STRIDES = 0x9E3779B9, 0x85EBCA6B  # any two different numbers
+# any different numbers
+_START_OF_OFFSETS, _START_OF_STRIDES, _START_OF_UNIFORM = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35
 
 
 def keep_mask(
@@ -47,11 +48,27 @@ def keep_mask(
     places = functools.reduce(operator.mul, shape_after_rows)
     place = tf.cast(tf.range(places), tf.uint32)
     hashed = _mix(tf.bitwise.bitwise_xor(place * (2 * stride + 1)[:, None], offset[:, None]))
-    # 24 bits are exact in float32. Every device can compare float32; a GPU has no kernel that
-    # compares uint32.
-    uniform = tf.cast(tf.bitwise.right_shift(hashed, _word(8)), tf.float32) * 2.0**-24
-    mask = tf.where(uniform < rate, tf.constant(0, dtype), tf.constant(1 / (1 - rate), dtype))
+    mask = tf.where(
+        _fraction(hashed) < rate, tf.constant(0, dtype), tf.constant(1 / (1 - rate), dtype)
+    )
     return tf.reshape(mask, [tf.shape(rows)[0], *shape_after_rows])
+
+
+def uniform(*keys: int | tf.Tensor) -> tf.Tensor:
+    """Returns a number in [0, 1) for its keys, as random as the masks: float32, 24 bits.
+
+    keys: integers below 2^63 (numbers, scalars or vectors of one length); a vector if any key is.
+    """
+    return _fraction(_key(_START_OF_UNIFORM, *keys))
+
+
+def _fraction(hashed: tf.Tensor) -> tf.Tensor:
+    """Returns uint32 words as numbers in [0, 1).
+
+    24 bits are exact in float32. Every device can compare float32; a GPU has no kernel that
+    compares uint32.
+    """
+    return tf.cast(tf.bitwise.right_shift(hashed, _word(8)), tf.float32) * 2.0**-24
 
 
 def _key(start: int, *integers: int | tf.Tensor) -> tf.Tensor:

@@ -71,6 +71,28 @@ class Encoder:
             after |= final
         return states, after
 
+    def step(
+        self, weights: Mapping[str, tf.Tensor], tokens: tf.Tensor, carry: Carry
+    ) -> tuple[tf.Tensor, Carry]:
+        """Returns (the states of the last layer [batch, width], the carry) after one more token.
+
+        It computes what a call with this token alone does, in one direction and without noise.
+
+        Args:
+          weights: {logical name: tensor}.
+          tokens: int32 [batch].
+          carry: the states of all layers before it.
+        """
+        values, after = self._embed(weights, tokens), {}
+        for name in shapes.layer_names(self.settings):
+            names = [f"{name}/{part}" for part in shapes.STATE[self.settings.cell]]
+            state = recurrent.one_step(self.settings.cell)(
+                _of_layer(weights, name), values, tuple(carry[part] for part in names)
+            )
+            values = tf.cast(state[0], self.dtype)
+            after |= dict(zip(names, state))
+        return values, after
+
     def _embed(self, weights, tokens):
         if self.settings.one_hot:
             return tf.one_hot(tokens, self.vocabulary_size, dtype=self.dtype)

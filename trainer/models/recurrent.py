@@ -61,6 +61,16 @@ def recurrence(cell: str, implementation: str) -> Recurrence:
     return RECURRENCES[cell][implementation]
 
 
+def one_step(cell: str) -> Callable[[Weights, tf.Tensor, State], State]:
+    """Returns a function (weights, inputs [batch, in], state) -> state of one step of a cell.
+
+    It computes what the recurrence "ours" computes at each step, for programs that choose the next
+    input after the step. The hidden state is the first part of the state. There is no gradient of
+    our own.
+    """
+    return _STEPS[cell]
+
+
 def choose(cell: str, device_type: str, jit: str) -> tuple[str, str]:
     """Returns the implementation for a layer, and the reason in one sentence for the log.
 
@@ -198,8 +208,13 @@ def _before(states: tf.Tensor, start: tf.Tensor, reverse: bool) -> tf.Tensor:
     return tf.concat([states[1:], first] if reverse else [first, states[:-1]], axis=0)
 
 
-# Each cell returns (hidden, *final) and their gradient, in the form of `tf.custom_gradient`.
+# `_simple_rnn`, `_lstm` and `_gru` return (hidden, *final) and their gradient, in the form of
+# `tf.custom_gradient`; the function of their cell computes one step.
 # Sequences are [time, batch, ...]. `start` and `final` are the states before and after all steps.
+
+
+def _simple_rnn_cell(projected: tf.Tensor, recurrent: tf.Tensor, hidden: tf.Tensor) -> tf.Tensor:
+    return tf.tanh(projected + _times(hidden, recurrent))
 
 
 def _simple_rnn(
@@ -219,7 +234,7 @@ def _simple_rnn(
     projected = _project(inputs, kernel) + bias
 
     def step(t, state):
-        hidden = tf.tanh(_at(projected, t, dtype) + _times(state[0], recurrent))
+        hidden = _simple_rnn_cell(_at(projected, t, dtype), recurrent, *state)
         return (hidden,), (hidden,)
 
     final, [hidden] = _scan(step, start, inputs, [units], reverse=reverse)
@@ -243,6 +258,32 @@ def _simple_rnn(
     return (hidden, *final), gradient
 
 
+def _lstm_factors(units: int, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns scale and shift of the gates.
+
+    sigmoid(x) = (tanh(x / 2) + 1) / 2, so that all gates are one tanh, one pass over one array.
+    """
+    scale = tf.constant(np.repeat([0.5, 0.5, 1, 0.5], units), dtype)
+    shift = tf.constant(np.repeat([0.5, 0.5, 0, 0.5], units), dtype)
+    return scale, shift
+
+
+def _lstm_cell(
+    projected: tf.Tensor,
+    recurrent: tf.Tensor,
+    hidden: tf.Tensor,
+    cell: tf.Tensor,
+    scale: tf.Tensor,
+    shift: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the next hidden and memory, and the gates [batch, 4 units]."""
+    gates = tf.tanh((projected + _times(hidden, recurrent)) * scale) * scale + shift
+    i, f, g, o = tf.split(gates, 4, axis=-1)
+    next_cell = f * cell + i * g
+    hidden = o * tf.tanh(next_cell)
+    return hidden, next_cell, gates
+
+
 def _lstm(
     kernel: tf.Tensor,
     recurrent: tf.Tensor,
@@ -259,19 +300,12 @@ def _lstm(
     units = recurrent.shape[0]
     dtype = start[0].dtype
     projected = _project(inputs, kernel) + bias
-    # sigmoid(x) = (tanh(x / 2) + 1) / 2, so that all gates are one tanh, one pass over one array.
-    scale = tf.constant(np.repeat([0.5, 0.5, 1, 0.5], units), dtype)
-    shift = tf.constant(np.repeat([0.5, 0.5, 0, 0.5], units), dtype)
+    factors = _lstm_factors(units, dtype)
 
     def step(t, state):
-        hidden, cell = state
-        gates = (
-            tf.tanh((_at(projected, t, dtype) + _times(hidden, recurrent)) * scale) * scale + shift
-        )
-        i, f, g, o = tf.split(gates, 4, axis=-1)
-        next_cell = f * cell + i * g
-        hidden = o * tf.tanh(next_cell)
-        return (hidden, next_cell), (hidden, cell, gates)
+        cell = state[1]
+        *state, gates = _lstm_cell(_at(projected, t, dtype), recurrent, *state, *factors)
+        return tuple(state), (state[0], cell, gates)
 
     final, [hidden, cells_before, gates] = _scan(
         step, start, inputs, [units, units, 4 * units], reverse=reverse
@@ -302,6 +336,18 @@ def _lstm(
     return (hidden, *final), gradient
 
 
+def _gru_cell(
+    projected: list[tf.Tensor], recurrent: tf.Tensor, inner_bias: tf.Tensor, hidden: tf.Tensor
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Returns the next hidden, and [z, r, g, hg]; projected: [xz, xr, xg], each [batch, units]."""
+    xz, xr, xg = projected
+    hz, hr, hg = tf.split(_times(hidden, recurrent) + inner_bias, 3, axis=-1)
+    z, r = tf.sigmoid(xz + hz), tf.sigmoid(xr + hr)
+    g = tf.tanh(xg + r * hg)
+    hidden = z * hidden + (1 - z) * g
+    return hidden, [z, r, g, hg]
+
+
 def _gru(
     kernel: tf.Tensor,
     recurrent: tf.Tensor,
@@ -322,13 +368,8 @@ def _gru(
     inner_bias = tf.cast(bias[1], dtype)
 
     def step(t, state):
-        [hidden] = state
-        xz, xr, xg = _parts(projected, t, 3, dtype)
-        hz, hr, hg = tf.split(_times(hidden, recurrent) + inner_bias, 3, axis=-1)
-        z, r = tf.sigmoid(xz + hz), tf.sigmoid(xr + hr)
-        g = tf.tanh(xg + r * hg)
-        hidden = z * hidden + (1 - z) * g
-        return (hidden,), (hidden, tf.concat([z, r, g, hg], axis=-1))
+        hidden, gates = _gru_cell(_parts(projected, t, 3, dtype), recurrent, inner_bias, *state)
+        return (hidden,), (hidden, tf.concat(gates, axis=-1))
 
     final, [hidden, gates] = _scan(step, start, inputs, [units, 4 * units], reverse=reverse)
 
@@ -363,6 +404,38 @@ def _gru(
         )
 
     return (hidden, *final), gradient
+
+
+# Each step returns the state after it. `projected` is x W + b, with the first bias of a gru.
+
+
+def _simple_rnn_step(
+    projected: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor, state: State
+) -> State:
+    return (_simple_rnn_cell(projected, recurrent, *state),)
+
+
+def _lstm_step(projected: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor, state: State) -> State:
+    factors = _lstm_factors(recurrent.shape[0], projected.dtype)
+    return _lstm_cell(projected, recurrent, *state, *factors)[:2]
+
+
+def _gru_step(projected: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor, state: State) -> State:
+    inner_bias = tf.cast(bias[1], projected.dtype)
+    return _gru_cell(tf.split(projected, 3, axis=-1), recurrent, inner_bias, *state)[:1]
+
+
+def _projected_first(step: Callable) -> Callable[[Weights, tf.Tensor, State], State]:
+    """Returns a step above as a function of weights, inputs [batch, in] and state."""
+
+    def run(weights, inputs, state):
+        kernel, recurrent, bias = (tf.cast(weight, inputs.dtype) for weight in weights)
+        dtype = sum_dtype(inputs.dtype)
+        outer_bias = bias[0] if bias.shape.rank == 2 else bias
+        projected = tf.cast(tf.matmul(inputs, kernel) + outer_bias, dtype)
+        return step(projected, recurrent, bias, tuple(tf.cast(part, dtype) for part in state))
+
+    return run
 
 
 def _ours(cell: Callable, parts: int) -> Recurrence:
@@ -441,6 +514,11 @@ def _start(state: State, inputs: tf.Tensor, dtype: tf.DType) -> list[tf.Tensor]:
     return [tf.broadcast_to(tf.cast(part, dtype), [rows, part.shape[-1]]) for part in state]
 
 
+_STEPS = {
+    "simple_rnn": _projected_first(_simple_rnn_step),
+    "lstm": _projected_first(_lstm_step),
+    "gru": _projected_first(_gru_step),
+}
 _CUDNN_CELLS = ("lstm", "gru")
 RECURRENCES = {
     "simple_rnn": {"ours": _ours(_simple_rnn, parts=1), "keras": _keras(keras.layers.SimpleRNN)},

@@ -5,6 +5,8 @@ bytes of a checkpoint, the cost of a step. `networks.Network` builds exactly the
 """
 
 import math
+import re
+from collections.abc import Iterable
 
 from trainer import config as configuration
 
@@ -71,6 +73,19 @@ def recurrent_layer(cell: str, width: int, units: int) -> Shapes:
 def layer_names(settings: configuration.Model) -> list[str]:
     """Returns the names of the recurrent layers, from the first to the last."""
     return [f"rnn_{layer}" for layer in range(len(settings.units))]
+
+
+def depths(names: Iterable[str]) -> dict[str, int]:
+    """Returns {weight: how far its layer lies below the output layer}, which has 0.
+
+    The last recurrent layer has 1, the one below it 2, ..., the embedding the largest. Every layer
+    that is neither recurrent nor the embedding belongs to the output.
+    """
+    layers = {name: name.partition("/")[0] for name in names}
+    recurrent = {layer for layer in layers.values() if re.fullmatch(r"rnn_\d+", layer)}
+    upwards = ["embedding", *sorted(recurrent, key=lambda layer: int(layer.partition("_")[2]))]
+    depth = {layer: len(upwards) - place for place, layer in enumerate(upwards)}
+    return {name: depth.get(layer, 0) for name, layer in layers.items()}
 
 
 def parameters(settings: configuration.Model, vocabulary_size: int, classes: int) -> int:

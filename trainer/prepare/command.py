@@ -6,8 +6,10 @@
                              -> ids -> arrays of each split -> dataset.json -> renamed to its place
 
 Units of text are numbers that stand for words, characters or bytes before the vocabulary is known.
+What differs between tasks is in `targets.RECIPES`.
 """
 
+import dataclasses
 import logging
 import os
 import pathlib
@@ -16,10 +18,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer import config as configuration
-from trainer.data import store, text
+from trainer.data import fields, store, text
 from trainer.exit_codes import DataError, UsageError
-from trainer.prepare import folders, rows, sources, splits, vocabulary
-from trainer.prepare.classes import Classes
+from trainer.prepare import borrowed, folders, rows, sources, splits, targets, vocabulary
+from trainer.prepare.layout import Layout
 from trainer.prepare.reading import ReadingProgress, ahead
 from trainer.prepare.spool import Spool
 
@@ -37,8 +39,19 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
       StorageError: the dataset cannot be written.
     """
     store.refuse_other_content(config.data_dir)
+    borrows = None
+    if config.vocabulary_from:
+        borrows = borrowed.of_dataset(config)
+        config = dataclasses.replace(
+            config,
+            tokenizer=borrows.tokenizer["name"],
+            lowercase=borrows.tokenizer.get("lowercase"),
+        )
+    recipe = targets.RECIPES[config.task, config.lines]
+    reader = recipe.reader(config)
     source = sources.open_source(config)
     _check_fractions(source, config)
+    _check_words(source, config)
     tokenizer = text.settings(_tokenizer_name(source, config), bool(config.lowercase))
     if source.entries is not None:
         units = vocabulary.Given(source.entries)
@@ -46,13 +59,27 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
         units = vocabulary.units_of(tokenizer)
     with store.new_folder(config.data_dir) as folder:
         with Spool(folder / "spool") as spool:
-            classes, replaced = _read(source, units, config, spool)
+            replaced = _read(source, units, recipe, reader, config, spool)
             _check_given_splits(source, spool)
-            log.info("read %d rows; ranking the vocabulary and writing the splits", spool.rows)
-            description = _write(folder, spool, units, classes, config)
+            log.info(
+                "read %d rows; ranking the vocabulary and writing the splits",
+                spool.read("begins").sum(),
+            )
+            names, class_ids = reader.ranked()
+            layout = recipe.layout(spool, reader.answers(spool), config)
+            reader.check(layout, source)
+            if borrows:
+                entries, ids = borrows.entries, units.ids_of(borrows.entries)
+            else:
+                entries, ids = _vocabulary(spool, layout, units, config)
+            written = _split_files(folder, layout, recipe)
+            unknown = _write_arrays(spool, layout, ids, class_ids, recipe.target, written)
+            description = _describe(folder, written, entries, names)
         description |= {"source": config.source, "tokenizer": tokenizer}
+        description |= recipe.described(config.task)
+        description["counts"] = dict(layout.counts)
         description["counts"]["replaced"] = replaced
-        _report(description)
+        _report(description, recipe, unknown)
         return store.publish(folder, description, config.data_dir)
 
 
@@ -67,20 +94,37 @@ def _check_fractions(source: rows.Source, config: configuration.Prepare) -> None
             )
 
 
+def _check_words(source: rows.Source, config: configuration.Prepare) -> None:
+    """Raises UsageError if ids without words should get the ids of another dataset."""
+    if config.vocabulary_from and source.entries is not None and not source.has_words:
+        raise UsageError(
+            f"--vocabulary_from={config.vocabulary_from}: {source.paths['train'][0]} holds ids "
+            "without words, which no vocabulary can tell. Put imdb_word_index.json beside it, or "
+            "leave out the flag."
+        )
+
+
 def _tokenizer_name(source: rows.Source, config: configuration.Prepare) -> str:
     """Returns the tokenizer's name for dataset.json: "none" for ids without words."""
-    return "none" if source.entries is not None and not source.has_words else config.tokenizer
+    if source.entries is not None and not source.has_words:
+        return "none"
+    return config.with_defaults("tokenizer")
 
 
 def _read(
-    source: rows.Source, units: vocabulary.Units, config: configuration.Prepare, spool: Spool
-) -> tuple[Classes, int]:
-    """Reads the whole source into `spool`.
+    source: rows.Source,
+    units: vocabulary.Units,
+    recipe: targets.Recipe,
+    reader: targets.Reader,
+    config: configuration.Prepare,
+    spool: Spool,
+) -> int:
+    """Reads the whole source into `spool` and the targets into `reader`.
 
     Returns:
-      Its classes, and how many ill-formed byte sequences were replaced.
+      How many ill-formed byte sequences were replaced.
     """
-    classes, replaced = Classes(), 0
+    replaced = 0
     is_text = source.entries is None
 
     def begin(batch: rows.Rows) -> tuple[rows.Rows, int, Sequence[np.ndarray]]:
@@ -92,23 +136,30 @@ def _read(
             begin, source.read(progress.advance), threads=os.cpu_count() or 1
         ):
             numbers, lengths = units.finish(begun)
+            begins = np.ones(len(batch), bool)
+            if batch.continues is not None:
+                begins = ~np.array(batch.continues)
+            if not (recipe.starts and begins.all()):
+                without = ~begins if recipe.starts else np.ones(len(batch), bool)
+                numbers, lengths = vocabulary.without_start(numbers, lengths, without)
             given = _splits_of(batch)
             contents = batch.texts if is_text else (row.tobytes() for row in batch.texts)
             spool.add(
                 numbers,
                 lengths=lengths,
-                labels=classes.add(batch, given),
                 splits=given,
+                begins=begins,
                 keys=splits.keys(contents, config.seed),
+                **reader.add(batch, given),
             )
             replaced += mended
-            progress.add_rows(len(batch))
-    return classes, replaced
+            progress.add_rows(int(begins.sum()))
+    return replaced
 
 
 def _check_given_splits(source: rows.Source, spool: Spool) -> None:
     """Raises DataError if the files of a split hold no row for it."""
-    given = spool.read("splits")
+    given = spool.read("splits")[spool.read("lengths") > 0]
     for split, paths in source.paths.items():
         if not (given == store.SPLITS.index(split)).any():
             others = f" or in the {len(paths) - 1} files after it" if len(paths) > 1 else ""
@@ -134,97 +185,134 @@ def _splits_of(batch: rows.Rows) -> np.ndarray:
     )
 
 
-def _write(
-    folder: pathlib.Path,
-    spool: Spool,
-    units: vocabulary.Units,
-    classes: Classes,
-    config: configuration.Prepare,
-) -> dict:
-    """Writes every file except dataset.json; returns their part of dataset.json."""
-    names, class_ids = classes.ranked()
-    lengths, labels = spool.read("lengths"), class_ids[spool.read("labels")]
-    assignment = splits.assign(
-        spool.read("keys"),
-        spool.read("splits"),
-        labels,
-        config.validation_fraction,
-        config.test_fraction,
-    )
-    counts = _count(spool, lengths, assignment.splits == splits.TRAIN, units.size)
-    entries, ids = units.vocabulary(counts, config.vocabulary_size - text.FIRST_ID)
+def _vocabulary(
+    spool: Spool, layout: Layout, units: vocabulary.Units, config: configuration.Prepare
+) -> tuple[list[str], np.ndarray]:
+    """Returns the entries of the vocabulary from id FIRST_ID on, and the id of every unit.
+
+    Raises:
+      DataError: the training split holds no token.
+    """
+    counts = _count(spool, layout, units.size)
+    limit = config.with_defaults("vocabulary_size") - text.FIRST_ID
+    entries, ids = units.vocabulary(counts, limit)
     if not entries:
         raise DataError(
-            f"no training text holds a token of --tokenizer={config.tokenizer}. Check "
-            "--text_column, or use another tokenizer."
+            f"no training text holds a token of --tokenizer={config.with_defaults('tokenizer')}. "
+            "Check --text_column, or use another tokenizer."
         )
-    written = _split_files(folder, lengths, labels, assignment.splits)
-    _write_tokens(spool, lengths, assignment.splits, ids, written)
+    return entries, ids
+
+
+def _count(spool: Spool, layout: Layout, size: int) -> np.ndarray:
+    """Returns how often each unit occurs in the training split, int64 [size]."""
+    counts = np.zeros(size, np.int64)
+    for chunk, units in spool.chunks(layout.lengths):
+        wanted = layout.splits[chunk] == splits.TRAIN
+        counts += np.bincount(units[np.repeat(wanted, layout.lengths[chunk])], minlength=size)
+    return counts
+
+
+def _split_files(
+    folder: pathlib.Path, layout: Layout, recipe: targets.Recipe
+) -> dict[int, store.SplitWriter]:
+    """Returns a writer for each split that has rows."""
+    return {
+        split: store.SplitWriter(
+            folder / store.SPLITS[split],
+            layout.example_lengths(split),
+            recipe.target,
+            int(recipe.starts),
+        )
+        for split in range(len(store.SPLITS))
+        if (layout.splits == split).any()
+    }
+
+
+def _write_arrays(
+    spool: Spool,
+    layout: Layout,
+    ids: np.ndarray,
+    class_ids: np.ndarray,
+    target: fields.Target,
+    written: dict[int, store.SplitWriter],
+) -> dict[str, int]:
+    """Writes the tokens and targets of all rows.
+
+    Args:
+      ids: the id of each unit.
+      class_ids: the class id of each number of the array of targets, if there is one.
+      written: {split: its writer}.
+
+    Returns:
+      {name of a split: how many of its tokens are unknown}.
+    """
+    unknown = dict.fromkeys((store.SPLITS[split] for split in written), 0)
+    for chunk, units, *numbers in spool.chunks(layout.lengths, *filter(None, [target.array])):
+        lengths, opened = layout.lengths[chunk], layout.opened[chunk]
+        if opened.any():
+            starts = (np.cumsum(lengths) - lengths)[opened]
+            units, lengths = np.insert(units, starts, vocabulary.START_UNIT), lengths + opened
+        split_of_row = layout.splits[chunk]
+        split_of_unit = np.repeat(split_of_row, lengths)
+        split_of_target = split_of_unit if target.per_step else split_of_row
+        for split, files in written.items():
+            tokens = ids[units[split_of_unit == split]]
+            files.write(tokens)
+            unknown[store.SPLITS[split]] += int((tokens == text.UNKNOWN).sum())
+            for values in numbers:
+                files.write_targets(class_ids[values[split_of_target == split]])
+    return unknown
+
+
+def _describe(
+    folder: pathlib.Path,
+    written: dict[int, store.SplitWriter],
+    entries: Sequence[str],
+    names: Sequence[str],
+) -> dict:
+    """Writes vocabulary and names of classes, closes all files; returns their part of dataset.json.
+
+    Args:
+      entries: the vocabulary from FIRST_ID on.
+      names: classes by id; empty if the target has none.
+    """
     files = {name: entry for files in written.values() for name, entry in files.close().items()}
     lines = [*text.RESERVED, *map(store.escape, entries)]
     files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", lines)
-    files["labels.txt"] = store.write_lines(folder / "labels.txt", names)
+    if names:
+        files["labels.txt"] = store.write_lines(folder / "labels.txt", names)
     return {
-        "classes": names,
-        "vocabulary_size": text.FIRST_ID + len(entries),
+        **({"classes": names} if names else {}),
+        "vocabulary_size": len(lines),
         "vocabulary_sha256": files["vocabulary.txt"]["sha256"],
         "splits": {
             store.SPLITS[split]: of_split.described(names) for split, of_split in written.items()
-        },
-        "counts": {
-            "duplicates_removed": assignment.duplicates,
-            "texts_with_several_labels": assignment.ambiguous,
-            "overlaps": assignment.overlaps,
         },
         "files": files,
     }
 
 
-def _count(spool: Spool, lengths: np.ndarray, wanted: np.ndarray, size: int) -> np.ndarray:
-    """Returns how often each unit occurs in the wanted rows (bool [rows]), int64 [size]."""
-    counts = np.zeros(size, np.int64)
-    for chunk, numbers in spool.chunks(lengths):
-        counts += np.bincount(numbers[np.repeat(wanted[chunk], lengths[chunk])], minlength=size)
-    return counts
-
-
-def _split_files(
-    folder: pathlib.Path, lengths: np.ndarray, labels: np.ndarray, assigned: np.ndarray
-) -> dict[int, store.SplitWriter]:
-    """Returns a writer for each split that has rows; `assigned`: `Assignment.splits`."""
-    members = {split: assigned == split for split in range(len(store.SPLITS))}
-    return {
-        split: store.SplitWriter(folder / store.SPLITS[split], lengths[member], labels[member])
-        for split, member in members.items()
-        if member.any()
-    }
-
-
-def _write_tokens(
-    spool: Spool,
-    lengths: np.ndarray,
-    assigned: np.ndarray,
-    ids: np.ndarray,
-    written: dict[int, store.SplitWriter],
-) -> None:
-    """Writes the tokens of all rows; `ids`: the id of each unit."""
-    for chunk, numbers in spool.chunks(lengths):
-        split_of_token = np.repeat(assigned[chunk], lengths[chunk])
-        for split, files in written.items():
-            files.write(ids[numbers[split_of_token == split]])
-
-
-def _report(description: dict) -> None:
-    """Logs what the dataset holds."""
-    counts = description["counts"]
+def _report(description: dict, recipe: targets.Recipe, unknown: dict[str, int]) -> None:
+    """Logs what the dataset holds; `unknown`: unknown tokens of each split."""
+    counts, kind = description["counts"], recipe.target.array
     for name, split in description["splits"].items():
+        classes = split.get(kind, {})
         log.info(
-            "%s: %d examples, %d tokens, longest %d, labels %s",
+            "%s: %d examples, %d tokens, longest %d%s",
             name,
             split["examples"],
             split["tokens"],
             split["longest"],
-            split["labels"],
+            f", {kind} {classes}" if classes else "",
+        )
+        tokens = split["tokens"] - recipe.starts * split["examples"]
+        log.info(
+            "%s: %d of %d tokens are unknown (%.4g %%)",
+            name,
+            unknown[name],
+            tokens,
+            100 * unknown[name] / max(1, tokens),
         )
         if split["empty_texts"]:
             log.warning(
@@ -232,16 +320,18 @@ def _report(description: dict) -> None:
                 name,
                 split["empty_texts"],
             )
-        if missing := [label for label, count in split["labels"].items() if not count]:
+        if missing := [label for label, count in classes.items() if not count]:
             log.warning("%s: no example of %s", name, ", ".join(missing))
-    if counts["duplicates_removed"]:
+    if counts.get("duplicates_removed"):
         log.info("%d duplicate rows removed before the split", counts["duplicates_removed"])
-    if counts["texts_with_several_labels"]:
+    if counts.get("texts_with_several_labels"):
         log.warning(
             "%d texts occur with more than one label; all rows of such a text are in one split",
             counts["texts_with_several_labels"],
         )
-    for pair, texts in counts["overlaps"].items():
+    if counts.get("empty_sentences"):
+        log.warning("%d sentences without a token left out", counts["empty_sentences"])
+    for pair, texts in counts.get("overlaps", {}).items():
         log.warning("%d texts occur in both of %s; given splits stay whole", texts, pair)
     if counts["replaced"]:
         log.warning("%d ill-formed byte sequences replaced by U+FFFD", counts["replaced"])

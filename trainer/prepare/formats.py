@@ -16,6 +16,7 @@ import csv
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 from google.protobuf import message as protobuf
@@ -27,10 +28,10 @@ from trainer.prepare.rows import Place, Row, at
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Names of the columns (features, keys) that make a row; `split` is "" if there is none."""
+    """Names of the columns (features, keys) that make a row; "" if there is none."""
 
     text: str
-    label: str
+    label: str = ""
     split: str = ""
 
     @property
@@ -43,8 +44,8 @@ class Columns:
         ]
         return [(flag, column) for flag, column in named if column]
 
-    def positions(self, header: list[str], place: Place) -> list[int]:
-        """Returns the position of each column in a header line.
+    def positions(self, header: list[str], place: Place) -> dict[str, int]:
+        """Returns {column: its position in a header line}.
 
         Raises:
           DataError: a column is missing or occurs twice.
@@ -56,7 +57,7 @@ class Columns:
                     f"line has {', '.join(map(repr, header)) or 'nothing'}. Name the right one "
                     f"with --{flag}."
                 )
-        return [header.index(column) for _, column in self.names]
+        return {column: header.index(column) for _, column in self.names}
 
 
 def read_csv(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) -> Iterator[Row]:
@@ -106,7 +107,8 @@ def _table(
 ) -> Iterator[Row]:
     """Returns the rows of records that follow a header record."""
     number, header = next(records, (1, []))
-    text, label, *split = columns.positions(header, (stream.path, number))
+    positions = columns.positions(header, (stream.path, number))
+    text, label, split = map(positions.get, (columns.text, columns.label, columns.split))
     for number, fields in records:
         if len(fields) != len(header):
             raise DataError(
@@ -117,13 +119,21 @@ def _table(
         yield (
             (stream.path, number),
             fields[text].encode("utf-8", "surrogateescape"),
-            fields[label],
-            fields[split[0]] if split else None,
+            None if label is None else fields[label],
+            None if split is None else fields[split],
         )
 
 
 def read_jsonl(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) -> Iterator[Row]:
     """Returns the rows of a file with one JSON object per line."""
+    for place, row in json_objects(stream, columns, max_line_bytes):
+        yield _row(place, row, columns)
+
+
+def json_objects(
+    stream: raw_files.Stream, columns: Columns, max_line_bytes: int
+) -> Iterator[tuple[Place, dict]]:
+    """Returns (place, object) of each line of a file; every object has all `columns`."""
     for number, line in raw_files.lines(stream, max_line_bytes):
         if not line.strip():
             continue
@@ -138,39 +148,54 @@ def read_jsonl(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) 
             raise DataError(
                 f"{at(place)}: a {type(row).__name__}, but each line must be one JSON object."
             )
-        yield _row(place, row, columns)
+        _check_names(place, row, columns)
+        yield place, row
 
 
-def _row(place: Place, row: dict, columns: Columns) -> Row:
-    """Returns the row that {column: value} describes."""
+def _check_names(place: Place, row: dict, columns: Columns) -> None:
     for flag, column in columns.names:
         if column not in row:
             raise DataError(
                 f"{at(place)}: no {column!r}; there are {', '.join(map(repr, row)) or 'none'}. "
                 f"Name the right one with --{flag}."
             )
-    text, label = row[columns.text], row[columns.label]
-    split = row[columns.split] if columns.split else None
-    text = _utf8(text) if isinstance(text, str) else text
+
+
+def _row(place: Place, row: dict, columns: Columns) -> Row:
+    """Returns the row that {column: value} describes."""
+    text = row[columns.text]
+    label, split = (row[column] if column else None for column in (columns.label, columns.split))
+    text = utf8(text) if isinstance(text, str) else text
     label, split = (
         _decoded(value) if isinstance(value, bytes) else value for value in (label, split)
     )
     if not isinstance(text, bytes):
         raise DataError(f"{at(place)}: {columns.text!r} is {text!r}, but a text must be a string.")
-    if isinstance(label, bool) or not isinstance(label, str | int):
+    if columns.label and not is_label(label):
         raise DataError(
             f"{at(place)}: {columns.label!r} is {label!r}, but a label must be a string or a whole "
             "number."
         )
+    check_split(place, split, columns)
+    return place, text, label, split
+
+
+def is_label(value: Any) -> bool:
+    """Returns whether a value is a string or a whole number."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def check_split(place: Place, split: Any, columns: Columns) -> None:
+    """Raises DataError if the value of the split column, if there is one, is not a string."""
     if columns.split and not isinstance(split, str):
         raise DataError(
             f"{at(place)}: {columns.split!r} is {split!r}, but the name of a split must be a "
             "string."
         )
-    return place, text, label, split
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """Returns the bytes of a string of JSON."""
     # An escaped lone surrogate becomes bytes that are not valid UTF-8 and is reported as such.
     try:
         return text.encode("utf-8", "surrogateescape")
@@ -194,6 +219,7 @@ def read_tfrecord(stream: raw_files.Stream, columns: Columns, max_line_bytes: in
             name: _value(feature, name, place) if name in wanted else None
             for name, feature in features.items()
         }
+        _check_names(place, row, columns)
         yield _row(place, row, columns)
 
 

@@ -100,9 +100,10 @@ def _folders(place: str, config: configuration.Prepare) -> Source:
 
 
 def _arrays(path: str, config: configuration.Prepare) -> Source:
-    if config.tokenizer != "words":
+    tokenizer = config.with_defaults("tokenizer")
+    if tokenizer != "words":
         raise UsageError(
-            f"--tokenizer={config.tokenizer}: {path} holds ranks of words and no text. "
+            f"--tokenizer={tokenizer}: {path} holds ranks of words and no text. "
             "Use --tokenizer=words."
         )
     splits = imdb_npz.read(path, config.max_expansion)

@@ -180,23 +180,47 @@ def lines(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
     Raises:
       DataError: a line is longer than `max_line_bytes`.
     """
-    for number, block in _line_blocks(stream, max_line_bytes):
+    for number, block, _ in _line_blocks(stream, max_line_bytes):
         yield from enumerate(block, number)
 
 
-def _line_blocks(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Returns `lines`, many at a time: (number of the first one, lines)."""
+def pieces(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Returns the text of a file in pieces of whole lines, without BOM, CRLF as LF.
+
+    The tokens of a piece do not depend on the text around it, for every tokenizer. So a piece
+    never ends within a `<br />`, which `words` takes for a space.
+
+    Returns:
+      (number of the first line, text) of each piece; nothing for an empty file.
+
+    Raises:
+      DataError: a line is longer than `max_line_bytes`.
+    """
+    first, held = 1, b""
+    for number, block, end in _line_blocks(stream, max_line_bytes):
+        if not held:
+            first = number
+        held += b"\n".join(block) + end
+        if held.rstrip(b"\t\n\f\r ")[-3:].lower() != b"<br":
+            yield first, held
+            held = b""
+    if held:
+        yield first, held
+
+
+def _line_blocks(stream: Stream, max_line_bytes: int) -> Iterator[tuple[int, list[bytes], bytes]]:
+    """Returns `lines`, many at a time: (number of the first one, lines, end of the last one)."""
     number, rest = 1, stream.read(len(BOM))
     rest = b"" if rest == BOM else rest
     while piece := stream.piece():
         *lines, rest = (rest + piece).split(b"\n")
         if lines:
-            yield number, _without_cr(stream.path, number, lines, max_line_bytes)
+            yield number, _without_cr(stream.path, number, lines, max_line_bytes), b"\n"
             number += len(lines)
             stream.number = number
         _check_lengths(stream.path, number, [rest], max_line_bytes)
     if rest:
-        yield number, _without_cr(stream.path, number, rest.split(b"\n"), max_line_bytes)
+        yield number, _without_cr(stream.path, number, rest.split(b"\n"), max_line_bytes), b""
 
 
 def _without_cr(path: str, number: int, lines: list[bytes], max_line_bytes: int) -> list[bytes]:

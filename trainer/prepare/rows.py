@@ -14,8 +14,10 @@ _REPLACEMENT = "\ufffd".encode()
 
 # Where a row begins: (file, line), or (file, record) for TFRecord.
 Place = tuple[str, int]
+# What is to be learned about a row: a label, the tag of each token, or nothing.
+Label = str | int | Sequence[str | int] | None
 # One row as a format reads it: place, text, label, value of the split column (None without one).
-Row = tuple[Place, bytes, str | int, str | None]
+Row = tuple[Place, bytes, Label, str | None]
 
 
 @dataclasses.dataclass
@@ -26,15 +28,19 @@ class Rows:
       split: "train", "validation" or "test"; None if the column `splits` names it for each row.
       places: where each row begins.
       texts: bytes, as read; int32 ids (rank + 3, as Keras numbers words) if the source has no text.
-      labels: str, or int if the format has numbers.
+      labels: str, or int if the format has numbers; a list of them for each row of a tagged
+        sentence; None if there is nothing to be learned but the text.
       splits: the value of the split column for each row, or None.
+      continues: whether each row continues the text of the row before it. None if no row does;
+        otherwise the rows are whole lines of a file.
     """
 
     split: str | None
     places: Sequence[Place]
     texts: Sequence[bytes] | Sequence[np.ndarray]
-    labels: Sequence[str | int]
+    labels: Sequence[Label]
     splits: Sequence[str] | None = None
+    continues: Sequence[bool] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -99,10 +105,10 @@ def clean(rows: Rows, encoding_errors: str) -> int:
     joined = b"\n".join(rows.texts)
     if b"\0" in joined:
         row = next(i for i, text in enumerate(rows.texts) if b"\0" in text)
+        place = _place(rows, row, rows.texts[row].index(0))
         raise DataError(
-            f"{at(rows.places[row])}: the text holds a NUL byte, which UTF-8 text files never "
-            "have. The file is damaged, binary or UTF-16: convert it (iconv -t UTF-8) or remove "
-            "the row."
+            f"{at(place)}: the text holds a NUL byte, which UTF-8 text files never have. The file "
+            "is damaged, binary or UTF-16: convert it (iconv -t UTF-8) or remove the row."
         )
     try:
         joined.decode("utf-8")
@@ -114,14 +120,17 @@ def clean(rows: Rows, encoding_errors: str) -> int:
 
 def _mended(rows: Rows, encoding_errors: str) -> tuple[list[bytes], int]:
     texts, replaced = [], 0
-    for text, place in zip(rows.texts, rows.places):
+    for row, text in enumerate(rows.texts):
         try:
             text.decode("utf-8")
         except UnicodeDecodeError as problem:
             if encoding_errors == "strict":
+                place, offset = _place(rows, row, problem.start), problem.start
+                if rows.continues is not None:
+                    offset -= text.rfind(b"\n", 0, offset) + 1
                 raise DataError(
                     f"{at(place)}: the text is not valid UTF-8 (byte 0x{text[problem.start]:02x} "
-                    f"at offset {problem.start}). Convert the file (iconv -t UTF-8), or use "
+                    f"at offset {offset}). Convert the file (iconv -t UTF-8), or use "
                     "--encoding_errors=replace."
                 ) from None
             mended = text.decode("utf-8", "replace").encode()
@@ -129,3 +138,10 @@ def _mended(rows: Rows, encoding_errors: str) -> tuple[list[bytes], int]:
             text = mended
         texts.append(text)
     return texts, replaced
+
+
+def _place(rows: Rows, row: int, offset: int) -> Place:
+    """Returns the place of a byte of a row: that of the row, or its line in whole lines."""
+    path, line = rows.places[row]
+    lines = 0 if rows.continues is None else rows.texts[row].count(b"\n", 0, offset)
+    return path, line + lines

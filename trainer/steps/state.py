@@ -109,6 +109,14 @@ class State:
                 )
             variable.assign(tensors[name])
 
+    def take(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Sets some weights of a new state, and their averages, to given values."""
+        variables = self.named()
+        for name, value in weights.items():
+            for place in (f"model/{name}", f"optimizer/{name}/average"):
+                if place in variables:
+                    variables[place].assign(value)
+
     def scaling(self) -> dict[str, float]:
         """Returns the loss scale and the steps without an update so far; {} except under float16.
 

@@ -67,6 +67,8 @@ class Update:
         sums = dict(zip(self._sums, tensors[len(self._names) :]))
         factor = 1 / (sums[COUNT] * tf.cast(loss_scale(values), sums[COUNT].dtype))
         gradients = [gradient * factor for gradient in gradients]
+        moving = self._optimizer.moving(values, dict(zip(self._names, gradients)))
+        gradients = list(moving.values())
         norm = optimizers.global_norm(gradients)
         gradients = optimizers.clip(gradients, norm, self._clip_norm)
         after = self._optimizer.updated(values, dict(zip(self._names, gradients)))

@@ -15,7 +15,6 @@ from trainer.data.pipeline import Batch
 from trainer.exit_codes import DataError
 from trainer.models import decoding, vocabulary
 from trainer.models.encoder import Carry
-from trainer.models.heads import StepOutputs
 from trainer.models.networks import Network
 
 SAMPLE_TOKENS = 200  # Of a text that is shown while a model trains.
@@ -330,13 +329,8 @@ class LanguageModel(tf.Module):
 
     def _step(self, ids: tf.Tensor, carry: Carry) -> tuple[tf.Tensor, Carry]:
         """Returns (scores [rows, vocabulary], carry) after one more token of each row [rows]."""
-        outputs, carry = self._outputs(ids, carry)
-        return _last_scores(outputs), carry
-
-    def _outputs(self, ids: tf.Tensor, carry: Carry) -> tuple[StepOutputs, Carry]:
-        """Returns (outputs of one step, carry) after one more token of each row [rows]."""
-        ones = tf.ones_like(ids)
-        return self._network.outputs(self.weights, ids[:, None], ones, carry=carry)
+        scores, carry = self._network.step(self.weights, ids, carry)
+        return tf.cast(scores, tf.float32), carry
 
     def _read(self, ids: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, Carry]:
         """Returns (scores of the next token [N, vocabulary], carry) after the ids of each row.
@@ -348,10 +342,10 @@ class LanguageModel(tf.Module):
             name: tf.zeros([rows, spec.shape[-1]], spec.dtype)
             for name, spec in self._network.carried.items()
         }
-        outputs, carry = self._outputs(ids[:, 0], carry)
+        outputs, carry = self._network.step_outputs(self.weights, ids[:, 0], carry)
 
         def one(at, states, carry):
-            after, new_carry = self._outputs(ids[:, at], carry)
+            after, new_carry = self._network.step_outputs(self.weights, ids[:, at], carry)
             reads = (at < lengths)[:, None]
             carry = {name: tf.where(reads, new_carry[name], carry[name]) for name in carry}
             return at + 1, tf.where(reads[:, None], after.states, states), carry
@@ -362,7 +356,8 @@ class LanguageModel(tf.Module):
             (tf.constant(1), outputs.states, carry),
             maximum_iterations=length,
         )
-        return _last_scores(outputs._replace(states=states)), carry
+        scores = outputs._replace(states=states).scores()
+        return tf.cast(scores[:, 0], tf.float32), carry
 
     def _next_probabilities(
         self, ids: tf.Tensor, lengths: tf.Tensor
@@ -468,11 +463,6 @@ class LanguageModel(tf.Module):
         if "continuation" in answer:
             return f"{one_line}\t{answer['continuation']}\n"
         return f"{answer['log_probability']:.4f}\t{answer['perplexity']:.4f}\t{one_line}\n"
-
-
-def _last_scores(outputs: StepOutputs) -> tf.Tensor:
-    """Returns the scores [rows, vocabulary] of outputs of one step, float32."""
-    return tf.cast(outputs.scores()[:, 0], tf.float32)
 
 
 def _contents(texts: Sequence[Text]) -> tf.Tensor:

@@ -1,0 +1,180 @@
+"""What differs between tasks in `prepare`: how a target is read, checked, ranked and written.
+
+A `Recipe` says it all for one task; the story in `command` is the same for every one.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from trainer import config as configuration
+from trainer.data import fields
+from trainer.exit_codes import DataError, UsageError
+from trainer.prepare import layout, rows, splits
+from trainer.prepare.classes import Classes
+from trainer.prepare.spool import Spool
+
+
+class Reader(Protocol):
+    """Reads the targets of a source, batch by batch, and knows their classes at the end."""
+
+    def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the arrays that the spool keeps; `given`: int8 [rows], the splits of the rows.
+
+        The array with the name of `Target.array` has the number of each class.
+        """
+
+    def ranked(self) -> tuple[list[str], np.ndarray]:
+        """Returns the names of the classes by id, and the class id of each number."""
+
+    def answers(self, spool: Spool) -> np.ndarray:
+        """Returns what tells rows of equal text apart, int [rows]."""
+
+    def check(self, found: layout.Layout, source: rows.Source) -> None:
+        """Raises an error if a split cannot be learned from."""
+
+
+class Labels:
+    """A class for each row."""
+
+    def __init__(self, config: configuration.Prepare):
+        self._classes = Classes()
+        self.ranked = self._classes.ranked
+
+    def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
+        return {"labels": self._classes.add(batch.labels, given.tolist(), batch.places)}
+
+    def answers(self, spool: Spool) -> np.ndarray:
+        return spool.read("labels")
+
+    def check(self, found: layout.Layout, source: rows.Source) -> None:
+        """Any row will do."""
+
+
+class Tags:
+    """A class for each token."""
+
+    def __init__(self, config: configuration.Prepare):
+        flag = "tag_column" if config.source == "conll" else "label_column"
+        self._classes = Classes("tag", "token", flag)
+        self.ranked = self._classes.ranked
+
+    def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
+        counts = [len(tags) for tags in batch.labels]
+        numbers = self._classes.add(
+            list(itertools.chain.from_iterable(batch.labels)),
+            np.repeat(given, counts).tolist(),
+            (place for place, count in zip(batch.places, counts) for _ in range(count)),
+        )
+        of_rows = np.split(numbers, np.cumsum(counts)[:-1])
+        return {
+            "tags": numbers,
+            "tag_keys": splits.keys((row.tobytes() for row in of_rows), seed=0)[:, 0],
+        }
+
+    def answers(self, spool: Spool) -> np.ndarray:
+        return spool.read("tag_keys")
+
+    def check(self, found: layout.Layout, source: rows.Source) -> None:
+        """Any row will do."""
+
+
+class NextTokens:
+    """No target beside the text: the tokens themselves are to be told."""
+
+    def __init__(self, config: configuration.Prepare):
+        self._fractions = {
+            splits.VALIDATION: config.validation_fraction,
+            splits.TEST: config.test_fraction,
+        }
+
+    def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
+    def ranked(self) -> tuple[list[str], np.ndarray]:
+        return [], np.zeros(0, np.int32)
+
+    def answers(self, spool: Spool) -> np.ndarray:
+        return np.zeros(spool.rows, np.int8)
+
+    def check(self, found: layout.Layout, source: rows.Source) -> None:
+        """Raises an error if a split has fewer than two tokens.
+
+        Raises:
+          UsageError: it is a fraction of a text that has enough of them.
+          DataError: it was given.
+        """
+        tokens = [
+            int(found.lengths[of_split].sum() - (found.begins & ~found.opened)[of_split].sum())
+            for of_split in (found.splits == split for split in range(len(splits.SPLITS)))
+        ]
+        drawn = [split for split, fraction in self._fractions.items() if fraction]
+        present = {*drawn, *found.splits[found.splits != splits.DROPPED].tolist(), splits.TRAIN}
+        together = sum(tokens[split] for split in (splits.TRAIN, *drawn))
+        for split in sorted(present):
+            name = splits.SPLITS[split]
+            if tokens[split] >= 2:
+                continue
+            if together >= 2 and (split in drawn or drawn and split == splits.TRAIN):
+                flags = " and ".join(
+                    f"--{splits.SPLITS[other]}_fraction={self._fractions[other]}"
+                    for other in drawn
+                    if split in (other, splits.TRAIN)
+                )
+                raise UsageError(
+                    f"{flags}: the {name} split has {tokens[split]} of {together} tokens, but a "
+                    "language model needs at least two in each split. Choose other fractions, or "
+                    "bring more text."
+                )
+            path = source.paths.get(name, source.paths["train"])[0]
+            raise DataError(
+                f"{path}:1: the text of the {name} split has {tokens[split]} tokens, but a "
+                "language model needs at least two, to tell one from the other. Bring more text, "
+                "or check --tokenizer and the flag that names the data."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the examples of a task are made.
+
+    Attributes:
+      target: its kind.
+      order: how steps meet the examples, one of `fields.ORDERS`.
+      starts: whether an example begins with the start id.
+      reader: reads the targets of a source.
+      layout: rows of the spool -> examples of splits.
+    """
+
+    target: fields.Target
+    order: str
+    starts: bool
+    reader: Callable[[configuration.Prepare], Reader]
+    layout: Callable[[Spool, np.ndarray, configuration.Prepare], layout.Layout]
+
+    def described(self, task: str) -> dict:
+        """Returns what dataset.json says about the task; nothing in format 1, which has one."""
+        if self.target is fields.LABEL:
+            return {}
+        return {
+            "task": task,
+            "input": {"kind": "tokens"},
+            "target": self.target.kind,
+            "order": self.order,
+        }
+
+
+# {(task, whether --lines is given): recipe}.
+RECIPES = {
+    ("classification", False): Recipe(fields.LABEL, fields.SHUFFLED, True, Labels, layout.shuffled),
+    ("language_model", False): Recipe(
+        fields.NEXT_TOKEN, fields.STREAMS, True, NextTokens, layout.streams
+    ),
+    ("language_model", True): Recipe(
+        fields.NEXT_TOKEN, fields.SHUFFLED, True, NextTokens, layout.shuffled
+    ),
+    ("tagging", False): Recipe(fields.TAGS, fields.SHUFFLED, False, Tags, layout.sentences),
+}
