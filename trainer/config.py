@@ -184,10 +184,16 @@ class Prepare(Checked):
         "can be trained further on this one.",
     )
     validation_fraction: float = knob(
-        0.0, "Share of the training examples to move to a validation split.", within(0, 1)
+        0.0,
+        "Share of the training examples to move to a validation split; of a text that is read as "
+        "one, what lies before the test split.",
+        within(0, 1),
     )
     test_fraction: float = knob(
-        0.0, "Share of the training examples to move to a test split.", within(0, 1)
+        0.0,
+        "Share of the training examples to move to a test split; of a text that is read as one, "
+        "its end.",
+        within(0, 1),
     )
     encoding_errors: str = knob(
         "strict",

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import pathlib
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ BOOK = (
     "Die Füße, d’accord!\n\n  ΟΔΟΣ\nΟΔΟΣ a<br\n />b 3.14 (pi)\tN\n"
     "\uffed?\n!x\u0301\n\u0301y<BR \n\n>\nend"
 )
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "../shared/data"
+SHAKESPEARE = SHARED / "tinyshakespeare/input.txt"
 
 
 @pytest.fixture
@@ -245,6 +249,26 @@ def test_bad_utf8_is_replaced_and_counted(run):
     )
     assert documents(dataset) == ["a\ufffd\nb\ufffd\nc"]
     assert dataset.description["counts"] == {"replaced": 2}
+
+
+@pytest.mark.skipif(
+    not SHAKESPEARE.exists(),
+    reason="no text beside the project (../shared/data/tinyshakespeare/input.txt)",
+)
+def test_a_real_text_comes_back_from_its_splits(tmp_path):
+    settings = {"task": "language_model", "source": "text", "tokenizer": "characters"}
+    dataset = prepare.prepare(
+        config.Prepare(
+            data_dir=str(tmp_path / "d"),
+            raw_data=str(SHAKESPEARE),
+            validation_fraction=0.05,
+            test_fraction=0.1,
+            **settings,
+        )
+    )
+    parts = [documents(dataset, name) for name in dataset.splits]
+    assert "".join(part for (part,) in parts) == SHAKESPEARE.read_text()
+    assert len(parts[2][0]) == round(0.1 * (1 + len(SHAKESPEARE.read_text())))
 
 
 def test_an_equal_text_is_the_same_dataset(run):

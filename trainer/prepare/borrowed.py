@@ -19,6 +19,12 @@ class Vocabulary:
     tokenizer: dict
     entries: tuple[str, ...]
 
+    def applied(self, config: configuration.Prepare) -> configuration.Prepare:
+        """Returns `config` with the tokenizer of this vocabulary."""
+        return dataclasses.replace(
+            config, tokenizer=self.tokenizer["name"], lowercase=self.tokenizer.get("lowercase")
+        )
+
 
 def of_dataset(config: configuration.Prepare) -> Vocabulary:
     """Returns the vocabulary of the dataset that `config` names.

@@ -9,7 +9,6 @@ Units of text are numbers that stand for words, characters or bytes before the v
 What differs between tasks is in `targets.RECIPES`.
 """
 
-import dataclasses
 import logging
 import os
 import pathlib
@@ -39,14 +38,8 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
       StorageError: the dataset cannot be written.
     """
     store.refuse_other_content(config.data_dir)
-    borrows = None
-    if config.vocabulary_from:
-        borrows = borrowed.of_dataset(config)
-        config = dataclasses.replace(
-            config,
-            tokenizer=borrows.tokenizer["name"],
-            lowercase=borrows.tokenizer.get("lowercase"),
-        )
+    known = borrowed.of_dataset(config) if config.vocabulary_from else None
+    config = known.applied(config) if known else config
     recipe = targets.RECIPES[config.task, config.lines]
     reader = recipe.reader(config)
     source = sources.open_source(config)
@@ -68,10 +61,7 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
             names, class_ids = reader.ranked()
             layout = recipe.layout(spool, reader.answers(spool), config)
             reader.check(layout, source)
-            if borrows:
-                entries, ids = borrows.entries, units.ids_of(borrows.entries)
-            else:
-                entries, ids = _vocabulary(spool, layout, units, config)
+            entries, ids = _vocabulary(spool, layout, units, config, known)
             written = _split_files(folder, layout, recipe)
             unknown = _write_arrays(spool, layout, ids, class_ids, recipe.target, written)
             description = _describe(folder, written, entries, names)
@@ -186,13 +176,21 @@ def _splits_of(batch: rows.Rows) -> np.ndarray:
 
 
 def _vocabulary(
-    spool: Spool, layout: Layout, units: vocabulary.Units, config: configuration.Prepare
-) -> tuple[list[str], np.ndarray]:
+    spool: Spool,
+    layout: Layout,
+    units: vocabulary.Units,
+    config: configuration.Prepare,
+    known: borrowed.Vocabulary | None,
+) -> tuple[Sequence[str], np.ndarray]:
     """Returns the entries of the vocabulary from id FIRST_ID on, and the id of every unit.
+
+    They are those of `known`, or else ranked by frequency in the training split.
 
     Raises:
       DataError: the training split holds no token.
     """
+    if known:
+        return known.entries, units.ids_of(known.entries)
     counts = _count(spool, layout, units.size)
     limit = config.with_defaults("vocabulary_size") - text.FIRST_ID
     entries, ids = units.vocabulary(counts, limit)
