@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.data import store
+from trainer.data import store, text
 
 RESERVED = ["[padding]", "[start]", "[unknown]", "[unused]"]
 
@@ -51,20 +51,45 @@ def random_splits(seed=0, *, vocabulary_size=30, classes=3, train=50, test=17, l
     return splits
 
 
-def write_text(data_dir, splits, *, vocabulary_size, order="streams"):
+def write_text(
+    data_dir, splits, *, vocabulary_size=0, order="streams", words=(), tokenizer="spaces"
+):
     """Writes a dataset of a language model and returns it open; `splits`: {name: [documents]}.
 
-    A document is a sequence of ids without its START.
+    A document is a sequence of ids without its START. words: the vocabulary from FIRST_ID on, else
+    w4, w5, ...
     """
+    columns = {
+        name: {"tokens": [np.concatenate([[1], document]) for document in documents]}
+        for name, documents in splits.items()
+    }
+    words = list(words) or [f"w{i}" for i in range(4, vocabulary_size)]
+    description = {"task": "language_model", "target": "next_token", "order": order}
+    return _write_sequences(data_dir, columns, words, tokenizer, description)
+
+
+def write_tagged(data_dir, splits, *, words, labels):
+    """Writes a dataset of tagging and returns it open; `splits`: {name: [(ids, tags)]}."""
+    columns = {
+        name: {"tokens": [ids for ids, _ in sentences], "tags": [tags for _, tags in sentences]}
+        for name, sentences in splits.items()
+    }
+    description = {"task": "tagging", "target": "tags", "order": "shuffled"}
+    return _write_sequences(data_dir, columns, list(words), "spaces", description, labels)
+
+
+def _write_sequences(data_dir, splits, words, tokenizer, description, labels=()):
+    """Writes a dataset of format 2; `splits`: {name: {array: [sequences]}}, `tokens` first."""
     with store.new_folder(data_dir) as folder:
         files, described = {}, {}
-        for name, documents in splits.items():
+        for name, columns in splits.items():
             (folder / name).mkdir()
-            rows = [np.concatenate([[1], document]) for document in documents]
+            rows = columns["tokens"]
             arrays = {
-                "tokens": np.concatenate(rows).astype(np.int32),
-                "offsets": np.cumsum([0, *map(len, rows)]).astype(np.int64),
+                array: np.concatenate(sequences).astype(np.int32)
+                for array, sequences in columns.items()
             }
+            arrays["offsets"] = np.cumsum([0, *map(len, rows)]).astype(np.int64)
             for part, values in arrays.items():
                 writer = store.ArrayWriter(
                     folder / name / f"{part}.npy", store.ARRAYS[part], len(values)
@@ -72,18 +97,17 @@ def write_text(data_dir, splits, *, vocabulary_size, order="streams"):
                 writer.write(values)
                 files[f"{name}/{part}.npy"] = writer.close()
             described[name] = {"examples": len(rows), "tokens": len(arrays["tokens"])}
-        words = RESERVED + [f"w{i}" for i in range(4, vocabulary_size)]
-        files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", words)
-        description = {
-            "task": "language_model",
+        entries = [store.escape(entry) for entry in RESERVED + words]
+        files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", entries)
+        if labels:
+            files["labels.txt"] = store.write_lines(folder / "labels.txt", labels)
+        parts = {
             "input": {"kind": "tokens"},
-            "target": "next_token",
-            "order": order,
-            "tokenizer": {"name": "spaces", "version": 1},
+            "tokenizer": text.settings(tokenizer),
             "splits": described,
             "files": files,
         }
-        return store.publish(folder, description, data_dir)
+        return store.publish(folder, {**description, **parts}, data_dir)
 
 
 def random_text(tokens, seed=0, *, vocabulary_size=30):

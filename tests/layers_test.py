@@ -38,7 +38,7 @@ INSIDE = {
     "devices": "resources strategy hardware / fusion accelerator cuda nvidia exchange placement"
     " peers",
     "doctor": "command / checks sight / facts / cluster",
-    "export": "command / proof keras_model / saved_model readback",
+    "export": "command / proof keras_model / expected / examples / saved_model readback",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",

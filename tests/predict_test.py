@@ -2,8 +2,10 @@ import json
 import os
 
 import pytest
+import tensorflow as tf
 
 from tests import classifier, commands
+from tests.export import small_models
 
 TEXTS = [
     "a funny film about a clown",
@@ -153,3 +155,154 @@ def test_what_the_terminal_cannot_show_is_escaped(model):
     )
     answer = commands.finish(process)
     assert answer.code == 0 and answer.out.endswith("\td\\xe9j\\xe0 vu\n")
+
+
+@pytest.mark.parametrize("flag", ["--score", "--tokens=5", "--temperature=0", "--seed=3"])
+def test_a_flag_that_the_model_would_ignore_exits_2(model, flag):
+    answer = predict(model, flag, "a film")
+    assert (answer.code, answer.out) == (2, "")
+    assert flag.partition("=")[0] in answer.err and "classification" in answer.err
+
+
+# --- Other tasks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Returns a function from the maker of a dataset to the folder of a model trained on it."""
+    made = {}
+
+    def of(make):
+        if make not in made:
+            folder = tmp_path_factory.mktemp("trained")
+            dataset = make(folder)
+            answer = commands.call(
+                "train",
+                f"--data_dir={dataset.folder}",
+                f"--model_dir={folder / 'model'}",
+                "--units=8",
+                "--embedding_size=4",
+                "--max_length=6",
+                "--batch_size=4",
+                "--learning_rate=0.05",
+                "--steps=20",
+                "--eval_steps=-1",
+                "--threads=2",
+                "--shards=1",
+            )
+            assert answer.code == 0, answer.err
+            made[make] = folder / "model"
+        return made[make]
+
+    return of
+
+
+def a_text(folder):
+    return small_models.a_text(folder, "words")
+
+
+def test_sentences_are_separated_by_one_empty_line(trained):
+    model = trained(small_models.a_tagged_text)
+    content = b"the cat\n\non a mat\n"
+    rows = [json.loads(line) for line in predict(model, "--format=jsonl", stdin=content).lines]
+    assert [row["tokens"] for row in rows] == [["the", "cat"], [], ["on", "a", "mat"]]
+    blocks = [
+        "".join(f"{token} {tag}\n" for token, tag in zip(row["tokens"], row["tags"]))
+        for row in rows
+    ]
+    # The empty sentence lies between two empty lines.
+    assert predict(model, stdin=content).out == "\n".join(blocks)
+    assert predict(model, "the cat").out == blocks[0]
+    # Also between two groups of lines.
+    many = predict(model, stdin=b"the cat\n" * 70)
+    assert many.out == "\n".join([blocks[0]] * 70)
+
+
+def test_a_prompt_of_unknown_words_exits_3_and_is_named(trained):
+    answer = predict(trained(a_text), "the cat", "zzz")
+    assert answer.code == 3 and "text 2 on the command line" in answer.err and "'zzz'" in answer.err
+    answer = predict(trained(a_text), stdin=b"the\ncat\nzzz yyy\n")
+    assert answer.code == 3 and "standard input:3" in answer.err
+
+
+def test_texts_are_continued_and_scored_in_both_formats(trained):
+    model = trained(a_text)
+    texts = ["the cat", ""]
+    flags = ["--tokens=5", "--seed=4", *texts]
+    rows = [json.loads(line) for line in predict(model, "--format=jsonl", *flags).lines]
+    assert [row["text"] for row in rows] == texts
+    assert all(set(row) == {"text", "continuation", "next"} for row in rows)
+    lines = predict(model, *flags).lines
+    assert lines == [f"{row['text']}\t{row['continuation']}" for row in rows]
+    scored = predict(model, "--score", *texts).lines
+    rows = [json.loads(line) for line in predict(model, "--score", "--format=jsonl", *texts).lines]
+    assert scored == [
+        f"{row['log_probability']:.4f}\t{row['perplexity']:.4f}\t{row['text']}" for row in rows
+    ]
+
+
+def of_saved_model(path, task, texts):
+    """What the SavedModel in `path` answers to texts, in the form of `predict`."""
+    signatures = tf.saved_model.load(str(path)).signatures
+    if task == "tagging":
+        rows = [text.split() for text in texts]
+        longest = max(map(len, rows))
+        tokens = tf.constant([row + [""] * (longest - len(row)) for row in rows])
+        tags = signatures["serving_default"](tokens=tokens)["tags"].numpy()
+        return [{"tags": [tag.decode() for tag in row if tag]} for row in tags]
+    answer = signatures["serving_default"](text=tf.constant(texts))
+    if task == "classification":
+        return [
+            {"label": label.decode(), "probability": float(max(chances))}
+            for label, chances in zip(answer["label"].numpy(), answer["probabilities"].numpy())
+        ]
+    following = signatures["continue"](
+        text=tf.constant(texts),
+        tokens=tf.constant(9),
+        temperature=tf.constant(0.8),
+        seed=tf.constant(5, tf.int64),
+    )["text"]
+    likeliest = signatures["next"](text=tf.constant(texts))
+    return [
+        {
+            "log_probability": float(answer["log_probability"][row]),
+            "perplexity": float(answer["perplexity"][row]),
+            "continuation": following[row].numpy().decode(),
+            "next": {
+                token.decode(): float(chance)
+                for token, chance in zip(
+                    likeliest["tokens"][row].numpy(), likeliest["probabilities"][row].numpy()
+                )
+            },
+        }
+        for row in range(len(texts))
+    ]
+
+
+@pytest.mark.parametrize(
+    "task, make, flags",
+    [
+        ("classification", lambda folder: small_models.a_dataset(folder, "words"), [[]]),
+        ("tagging", small_models.a_tagged_text, [[]]),
+        ("language_model", a_text, [["--tokens=9", "--temperature=0.8", "--seed=5"], ["--score"]]),
+    ],
+)
+def test_predict_answers_what_the_exported_model_answers(task, make, flags, trained, tmp_path):
+    model = trained(make)
+    exported = commands.call("export", f"--model_dir={model}", f"--export_dir={tmp_path / 'out'}")
+    assert exported.code == 0, exported.err
+    assert [line.split()[0] for line in exported.lines] == ["saved_model", "model.keras", "step"]
+    texts = ["the cat sat on a mat", "it's a cat", "the", "on on on"]
+    expected = of_saved_model(tmp_path / "out" / "saved_model", task, texts)
+    compared = set()
+    for given in flags:
+        answer = predict(model, "--format=jsonl", *given, *texts)
+        assert answer.code == 0, answer.err
+        for row, wanted in zip(map(json.loads, answer.lines), expected, strict=True):
+            for name in row.keys() & wanted.keys():
+                compared.add(name)
+                if isinstance(row[name], list | str):
+                    assert row[name] == wanted[name]
+                else:
+                    assert row[name] == pytest.approx(wanted[name], rel=1e-4)
+    assert compared == expected[0].keys()

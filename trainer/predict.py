@@ -22,14 +22,14 @@ def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     at_a_terminal = not words and not settings.input and sys.stdin.isatty()
     texts = _arguments(words) if words else _lines(settings.input)
     # A person at a terminal gets each answer at once.
+    before = ""
     for group in _groups(texts, 1 if at_a_terminal else TEXTS_PER_BATCH):
         for answer in served.answers(group, settings):
-            line = (
-                json.dumps(answer, ensure_ascii=False)
-                if settings.format == "jsonl"
-                else served.line(answer)
-            )
-            print(line, flush=True)
+            if settings.format == "jsonl":
+                print(json.dumps(answer, ensure_ascii=False), flush=True)
+            else:
+                print(before, served.shown(answer), sep="", end="", flush=True)
+                before = served.between
     return BY_NAME["done"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.export import small_models
 from tests.export.small_models import a_model, answers_from_here
 from trainer import config as configuration
 from trainer import durable
@@ -21,30 +22,44 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "flags",
+    "name, flags",
     [
-        {"precision": "bfloat16", "cell": "gru", "bidirectional": True, "pooling": "max"},
-        {"precision": "float16", "padding": "pre", "jit": "off"},
-        {"one_hot": True, "cell": "simple_rnn", "truncate": "start"},
+        (
+            "words",
+            {"precision": "bfloat16", "cell": "gru", "bidirectional": True, "pooling": "max"},
+        ),
+        ("words", {"precision": "float16", "padding": "pre", "jit": "off"}),
+        ("words", {"one_hot": True, "cell": "simple_rnn", "truncate": "start"}),
+        ("a_text", {"precision": "float16", "tied_embedding": True, "max_length": 3}),
+        ("a_text", {"precision": "bfloat16", "cell": "gru", "units": (5, 4), "jit": "off"}),
+        ("a_stream", {"one_hot": True, "cell": "simple_rnn"}),
+        ("tagged", {"precision": "bfloat16", "bidirectional": True, "max_length": 3}),
+        ("tagged", {"cell": "gru", "units": (5, 4), "jit": "off"}),
     ],
 )
 def test_what_is_written_agrees_in_float32_whatever_the_precision(
-    flags, words, monkeypatch, tmp_path
+    name, flags, request, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(readback, "answers", answers_from_here)
-    differences = export.export(a_model(words, **flags), tmp_path / "out")
+    dataset = request.getfixturevalue(name)
+    differences = export.export(a_model(dataset, **flags), tmp_path / "out")
     assert (
         list(differences) == ["saved_model", "model.keras"]
         and max(differences.values()) <= proof.BOUND
     )
-    lists = {"vocabulary.txt", "labels.txt"}
+    lists = {"vocabulary.txt"} | ({"labels.txt"} if dataset.labels else set())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "saved_model",
         "model.keras",
     } | lists
     for name in lists:
-        assert (tmp_path / "out" / name).read_bytes() == (words.folder / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == (dataset.folder / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.fixture(scope="module")
+def a_stream(tmp_path_factory):
+    return small_models.a_text(tmp_path_factory.mktemp("stream"), "bytes", "streams")
 
 
 def test_a_dataset_without_words_gives_a_model_of_ids_and_says_so(

@@ -4,13 +4,23 @@ import dataclasses
 
 import pytest
 
-from tests.export.small_models import a_dataset
+from tests.export import small_models
 from trainer.data import text
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    return a_dataset(tmp_path_factory.mktemp("words"), "words")
+    return small_models.a_dataset(tmp_path_factory.mktemp("words"), "words")
+
+
+@pytest.fixture(scope="module")
+def a_text(tmp_path_factory):
+    return small_models.a_text(tmp_path_factory.mktemp("text"), "words")
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory):
+    return small_models.a_tagged_text(tmp_path_factory.mktemp("tagged"))
 
 
 @pytest.fixture

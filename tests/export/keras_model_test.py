@@ -6,11 +6,16 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.export.small_models import CLASSES, LENGTH, VOCABULARY, large_weights, probabilities
 from trainer import config as configuration
+from trainer.data import fields
 from trainer.export import keras_model
 from trainer.models.networks import Network
+from trainer.tasks.table import TASKS
+
+CLASSIFICATION = TASKS["classification"]
 
 IDS = np.array(
     [[1, 4, 5, 6, 7, 8, 9], [1, 10, 2, 4, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]],
@@ -62,18 +67,61 @@ def test_the_keras_file_computes_what_the_network_computes(
     inputs = configuration.Input(max_length=LENGTH, padding=padding)
     ids = np.flip(IDS, axis=1) if padding == "pre" else IDS
     lengths = np.full(len(IDS), LENGTH, np.int32) if padding == "pre" else LENGTHS
-    keras_model.build(network, weights, inputs).save(tmp_path / "model.keras")
+    keras_model.build(network, weights, inputs, CLASSIFICATION).save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     expected = probabilities(network, weights, ids, lengths)
     assert np.ptp(expected, axis=0).min() > 0.01
     np.testing.assert_allclose(loaded(ids).numpy(), expected, atol=1e-6)
 
 
+STEPWISE = [  # task, flags of the model
+    ("language_model", {"cell": "lstm", "units": (5, 4)}),
+    ("language_model", {"cell": "gru", "units": (4,), "one_hot": True}),
+    ("language_model", {"cell": "lstm", "units": (5, 4), "tied_embedding": True}),
+    ("language_model", {"cell": "gru", "units": (3,), "tied_embedding": True}),
+    ("language_model", {"cell": "simple_rnn", "units": (5,), "rnn_from_cell": True}),
+    ("tagging", {"cell": "lstm", "units": (5,)}),
+    ("tagging", {"cell": "lstm", "units": (5, 4), "bidirectional": True}),
+    ("tagging", {"cell": "gru", "units": (5, 4), "bidirectional": True, "rnn_from_cell": True}),
+    ("tagging", {"cell": "simple_rnn", "units": (5,), "bidirectional": True, "one_hot": True}),
+]
+
+
+@pytest.mark.parametrize("name, flags", STEPWISE)
+def test_the_keras_file_of_steps_computes_what_the_network_computes(name, flags, tmp_path):
+    task = TASKS[name]
+    classes = VOCABULARY if task.target is fields.NEXT_TOKEN else CLASSES
+    settings = configuration.Model(embedding_size=3, dropout=0.5, **flags)
+    network = Network(settings, VOCABULARY, classes, head=task.head)
+    weights = large_weights(network)
+    keras_model.build(network, weights, configuration.Input(), task).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    logits = network.logits(weights, tf.constant(IDS), tf.constant(LENGTHS))
+    wanted, output = {
+        "tagging": (tf.nn.softmax(logits), "probabilities"),
+        "language_model": (tf.nn.log_softmax(logits), "log_probabilities"),
+    }[name]
+    counts = np.arange(LENGTH) < LENGTHS[:, None]
+    assert loaded.output_names == [output]
+    assert np.ptp(wanted.numpy()[counts], axis=0).min() > 0.01
+    np.testing.assert_allclose(loaded(IDS).numpy()[counts], wanted.numpy()[counts], atol=1e-5)
+
+
+def test_a_tied_embedding_is_the_kernel_of_the_logits_turned_round():
+    settings = configuration.Model(units=(5,), embedding_size=3, tied_embedding=True)
+    network = Network(settings, VOCABULARY, VOCABULARY, head=TASKS["language_model"].head)
+    weights = large_weights(network)
+    model = keras_model.build(network, weights, configuration.Input(), TASKS["language_model"])
+    kernel = model.get_layer("logits").kernel.numpy()
+    np.testing.assert_array_equal(kernel, weights["embedding/embeddings"].numpy().T)
+    assert model.get_layer("projection").kernel.shape == (5, 3)
+
+
 def test_more_padding_behind_changes_nothing():
     settings = configuration.Model(cell="gru", units=(5,), bidirectional=True, pooling="mean")
     network = Network(settings, VOCABULARY, CLASSES)
     model = keras_model.build(
-        network, large_weights(network), configuration.Input(max_length=LENGTH)
+        network, large_weights(network), configuration.Input(max_length=LENGTH), CLASSIFICATION
     )
     np.testing.assert_allclose(
         model(np.pad(IDS, [(0, 0), (0, 9)])).numpy(), model(IDS).numpy(), atol=1e-6
@@ -83,7 +131,10 @@ def test_more_padding_behind_changes_nothing():
 def test_a_model_with_padding_in_front_takes_max_length_ids_only():
     network = Network(configuration.Model(units=(5,)), VOCABULARY, CLASSES)
     model = keras_model.build(
-        network, large_weights(network), configuration.Input(max_length=LENGTH, padding="pre")
+        network,
+        large_weights(network),
+        configuration.Input(max_length=LENGTH, padding="pre"),
+        CLASSIFICATION,
     )
     with pytest.raises(ValueError, match="shape"):
         model(IDS[:, :-1])
@@ -93,14 +144,18 @@ def test_a_model_with_padding_in_front_takes_max_length_ids_only():
 def test_the_last_state_is_asked_of_the_layer_because_cudnn_has_zeros_under_the_mask(bidirectional):
     settings = configuration.Model(units=(5, 4), pooling="last", bidirectional=bidirectional)
     network = Network(settings, VOCABULARY, CLASSES)
-    model = keras_model.build(network, large_weights(network), configuration.Input())
+    model = keras_model.build(
+        network, large_weights(network), configuration.Input(), CLASSIFICATION
+    )
     assert [model.get_layer(name).return_sequences for name in ("rnn_0", "rnn_1")] == [True, False]
 
 
 def test_the_keras_file_is_plain_and_keeps_our_names(tmp_path):
     settings = configuration.Model(units=(5, 4), bidirectional=True, pooling="max", dropout=0.5)
     network = Network(settings, VOCABULARY, CLASSES)
-    model = keras_model.build(network, large_weights(network), configuration.Input())
+    model = keras_model.build(
+        network, large_weights(network), configuration.Input(), CLASSIFICATION
+    )
     model.save(tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
         objects = list(objects_in(json.loads(file.read("config.json"))))

@@ -1,117 +1,166 @@
 """A difference between an export and its model is found, whatever causes it."""
 
 import dataclasses
-import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import datasets
-from tests.export.small_models import VOCABULARY, a_model, answers_from_here, probabilities
-from trainer import config as configuration
-from trainer.data import text
+from tests.export.small_models import a_model
 from trainer.exit_codes import TrainerError
 from trainer.export import command as export
-from trainer.export import keras_model, proof, readback
+from trainer.export import expected, keras_model, proof, readback
+from trainer.export.expected import KERAS, SAVED_MODEL, Check, Likeliest
+
+# {name of a fixture: flags of its model}
+MODELS = {
+    "words": {"jit": "off"},
+    "a_text": {"tied_embedding": True},
+    "tagged": {"bidirectional": True},
+}
 
 
-def spoil_probability(answer):
-    return answer._replace(probabilities=answer.probabilities + np.float32(2e-5))
+@pytest.fixture(scope="module")
+def proved(request):
+    """Returns a function from the name of a dataset to (its model, the checks of its export)."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            model = a_model(request.getfixturevalue(name), **MODELS[name])
+            made[name] = model, expected.checks(model)
+        return made[name]
+
+    return of
 
 
-def spoil_with_nan(answer):
-    return answer._replace(probabilities=answer.probabilities * np.float32("nan"))
+def right(check: Check) -> readback.Answer:
+    """The answer that a check expects."""
+    return {
+        output: np.array(value.names, object)[value.chosen]
+        if isinstance(value, Likeliest)
+        else np.ma.filled(value, 0)
+        for output, value in check.expected.items()
+    }
 
 
-def spoil_shape(answer):
-    return answer._replace(probabilities=answer.probabilities[:, :1])
+def larger(values):
+    return values + np.float32(2e-5) * np.maximum(1, np.abs(values))
 
 
-def spoil_label(answer):
-    return answer._replace(labels=[*answer.labels[:-1], "another"])
+def much_larger(values):
+    return values * 1.001
+
+
+def nan(values):
+    return np.where(np.arange(values.size).reshape(values.shape) == 1, np.nan, values)
+
+
+def shorter(values):
+    return values[:, :1]
+
+
+def another(strings):
+    strings = strings.copy()
+    strings.ravel()[-1] = b"another"
+    return strings
 
 
 @pytest.mark.parametrize(
-    "spoil, file, told",
+    "name, file, place, output, spoil, told",
     [
-        (spoil_probability, "model.keras", "model.keras: a probability differs by 2.*e-05"),
-        (spoil_probability, "saved_model", "saved_model: a probability differs by 2.*e-05"),
-        (spoil_with_nan, "model.keras", "differs by nan"),
-        (spoil_shape, "saved_model", "differs by inf"),
-        (spoil_label, "saved_model", "the labels are .*'another'"),
+        ("words", KERAS, 0, "probabilities", larger, "model.keras: probabilities differs by 2.*e-"),
+        ("words", SAVED_MODEL, 0, "probabilities", nan, "probabilities differs by nan"),
+        ("words", SAVED_MODEL, 0, "probabilities", shorter, "differs by inf"),
+        ("words", SAVED_MODEL, 1, "label", another, "label differs .*b'another'"),
+        ("tagged", KERAS, 0, "probabilities", larger, "model.keras: probabilities differs by 2.*e"),
+        ("tagged", SAVED_MODEL, 0, "tags", another, "tags differs .*b'another'"),
+        ("tagged", SAVED_MODEL, 0, "tags", shorter, "tags differs .*shapes"),
+        ("tagged", SAVED_MODEL, 3, "probability", nan, "probability differs by nan"),
+        ("a_text", KERAS, 1, "log_probabilities", larger, "log_probabilities differs by 2.*e-05"),
+        ("a_text", SAVED_MODEL, 0, "log_probability", larger, "log_probability differs by"),
+        ("a_text", SAVED_MODEL, 3, "perplexity", much_larger, "perplexity differs by"),
+        ("a_text", SAVED_MODEL, 4, "tokens", another, "next: tokens differs .*b'another'"),
+        ("a_text", SAVED_MODEL, 4, "probabilities", larger, "next: probabilities differs by"),
+        ("a_text", SAVED_MODEL, 7, "text", another, "continue: text differs .*b'another'"),
+        ("a_text", SAVED_MODEL, 10, "text", another, "continue: text differs .*b'another'"),
     ],
 )
 def test_a_difference_is_an_error_and_nothing_appears(
-    spoil, file, told, words, monkeypatch, tmp_path
+    name, file, place, output, spoil, told, proved, monkeypatch, tmp_path
 ):
-    model = a_model(words, jit="off")
-    batch = proof.examples_of(words, model.config.input).batch
-    found = probabilities(model.network, model.weights, batch.inputs, batch.lengths)
-    labels = [words.labels[row.argmax()] for row in found]
-
-    def answers(groups):
-        for path, calls in groups.items():
-            right = [readback.Answer(found[: len(rows)], labels[: len(rows)]) for rows in calls]
-            yield (
-                path,
-                [
-                    spoil(answer) if path.endswith(file) and answer.labels else answer
-                    for answer in right
-                ],
-            )
-
-    monkeypatch.setattr(readback, "answers", lambda groups: dict(answers(groups)))
+    model, checks = proved(name)
+    answers = {of_file: [right(check) for check in checks[of_file]] for of_file in checks}
+    monkeypatch.setattr(expected, "checks", lambda model: checks)
+    monkeypatch.setattr(
+        readback, "answers", lambda calls: dict(zip(calls, answers.values(), strict=True))
+    )
     monkeypatch.setattr(export, "_write", lambda model, folder: None)
+    assert export.export(model, tmp_path / "right") == dict.fromkeys(checks, 0.0)
+    answers[file][place][output] = spoil(answers[file][place][output])
     with pytest.raises(TrainerError, match=told) as caught:
         export.export(model, tmp_path / "out")
     assert caught.value.code == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["right"]
 
 
-@pytest.mark.parametrize("gpus, implementation", [([], "keras"), (["GPU:0"], "ours")])
-def test_beside_a_gpu_the_expectation_is_computed_without_layers_of_keras(
-    gpus, implementation, without_words, monkeypatch
-):
-    """They would run cuDNN on the GPU, even where the CPU was asked for."""
-    model, networks = a_model(without_words, jit="off"), []
+@pytest.mark.parametrize("name", MODELS)
+def test_each_weight_of_a_keras_file_is_proved(name, proved):
+    model, checks = proved(name)
+    check = checks[KERAS][0]
 
-    def step(network, placement, task):
-        networks.append(network)
-        return types.SimpleNamespace(outcomes=lambda weights, batch: (None, None))
+    def answer(weights):
+        network, task = expected.network_of(model), model.step.task
+        built = keras_model.build(network, weights, model.config.input, task)
+        return {built.output_names[0]: built(check.call.arguments["ids"]).numpy()}
 
-    monkeypatch.setattr(proof, "EvaluationStep", step)
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
-    proof._expected(model, proof.examples_of(without_words, model.config.input).batch)
-    [network] = networks
-    assert {chosen for _, chosen, _ in network.implementations} == {implementation}
+    proof._checked(KERAS, check, answer(model.weights))
+    for weight in model.weights:
+        with pytest.raises(TrainerError, match="differs"):
+            proof._checked(KERAS, check, answer(changed(model.weights, weight)))
 
 
-def test_weights_that_were_not_trained_are_found_out(without_words, monkeypatch, tmp_path):
-    real = keras_model.build
-    monkeypatch.setattr(readback, "answers", answers_from_here)
-    monkeypatch.setattr(
-        keras_model,
-        "build",
-        lambda network, weights, settings: real(
-            network, {name: weight * 1.001 for name, weight in weights.items()}, settings
-        ),
-    )
-    with pytest.raises(TrainerError, match="model.keras: a probability differs"):
-        export.export(a_model(without_words), tmp_path / "out")
+@pytest.mark.parametrize("name", MODELS)
+def test_each_weight_of_a_saved_model_is_proved(name, proved):
+    model, checks = proved(name)
+    check = checks[SAVED_MODEL][0]
+
+    def answer(weights):
+        served = expected.served_of(dataclasses.replace(model, weights=weights))
+        [given] = check.call.arguments.values()
+        given = tf.constant(given.ravel().tolist(), tf.string, given.shape)
+        found = served.signatures[check.call.signature](given)
+        return {output: value.numpy() for output, value in found.items()}
+
+    proof._checked(SAVED_MODEL, check, answer(model.weights))
+    for weight in model.weights:
+        with pytest.raises(TrainerError, match="differs"):
+            proof._checked(SAVED_MODEL, check, answer(changed(model.weights, weight)))
 
 
-def test_rows_come_from_the_whole_of_a_held_out_split(tmp_path):
-    counts = {"train": 5, "test": 3 * proof.ROWS}
-    splits = {
-        name: ([[1, 4 + row % 7] for row in range(count)], np.zeros(count))
-        for name, count in counts.items()
-    }
-    dataset = datasets.write(tmp_path / "data", splits, vocabulary_size=VOCABULARY, classes=2)
-    dataset = dataclasses.replace(
-        dataset, description={**dataset.description, "tokenizer": text.settings("words")}
-    )
-    texts, batch = proof.examples_of(dataset, configuration.Input())
-    assert len(texts) == len(batch.rows) == proof.ROWS + len(proof.CORNER_CASES)
-    last = (3 * proof.ROWS - 1) % 7
-    assert (texts[0], texts[proof.ROWS - 1]) == (b"w4", f"w{4 + last}".encode())
+def changed(weights, name):
+    return {**weights, name: weights[name] * 1.001}
+
+
+def test_an_output_that_is_missing_is_an_error(proved):
+    _, checks = proved("tagged")
+    check = checks[SAVED_MODEL][0]
+    answer = right(check)
+    del answer["tags"]
+    with pytest.raises(TrainerError, match="outputs are"):
+        proof._checked(SAVED_MODEL, check, answer)
+
+
+@pytest.mark.parametrize(
+    "found, passes", [(b"a", True), (b"b", True), (b"c", False), (b"d", False)]
+)
+def test_of_names_that_are_equally_likely_either_will_do(found, passes):
+    wanted = Likeliest([b"a", b"b", b"c"], np.array([[0.4, 0.4 - 1e-7, 0.2 + 1e-7]]), np.array([0]))
+    assert proof._as_likely(np.array([found], object), wanted) == passes
+
+
+def test_what_does_not_count_may_be_anything_and_infinities_are_equal():
+    wanted = np.ma.array([[1.0, 5.0]], mask=[[False, True]])
+    assert proof._difference(np.array([[1.0, np.nan]]), wanted) == 0
+    assert proof._difference(np.array([np.inf]), np.array([np.inf])) == 0
+    assert np.isnan(proof._difference(np.array([np.nan]), np.array([np.inf])))

@@ -25,7 +25,8 @@ class OfOurs(keras.layers.Layer):
 def test_a_keras_file_that_needs_code_of_its_maker_is_found_out(tmp_path):
     keras.Sequential([keras.Input([2]), OfOurs()]).save(tmp_path / "model.keras")
     with pytest.raises(RuntimeError, match="OfOurs"):
-        readback.answers({str(tmp_path / "model.keras"): [np.zeros([1, 2], np.int32)]})
+        call = readback.Call("", {"ids": np.zeros([1, 2], np.int32)})
+        readback.answers({str(tmp_path / "model.keras"): [call]})
 
 
 def test_where_exported_models_are_tried_no_module_of_ours_can_be_imported(tmp_path):
@@ -37,8 +38,23 @@ def test_where_exported_models_are_tried_no_module_of_ours_can_be_imported(tmp_p
         for name in ("trainer", "trainer.config", "exit_codes", "command")
     )
     probe.write_text(pathlib.Path(readback.__file__).read_text() + attempts)
-    request = json.dumps({"modules": [str(ROOT), *sys.path], "groups": {}})
+    request = json.dumps({"modules": [str(ROOT), *sys.path], "calls": {}})
     answer = subprocess.run(
         [sys.executable, "-I", probe], input=request, capture_output=True, text=True, check=True
     )
     assert answer.stdout.split() == ["{}"]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(7, np.int64),
+        np.array([[0.1, np.inf]], np.float32),
+        np.zeros([0, 3], np.float32),
+        np.array([[b"a\0", b"\xff"], [b"", b"\n"]], object),
+        np.zeros([0], object),
+    ],
+)
+def test_arrays_come_back_as_they_were_sent(array):
+    back = readback._array(json.loads(json.dumps(array, default=readback._plain)))
+    assert (back.dtype, back.shape, back.tolist()) == (array.dtype, array.shape, array.tolist())

@@ -1,4 +1,4 @@
-"""The SavedModel reads raw text as prepare did, and pads as training batches are padded."""
+"""The SavedModel reads raw text as prepare did, and answers each row by itself."""
 
 import csv
 
@@ -6,44 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.export.small_models import a_dataset, a_model, probabilities
-from trainer import config as configuration
-from trainer import trained_model
-from trainer.data import pipeline, store, text
-from trainer.export import saved_model
+from tests.export.small_models import a_dataset, a_model, a_text, probabilities
+from trainer.data import pipeline, text
+from trainer.export import expected, saved_model
 
 
-@pytest.mark.parametrize("truncate", ["start", "end"])
-@pytest.mark.parametrize("padding", ["pre", "post"])
-@pytest.mark.parametrize("max_length", [1, 3, 9])
-def test_texts_are_cut_and_padded_as_the_batches_of_the_training_are(truncate, padding, max_length):
-    rows = [[1], [1, 4, 5, 6, 7], [1, 8], [1, 9, 10]]
-    settings = configuration.Input(max_length=max_length, truncate=truncate, padding=padding)
-    split = store.Split(
-        np.concatenate(rows).astype(np.int32),
-        np.cumsum([0, *map(len, rows)]),
-        np.zeros(4, np.int32),
-    )
-    longest = max_length if padding == "pre" else min(max_length, 5)
-    expected = pipeline.batch_of(split, np.arange(len(rows)), longest, settings).inputs
-    ids, lengths = saved_model.pad_ragged(tf.ragged.constant(rows, tf.int32), settings)
-    np.testing.assert_array_equal(ids, expected)
-    counting = [max_length] * 4 if padding == "pre" else [min(max_length, len(row)) for row in rows]
-    np.testing.assert_array_equal(lengths, counting)
-
-
-@pytest.mark.parametrize("padding, length", [("post", 1), ("pre", 4)])
-def test_no_texts_are_padded_to_a_length_that_a_network_can_read(padding, length):
-    none = tf.RaggedTensor.from_row_splits(tf.zeros([0], tf.int32), tf.zeros([1], tf.int64))
-    ids, lengths = saved_model.pad_ragged(none, configuration.Input(max_length=4, padding=padding))
-    assert (ids.shape, lengths.shape) == ((0, length), (0,))
-
-
-def classifier_of(model: trained_model.TrainedModel) -> saved_model.TextClassifier:
-    tokenizer = text.tokenizer_of(model.dataset)
-    return saved_model.TextClassifier(
-        model.network, model.weights, tokenizer, model.config.input, model.dataset.labels
-    )
+def saved(model, folder):
+    """The signatures of a model that was saved and loaded."""
+    saved_model.save(expected.served_of(model), folder / "saved_model")
+    return tf.saved_model.load(str(folder / "saved_model")).signatures
 
 
 @pytest.fixture(scope="module", params=text.NAMES)
@@ -53,16 +24,12 @@ def dataset(request, tmp_path_factory):
 
 def test_the_saved_model_reads_unicode_corner_cases_as_prepare_did(dataset, tmp_path):
     model = a_model(dataset, pooling="mean", truncate="start")
-    classifier = classifier_of(model)
-    tf.saved_model.save(classifier, str(tmp_path), {"serving_default": classifier.classify})
     with open(dataset.folder.parent / "raw.csv", "rb") as file:
         lines = file.read().decode("utf-8", "surrogateescape").splitlines(keepends=True)
     texts = [row[0].encode("utf-8", "surrogateescape") for row in csv.reader(lines)][1:]
-    answer = tf.saved_model.load(str(tmp_path)).signatures["serving_default"](
-        text=tf.constant(texts)
-    )
+    answer = saved(model, tmp_path)["serving_default"](text=tf.constant(texts))
     prepared = pipeline.loose_batch(dataset.splits["train"], model.config.input)
-    expected = probabilities(model.network, model.weights, prepared.tokens, prepared.lengths)
+    expected = probabilities(model.network, model.weights, prepared.inputs, prepared.lengths)
     np.testing.assert_allclose(answer["probabilities"].numpy(), expected, atol=1e-6)
     assert [label.decode() for label in answer["label"].numpy()] == [
         dataset.labels[row.argmax()] for row in expected
@@ -72,6 +39,85 @@ def test_the_saved_model_reads_unicode_corner_cases_as_prepare_did(dataset, tmp_
 @pytest.mark.parametrize("padding", ["pre", "post"])
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_any_number_of_texts_may_come(padding, count, words):
-    classifier = classifier_of(a_model(words, padding=padding, bidirectional=True))
+    classifier = expected.served_of(a_model(words, padding=padding, bidirectional=True))
     answer = classifier.classify(tf.constant(["a text"] * count, tf.string, [count]))
     assert answer["probabilities"].shape == (count, 3) and answer["label"].shape == (count,)
+
+
+TEXTS = ["the cat", "", "mat zzz on", "a " * 300, "it's"]
+
+
+def rows_alone(call, texts):
+    """The answers to each of the texts alone, joined."""
+    answers = [call(tf.constant([text])) for text in texts]
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+@pytest.mark.parametrize("order", ["shuffled", "streams"])
+def test_a_language_model_answers_each_text_by_itself(order, tmp_path):
+    model = a_model(a_text(tmp_path, "words", order), cell="gru", units=(5, 4))
+    signatures = saved(model, tmp_path)
+    assert set(signatures) == {"serving_default", "continue", "next"}
+
+    def greedy(text):
+        return signatures["continue"](
+            text=text,
+            tokens=tf.constant(6),
+            temperature=tf.constant(0.0),
+            seed=tf.constant(0, tf.int64),
+        )
+
+    for call in (
+        lambda text: signatures["serving_default"](text=text),
+        lambda text: signatures["next"](text=text),
+        greedy,
+    ):
+        together, alone = call(tf.constant(TEXTS)), rows_alone(call, TEXTS)
+        assert together.keys() == alone.keys()
+        for name, values in together.items():
+            if values.dtype == tf.string:
+                assert values.numpy().tolist() == alone[name].tolist()
+            else:
+                np.testing.assert_allclose(values, alone[name], rtol=1e-5)
+
+
+def test_the_same_seed_draws_the_same_text_and_another_seed_another(tmp_path):
+    signatures = saved(a_model(a_text(tmp_path, "characters")), tmp_path)
+
+    def drawn(seed, texts=("the", "cat")):
+        answer = signatures["continue"](
+            text=tf.constant(texts),
+            tokens=tf.constant(30),
+            temperature=tf.constant(0.8),
+            seed=tf.constant(seed, tf.int64),
+        )
+        return answer["text"].numpy().tolist()
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert drawn(1, ("the",)) == drawn(1)[:1]
+    # Each row draws by itself.
+    one, two = drawn(1, ("the", "the"))
+    assert one != two
+
+
+def test_a_tagger_gives_a_padded_row_what_it_gives_the_row_alone(tagged, tmp_path):
+    call = saved(a_model(tagged, bidirectional=True), tmp_path)["serving_default"]
+    tokens = [["the", "cat", "sat", "on"], ["zzz", "", "", ""], [""] * 4, ["a", "mat", "", ""]]
+    answer = call(tokens=tf.constant(tokens))
+    for row, sentence in enumerate(tokens):
+        count = sum(token != "" for token in sentence)
+        assert (answer["tags"][row] != "").numpy().tolist() == [place < count for place in range(4)]
+        assert not answer["probability"][row, count:].numpy().any()
+        if count:
+            alone = call(tokens=tf.constant([sentence[:count]]))
+            assert alone["tags"][0].numpy().tolist() == answer["tags"][row, :count].numpy().tolist()
+            np.testing.assert_allclose(
+                alone["probability"][0], answer["probability"][row, :count], rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 0), (1, 1)])
+def test_any_number_of_sentences_and_tokens_may_come(shape, tagged):
+    tagger = expected.served_of(a_model(tagged, bidirectional=True))
+    answer = tagger.tag(tf.fill(shape, "cat"))
+    assert answer["tags"].shape == answer["probability"].shape == shape

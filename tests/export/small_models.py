@@ -7,11 +7,12 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from tests import datasets
 from trainer import config as configuration
 from trainer import trained_model
-from trainer.data import store
+from trainer.data import store, text
 from trainer.devices.placement import Placement
-from trainer.export import proof, readback
+from trainer.export import examples, readback
 from trainer.models.networks import Network
 from trainer.prepare import command as prepare
 from trainer.steps.evaluation import EvaluationStep
@@ -37,7 +38,7 @@ def a_dataset(folder: pathlib.Path, tokenizer: str) -> store.Dataset:
     """Every corner case that a file can hold as a row of a CSV, prepared."""
     rows = [
         case
-        for case in proof.CORNER_CASES
+        for case in (*examples.CORNER_CASES, examples.LONG_TEXT)
         if b"\0" not in case
         and b"\n" not in case
         # Any byte is served, but `prepare` takes none of bad UTF-8.
@@ -62,6 +63,33 @@ def a_dataset(folder: pathlib.Path, tokenizer: str) -> store.Dataset:
     )
 
 
+WORDS = {
+    "words": "the cat sat on a mat it's".split(),
+    "words_and_marks": ["the", "cat", "\uffed,", "(\uffed", "\uffed)", "sat"],
+    "spaces": "the cat , ( sat )".split(),
+    "characters": list("the casd,é日"),
+    "bytes": list(text.BYTE_NAMES),
+}
+TAGS = ("O", "B-ANIMAL", "I-ANIMAL")
+
+
+def a_text(folder: pathlib.Path, tokenizer: str, order: str = "shuffled") -> store.Dataset:
+    """A dataset of a language model, of random words."""
+    ids = np.random.default_rng(3).integers(4, 4 + len(WORDS[tokenizer]), [20, 9])
+    splits = {"train": ids[:12], "test": ids[12:]}
+    return datasets.write_text(
+        folder / "data", splits, order=order, words=WORDS[tokenizer], tokenizer=tokenizer
+    )
+
+
+def a_tagged_text(folder: pathlib.Path) -> store.Dataset:
+    """A dataset of tagging: the tag depends on the word."""
+    ids = np.random.default_rng(3).integers(4, 4 + len(WORDS["words"]), [20, 9])
+    rows = [(row[: 1 + number % 9], row[: 1 + number % 9] % 3) for number, row in enumerate(ids)]
+    splits = {"train": rows[:12], "test": rows[12:]}
+    return datasets.write_tagged(folder / "data", splits, words=WORDS["words"], labels=TAGS)
+
+
 def is_utf8(case: bytes) -> bool:
     return case.decode("utf-8", "replace").encode() == case
 
@@ -71,22 +99,30 @@ def a_model(dataset: store.Dataset, **flags) -> trained_model.TrainedModel:
     config = configuration.from_flat(
         {"units": (6,), "embedding_size": 5, "max_length": 20, **flags}
     )
+    task = table.task_of(dataset)
     network = Network(
-        config.model, len(dataset.vocabulary), len(dataset.labels), precision=config.run.precision
+        config.model,
+        len(dataset.vocabulary),
+        dataset.outputs,
+        precision=config.run.precision,
+        head=task.head,
     )
     on_cpu = Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
-    step = EvaluationStep(network, on_cpu, table.task_of(dataset))
+    step = EvaluationStep(network, on_cpu, task)
     return trained_model.TrainedModel(config, dataset, network, large_weights(network), step, 7)
 
 
-def answers_from_here(groups):
+def answers_from_here(calls):
     """`readback.answers` of this process, which spares the seconds that a fresh one takes to
     start.
     """
     found = {}
-    for path, calls in json.loads(json.dumps(groups, default=readback._plain)).items():
+    for path, of_path in json.loads(json.dumps(calls, default=readback._plain)).items():
         call = (readback._saved_model if pathlib.Path(path).is_dir() else readback._keras_model)(
             path
         )
-        found[path] = [readback.Answer(*call(group)) for group in calls]
+        found[path] = [
+            call(signature, {name: readback._array(value) for name, value in arguments.items()})
+            for signature, arguments in of_path
+        ]
     return found

@@ -1,9 +1,11 @@
 """`trainer export`: files that load without this package, proved equal before they appear.
 
-    EXPORT_DIR/saved_model/     text string[N] -> probabilities float32[N, classes], label string[N]
-    EXPORT_DIR/model.keras      ids int32[N, length] -> probabilities float32[N, classes]
+    EXPORT_DIR/saved_model/     raw input -> answers: the `signatures` of what the task serves
+    EXPORT_DIR/model.keras      ids int32[N, length] -> probabilities float32[N, classes], or of
+                                each step their logarithms [N, length, ids] (language_model) or
+                                [N, length, tags] (tagging)
     EXPORT_DIR/vocabulary.txt   line i (from 0) is id i
-    EXPORT_DIR/labels.txt       line i (from 0) is class i
+    EXPORT_DIR/labels.txt       line i (from 0) is class i; absent if there are no classes
 
 `saved_model` computes with our function of the weights, `keras_model` with the Keras layers that
 hold them. Both are float32, whatever precision the run trained in. A dataset of ids without words
@@ -14,11 +16,12 @@ import logging
 import pathlib
 import shutil
 
+import tensorflow as tf
+
 from trainer import config as configuration
 from trainer import durable, trained_model
-from trainer.data import text
 from trainer.exit_codes import BY_NAME, StorageError, UsageError
-from trainer.export import keras_model, proof, saved_model
+from trainer.export import expected, keras_model, proof, saved_model
 from trainer.reporting.progress import number
 
 log = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ def export(model: trained_model.TrainedModel, folder: pathlib.Path) -> dict[str,
     """Writes the files of a model into `folder`, which appears whole or not at all.
 
     Returns:
-      {file: largest difference of a probability from the trained model's}.
+      {file: largest difference of a number from the trained model's}.
 
     Raises:
       UsageError: `folder` has content.
@@ -61,25 +64,21 @@ def export(model: trained_model.TrainedModel, folder: pathlib.Path) -> dict[str,
 
 
 def _write(model: trained_model.TrainedModel, folder: pathlib.Path) -> None:
-    network = proof.network_of(model)
-    log.info("writing model.keras")
-    keras_model.build(network, model.weights, model.config.input).save(folder / "model.keras")
+    log.info("writing %s", expected.KERAS)
+    keras_model.build(
+        expected.network_of(model), model.weights, model.config.input, model.step.task
+    ).save(folder / expected.KERAS)
     if saved_model.has_words(model.dataset):
-        log.info("writing saved_model")
-        tokenizer = text.tokenizer_of(model.dataset)
-        saved_model.save(
-            saved_model.TextClassifier(
-                network, model.weights, tokenizer, model.config.input, model.dataset.labels
-            ),
-            folder / "saved_model",
-        )
+        log.info("writing %s", expected.SAVED_MODEL)
+        with tf.device("CPU:0"):
+            saved_model.save(expected.served_of(model), folder / expected.SAVED_MODEL)
     else:
         log.warning(
             "no saved_model: %s was prepared from ids without words, so no text can be encoded; "
             "model.keras takes ids",
             model.dataset.folder,
         )
-    for name in ("vocabulary.txt", "labels.txt"):
+    for name in ("vocabulary.txt", "labels.txt") if model.dataset.labels else ("vocabulary.txt",):
         shutil.copyfile(model.dataset.folder / name, folder / name)
 
 

@@ -7,16 +7,19 @@ import tensorflow as tf
 
 from trainer import config as configuration
 from trainer.data import text
+from trainer.models import heads
 from trainer.models.networks import Network, recurrent_weights
+from trainer.tasks.table import Task
 
 
 def build(
-    network: Network, weights: Mapping[str, tf.Tensor], settings: configuration.Input
+    network: Network, weights: Mapping[str, tf.Tensor], settings: configuration.Input, task: Task
 ) -> keras.Model:
-    """Returns a Keras model, without dropout: ids int32 [N, length] -> probabilities [N, classes].
+    """Returns a Keras model, without dropout: ids int32 [N, length] -> what the task's head gives.
 
-    Ids are cut and padded as in training. With padding=post id 0 counts nowhere and any length will
-    do; with padding=pre every id counts and the length is max_length.
+    Its output is `probabilities` or `log_probabilities`, of each row [N, classes] or each step [N,
+    length, classes]. Ids are cut and padded as in training. With padding=post id 0 counts nowhere
+    and any length will do; with padding=pre every id counts and the length is max_length.
     """
     pre = settings.padding == "pre"
     ids = keras.Input([settings.max_length if pre else None], dtype="int32", name="ids")
@@ -24,20 +27,31 @@ def build(
     layers = dict(network.layers())
     states = layers["embedding"](ids)
     *_, last = recurrent = [name for name in layers if name.startswith("rnn_")]
-    if network.settings.pooling == "last":
+    pooling = _POOLING[network.settings.pooling] if task.head is heads.Pooled else _none
+    if pooling is _last:
         layers[last] = _returning_the_last_state(layers[last])
     for name in recurrent:
         states = layers[name](states, mask=mask)
-    logits = layers["logits"](_POOLING[network.settings.pooling](states, mask))
-    model = keras.Model(
-        ids,
-        keras.layers.Softmax(name="probabilities", dtype=logits.dtype)(logits),
-        name="classifier",
+    states = pooling(states, mask)
+    if "projection" in layers:
+        states = layers["projection"](states)
+    logits = layers["logits"](states)
+    activation = keras.layers.Activation(
+        task.keras_activation, name=_OUTPUTS[task.keras_activation], dtype=logits.dtype
     )
+    model = keras.Model(ids, activation(logits), name=task.name)
+    values = _with_kernel_of_logits(weights)
     for name, layer in layers.items():
         for key, variable in _trained(name, layer).items():
-            variable.assign(weights[key])
+            variable.assign(values[key])
     return model
+
+
+def _with_kernel_of_logits(weights: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns the weights with a kernel of the logits: of a tied embedding that turned round."""
+    if "logits/kernel" in weights:
+        return dict(weights)
+    return {**weights, "logits/kernel": tf.transpose(weights["embedding/embeddings"])}
 
 
 def _returning_the_last_state(layer: keras.Layer) -> keras.Layer:
@@ -73,11 +87,18 @@ def _mean(states: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     return total / keras.ops.maximum(keras.ops.sum(counts, axis=1, keepdims=True), 1.0)
 
 
-_POOLING: dict[str, Callable] = {
-    "last": lambda states, mask: states,
-    "max": _maximum,
-    "mean": _mean,
-}
+def _last(states: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Returns states as they are: the last layer returns the last one only."""
+    return states
+
+
+def _none(states: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Returns the states of all steps."""
+    return states
+
+
+_OUTPUTS = {"softmax": "probabilities", "log_softmax": "log_probabilities"}
+_POOLING: dict[str, Callable] = {"last": _last, "max": _maximum, "mean": _mean}
 
 
 def _trained(name: str, layer: keras.Layer) -> dict[str, keras.Variable]:

@@ -3,6 +3,7 @@
 `answers` runs this very file as a program of its own, so it must import nothing of the package.
 """
 
+import base64
 import json
 import os
 import pathlib
@@ -14,22 +15,28 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Answer(NamedTuple):
-    """probabilities: float32 [rows, classes]; labels: one for each row, none from a Keras model."""
+class Call(NamedTuple):
+    """A call of an exported model.
 
-    probabilities: np.ndarray
-    labels: list[str]
+    signature: of a SavedModel; "" calls a Keras model with its only argument. arguments: {name:
+    array}; strings are arrays of bytes objects.
+    """
+
+    signature: str
+    arguments: Mapping[str, np.ndarray]
 
 
-def answers(groups: Mapping[str, Sequence]) -> dict[str, list[Answer]]:
-    """Loads exported models in a fresh process and calls each with each of its groups.
+Answer = dict[str, np.ndarray]  # {name of an output: array}, strings as in `Call`.
+
+
+def answers(calls: Mapping[str, Sequence[Call]]) -> dict[str, list[Answer]]:
+    """Loads exported models in a fresh process and calls each.
 
     Args:
-      groups: {path: inputs of each call}. A folder is a SavedModel: an input is a list of texts
-        (bytes). A file is a Keras model: an input is int32 [rows, length].
+      calls: {path: calls}. A folder is a SavedModel, a file is a Keras model.
 
     Returns:
-      {path: an answer for each group}.
+      {path: the answer to each call}.
 
     Raises:
       RuntimeError: a model could not be loaded or called; the message is what the process said.
@@ -37,7 +44,7 @@ def answers(groups: Mapping[str, Sequence]) -> dict[str, list[Answer]]:
     # Isolated, or the modules beside this file could be imported by their bare names. That also
     # hides where PYTHONPATH and the user's own site have TensorFlow, so this process says where it
     # looks for modules.
-    request = json.dumps({"modules": sys.path, "groups": groups}, default=_plain)
+    request = json.dumps({"modules": sys.path, "calls": calls}, default=_plain)
     # On the CPU: a GPU multiplies float32 with fewer bits than a comparison allows for.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"}
     process = subprocess.run(
@@ -52,22 +59,28 @@ def answers(groups: Mapping[str, Sequence]) -> dict[str, list[Answer]]:
         raise RuntimeError(f"exit code {process.returncode}\n{process.stderr.strip()}")
     found = json.loads(process.stdout.splitlines()[-1])  # Libraries may have printed before.
     return {
-        path: [Answer(_array(probabilities, np.float32), labels) for probabilities, labels in calls]
-        for path, calls in found.items()
+        path: [{name: _array(value) for name, value in one.items()} for one in of_path]
+        for path, of_path in found.items()
     }
 
 
-def _plain(value):
-    """What JSON lacks: bytes, which become characters 0 to 255, and arrays, which keep their shape
-    without rows.
-    """
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    return {"shape": value.shape, "values": value.ravel().tolist()}
+def _plain(array: np.ndarray) -> dict:
+    """Returns an array as JSON can hold it; bytes become characters 0 to 255."""
+    if array.dtype == object:
+        strings = [value.decode("latin-1") for value in array.ravel()]
+        return {"shape": array.shape, "strings": strings}
+    values = base64.b64encode(array.tobytes()).decode()
+    return {"shape": array.shape, "dtype": array.dtype.str, "values": values}
 
 
-def _array(plain, dtype) -> np.ndarray:
-    return np.array(plain["values"], dtype).reshape(plain["shape"])
+def _array(plain: Mapping) -> np.ndarray:
+    """Returns the array that `_plain` was given."""
+    if "strings" in plain:
+        array = np.empty(len(plain["strings"]), object)
+        array[:] = [value.encode("latin-1") for value in plain["strings"]]
+    else:
+        array = np.frombuffer(base64.b64decode(plain["values"]), plain["dtype"])
+    return array.reshape(plain["shape"])
 
 
 # --- In the fresh process -------------------------------------------------------------------------
@@ -79,24 +92,28 @@ def _answer_request() -> None:
     # To import the package fails, wherever it is installed.
     sys.modules[pathlib.Path(__file__).parents[1].name] = None
     found = {}
-    for path, groups in request["groups"].items():
+    for path, calls in request["calls"].items():
         call = _saved_model(path) if os.path.isdir(path) else _keras_model(path)
-        found[path] = [call(group) for group in groups]
+        found[path] = [
+            call(signature, {name: _array(value) for name, value in arguments.items()})
+            for signature, arguments in calls
+        ]
     print("\n" + json.dumps(found, default=_plain))
 
 
 def _saved_model(path):
     import tensorflow as tf
 
-    classify = tf.saved_model.load(path).signatures["serving_default"]
+    signatures = tf.saved_model.load(path).signatures
 
-    def call(texts):
-        answer = classify(
-            text=tf.constant([text.encode("latin-1") for text in texts], tf.string, [len(texts)])
-        )
-        return answer["probabilities"].numpy(), [
-            label.decode() for label in answer["label"].numpy()
-        ]
+    def call(signature, arguments):
+        given = {
+            name: tf.constant(value.ravel().tolist(), tf.string, value.shape)
+            if value.dtype == object
+            else tf.constant(value)
+            for name, value in arguments.items()
+        }
+        return {name: value.numpy() for name, value in signatures[signature](**given).items()}
 
     return call
 
@@ -105,7 +122,13 @@ def _keras_model(path):
     import keras
 
     model = keras.models.load_model(path)
-    return lambda ids: (model(_array(ids, np.int32)).numpy(), [])
+    [output] = model.output_names
+
+    def call(signature, arguments):
+        [ids] = arguments.values()
+        return {output: model(ids).numpy()}
+
+    return call
 
 
 if __name__ == "__main__":

@@ -108,10 +108,16 @@ class Network:
 
         The head must be one per step. The scores are float64 at that precision, else float32.
         """
+        outputs, after = self.step_outputs(weights, tokens, carry)
+        return tf.cast(outputs.scores()[:, 0], self._dtype), after
+
+    def step_outputs(
+        self, weights: Mapping[str, tf.Tensor], tokens: tf.Tensor, carry: Carry
+    ) -> tuple[StepOutputs, Carry]:
+        """Returns (the outputs of one step, not multiplied yet, the carry), as `step`."""
         weights = {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
         states, after = self._encoder.step(weights, tokens, carry)
-        outputs = self._head(weights, states[:, None], tf.ones_like(tokens))
-        return tf.cast(outputs.scores()[:, 0], self._dtype), after
+        return self._head(weights, states[:, None], tf.ones_like(tokens)), after
 
     def logits(
         self,

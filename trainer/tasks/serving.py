@@ -3,7 +3,6 @@
 Each class holds tokenizer, weights and functions of them, so that both give the same answers.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -14,12 +13,12 @@ from trainer import config as configuration
 from trainer.data import fields, pipeline, store, text
 from trainer.data.pipeline import Batch
 from trainer.exit_codes import DataError
-from trainer.models import decoding
+from trainer.models import decoding, vocabulary
 from trainer.models.encoder import Carry
 from trainer.models.networks import Network
-from trainer.tasks import language_model
 
 SAMPLE_TOKENS = 200  # Of a text that is shown while a model trains.
+SUMMED_STEPS = 64  # Of a text, whose losses are added in float32.
 LIKELIEST = 10  # Next tokens that are shown with their probabilities.
 
 
@@ -34,10 +33,12 @@ class Text(NamedTuple):
 class Served(Protocol):
     """A model with its tokenizer; a `tf.Module`, so that it can be saved.
 
-    options: the flags of `predict` that it obeys, beside those that every task has.
+    options: the flags of `predict` that it obeys, beside those that every task has. between: what
+    `--format=text` prints between two answers.
     """
 
     options: frozenset[str]
+    between: str
 
     def __init__(
         self,
@@ -57,8 +58,8 @@ class Served(Protocol):
         Raises DataError if the model can make nothing of one.
         """
 
-    def line(self, answer: Mapping[str, Any]) -> str:
-        """Returns what `--format=text` prints of an answer."""
+    def shown(self, answer: Mapping[str, Any]) -> str:
+        """Returns what `--format=text` prints of an answer, with the ends of its lines."""
 
     @property
     def signatures(self) -> dict[str, Callable]:
@@ -87,6 +88,7 @@ class TextClassifier(tf.Module):
     """From texts to the probabilities of the classes and the likeliest label."""
 
     options = frozenset()
+    between = ""
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
@@ -124,9 +126,9 @@ class TextClassifier(tf.Module):
             "probabilities": {label: float(chance) for label, chance in zip(self._labels, chances)},
         }
 
-    def line(self, answer):
+    def shown(self, answer):
         one_line = " ".join(answer["text"].splitlines())
-        return f"{answer['label']}\t{answer['probability']:.4f}\t{one_line}"
+        return f"{answer['label']}\t{answer['probability']:.4f}\t{one_line}\n"
 
 
 def pad_ragged(ids: tf.RaggedTensor, settings: configuration.Input) -> tuple[tf.Tensor, tf.Tensor]:
@@ -162,6 +164,7 @@ class Tagger(tf.Module):
     """From tokens to their likeliest tags."""
 
     options = frozenset()
+    between = "\n"
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
@@ -180,14 +183,17 @@ class Tagger(tf.Module):
 
         tokens: string [N, length], "" where a row is shorter; there the tag is "" and has 0.
         """
+        longest = tf.shape(tokens)[1]
+        # A network reads at least one step.
+        tokens = tf.pad(tokens, [[0, 0], [0, tf.cast(longest < 1, tf.int32)]])
         holds = tf.not_equal(tokens, "")
         ids = tf.where(holds, self.tokenizer.encode_tokens(tokens), text.PADDING)
         lengths = tf.reduce_sum(tf.cast(holds, tf.int32), axis=1)
         probabilities = self._probabilities(ids, lengths)
         tags = tf.gather(tf.constant(self._labels), tf.argmax(probabilities, axis=-1))
         return {
-            "tags": tf.where(holds, tags, ""),
-            "probability": tf.where(holds, tf.reduce_max(probabilities, axis=-1), 0),
+            "tags": tf.where(holds, tags, "")[:, :longest],
+            "probability": tf.where(holds, tf.reduce_max(probabilities, axis=-1), 0)[:, :longest],
         }
 
     def _probabilities(self, tokens: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
@@ -209,7 +215,7 @@ class Tagger(tf.Module):
             for sentence, tags in zip(sentences, likeliest)
         ]
 
-    def line(self, answer):
+    def shown(self, answer):
         pairs = zip(answer["tokens"], answer["tags"])
         return "".join(f"{token} {tag}\n" for token, tag in pairs)
 
@@ -224,6 +230,7 @@ class LanguageModel(tf.Module):
     """
 
     options = frozenset({"tokens", "temperature", "top_k", "top_p", "seed", "score"})
+    between = ""
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
@@ -248,11 +255,8 @@ class LanguageModel(tf.Module):
         The logarithm is natural. Of examples that each end by themselves (`prepare --lines`) the
         end counts as a token.
         """
-        log_probability, tokens = self._scores(*self._with_targets(self.tokenizer.encode(texts)))
-        return {
-            "log_probability": log_probability,
-            "perplexity": tf.exp(-log_probability / tf.maximum(tokens, 1)),
-        }
+        found = self._scores(*self._with_targets(self.tokenizer.encode(texts)))
+        return dict(zip(("log_probability", "perplexity"), found))
 
     @tf.function(
         input_signature=[
@@ -297,11 +301,31 @@ class LanguageModel(tf.Module):
     def _scores(
         self, inputs: tf.Tensor, targets: tf.Tensor, lengths: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns (natural logarithm of the probability [N], tokens as float [N])."""
+        """Returns (natural logarithm of the probability [N], perplexity of a token [N])."""
         outputs, _ = self._network.outputs(self.weights, inputs, lengths)
-        batch = Batch(tf.range(tf.shape(inputs)[0]), inputs, lengths, targets)
-        losses, _ = language_model.outcomes(outputs, batch)
-        return -losses, tf.cast(lengths, losses.dtype)
+        rows, steps = tf.unstack(tf.shape(inputs))
+        counted = tf.range(steps) < lengths[:, None]
+        # A float32 that adds thousands of losses one by one loses their last digits.
+        size = tf.minimum(steps, SUMMED_STEPS)
+        parts = -(-steps // size)
+
+        def cut(values: tf.Tensor) -> tf.Tensor:
+            """Returns [rows * parts, size, ...] of [rows, steps, ...]."""
+            spare = [[0, 0], [0, parts * size - steps]] + [[0, 0]] * (values.shape.rank - 2)
+            shape = tf.concat([[rows * parts, size], values.shape[2:]], axis=0)
+            return tf.reshape(tf.pad(values, spare), shape)
+
+        of_parts, _ = vocabulary.outcomes(
+            cut(outputs.states),
+            outputs.weights,
+            outputs.bias,
+            cut(targets),
+            cut(counted),
+            transposed=outputs.transposed,
+        )
+        sums = tf.reduce_sum(tf.cast(tf.reshape(of_parts, [rows, parts]), tf.float64), axis=1)
+        per_token = sums / tf.cast(tf.maximum(lengths, 1), tf.float64)
+        return tf.cast(-sums, tf.float32), tf.cast(tf.exp(per_token), tf.float32)
 
     def _step(self, ids: tf.Tensor, carry: Carry) -> tuple[tf.Tensor, Carry]:
         """Returns (scores [rows, vocabulary], carry) after one more token of each row [rows]."""
@@ -309,29 +333,31 @@ class LanguageModel(tf.Module):
         return tf.cast(scores, tf.float32), carry
 
     def _read(self, ids: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, Carry]:
-        """Returns (scores of the next token [N, vocabulary], carry) after the ids of each row."""
+        """Returns (scores of the next token [N, vocabulary], carry) after the ids of each row.
+
+        Every row has at least one id. The scores are multiplied once, after all ids are read.
+        """
         rows, length = tf.unstack(tf.shape(ids))
         carry = {
             name: tf.zeros([rows, spec.shape[-1]], spec.dtype)
             for name, spec in self._network.carried.items()
         }
-        scores = tf.zeros([rows, self._network.classes])
+        outputs, carry = self._network.step_outputs(self.weights, ids[:, 0], carry)
 
-        def one(at, scores, carry):
-            after = self._step(ids[:, at], carry)
+        def one(at, states, carry):
+            after, new_carry = self._network.step_outputs(self.weights, ids[:, at], carry)
             reads = (at < lengths)[:, None]
-            scores, carry = tf.nest.map_structure(
-                lambda new, old: tf.where(reads, new, old), after, (scores, carry)
-            )
-            return at + 1, scores, carry
+            carry = {name: tf.where(reads, new_carry[name], carry[name]) for name in carry}
+            return at + 1, tf.where(reads[:, None], after.states, states), carry
 
-        _, scores, carry = tf.while_loop(
+        _, states, carry = tf.while_loop(
             lambda at, *_: at < length,
             one,
-            (tf.constant(0), scores, carry),
+            (tf.constant(1), outputs.states, carry),
             maximum_iterations=length,
         )
-        return scores, carry
+        scores = outputs._replace(states=states).scores()
+        return tf.cast(scores[:, 0], tf.float32), carry
 
     def _next_probabilities(
         self, ids: tf.Tensor, lengths: tf.Tensor
@@ -374,9 +400,9 @@ class LanguageModel(tf.Module):
         They are put together with what is before them, so that a word is set off from it and a mark
         is not.
         """
-        more = tf.RaggedTensor.from_tensor(found)
         real = tf.logical_and(found != text.PADDING, found != text.START)
-        more = tf.ragged.boolean_mask(more, tf.RaggedTensor.from_tensor(real))
+        more = tf.ragged.boolean_mask(found, real)
+        more = more.with_row_splits_dtype(ids.row_splits.dtype)  # Bytes have splits of int32.
         before = self.tokenizer.decode(ids[:, 1:])
         whole = self.tokenizer.decode(tf.concat([ids[:, 1:], more], axis=1))
         length = tf.strings.length(before)
@@ -397,17 +423,10 @@ class LanguageModel(tf.Module):
     def _scored_texts(self, texts, ids, options):
         inputs, targets, lengths = self._with_targets(ids)
         pad = [[0, 0], [0, _rounded(inputs.shape[1]) - inputs.shape[1]]]
-        log_probability, tokens = (
-            value.numpy()
-            for value in self._scored(tf.pad(inputs, pad), tf.pad(targets, pad), lengths)
-        )
+        found = self._scored(tf.pad(inputs, pad), tf.pad(targets, pad), lengths)
         return [
-            {
-                "text": shown.content,
-                "log_probability": float(log_p),
-                "perplexity": math.exp(-log_p / max(1, count)),
-            }
-            for shown, log_p, count in zip(texts, log_probability, tokens)
+            {"text": shown.content, "log_probability": float(log_p), "perplexity": float(each)}
+            for shown, log_p, each in zip(texts, *(values.numpy() for values in found))
         ]
 
     def _continued_texts(self, texts, ids, options):
@@ -439,11 +458,11 @@ class LanguageModel(tf.Module):
             for shown, continuation, of_text, chances in zip(texts, following, names, probabilities)
         ]
 
-    def line(self, answer):
+    def shown(self, answer):
         one_line = " ".join(answer["text"].splitlines())
         if "continuation" in answer:
-            return f"{one_line}\t{answer['continuation']}"
-        return f"{answer['log_probability']:.4f}\t{answer['perplexity']:.4f}\t{one_line}"
+            return f"{one_line}\t{answer['continuation']}\n"
+        return f"{answer['log_probability']:.4f}\t{answer['perplexity']:.4f}\t{one_line}\n"
 
 
 def _contents(texts: Sequence[Text]) -> tf.Tensor:

@@ -52,6 +52,7 @@ class Task:
     outcomes: (outputs, batch) -> (losses [batch], answers [batch, ...]) of an evaluation.
     exact_metrics: the metrics of a whole split.
     served: answers to texts, for `predict` and `export`.
+    keras_activation: what an exported Keras model makes of the scores, by its name in Keras.
     view: what TensorBoard shows of an evaluation.
     refused: {flag: (its default, why no other value fits the task)}.
     """
@@ -66,6 +67,7 @@ class Task:
     outcomes: Callable[..., tuple[tf.Tensor, tf.Tensor]]
     exact_metrics: type[Metrics]
     served: type[serving.Served]
+    keras_activation: str
     view: type[views.View]
     refused: Mapping[str, tuple[Any, str]]
 
@@ -115,6 +117,7 @@ TASKS = {
             outcomes=classification.outcomes,
             exact_metrics=classification.Metrics,
             served=serving.TextClassifier,
+            keras_activation="softmax",
             view=views.ClassesView,
             refused=_NOT_TIED,
         ),
@@ -129,6 +132,7 @@ TASKS = {
             outcomes=language_model.outcomes,
             exact_metrics=language_model.Metrics,
             served=serving.LanguageModel,
+            keras_activation="log_softmax",
             view=views.TextView,
             refused={
                 **_PER_STEP,
@@ -147,6 +151,7 @@ TASKS = {
             outcomes=tagging.outcomes,
             exact_metrics=tagging.Metrics,
             served=serving.Tagger,
+            keras_activation="softmax",
             view=views.TagsView,
             refused={**_PER_STEP, **_NOT_TIED},
         ),

@@ -1,0 +1,62 @@
+"""The rows of a proof come from the whole of a held-out split, and are cut if nothing else cuts
+them.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tests import datasets
+from tests.export.small_models import VOCABULARY
+from trainer.data import text
+from trainer.export import examples
+
+
+def with_words(dataset):
+    return dataclasses.replace(
+        dataset, description={**dataset.description, "tokenizer": text.settings("words")}
+    )
+
+
+def test_examples_come_from_the_whole_of_a_held_out_split(tmp_path):
+    counts = {"train": 5, "test": 3 * examples.ROWS}
+    splits = {
+        name: ([[1, 4 + row % 7] for row in range(count)], np.zeros(count))
+        for name, count in counts.items()
+    }
+    dataset = datasets.write(tmp_path / "data", splits, vocabulary_size=VOCABULARY, classes=2)
+    texts, rows = examples.texts_of_examples(with_words(dataset))
+    assert len(texts) == len(rows) == examples.ROWS + len(examples.CORNER_CASES) + 1
+    last = (3 * examples.ROWS - 1) % 7
+    assert (texts[0], texts[examples.ROWS - 1]) == (b"w4", f"w{4 + last}".encode())
+
+
+def test_pieces_of_one_long_document_come_from_all_over_it(tmp_path):
+    ids = 4 + np.arange(10_000) % 26
+    dataset = datasets.write_text(tmp_path / "data", {"train": [ids]}, vocabulary_size=30)
+    texts, rows = examples.texts_of_pieces(dataset)
+    pieces = rows[: examples.ROWS]
+    assert len(texts) == examples.ROWS + len(examples.CORNER_CASES)
+    assert all(row[0] == text.START for row in pieces)
+    # The first holds a START of its own, which stands for no text.
+    assert {len(row) for row in pieces[1:]} == {1 + examples.STEPS}
+    np.testing.assert_array_equal(pieces[-1][1:], ids[-examples.STEPS - 1 : -1])
+
+
+def test_a_short_text_is_one_piece(tmp_path):
+    dataset = datasets.write_text(tmp_path / "data", {"train": [[4, 5]]}, vocabulary_size=30)
+    texts, rows = examples.texts_of_pieces(dataset)
+    assert texts[0] == b"w4 w5" and rows[0].tolist() == [1, 4, 5]
+
+
+def test_a_long_text_and_a_long_sentence_are_as_long_as_they_say(tmp_path):
+    rows = [([4, 5, 6], [0, 1, 0])]
+    dataset = datasets.write_tagged(
+        tmp_path / "data", {"train": rows}, words=["a", "b", "c"], labels=["X", "Y"]
+    )
+    assert len(examples.long_sentence(dataset)) == examples.LONG
+    first, *difficult = examples.sentences(dataset)
+    assert first == [b"a", b"b", b"c"]
+    assert [] in difficult and not any(b"" in sentence for sentence in difficult)
+    [row] = examples.long_text(dataset).rows
+    assert len(row) == 1 + examples.LONG

@@ -1,0 +1,113 @@
+"""The rows on which exported files are compared with their model, from the dataset and difficult.
+
+Every row is a list of ids, and also a text or a sentence if the dataset has words.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data import store, text
+from trainer.export import saved_model
+
+ROWS = 48  # Rows of the dataset that are compared.
+STEPS = 64  # At most, of a row that nothing cuts.
+LONG = 10_000  # Words of the long text, and tokens of the long sentence.
+
+CORNER_CASES = tuple(
+    case.encode()
+    for case in (
+        "",
+        " ",
+        "\n\t\u2028\u0085",
+        "a\0b",
+        "\ufeffbom",
+        "İstanbul ISPARTA ẞ ǅ ﬁ",
+        "It’s <BR/>it's<br >'quoted'",
+        "e\u0301 é Ａ",
+        "👩\u200d👩\u200d👧 🏳\ufe0f",
+        "日本語 שלום नमस्ते",
+        "[padding] [unknown] <unk> <pad>",
+        "(3.14, 1,000)… don't\u00a0 \uffed a\uffed!",
+    )
+) + (b"\xff bad \xc3", b"\xed\xa0\x80", b"cut \xe2\x82", b"\xf4\x90\x80\x80")
+LONG_TEXT = b"word " * LONG
+
+
+class Texts(NamedTuple):
+    """texts: None if the dataset has no words. rows: the ids of each, int32 arrays."""
+
+    texts: list[bytes] | None
+    rows: list[np.ndarray]
+
+
+def texts_of_examples(dataset: store.Dataset) -> Texts:
+    """Returns examples from all over a held-out split and, if it has words, difficult texts."""
+    split = _held_out(dataset)
+    rows = [_example(split, example) for example in _spread(len(split))]
+    return _with(dataset, rows, (*CORNER_CASES, LONG_TEXT))
+
+
+def texts_of_pieces(dataset: store.Dataset) -> Texts:
+    """Returns pieces from all over the text of a held-out split and, if it has words, difficult
+    texts.
+    """
+    tokens = _held_out(dataset).tokens
+    begins = _spread(max(1, len(tokens) - STEPS))
+    rows = [np.append(np.int32(text.START), tokens[begin : begin + STEPS]) for begin in begins]
+    return _with(dataset, rows, CORNER_CASES)
+
+
+def long_text(dataset: store.Dataset) -> Texts:
+    """Returns the long text alone, of a dataset that has words."""
+    return _with(dataset, [], (LONG_TEXT,))
+
+
+def sentences(dataset: store.Dataset) -> list[list[bytes]]:
+    """Returns the tokens of sentences from all over a held-out split, and of difficult ones."""
+    split = _held_out(dataset)
+    vocabulary = [word.encode() for word in dataset.vocabulary]
+    rows = [
+        [vocabulary[entry] for entry in _example(split, example)[:STEPS]]
+        for example in _spread(len(split))
+    ]
+    difficult = [case for case in CORNER_CASES if case]
+    return [*rows, [], difficult, *([token] for token in difficult)]
+
+
+def long_sentence(dataset: store.Dataset) -> list[bytes]:
+    """Returns LONG tokens: all words of the vocabulary in turn."""
+    words = [word.encode() for word in dataset.vocabulary]
+    return [words[place % len(words)] for place in range(LONG)]
+
+
+def _held_out(dataset: store.Dataset) -> store.Split:
+    names = ("test", "validation", "train")
+    return next(dataset.splits[name] for name in names if name in dataset.splits)
+
+
+def _spread(count: int) -> np.ndarray:
+    """Returns at most ROWS numbers from all over 0 ... count - 1."""
+    return np.unique(np.linspace(0, count - 1, ROWS).astype(int))
+
+
+def _example(split: store.Split, example: int) -> np.ndarray:
+    return split.tokens[split.offsets[example] : split.offsets[example + 1]]
+
+
+def _with(dataset: store.Dataset, rows: list[np.ndarray], difficult: tuple[bytes, ...]) -> Texts:
+    if not saved_model.has_words(dataset):
+        return Texts(None, rows)
+    texts = [*(_decoded(row, dataset) for row in rows), *difficult]
+    encoded = text.tokenizer_of(dataset).encode(tf.constant(texts))
+    return Texts(texts, [row.numpy() for row in encoded])
+
+
+def _decoded(ids: np.ndarray, dataset: store.Dataset) -> bytes:
+    """Returns a text made of the tokens of `ids`, without the reserved ones."""
+    ids = ids[ids >= text.FIRST_ID]
+    if dataset.tokenizer["name"] == "bytes":
+        return bytes((ids - text.FIRST_ID).tolist())
+    tokens = tf.constant([[dataset.vocabulary[entry] for entry in ids]], tf.string)
+    return text.joined(dataset.tokenizer, tokens).numpy()[0]
