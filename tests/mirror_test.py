@@ -26,6 +26,7 @@ WHOLE_PROGRAM = {
     "prepare/language_model_test.py": "does a text become what a language model learns from?",
     "prepare/tagging_test.py": "do tagged sentences become what a tagger learns from?",
     "resume_test.py": "is a resumed run the same run?",
+    "scripts/ngram_test.py": "is the 3-gram that language models must beat the right one?",
     "scripts/prove_checks_test.py": "do the checks of a GPU notice its faults?",
     "scripts/prove_device_test.py": "does the device proof keep working?",
     "scripts/prove_judge_test.py": "does the device proof judge right?",
