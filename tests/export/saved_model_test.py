@@ -62,7 +62,7 @@ def test_the_saved_model_reads_unicode_corner_cases_as_prepare_did(dataset, tmp_
         text=tf.constant(texts)
     )
     prepared = pipeline.loose_batch(dataset.splits["train"], model.config.input)
-    expected = probabilities(model.network, model.weights, prepared.tokens, prepared.lengths)
+    expected = probabilities(model.network, model.weights, prepared.inputs, prepared.lengths)
     np.testing.assert_allclose(answer["probabilities"].numpy(), expected, atol=1e-6)
     assert [label.decode() for label in answer["label"].numpy()] == [
         dataset.labels[row.argmax()] for row in expected
