@@ -11,6 +11,7 @@ import pytest
 from tests import classifier, commands
 from trainer import config as configuration
 from trainer import evaluate as evaluate_module
+from trainer.data import fields, pipeline
 from trainer.exit_codes import UsageError
 from trainer.tasks import table
 
@@ -215,9 +216,7 @@ def test_a_split_that_is_missing_is_named(tmp_path):
 
 def evaluator(*splits, **flags) -> evaluate_module.Evaluator | None:
     """The evaluator of a run on a dataset with these splits."""
-    dataset = types.SimpleNamespace(
-        splits=dict.fromkeys(splits, "its rows"), description={"format": 1}
-    )
+    dataset = types.SimpleNamespace(splits=dict.fromkeys(splits, "its rows"), task="classification")
     config = configuration.from_flat(flags)
     return evaluate_module.Evaluator.of_run(config, dataset, network=None, placement=None)
 
@@ -225,7 +224,7 @@ def evaluator(*splits, **flags) -> evaluate_module.Evaluator | None:
 @pytest.fixture
 def no_step(monkeypatch):
     monkeypatch.setattr(evaluate_module, "EvaluationStep", lambda *_: None)
-    monkeypatch.setattr(evaluate_module, "EvaluationBatches", lambda *_: None)
+    monkeypatch.setattr(pipeline, "evaluation_batches", lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -262,13 +261,17 @@ def test_a_split_that_cannot_serve_is_refused(no_step, splits, flags, message):
         evaluator(*splits, **flags)
 
 
+DATASET = types.SimpleNamespace(order=fields.SHUFFLED, labels=("bad", "good"))
+
+
 class ThreeBatches:
     """Batches of two rows, of which the last has one row that counts."""
 
     def __iter__(self):
         for first, real in ((0, 2), (2, 2), (4, 1)):
-            labels = np.array([0, 1], np.int32)
-            yield types.SimpleNamespace(labels=labels), np.arange(first, first + 2), real
+            numbers = np.array([0, 1], np.int32)
+            batch = pipeline.Batch(numbers, np.ones([2, 3], np.int32), numbers + 3, targets=numbers)
+            yield batch, np.arange(first, first + real), real
 
 
 class Step:
@@ -282,23 +285,27 @@ class Step:
     def placed(self, weights):
         return weights
 
-    def outcomes(self, weights, batch):
+    def outcomes_of_chunk(self, weights, batch, carry):
         self.batches += 1
         losses = np.array([1.0, 100.0 if self.batches == 3 else 1.0])
-        return losses, np.array([[0.9, 0.1], [0.2, 0.8]])
+        return losses, np.array([[0.9, 0.1], [0.2, 0.8]]), carry
 
 
 def test_rows_that_fill_the_last_batch_do_not_count():
     seen = []
-    found = evaluate_module.metrics(
-        Step(), {}, ThreeBatches(), view=lambda examples, labels, *_: seen.extend(labels)
-    )
+
+    def view(examples, batch, losses, answers):
+        assert len(examples) == len(batch.inputs) == len(losses) == len(answers)
+        seen.extend(zip(examples, batch.targets))
+
+    found = evaluate_module.metrics(Step(), {}, DATASET, ThreeBatches(), view=view)
     assert (found.examples, found.loss, found.accuracy) == (5, 1.0, 1.0)
-    assert seen == [0, 1, 0, 1, 0]
+    assert seen == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
 
 
 def test_an_evaluation_that_is_abandoned_has_no_metrics():
     answers = iter([False, False, True])
     step = Step()
-    assert evaluate_module.metrics(step, {}, ThreeBatches(), lambda: next(answers)) is None
+    found = evaluate_module.metrics(step, {}, DATASET, ThreeBatches(), lambda: next(answers))
+    assert found is None
     assert step.batches == 2

@@ -116,7 +116,11 @@ class Run:
             ),
         )
         plan = types.SimpleNamespace(
-            lengths=[8], padded_length=lambda step: 8, batch_size=8, examples=np.arange
+            lengths=[8],
+            padded_length=lambda step: 8,
+            batch_size=8,
+            examples=np.arange,
+            rows_are="places of the text",
         )
         batches = types.SimpleNamespace(plan=plan)
         run_state = types.SimpleNamespace(
@@ -405,6 +409,8 @@ def test_a_step_that_diverges_is_named_with_its_examples_and_never_saved(bad, to
     run = Run(total=7, flags={"steps_per_loop": 3}, metrics=metrics)
     with pytest.raises(DivergedError, match=f"step 3: {told}") as problem:
         run.to_its_end()
-    assert "the training examples 0, 1 (counted" in str(problem.value)  # `arange(2)`: step 2 from 0
+    assert "the places of the text 0, 1 (counted" in str(
+        problem.value
+    )  # `arange(2)`: step 2 from 0
     assert "record.journal_divergence 3" in run.events and not run.keeper.saved
     assert "record.add_steps 3" not in run.events

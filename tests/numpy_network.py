@@ -10,6 +10,8 @@ import numpy as np
 
 H = 1e-30
 DIRECTIONS = ("forward", "backward")
+# The parts of a cell's state.
+PARTS = {"simple_rnn": ["hidden"], "lstm": ["hidden", "memory"], "gru": ["hidden"]}
 
 
 def logits(settings, weights, tokens, lengths, masks=None):
@@ -36,6 +38,42 @@ def logits(settings, weights, tokens, lengths, masks=None):
         ],
         axis=-2,
     )
+
+
+def step_scores(settings, weights, tokens, carry=None):
+    """Returns (the scores of each step [..., batch, length, outputs], the carry after the last).
+
+    carry: {"rnn_0/hidden": [batch, units], ...} before the first step, None for zero; what is
+    returned has the same names. The other arguments are those of `logits`.
+    """
+    names = [
+        f"rnn_{layer}/{part}"
+        for layer in range(len(settings.units))
+        for part in PARTS[settings.cell]
+    ]
+    scores, after = [], {name: [] for name in names}
+    for row, of_row in enumerate(tokens):
+        states = [weights["embedding/embeddings"][..., token, :] for token in of_row]
+        for layer in range(len(settings.units)):
+            name = f"rnn_{layer}"
+            start = None
+            if carry:
+                start = [carry[f"{name}/{part}"][row] for part in PARTS[settings.cell]]
+            states, final = _run(settings.cell, weights, name, states, start)
+            for part, values in zip(PARTS[settings.cell], final):
+                after[f"{name}/{part}"].append(values)
+        scores.append([_step_scores(settings, weights, state) for state in states])
+    stacked = np.stack([np.stack(of_row, axis=-2) for of_row in scores], axis=-3)
+    return stacked, {name: np.stack(rows, axis=-2) for name, rows in after.items()}
+
+
+def _step_scores(settings, weights, state):
+    if not settings.tied_embedding:
+        return _product(state, weights["logits/kernel"]) + weights["logits/bias"]
+    if "projection/kernel" in weights:
+        state = _product(state, weights["projection/kernel"])
+    turned = np.swapaxes(weights["embedding/embeddings"], -1, -2)
+    return _product(state, turned) + weights["logits/bias"]
 
 
 def loss_sum(scores, labels, smoothing=0.0, class_weights=None):
@@ -71,11 +109,12 @@ def _row(settings, weights, tokens, masks):
         name = f"rnn_{layer}"
         states = _drop(states, masks.get(name))
         if settings.bidirectional:
-            forward = _run(settings.cell, weights, f"{name}/forward", states)
-            backward = _run(settings.cell, weights, f"{name}/backward", states[::-1])[::-1]
+            forward, _ = _run(settings.cell, weights, f"{name}/forward", states)
+            backward, _ = _run(settings.cell, weights, f"{name}/backward", states[::-1])
+            backward = backward[::-1]
             states = [_join(*pair) for pair in zip(forward, backward)]
         else:
-            states = _run(settings.cell, weights, name, states)
+            states, _ = _run(settings.cell, weights, name, states)
     if settings.pooling == "last":
         pooled = _join(forward[-1], backward[0]) if settings.bidirectional else states[-1]
     elif settings.pooling == "mean":
@@ -87,13 +126,17 @@ def _row(settings, weights, tokens, masks):
     return _product(pooled, weights["logits/kernel"]) + weights["logits/bias"]
 
 
-def _run(cell, weights, name, inputs):
-    """Returns the states after each step; the first step starts from zero."""
+def _run(cell, weights, name, inputs, start=None):
+    """Returns (the hidden state after each step, the parts of the last state).
+
+    start: the parts of the state before the first step, None for zero.
+    """
     kernel, recurrent, bias = (
         weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")
     )
     units = recurrent.shape[-2]
-    hidden = memory = np.zeros(units)
+    hidden, *memory = start or [np.zeros(units) for _ in PARTS[cell]]
+    memory = memory[0] if memory else None
     states = []
     for x in inputs:
         if cell == "simple_rnn":
@@ -108,7 +151,7 @@ def _run(cell, weights, name, inputs):
             z = _sigmoid(xz + hz)
             hidden = z * hidden + (1 - z) * np.tanh(xh + _sigmoid(xr + hr) * hh)
         states.append(hidden)
-    return states
+    return states, [hidden] if memory is None else [hidden, memory]
 
 
 def _gates(values, count):

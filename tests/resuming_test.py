@@ -58,6 +58,7 @@ OTHER = {
     "pooling": "max",
     "embedding_size": 8,
     "one_hot": True,
+    "tied_embedding": True,
     "dropout": 0.5,
     "word_dropout": 0.5,
     "optimizer": "sgd",
@@ -196,8 +197,9 @@ def test_a_resume_keeps_what_the_first_start_chose():
     assert resuming.resumed(config(), written).run == dataclasses.replace(
         config().run, shards=2, threads=4
     )
-    written = configuration.to_flat(config(fuse="on"))
-    assert resuming.resumed(config(), written).run.fuse == "on"
+    for name, value in {"fuse": "on", "best_metric": "loss"}.items():
+        kept = resuming.resumed(config(), configuration.to_flat(config(**{name: value})))
+        assert configuration.to_flat(kept)[name] == value
 
 
 def test_a_flag_that_is_newer_than_the_run_counts_as_its_default():

@@ -1,5 +1,6 @@
 """Padding and batches: the step alone determines them, whichever rows a worker asks for."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -7,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from tests.data.plans_test import random_split, settings, split_of
+from tests.data.plans_test import random_split, settings, split_of, text_of
 from tests.steps import runs
 from trainer.data import fields, pipeline, plans
+from trainer.data.store import Dataset, Split
 from trainer.devices.placement import bounds
 
 
@@ -186,6 +188,181 @@ def test_the_dataset_carries_the_batches_from_any_step_on(first):
         ):
             np.testing.assert_array_equal(tensor.numpy(), array)
             assert spec.is_compatible_with(tensor)
+
+
+# --- Targets for each step ------------------------------------------------------------------------
+
+LINES = [[1, 7, 8, 9], [1, 5], [1, 6, 4]]
+
+
+@pytest.mark.parametrize(
+    "truncate, length, inputs, targets",
+    [
+        (
+            "end",
+            5,
+            [[1, 7, 8, 9, 0], [1, 5, 0, 0, 0], [1, 6, 4, 0, 0]],
+            # The end of a line is told by the start of the next one, also after the last.
+            [[7, 8, 9, 1, 0], [5, 1, 0, 0, 0], [6, 4, 1, 0, 0]],
+        ),
+        # What is cut off still is the target of the step before it.
+        ("end", 2, [[1, 7], [1, 5], [1, 6]], [[7, 8], [5, 1], [6, 4]]),
+        ("start", 2, [[8, 9], [1, 5], [6, 4]], [[9, 1], [5, 1], [4, 1]]),
+        ("start", 1, [[9], [5], [4]], [[1], [1], [1]]),
+        ("end", 1, [[1], [1], [1]], [[7], [5], [6]]),
+    ],
+)
+def test_the_target_of_a_step_is_the_next_token_of_the_line(truncate, length, inputs, targets):
+    split = split_of(LINES)
+    split = Split(split.tokens, split.offsets)
+    batch = pipeline.batch_of(
+        split, np.arange(3), length, settings(truncate=truncate), target=fields.NEXT_TOKEN
+    )
+    assert batch.inputs.tolist() == inputs and batch.targets.tolist() == targets
+    assert batch.lengths.tolist() == [min(len(line), length) for line in LINES]
+    assert batch.targets.dtype == np.int32
+
+
+def test_the_mark_at_the_end_of_a_line_is_the_start_whatever_stands_next():
+    """The last line has no next one; a line of another program may begin with anything."""
+    split = split_of([[7, 8], [9]])
+    batch = pipeline.batch_of(
+        Split(split.tokens, split.offsets), np.array([1, 0]), 3, settings(), 4, fields.NEXT_TOKEN
+    )
+    assert batch.targets.tolist() == [[1, 0, 0], [8, 1, 0]]
+    assert batch.rows.tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("truncate", ["start", "end"])
+@pytest.mark.parametrize("max_length", [40, 9])
+def test_tags_are_cut_and_padded_like_their_tokens(truncate, max_length):
+    split = random_split(60)
+    # A tag that its token determines.
+    split = Split(split.tokens, split.offsets, split.tokens % 7 + 1)
+    chosen = settings(truncate=truncate, max_length=max_length)
+    plan = plans.ShuffledPlan(split, chosen, 3)
+    batches = pipeline.TrainingBatches(split, chosen, plan, fields.TAGS)
+    for step in range(20):
+        batch = batches.batch(step)
+        holds = np.arange(batch.inputs.shape[1]) < batch.lengths[:, None]
+        np.testing.assert_array_equal(batch.targets, np.where(holds, batch.inputs % 7 + 1, 0))
+        assert batch.targets.dtype == np.int32
+
+
+# --- Streams --------------------------------------------------------------------------------------
+
+
+def dataset_of(split, order, target=fields.NEXT_TOKEN):
+    description = {
+        "format": 2,
+        "task": "language_model",
+        "target": target.kind,
+        "order": order,
+        "tokenizer": {"name": "spaces"},
+    }
+    return Dataset(pathlib.Path("text"), description, "", (), (), {"train": split, "test": split})
+
+
+def streams(size=103, seed=3, **changes):
+    chosen = settings(**{"batch_size": 4, "max_length": 5, **changes})
+    return pipeline.training_batches(dataset_of(text_of(size), fields.STREAMS), chosen, seed)
+
+
+@pytest.mark.parametrize("size", [100, 103])
+def test_a_chunk_holds_the_tokens_from_its_place_on_and_the_tokens_after_them(size):
+    batches = streams(size)
+    for step in range(25):
+        batch = batches.batch(step)
+        places = batches.plan.examples(step)[:, None] + np.arange(5)
+        np.testing.assert_array_equal(batch.inputs, places % size)
+        # The end of the text is joined to its start.
+        np.testing.assert_array_equal(batch.targets, (places + 1) % size)
+        assert batch.lengths.tolist() == [5] * 4 and batch.rows.tolist() == [0, 1, 2, 3]
+        assert {values.dtype.name for values in batch} == {"int32"}
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4])
+def test_any_split_of_streams_over_replicas_gives_the_same_rows(replicas):
+    batches = streams()
+    for step in range(12):
+        whole = batches.batch(step)
+        parts = [batches.batch(step, *edges) for edges in bounds(4, replicas)]
+        for name, joined in zip(whole._fields, zip(*parts)):
+            np.testing.assert_array_equal(np.concatenate(joined), getattr(whole, name))
+
+
+@pytest.mark.parametrize("first", [0, 3, 70])
+def test_the_dataset_carries_streams_from_any_step_on(first):
+    batches = streams()
+    for step, batch in zip(range(first, first + 6), batches.dataset(first, (1, 3))):
+        for tensor, array, spec in zip(
+            batch, batches.batch(step, 1, 3), pipeline.signature(fields.NEXT_TOKEN)
+        ):
+            np.testing.assert_array_equal(tensor.numpy(), array)
+            assert spec.is_compatible_with(tensor)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(
+    "order, target",
+    [
+        *((fields.SHUFFLED, target) for target in fields.TARGETS.values()),
+        (fields.STREAMS, fields.NEXT_TOKEN),
+    ],
+    ids=lambda value: getattr(value, "kind", value),
+)
+def test_a_stack_holds_the_batches_of_its_steps(order, target, mixed):
+    split = random_split(60)
+    targets = {"label": split.targets, "tags": split.tokens % 7, "next_token": None}[target.kind]
+    split = Split(split.tokens, split.offsets, targets)
+    dataset = dataset_of(split, order, target)
+    batches = pipeline.training_batches(dataset, settings(batch_size=4), 3)
+    step = 2
+    for stack, lengths, count in batches.stacks(step, 5, mixed):
+        for at in range(int(count)):
+            batch = batches.batch(step + at)
+            length = batches.plan.padded_length(step + at)
+            assert batches.plan.lengths[lengths[at]] == length
+            for name, values in zip(batch._fields, batch):
+                entry = getattr(stack, name)[at].numpy()
+                if values.ndim == 2:
+                    assert not entry[:, length:].any()
+                    entry = entry[:, :length]
+                np.testing.assert_array_equal(entry, values, err_msg=name)
+        for values in stack:
+            assert not values[int(count) :].numpy().any()
+        step += int(count)
+        if step > 30:
+            break
+
+
+def test_the_order_of_a_dataset_chooses_how_it_is_read():
+    split = text_of(100)
+    for order, training, evaluation in (
+        (fields.SHUFFLED, pipeline.TrainingBatches, pipeline.EvaluationBatches),
+        (fields.STREAMS, pipeline.StreamBatches, pipeline.StreamEvaluationBatches),
+    ):
+        dataset = dataset_of(split, order)
+        chosen = settings(batch_size=4, max_length=5)
+        trains = pipeline.training_batches(dataset, chosen, 3)
+        evaluates = pipeline.evaluation_batches(dataset, "test", chosen, 7)
+        assert (type(trains), type(evaluates)) == (training, evaluation)
+        assert trains.target is evaluates.target is fields.NEXT_TOKEN
+
+
+@pytest.mark.parametrize("size", [2, 5, 17, 18, 100, 1000, 1041])
+def test_the_chunks_of_an_evaluation_hold_their_tokens_and_zeros(size):
+    split = Split(np.arange(1, size + 1, dtype=np.int32), np.array([0, size], np.int64))
+    told = []
+    for batch, places, rows in pipeline.StreamEvaluationBatches(split):
+        assert rows == len(places) == len(batch.rows) == plans.EVALUATION_PARTS
+        holds = np.arange(batch.inputs.shape[1]) < batch.lengths[:, None]
+        expected = np.where(holds, places[:, None] + np.arange(batch.inputs.shape[1]) + 1, 0)
+        np.testing.assert_array_equal(batch.inputs, expected)
+        np.testing.assert_array_equal(batch.targets, np.where(holds, expected + 1, 0))
+        assert {values.dtype.name for values in batch} == {"int32"}
+        told += batch.targets[holds].tolist()
+    assert sorted(told) == list(range(2, size + 1))
 
 
 # --- Evaluation and loose texts -------------------------------------------------------------------

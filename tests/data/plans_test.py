@@ -1,14 +1,16 @@
 """Plans: which examples a step sees and how long they are padded, by the step alone."""
 
 import collections
+import re
 
 import numpy as np
 import pytest
 
 from tests.data.order_test import twin_example, twin_key, twin_permute
 from trainer import config
-from trainer.data import order, plans
+from trainer.data import fields, order, plans
 from trainer.data.store import Split
+from trainer.exit_codes import UsageError
 
 
 def split_of(sequences, labels=None):
@@ -232,6 +234,162 @@ def test_an_epoch_ends_with_the_step_that_completes_it(size, batch, ends):
     for step in range(1, ends[-1] + 1):
         epoch = plan.epochs.of(step)
         assert plan.epochs.end(epoch - 1) < step <= plan.epochs.end(epoch)
+
+
+# --- Streams --------------------------------------------------------------------------------------
+
+
+def text_of(size):
+    """A text whose tokens are their own places."""
+    return Split(np.arange(size, dtype=np.int32), np.array([0, size], np.int64))
+
+
+def streams_of(size, batch, length, seed=3):
+    return plans.StreamsPlan(text_of(size), settings(batch_size=batch, max_length=length), seed)
+
+
+# (tokens, batch_size, max_length, chunks of a part, tokens that an epoch leaves out)
+TEXTS = [
+    (100, 4, 5, 5, 0),
+    (103, 4, 5, 5, 3),
+    (124, 4, 5, 6, 4),
+    (100, 3, 5, 6, 10),
+    (100, 1, 7, 14, 2),
+    (7, 7, 1, 1, 0),
+    (15, 3, 5, 1, 0),
+    (19, 3, 5, 1, 4),
+    (5000, 16, 20, 15, 200),
+]
+
+
+def epoch_of(plan, epoch, chunks):
+    """The places that each row begins at: int64 [chunks, rows]."""
+    return np.stack([plan.examples(epoch * chunks + chunk) for chunk in range(chunks)])
+
+
+@pytest.mark.parametrize("size, batch, length, chunks, left_out", TEXTS)
+def test_within_an_epoch_each_row_reads_on_and_no_token_is_read_twice(
+    size, batch, length, chunks, left_out
+):
+    plan = streams_of(size, batch, length)
+    assert plan.size == chunks * batch
+    assert [plan.epochs.end(epoch) for epoch in (1, 2, 7)] == [chunks, 2 * chunks, 7 * chunks]
+    for epoch in range(6):
+        begins = epoch_of(plan, epoch, chunks)
+        assert begins.dtype == np.int64 and begins.min() >= 0 and begins.max() < size
+        np.testing.assert_array_equal((begins[1:] - begins[:-1]) % size, length)
+        read = (begins[:, :, None] + np.arange(length)) % size
+        assert np.bincount(read.ravel(), minlength=size).max() == 1
+        assert size - read.size == left_out < batch * length + batch
+
+
+@pytest.mark.parametrize("size, batch, length, chunks, left_out", TEXTS)
+def test_parts_of_a_text_are_equal_and_lie_one_after_the_other_in_the_circle(
+    size, batch, length, chunks, left_out
+):
+    plan = streams_of(size, batch, length)
+    for epoch in range(4):
+        begins = plan.examples(epoch * chunks)
+        np.testing.assert_array_equal(np.diff(begins) % size, size // batch)
+
+
+def test_each_epoch_turns_the_text_so_that_every_token_is_read_sooner_or_later():
+    size, chunks = 103, 5
+    plan = streams_of(size, 4, 5)
+    turns = [int(plan.examples(epoch * chunks)[0]) for epoch in range(200)]
+    assert len(set(turns)) > size / 2
+    # What one epoch leaves out, others read: on average 100 of 103 tokens.
+    seen = np.zeros(size, int)
+    for epoch in range(200):
+        places = epoch_of(plan, epoch, chunks)[:, :, None] + np.arange(5)
+        np.add.at(seen, places.ravel() % size, 1)
+    assert seen.min() > 170 and seen.sum() == 200 * 100
+
+
+@pytest.mark.parametrize("size, batch, length, chunks, left_out", TEXTS)
+def test_the_turn_is_the_key_of_seed_epoch_text_and_chunk(size, batch, length, chunks, left_out):
+    """A newer version must read the same streams."""
+    for seed in (0, 5):
+        plan = streams_of(size, batch, length, seed)
+        for epoch in (0, 1, 1000):
+            turn = twin_key(seed, epoch, size, length) % size
+            assert plan.examples(epoch * chunks)[0] == turn
+
+
+def test_the_seed_and_the_step_alone_determine_the_streams():
+    plan, steps = streams_of(1000, 4, 5), np.random.default_rng(0).permutation(300)
+    whole = {int(step): plan.examples(int(step)).tolist() for step in steps}
+    for step, places in whole.items():
+        assert streams_of(1000, 4, 5).examples(step).tolist() == places
+    assert streams_of(1000, 4, 5, seed=4).examples(0).tolist() != whole[0]
+
+
+def test_streams_have_one_length():
+    plan = streams_of(100, 4, 5)
+    assert plan.lengths.tolist() == [5] and {plan.padded_length(step) for step in range(20)} == {5}
+
+
+def test_the_order_of_a_dataset_chooses_its_plan():
+    chosen = settings(batch_size=4, max_length=5)
+    for name, kind in ((fields.SHUFFLED, plans.ShuffledPlan), (fields.STREAMS, plans.StreamsPlan)):
+        assert type(plans.training_plan(text_of(100), name, chosen, 0)) is kind
+    assert set(fields.ORDERS) == {fields.SHUFFLED, fields.STREAMS}
+
+
+@pytest.mark.parametrize(
+    "size, batch, length, fits",
+    [
+        (19, 4, 5, [(3, 5), (4, 4)]),
+        (100, 64, 200, [(64, 1)]),  # not one chunk
+        (50, 64, 10, [(5, 10)]),  # not one token for each stream
+        (7, 8, 8, [(1, 7)]),  # neither
+        (1, 2, 2, [(1, 1)]),
+    ],
+)
+def test_a_text_that_is_too_short_is_refused_with_the_most_that_fits(size, batch, length, fits):
+    with pytest.raises(UsageError) as refusal:
+        streams_of(size, batch, length)
+    message = str(refusal.value)
+    assert message.startswith(f"--batch_size={batch} x --max_length={length} is {batch * length} ")
+    assert f"has only {size}:" in message
+    remedy = message.partition("chunk. ")[2]
+    named = [(name, int(value)) for name, value in re.findall(r"--(\w+)=(\d+)", remedy)]
+    asked = {"batch_size": batch, "max_length": length}
+    tries = [dict(named)] if remedy.startswith("Lower both") else [dict([one]) for one in named]
+    for changes, pair in zip(tries, fits, strict=True):
+        tried = {**asked, **changes}
+        assert (tried["batch_size"], tried["max_length"]) == pair
+        streams_of(size, *pair)
+        if not remedy.startswith("Lower both"):
+            [name] = changes
+            with pytest.raises(UsageError):
+                streams_of(size, *{**tried, name: tried[name] + 1}.values())
+
+
+@pytest.mark.parametrize("sizes", [range(2, 201), [1000, 16 * 64 + 1, 16 * 64 + 2, 5000]])
+def test_an_evaluation_of_a_text_has_every_token_but_the_first_as_a_target_once(sizes):
+    for size in sizes:
+        plan, targets, ends = plans.StreamEvaluationPlan(text_of(size)), [], None
+        assert plan.batch_size == plans.EVALUATION_PARTS == 16
+        for starts, lengths, length in plan:
+            assert [length] == plan.lengths.tolist() and 1 <= length <= plans.EVALUATION_CHUNK
+            assert len(starts) == len(lengths) == 16 and lengths.dtype == np.int32
+            assert lengths.min() >= 0 and lengths.max() <= length
+            if ends is not None:  # A chunk goes on where the one before it ended, if at all.
+                np.testing.assert_array_equal(starts[lengths > 0], ends[lengths > 0])
+            ends = starts + lengths
+            for start, count in zip(starts, lengths):
+                targets += range(start + 1, start + count + 1)
+        assert sorted(targets) == list(range(1, size)), size
+
+
+def test_the_parts_of_an_evaluation_are_equal_to_within_a_token_and_in_order():
+    for size in (2, 17, 33, 1000, 1040):
+        sums = np.zeros(16, int)
+        for starts, lengths, _ in plans.StreamEvaluationPlan(text_of(size)):
+            sums += lengths
+            assert (np.diff(starts) >= 0).all()
+        assert sums.max() - sums.min() <= 1 and sums.sum() == size - 1
 
 
 # --- Evaluation and loose texts -------------------------------------------------------------------

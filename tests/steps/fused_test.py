@@ -46,15 +46,16 @@ def test_on_a_tpu_a_call_takes_as_many_steps_whatever_their_lengths(padding):
     assert ours.state.step.numpy() == 40
 
 
-@pytest.mark.parametrize("rows, length", [(14, 8), (14, 16), (3, 16)])
-def test_the_bytes_of_a_call_are_those_of_its_stack(rows, length):
+@pytest.mark.parametrize("target", fields.TARGETS.values(), ids=lambda target: target.kind)
+@pytest.mark.parametrize("rows, length", [(14, 8), (3, 16)])
+def test_the_bytes_of_a_call_are_those_of_its_stack(rows, length, target):
     batch = tf.nest.map_structure(
         lambda spec: np.zeros(
             [fused.STACK, rows, *[length] * (spec.shape.rank - 1)], spec.dtype.name
         ),
-        fused.pipeline.signature(fields.LABEL),
+        fused.pipeline.signature(target),
     )
-    assert fused.stack_bytes(rows, length) == sum(values.nbytes for values in batch)
+    assert fused.stack_bytes(rows, length, target) == sum(values.nbytes for values in batch)
 
 
 def test_a_core_of_a_tpu_gets_its_own_rows_and_no_others():

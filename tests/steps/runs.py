@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests import numpy_network
 from trainer import config
-from trainer.data import pipeline, plans
+from trainer.data import fields, pipeline, plans
 from trainer.data.store import Split
 from trainer.devices.placement import Placement
 from trainer.models.networks import Network
@@ -22,6 +22,7 @@ from trainer.tasks import table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TASK = table.TASKS["classification"]
+LANGUAGE_MODEL = table.TASKS["language_model"]
 VOCABULARY, CLASSES = 20, 3
 BATCH = 14  # An odd number of rows for each of 2 replicas, and not the same for each of 4.
 # One padded length and the cheapest cell. XLA takes seconds to compile what runs for milliseconds:
@@ -50,6 +51,22 @@ def a_split(size=60, longest=14):
     return Split(tokens.astype(np.int32), offsets, labels)
 
 
+def a_text(size=600):
+    """Returns a text of which most tokens follow from the one before."""
+    generator, tokens = np.random.default_rng(0), np.zeros(size, np.int32)
+    for place in range(1, size):
+        follows = 1 + (3 * tokens[place - 1] + 1) % (VOCABULARY - 1)
+        tokens[place] = follows if generator.random() < 0.8 else generator.integers(1, VOCABULARY)
+    tokens[0] = 1
+    return Split(tokens, np.array([0, size], np.int64))
+
+
+def streams_of(split, settings, seed=0):
+    """Returns the chunks of a text."""
+    plan = plans.StreamsPlan(split, settings, seed)
+    return pipeline.StreamBatches(split, settings, plan, fields.NEXT_TOKEN)
+
+
 def batches_of(split, settings, seed=0):
     """Returns the training batches of a split."""
     return pipeline.TrainingBatches(split, settings, plans.ShuffledPlan(split, settings, seed))
@@ -74,26 +91,38 @@ variable = Placement(None, "CPU", ("CPU:0",)).variable
 Made = collections.namedtuple("Made", "steps state batches network config placement")
 
 
-def make(devices=1, class_weights=(), total=100, device_type="CPU", placement=None, **flags):
+def make(
+    devices=1,
+    class_weights=(),
+    total=100,
+    device_type="CPU",
+    placement=None,
+    streams=False,
+    **flags,
+):
     """Returns a run on some of this process' logical devices.
 
     device_type: what the run takes them for; a step for a GPU runs on a CPU too. placement: another
-    one than that.
+    one than that. streams: a language model of `a_text` in place of a classifier of `a_split`.
     """
+    task = LANGUAGE_MODEL if streams else TASK
     made_of = config.from_flat({**SMALL, **flags})
     placement = placement or _placement(devices, device_type)
     network = Network(
         made_of.model,
         VOCABULARY,
-        CLASSES,
+        VOCABULARY if streams else CLASSES,
         seed=made_of.run.seed,
         precision=made_of.run.precision,
         device_type=placement.device_type,
         jit=made_of.run.jit,
+        head=task.head,
     )
     built = optimizer.Optimizer(made_of.optimizer, network.weights, total, placement.variable)
-    run_state = state.State(network, built, TASK, placement.variable)
-    batches = batches_of(a_split(), made_of.input, made_of.run.seed)
+    rows = made_of.input.batch_size if streams else 0
+    run_state = state.State(network, built, task, placement.variable, rows)
+    read, split = (streams_of, a_text()) if streams else (batches_of, a_split())
+    batches = read(split, made_of.input, made_of.run.seed)
     train_steps = training.train_steps(
         run_state, placement, made_of, batches.plan.lengths, class_weights
     )
@@ -118,22 +147,34 @@ def weights_of(made):
     return {name: weight.numpy() for name, weight in made.state.weights.items()}
 
 
+def carry_of(made):
+    return {name: rows.numpy() for name, rows in made.state.carry.items()}
+
+
 def assert_same_bits(one, other):
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert value.tobytes() == other[name].tobytes(), name
 
 
-def numpy_gradients(made, batch, weights, smoothing=0.0, class_weights=None):
-    """Returns (loss sum, {name: gradient of the mean loss}) of a batch, from the equations."""
+def numpy_gradients(made, batch, weights, smoothing=0.0, class_weights=None, carry=None):
+    """Returns (loss sum, {name: gradient of the mean loss}) of a batch, from the equations.
+
+    carry: what streams carry into the batch, a constant.
+    """
+    settings, targets = made.config.model, batch.targets.ravel()
 
     def loss(weights):
-        scores = numpy_network.logits(made.config.model, weights, batch.inputs, batch.lengths)
-        return numpy_network.loss_sum(scores, batch.targets, smoothing, class_weights)
+        if carry is None:
+            scores = numpy_network.logits(settings, weights, batch.inputs, batch.lengths)
+        else:
+            scores, _ = numpy_network.step_scores(settings, weights, batch.inputs, carry)
+            scores = scores.reshape(*scores.shape[:-3], targets.size, VOCABULARY)
+        return numpy_network.loss_sum(scores, targets, smoothing, class_weights)
 
     weights = {name: weight.astype(np.float64) for name, weight in weights.items()}
     found = numpy_network.gradients(loss, weights)
-    return loss(weights), {name: gradient / len(batch.targets) for name, gradient in found.items()}
+    return loss(weights), {name: gradient / targets.size for name, gradient in found.items()}
 
 
 def norm_of(gradients):

@@ -21,7 +21,7 @@ def test_an_update_divides_by_the_count_and_adds_the_sums_to_those_of_the_epoch(
     packed = packing.pack(
         [tf.constant(each, tf.float64) for each in [*summed.values(), 30.0, 3.0, 4.0]]
     )
-    after, row = update.after(before, packed)
+    after, row = update.after(before, packed, {})
     for name, gradient in summed.items():
         moved = before[f"model/{name}"] - after[f"model/{name}"]
         np.testing.assert_allclose(moved, gradient.ravel() / 4, rtol=1e-12)

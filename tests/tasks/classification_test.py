@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainer.data.pipeline import Batch
 from trainer.tasks import classification
 
 GENERATOR = np.random.default_rng(0)
 LOGITS = GENERATOR.normal(0, 3, (40, 4))
 LABELS = GENERATOR.integers(0, 4, 40).astype(np.int32)
+
+
+def batch_of(labels):
+    """Returns a batch of which the task may read nothing but the targets."""
+    return Batch(None, None, None, labels)
 
 
 def log_softmax(logits):
@@ -58,7 +64,7 @@ def test_cross_entropy_of_extreme_scores_is_finite(logits, label, loss):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_training_sums_are_loss_right_predictions_and_examples(smoothing):
     target = (1 - smoothing) * np.eye(4)[LABELS] + smoothing / 4
-    sums = classification.training_sums(tf.constant(LOGITS), LABELS, smoothing)
+    sums = classification.training_sums(tf.constant(LOGITS), batch_of(LABELS), smoothing)
     np.testing.assert_allclose(sums["loss_sum"], -(target * log_softmax(LOGITS)).sum(), rtol=1e-13)
     assert sums["correct"] == (LOGITS.argmax(axis=1) == LABELS).sum()
     assert sums["count"] == 40
@@ -66,7 +72,9 @@ def test_training_sums_are_loss_right_predictions_and_examples(smoothing):
 
 def test_class_weights_multiply_losses_and_not_counts_as_in_keras():
     weights = (0.5, 2.0, 0.0, 1.0)
-    sums = classification.training_sums(tf.constant(LOGITS), LABELS, class_weights=weights)
+    sums = classification.training_sums(
+        tf.constant(LOGITS), batch_of(LABELS), class_weights=weights
+    )
     theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
     expected = theirs(LABELS, LOGITS, sample_weight=np.array(weights)[LABELS])
     np.testing.assert_allclose(sums["loss_sum"] / sums["count"], expected, rtol=1e-12)
@@ -96,9 +104,9 @@ def test_balanced_weights_are_the_inverse_of_a_classs_share(counts, weights):
 
 def test_metrics_of_rows_add_up_over_any_split_of_them():
     losses, probabilities = -log_softmax(LOGITS)[np.arange(40), LABELS], np.exp(log_softmax(LOGITS))
-    whole = classification.Metrics.of(losses, probabilities, LABELS)
+    whole = classification.Metrics.of(losses, probabilities, batch_of(LABELS))
     parts = [
-        classification.Metrics.of(losses[rows], probabilities[rows], LABELS[rows])
+        classification.Metrics.of(losses[rows], probabilities[rows], batch_of(LABELS[rows]))
         for rows in (slice(0, 7), slice(7, 8), slice(8, 40))
     ]
     together = parts[0] + parts[1] + parts[2]
@@ -135,7 +143,7 @@ def test_a_class_that_is_predicted_without_having_examples_lowers_the_macro_f1()
 
 
 def test_metrics_are_those_of_keras():
-    metrics = classification.Metrics.of(np.zeros(40), np.exp(log_softmax(LOGITS)), LABELS)
+    metrics = classification.Metrics.of(np.zeros(40), np.exp(log_softmax(LOGITS)), batch_of(LABELS))
     f1 = keras.metrics.F1Score(average=None)
     f1.update_state(np.eye(4)[LABELS], tf.nn.softmax(LOGITS))
     np.testing.assert_allclose(metrics.f1, f1.result(), rtol=1e-6)

@@ -1,45 +1,175 @@
 """What every task must satisfy; a task without an entry in `CASES` fails."""
 
+import ast
+import dataclasses
+import inspect
+import pathlib
+import re
+import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import config
+import trainer
+from tests.tasks.tagging_test import bio_spans
+from trainer import config, evaluate
+from trainer.data import fields
+from trainer.data.pipeline import Batch
+from trainer.data.store import Dataset, Split
+from trainer.exit_codes import UsageError
+from trainer.models.heads import StepOutputs
+from trainer.models.networks import Network
 from trainer.tasks import table
 
-GENERATOR = np.random.default_rng(0)
-ROWS = 40
+ROWS, LENGTH, WIDTH = 40, 6, 3
 PARTS = [slice(0, 7), slice(7, 8), slice(8, ROWS)]
+GENERATOR = np.random.default_rng(0)
+LENGTHS = GENERATOR.integers(1, LENGTH + 1, ROWS).astype(np.int32)
+HOLDS = np.arange(LENGTH) < LENGTHS[:, None]
+INPUTS = np.where(HOLDS, GENERATOR.integers(1, 9, (ROWS, LENGTH)), 0).astype(np.int32)
+LABELS = ("O", "B-a", "I-a", "B-b")
 
 
-def classification_sums(logits, labels):
-    """The sums of a step from their definitions."""
-    odds = np.exp(logits)
-    chances = (odds / odds.sum(axis=1, keepdims=True))[np.arange(len(labels)), labels]
-    correct = (logits.argmax(axis=1) == labels).sum()
-    return {"loss_sum": -np.log(chances).sum(), "correct": correct, "count": len(labels)}
+def batch_of(targets):
+    return Batch(np.arange(ROWS, dtype=np.int32), INPUTS, LENGTHS, targets.astype(np.int32))
 
 
-# {task: (outputs of a network, targets, the NumPy twin of its sums)}
+def step_outputs(outputs):
+    """Random scores of each step, with weights in the shape of a dense layer's kernel."""
+    states = GENERATOR.normal(size=(ROWS, LENGTH, WIDTH))
+    weights, bias = GENERATOR.normal(size=(WIDTH, outputs)), GENERATOR.normal(size=outputs)
+    return StepOutputs(states, weights, bias, transposed=True)
+
+
+def costs_of(scores, targets):
+    """The cross-entropy of each example or step, from its definition."""
+    odds = np.exp(scores)
+    shares = odds / odds.sum(axis=-1, keepdims=True)
+    return -np.log(np.take_along_axis(shares, targets[..., None], axis=-1)[..., 0])
+
+
+def of_rows(logits, batch):
+    """(costs, predictions, targets) of what counts: the rows."""
+    return costs_of(logits, batch.targets), logits.argmax(axis=-1), batch.targets
+
+
+def of_steps(outputs, batch):
+    """(costs, predictions, targets) of what counts: the steps that are no padding."""
+    scores = outputs.states @ outputs.weights + outputs.bias
+    holds = np.arange(batch.inputs.shape[1]) < batch.lengths[:, None]
+    found = costs_of(scores, batch.targets), scores.argmax(axis=-1), batch.targets
+    return tuple(values[holds] for values in found)
+
+
+def macro_f1(predictions, targets):
+    both = [
+        (2 * ((predictions == k) & (targets == k)).sum(), (predictions == k).sum() + there)
+        for k in range(len(LABELS))
+        if (there := (targets == k).sum()) or (predictions == k).any()
+    ]
+    return np.mean([right / all_ for right, all_ in both])
+
+
+def classification_metrics(outputs, batch, costs, predictions, targets):
+    return {"macro_f1": macro_f1(predictions, targets)}
+
+
+def language_model_metrics(outputs, batch, costs, predictions, targets):
+    return {"perplexity": np.exp(costs.mean()), "bits": np.log2(np.exp(costs.mean()))}
+
+
+def tagging_metrics(outputs, batch, costs, predictions, targets):
+    guessed, there, cuts = set(), set(), np.cumsum(batch.lengths)[:-1]
+    for found, tags in ((guessed, predictions), (there, targets)):
+        for row, of_row in enumerate(np.split(tags, cuts)):
+            found |= {(row, *span) for span in bio_spans([LABELS[tag] for tag in of_row])}
+    f1 = 2 * len(guessed & there) / (len(guessed) + len(there))
+    return {"macro_f1": macro_f1(predictions, targets), "span_f1": f1}
+
+
+@dataclasses.dataclass
+class Case:
+    """One evaluation of a task. counted: the NumPy twin of what counts. more: of its metrics beside
+    loss and accuracy.
+    """
+
+    outputs: Any
+    batch: Batch
+    counted: Callable
+    more: Callable
+
+    def part(self, rows):
+        """The case of some of the rows."""
+        outputs = (
+            self.outputs._replace(states=self.outputs.states[rows])
+            if isinstance(self.outputs, StepOutputs)
+            else self.outputs[rows]
+        )
+        batch = Batch(*(values[rows] for values in self.batch))
+        return dataclasses.replace(self, outputs=outputs, batch=batch)
+
+
 CASES = {
-    "classification": (
+    "classification": Case(
         GENERATOR.normal(0, 3, (ROWS, 4)),
-        GENERATOR.integers(0, 4, ROWS).astype(np.int32),
-        classification_sums,
-    )
+        batch_of(GENERATOR.integers(0, 4, ROWS)),
+        of_rows,
+        classification_metrics,
+    ),
+    "language_model": Case(
+        step_outputs(9),
+        batch_of(np.where(HOLDS, GENERATOR.integers(0, 9, (ROWS, LENGTH)), 0)),
+        of_steps,
+        language_model_metrics,
+    ),
+    "tagging": Case(
+        step_outputs(4),
+        batch_of(np.where(HOLDS, GENERATOR.integers(0, 4, (ROWS, LENGTH)), 0)),
+        of_steps,
+        tagging_metrics,
+    ),
 }
+# An empty mapping, which a task without such flags may have.
+MAY_BE_EMPTY = {"refused"}
 
 
-def sums_of(task, outputs, targets):
-    found = task.training_sums(tf.constant(outputs), targets)
+def as_tensors(outputs):
+    return tf.nest.map_structure(
+        lambda values: tf.constant(values) if isinstance(values, np.ndarray) else values, outputs
+    )
+
+
+def sums_of(task, case, **options):
+    found = task.training_sums(as_tensors(case.outputs), case.batch, **options)
     return {name: float(value) for name, value in found.items()}
 
 
-def exact_of(task, outputs, targets):
-    losses, answers = (value.numpy() for value in task.outcomes(tf.constant(outputs), targets))
-    return task.exact_metrics.of(losses, answers, targets)
+def outcomes_of(task, case):
+    return [value.numpy() for value in task.outcomes(as_tensors(case.outputs), case.batch)]
+
+
+def exact_of(task, case):
+    return task.exact_metrics.of(*outcomes_of(task, case), case.batch, LABELS)
+
+
+def expected(case):
+    """The metrics of the case, from NumPy."""
+    costs, predictions, targets = case.counted(case.outputs, case.batch)
+    return {
+        "loss": costs.mean(),
+        "accuracy": (predictions == targets).mean(),
+        **case.more(case.outputs, case.batch, costs, predictions, targets),
+    }
+
+
+every_task = pytest.mark.parametrize("task", table.TASKS.values(), ids=lambda task: task.name)
+
+
+# --- The record -----------------------------------------------------------------------------------
 
 
 def test_every_task_has_metrics_with_a_direction_and_a_case_here():
@@ -48,37 +178,260 @@ def test_every_task_has_metrics_with_a_direction_and_a_case_here():
     assert directions == {"lower", "higher"}
 
 
-@pytest.mark.parametrize("name", table.TASKS)
-def test_the_sums_of_a_step_are_those_that_the_task_names_and_those_of_numpy(name):
-    task, (outputs, targets, twin) = table.TASKS[name], CASES[name]
-    assert {table.LOSS_SUM, table.COUNT} <= set(task.sums)
-    found = sums_of(task, outputs, targets)
-    assert set(found) == set(task.sums)
-    assert found == pytest.approx(twin(outputs, targets), rel=1e-12)
+def test_this_file_uses_every_field_of_the_record():
+    used = set(re.findall(r"\btask\.(\w+)", inspect.getsource(sys.modules[__name__])))
+    assert {field.name for field in dataclasses.fields(table.Task)} <= used
+
+
+@every_task
+def test_a_task_has_all_of_its_parts(task):
+    for field in dataclasses.fields(task):
+        assert field.default is dataclasses.MISSING, f"{field.name} could be left out"
+        assert getattr(task, field.name) or field.name in MAY_BE_EMPTY, field.name
+    assert task is table.TASKS[task.name]
+    assert task.target in fields.TARGETS.values()
+    assert re.fullmatch("[a-z]+s", task.counts)  # It is part of `examples_per_second`.
+
+
+def test_no_other_module_distinguishes_tasks_by_name():
+    """`config` has their names, `prepare` makes their datasets, format 1 of a dataset has none."""
+    knows = {"config.py", "tasks/table.py", "data/store.py"}
+    root = pathlib.Path(trainer.__file__).parent
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root).as_posix()
+        if name in knows or name.startswith("prepare/"):
+            continue
+        constants = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert not constants & set(table.TASKS), name
 
 
 @pytest.mark.parametrize("name", table.TASKS)
-def test_sums_and_exact_metrics_add_up_over_any_split_of_the_rows(name):
-    task, (outputs, targets, _) = table.TASKS[name], CASES[name]
-    parts = [sums_of(task, outputs[part], targets[part]) for part in PARTS]
-    together = {sum_: sum(part[sum_] for part in parts) for sum_ in task.sums}
-    assert together == pytest.approx(sums_of(task, outputs, targets), rel=1e-12)
-    one, two, three = (exact_of(task, outputs[part], targets[part]) for part in PARTS)
-    whole = exact_of(task, outputs, targets)
-    assert (one + two + three).metrics() == pytest.approx(whole.metrics(), rel=1e-12)
+def test_the_task_of_a_dataset_is_the_one_it_was_prepared_for(name):
+    dataset = types.SimpleNamespace(task=name)
+    assert table.task_of(dataset) is table.TASKS[name]
 
 
-@pytest.mark.parametrize("name", table.TASKS)
-def test_training_and_evaluation_produce_the_metrics_of_the_task(name):
-    task, (outputs, targets, _) = table.TASKS[name], CASES[name]
-    exact = exact_of(task, outputs, targets).metrics()
-    assert set(exact) == set(config.TASKS[name])
-    training = task.metrics(sums_of(task, outputs, targets))
-    # Without smoothing and class weights, a metric of both kinds is one number.
-    assert training == pytest.approx({metric: exact[metric] for metric in training}, rel=1e-12)
-    assert training
+def test_a_dataset_of_another_versions_task_is_refused():
+    dataset = types.SimpleNamespace(task="translation", folder="words")
+    with pytest.raises(UsageError, match="words was prepared for translation, and this version"):
+        table.task_of(dataset)
 
 
 def test_format_1_of_a_dataset_is_classification():
-    dataset = types.SimpleNamespace(description={"format": 1})
+    dataset = Dataset(pathlib.Path("words"), {"format": 1}, "", (), (), {})
     assert table.task_of(dataset) is table.TASKS["classification"]
+
+
+# --- Sums and metrics -----------------------------------------------------------------------------
+
+
+@every_task
+def test_the_sums_of_a_step_are_those_that_the_task_names_and_those_of_numpy(task):
+    case = CASES[task.name]
+    assert {table.LOSS_SUM, table.COUNT} <= set(task.sums)
+    found = sums_of(task, case)
+    assert list(found) == list(task.sums)
+    costs, predictions, targets = case.counted(case.outputs, case.batch)
+    right = (predictions == targets).sum()
+    twin = {"loss_sum": costs.sum(), "correct": right, "count": len(costs)}
+    assert found == pytest.approx(twin, rel=1e-12)
+
+
+@every_task
+def test_the_type_of_a_sum_over_an_epoch_loses_no_count(task):
+    for name, dtype in task.sums.items():
+        assert dtype == (tf.float64 if name == table.LOSS_SUM else tf.int64), name
+
+
+@every_task
+@pytest.mark.parametrize("smoothing", [0.1, 0.9])
+def test_label_smoothing_spreads_a_share_of_the_target_over_all_outputs(task, smoothing):
+    case = CASES[task.name]
+    _, _, targets = case.counted(case.outputs, case.batch)
+    outputs = (
+        case.outputs.bias.size if isinstance(case.outputs, StepOutputs) else case.outputs.shape[-1]
+    )
+    costs = [  # of each possible target
+        case.counted(
+            case.outputs, case.batch._replace(targets=np.full_like(case.batch.targets, output))
+        )[0]
+        for output in range(outputs)
+    ]
+    wanted = np.sum(
+        (1 - smoothing) * np.choose(targets, costs) + smoothing * np.mean(costs, axis=0)
+    )
+    found = sums_of(task, case, smoothing=smoothing)
+    assert found["loss_sum"] == pytest.approx(wanted, rel=1e-12)
+    plain = sums_of(task, case)
+    assert [found[name] for name in ("correct", "count")] == [plain["correct"], plain["count"]]
+
+
+@every_task
+def test_sums_and_exact_metrics_add_up_over_any_split_of_the_rows(task):
+    case = CASES[task.name]
+    parts = [case.part(rows) for rows in PARTS]
+    sums = [sums_of(task, part) for part in parts]
+    together = {name: sum(part[name] for part in sums) for name in task.sums}
+    assert together == pytest.approx(sums_of(task, case), rel=1e-12)
+    one, two, three = (exact_of(task, part) for part in parts)
+    whole = exact_of(task, case).metrics()
+    assert (one + two + three).metrics() == pytest.approx(whole, rel=1e-12)
+    assert (three + (two + one)).metrics() == pytest.approx(whole, rel=1e-12)
+
+
+@every_task
+def test_exact_metrics_are_those_of_numpy_and_those_that_the_configuration_names(task):
+    case = CASES[task.name]
+    exact = exact_of(task, case).metrics()
+    assert set(exact) == set(config.TASKS[task.name])
+    assert exact == pytest.approx(expected(case), rel=1e-12)
+    assert all(type(value) is float for value in exact.values())
+
+
+@every_task
+def test_the_metrics_of_training_steps_are_exact_ones_of_the_same_rows(task):
+    """Without smoothing and class weights."""
+    case = CASES[task.name]
+    exact, training = exact_of(task, case).metrics(), task.metrics(sums_of(task, case))
+    assert training
+    assert training == pytest.approx({metric: exact[metric] for metric in training}, rel=1e-12)
+
+
+@every_task
+def test_outcomes_have_a_row_for_each_row_and_travel_in_one_array(task):
+    losses, answers = outcomes_of(task, CASES[task.name])
+    assert losses.shape == (ROWS,) and answers.ndim == 2 and len(answers) == ROWS
+    assert losses.dtype == answers.dtype == np.float64
+
+
+@every_task
+def test_a_report_has_the_metrics_and_tables_with_a_heading(task):
+    report = exact_of(task, CASES[task.name]).report(LABELS)
+    assert exact_of(task, CASES[task.name]).metrics().items() <= report.items()
+    assert report[task.counts] == sums_of(task, CASES[task.name])["count"]
+    for name, value in report.items():
+        assert isinstance(value, (int, float)) or name in evaluate._HEADINGS, name
+    text = evaluate.as_text(evaluate.as_report("test", 3, exact_of(task, CASES[task.name]), LABELS))
+    assert text.splitlines()[:2] == ["split test", "step 3"]
+
+
+# --- Networks -------------------------------------------------------------------------------------
+
+
+@every_task
+def test_padding_plays_no_part_in_what_a_network_is_worth(task):
+    """With the head of the task, and with weights of the size that a dataset asks for."""
+    case = CASES[task.name]
+    outputs = case.outputs.bias.size if task.target.per_step else case.outputs.shape[-1]
+    settings = config.Model(cell="gru", units=(3,), embedding_size=2)
+    network = Network(settings, 9, outputs, precision="float64", jit="on", head=task.head)
+    weights = network.initial_weights()
+
+    def pad(values):
+        return np.pad(values, [(0, 0), (0, 2)]) if values.ndim == 2 else values
+
+    padded = case.batch._replace(inputs=pad(case.batch.inputs), targets=pad(case.batch.targets))
+    found = []
+    for batch in (case.batch, padded):
+        made, _ = network.outputs(weights, tf.constant(batch.inputs), tf.constant(batch.lengths))
+        found.append(
+            (
+                {name: float(value) for name, value in task.training_sums(made, batch).items()},
+                task.exact_metrics.of(
+                    *(value.numpy() for value in task.outcomes(made, batch)), batch, LABELS
+                ).metrics(),
+            )
+        )
+    (sums, metrics), (sums_padded, metrics_padded) = found
+    assert sums_padded == pytest.approx(sums, rel=1e-12)
+    assert metrics_padded == pytest.approx(metrics, rel=1e-12)
+
+
+# --- Views ----------------------------------------------------------------------------------------
+
+
+class Written:
+    """Notes what is written: [(kind, tag, step)]."""
+
+    def __init__(self):
+        self.calls = []
+
+    def image(self, tag, pixels, step):
+        assert pixels.dtype == np.uint8
+        self.calls.append(("image", tag, step))
+
+    def text(self, tag, markdown, step):
+        self.calls.append(("text", tag, step))
+
+    def pr_curve(self, tag, labels, predictions, step):
+        self.calls.append(("curve", tag, step))
+
+
+@every_task
+def test_a_view_takes_the_outcomes_of_each_batch_and_writes_at_the_step(task):
+    case, written = CASES[task.name], Written()
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
+    split = Split(INPUTS[HOLDS], offsets, case.batch.targets)
+    words = tuple(f"w{i}" for i in range(9))
+    description = {"tokenizer": {"name": "spaces"}}
+    dataset = Dataset(pathlib.Path("words"), description, "", LABELS, words, {"test": split})
+    view = task.view(dataset, "test")
+    for rows in PARTS:
+        part = case.part(rows)
+        view(np.arange(ROWS)[rows], part.batch, *outcomes_of(task, part))
+    view.write(written, 7, exact_of(task, case))
+    assert {step for _, _, step in written.calls} <= {7}
+
+
+# --- Flags ----------------------------------------------------------------------------------------
+
+REFUSED = [(task, flag) for task in table.TASKS.values() for flag in task.refused]
+OTHER = {
+    "padding": "pre",
+    "pooling": "max",
+    "bidirectional": True,
+    "class_weights": "balanced",
+    "tied_embedding": True,
+}
+
+
+@pytest.mark.parametrize("task, flag", REFUSED, ids=lambda value: getattr(value, "name", value))
+def test_a_flag_that_fits_no_such_run_is_refused_with_its_reason(task, flag):
+    default, why = task.refused[flag]
+    assert default == config.fields()[flag].default != OTHER[flag]
+    with pytest.raises(UsageError) as refusal:
+        task.settled(config.from_flat({flag: OTHER[flag]}))
+    message = str(refusal.value)
+    assert message.startswith(
+        f"--{flag}={OTHER[flag]}: the dataset is one of {task.name}, and {why}."
+    )
+
+
+@every_task
+def test_settling_fills_in_the_first_metric_and_changes_nothing_else(task):
+    given = config.from_flat({"units": (3,)})
+    first = next(iter(config.TASKS[task.name]))
+    assert task.settled(given) == config.replace(given, best_metric=first)
+    assert task.settled(task.settled(given)) == task.settled(given)
+
+
+@every_task
+def test_each_metric_of_the_task_may_choose_the_best_checkpoint_and_no_other(task):
+    known = {metric for metrics in config.TASKS.values() for metric in metrics}
+    for metric in known:
+        given = config.from_flat({"best_metric": metric})
+        if metric in config.TASKS[task.name]:
+            assert task.settled(given) == given
+        else:
+            with pytest.raises(UsageError, match=f"--best_metric={metric}: is no metric of "):
+                task.settled(given)
+
+
+def test_the_help_of_best_metric_names_the_default_of_each_task():
+    words = config.fields()["best_metric"].metadata["help"]
+    for task in table.TASKS.values():
+        assert task.best_metric in words

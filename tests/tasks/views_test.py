@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from tests import datasets
+from trainer.data.pipeline import Batch
 from trainer.reporting.summaries import Summaries
 from trainer.tasks import views
 from trainer.tasks.classification import Metrics
@@ -16,6 +17,10 @@ from trainer.tasks.classification import Metrics
 TEXTS = [[1, 4, 5], [1, 6], [1, 7, 8], [1, 9]]
 LABELS = np.array([0, 1, 1, 0], np.int32)
 PROBABILITIES = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.1, 0.9]])
+
+
+def batch_of(labels):
+    return Batch(None, None, None, np.asarray(labels, np.int32))
 
 
 @pytest.fixture
@@ -27,11 +32,11 @@ def written(tmp_path):
         tmp_path / "data", {"test": (TEXTS, LABELS)}, vocabulary_size=12, classes=2
     )
     losses = -np.log(PROBABILITIES[np.arange(4), LABELS])
-    view = views.EvaluationView(dataset, "test")
+    view = views.ClassesView(dataset, "test")
     for rows in ([3, 0], [1, 2]):
-        view(np.array(rows), LABELS[rows], losses[rows], PROBABILITIES[rows])
+        view(np.array(rows), batch_of(LABELS[rows]), losses[rows], PROBABILITIES[rows])
     summaries = Summaries(tmp_path / "events", attempt=1, restored_step=0)
-    view.write(summaries, 7, Metrics.of(losses, PROBABILITIES, LABELS))
+    view.write(summaries, 7, Metrics.of(losses, PROBABILITIES, batch_of(LABELS)))
     summaries.close()
     return EventAccumulator(str(tmp_path / "events")).Reload()
 
@@ -70,8 +75,8 @@ def test_the_text_of_a_mistake_is_put_together_from_its_tokens(tmp_path, setting
         description={**dataset.description, "tokenizer": settings},
         vocabulary=(*dataset.vocabulary[:4], "a", "￭,", "b", "(￭", "1", "<￭"),
     )
-    view = views.EvaluationView(dataset, "test")
-    view(np.array([0]), np.array([0]), np.array([2.0]), np.array([[0.1, 0.9]]))
+    view = views.ClassesView(dataset, "test")
+    view(np.array([0]), batch_of([0]), np.array([2.0]), np.array([[0.1, 0.9]]))
     assert view._list() == f"1. **class0**, taken for **class1** at 0.900, loss 2.000: {shown}"
 
 
@@ -95,10 +100,10 @@ def test_only_the_costliest_mistakes_are_kept(tmp_path):
         tmp_path / "data", {"test": (sequences, labels)}, vocabulary_size=12, classes=2
     )
     losses = np.random.default_rng(0).permutation(50).astype(float)
-    view = views.EvaluationView(dataset, "test")
-    view(np.arange(50), labels, losses, np.tile([0.1, 0.9], (50, 1)))
+    view = views.ClassesView(dataset, "test")
+    view(np.arange(50), batch_of(labels), losses, np.tile([0.1, 0.9], (50, 1)))
     summaries = Summaries(tmp_path / "events", attempt=1, restored_step=0)
-    view.write(summaries, 1, Metrics.of(losses, np.tile([0.1, 0.9], (50, 1)), labels))
+    view.write(summaries, 1, Metrics.of(losses, np.tile([0.1, 0.9], (50, 1)), batch_of(labels)))
     summaries.close()
     [event] = EventAccumulator(str(tmp_path / "events")).Reload().Tensors("mistakes")
     shown = tensor_util.make_ndarray(event.tensor_proto).item().decode().splitlines()

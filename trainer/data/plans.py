@@ -168,13 +168,20 @@ class StreamsPlan:
         self._part = self._tokens // self.batch_size
         self._chunks = epochs.chunks(self._tokens, settings)
         if not self._chunks:
-            fits = max(1, self._tokens // self._chunk)
+            streams, fits = self._tokens // self._chunk, []
+            if streams:
+                fits.append(f"--batch_size={streams}")
+            if self._part:
+                fits.append(f"--max_length={self._part}")
             raise UsageError(
                 f"--batch_size={self.batch_size} x --max_length={self._chunk} is "
                 f"{self.batch_size * self._chunk} tokens, and the training text has only "
-                f"{self._tokens}: every stream needs at least one chunk. With this --max_length at "
-                f"most --batch_size={fits} fits, with this --batch_size at most "
-                f"--max_length={max(1, self._part)}."
+                f"{self._tokens}: every stream needs at least one chunk. "
+                + (
+                    f"Lower one of them: {' or '.join(fits)} is the most that fits."
+                    if fits
+                    else f"Lower both: --batch_size=1 --max_length={self._tokens} fits."
+                )
             )
         self.size = self._chunks * self.batch_size
         self.epochs = Epochs(self.size, self.batch_size)

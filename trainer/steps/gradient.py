@@ -5,8 +5,9 @@ one vector together with the sums of the task. Vectors are added up over shards,
 an accumulated batch, then over replicas and workers.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -65,6 +66,8 @@ class Gradient:
         self._parts = config.optimizer.accumulate
         self._smoothing = config.optimizer.label_smoothing
         self._class_weights = tuple(class_weights)
+        self._rows = config.input.batch_size
+        self._carried = network.carried if carries else {}
         compiled = compiles(network, placement)
         self._compiles_masks = compiles_elementwise(network, placement) and not compiled
         self.exchange = _exchange(network, placement, config)
@@ -75,7 +78,7 @@ class Gradient:
             tf.TensorSpec([], tf.int64),
             tf.TensorSpec([], tf.float32),
             pipeline.signature(task.target),
-            network.carried if carries else {},
+            self._carried,
         ]
         self._of_shard = function(
             self._shard_gradient,
@@ -141,11 +144,10 @@ class Gradient:
         """
         if self._placement.replicas == self._placement.workers == 1:
             return computed
-        return Computed(
-            self._placement.total(computed.vector),
-            tuple(map(self._placement.gathered, computed.slices)),
-            self._joined(computed.carry, self._placement.gathered),
-        )
+        run = self._placement.strategy.run
+        total = self._placement.total(run(self._with_carry, args=(computed.vector, computed.carry)))
+        vector, carry = run(self._without_carry, args=(total,))
+        return Computed(vector, tuple(map(self._placement.gathered, computed.slices)), carry)
 
     def whole(self, vector: tf.Tensor, slices: tuple[tf.Tensor, ...]) -> tf.Tensor:
         """Inside `strategy.run`: returns the packed vector [values] of the whole batch.
@@ -164,23 +166,35 @@ class Gradient:
         """Inside `strategy.run` of a single worker: as `over_workers`."""
         if self._placement.replicas == 1:
             return computed
-        context = tf.distribute.get_replica_context()
-        return computed._replace(
-            vector=context.all_reduce("SUM", computed.vector),
-            carry={name: context.all_gather(rows, axis=0) for name, rows in computed.carry.items()},
-        )
+        vector = self._with_carry(computed.vector, computed.carry)
+        vector = tf.distribute.get_replica_context().all_reduce("SUM", vector)
+        vector, carry = self._without_carry(vector)
+        return computed._replace(vector=vector, carry=carry)
 
-    def _joined(self, carry: Any, gathered: Callable[[Any], Any]) -> Any:
-        """Returns the carry of all rows: one exchange for all of its parts."""
-        if not carry:
-            return {}
-        names = list(self._network.carried)
-        widths = [self._network.carried[name].shape[-1] for name in names]
-        run = self._placement.strategy.run
-        side_by_side = run(lambda parts: tf.concat([parts[name] for name in names], 1), (carry,))
-        return run(
-            lambda rows: dict(zip(names, tf.split(rows, widths, axis=1))), (gathered(side_by_side),)
-        )
+    def _with_carry(self, vector: tf.Tensor, carry: Carry) -> tf.Tensor:
+        """Inside `strategy.run`: returns `vector` and behind it the carry of all rows, packed.
+
+        It is zero but for the rows of this replica, so a sum over all replicas joins the rows: in
+        the exchange of the gradient, however many rows each of them has.
+        """
+        if not self._carried:
+            return vector
+        first, end = self._placement.rows(self._rows)
+        zeros = {
+            name: tf.zeros([end - first, spec.shape[-1]], spec.dtype)
+            for name, spec in self._carried.items()
+        }
+        own = put_part(zeros, carry, self._placement.local_replica(), self._placement.replicas)
+        others = [[first, self._rows - end], [0, 0]]
+        return pack([vector, *(tf.pad(rows, others) for rows in own.values())])
+
+    def _without_carry(self, packed: tf.Tensor) -> tuple[tf.Tensor, Carry]:
+        """Returns (the vector, the carry of all rows) of a sum of what `_with_carry` returned."""
+        if not self._carried:
+            return packed, {}
+        shapes = {name: [self._rows, spec.shape[-1]] for name, spec in self._carried.items()}
+        vector, *parts = tf.split(packed, [-1, *map(math.prod, shapes.values())])
+        return vector, {name: tf.reshape(part, shapes[name]) for name, part in zip(shapes, parts)}
 
     def _of_shards(
         self, weights: list[tf.Tensor], step: tf.Tensor, scale: tf.Tensor, rows: Batch, carry: Carry

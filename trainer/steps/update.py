@@ -76,7 +76,9 @@ class Update:
         if LOSS_SCALE in values:
             after, norm = _unless_overflowed(values, after, norm)
         # Streams go on also after a step without an update.
-        after |= {f"{CARRY}{name}": tf.reshape(rows, [-1]) for name, rows in carry.items()}
+        for name, rows in carry.items():
+            # A loop must know the shape, which a trace for any number of rows does not.
+            after[f"{CARRY}{name}"] = tf.reshape(rows, values[f"{CARRY}{name}"].shape)
         for name, value in sums.items():
             total = values[f"epoch/{name}"]
             after[f"epoch/{name}"] = total + tf.cast(value, total.dtype)

@@ -72,7 +72,7 @@ def of_sums(loss_sum: float, correct: float, tokens: float) -> dict[str, float]:
     loss = loss_sum / tokens
     return {
         "loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,
+        "perplexity": math.inf if loss > 709 else math.exp(loss),
         "bits": loss / math.log(2),
         "accuracy": correct / tokens,
     }
