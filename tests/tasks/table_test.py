@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -23,7 +24,7 @@ from trainer.data.store import Dataset, Split
 from trainer.exit_codes import UsageError
 from trainer.models.heads import StepOutputs
 from trainer.models.networks import Network
-from trainer.tasks import table
+from trainer.tasks import serving, table
 
 ROWS, LENGTH, WIDTH = 40, 6, 3
 PARTS = [slice(0, 7), slice(7, 8), slice(8, ROWS)]
@@ -226,6 +227,15 @@ def test_format_1_of_a_dataset_is_classification():
     assert table.task_of(dataset) is table.TASKS["classification"]
 
 
+@every_task
+def test_what_a_task_serves_answers_and_can_be_saved(task):
+    """What the answers are is tested in `serving_test` and in `tests/export`."""
+    assert {"options", "between", "answers", "shown", "signatures"} <= set(dir(task.served))
+    assert task.served.options <= {field.name for field in dataclasses.fields(config.Predict)}
+    assert task.served.options <= serving.OPTIONS
+    assert keras.activations.get(task.keras_activation)
+
+
 # --- Sums and metrics -----------------------------------------------------------------------------
 
 
@@ -383,7 +393,8 @@ def test_a_view_takes_the_outcomes_of_each_batch_and_writes_at_the_step(task):
     for rows in PARTS:
         part = case.part(rows)
         view(np.arange(ROWS)[rows], part.batch, *outcomes_of(task, part))
-    view.write(written, 7, exact_of(task, case))
+    served = types.SimpleNamespace(sample=lambda seed: f"text of seed {seed}")
+    view.write(written, 7, exact_of(task, case), lambda: served)
     assert {step for _, _, step in written.calls} <= {7}
 
 

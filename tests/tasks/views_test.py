@@ -1,6 +1,7 @@
 import dataclasses
 import html
 import re
+import types
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def written(tmp_path):
     for rows in ([3, 0], [1, 2]):
         view(np.array(rows), batch_of(LABELS[rows]), losses[rows], PROBABILITIES[rows])
     summaries = Summaries(tmp_path / "events", attempt=1, restored_step=0)
-    view.write(summaries, 7, Metrics.of(losses, PROBABILITIES, batch_of(LABELS)))
+    view.write(summaries, 7, Metrics.of(losses, PROBABILITIES, batch_of(LABELS)), None)
     summaries.close()
     return EventAccumulator(str(tmp_path / "events")).Reload()
 
@@ -103,7 +104,8 @@ def test_only_the_costliest_mistakes_are_kept(tmp_path):
     view = views.ClassesView(dataset, "test")
     view(np.arange(50), batch_of(labels), losses, np.tile([0.1, 0.9], (50, 1)))
     summaries = Summaries(tmp_path / "events", attempt=1, restored_step=0)
-    view.write(summaries, 1, Metrics.of(losses, np.tile([0.1, 0.9], (50, 1)), batch_of(labels)))
+    found = Metrics.of(losses, np.tile([0.1, 0.9], (50, 1)), batch_of(labels))
+    view.write(summaries, 1, found, None)
     summaries.close()
     [event] = EventAccumulator(str(tmp_path / "events")).Reload().Tensors("mistakes")
     shown = tensor_util.make_ndarray(event.tensor_proto).item().decode().splitlines()
@@ -123,3 +125,14 @@ def test_only_the_costliest_mistakes_are_kept(tmp_path):
 )
 def test_which_classes_get_a_curve(examples, classes):
     assert views.curves_for(examples) == classes
+
+
+def test_a_language_model_shows_a_text_that_it_makes_with_the_step_as_its_seed(tmp_path):
+    dataset = datasets.write_text(tmp_path / "data", {"test": [[4, 5, 6]]}, vocabulary_size=12)
+    summaries = Summaries(tmp_path / "events", attempt=1, restored_step=0)
+    served = types.SimpleNamespace(sample=lambda seed: f"To *be*,\nor <not> {seed}")
+    views.TextView(dataset, "test").write(summaries, 7, None, lambda: served)
+    summaries.close()
+    [event] = EventAccumulator(str(tmp_path / "events")).Reload().Tensors("sample")
+    shown = tensor_util.make_ndarray(event.tensor_proto).item().decode()
+    assert event.step == 7 and shown == "To \\*be\\*,  \nor &lt;not> 7"
