@@ -20,7 +20,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from tests import classifier, commands
+from tests import classifier, commands, datasets
 
 HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE / "digests.json"
@@ -91,6 +91,12 @@ CONFIGURATIONS = {
     "float64": [*ONE_LENGTH, "--precision=float64", "--dropout=0.3"],
     "float64 on two devices": [*ONE_LENGTH, "--precision=float64", "--dropout=0.3", "--devices=2"],
 }
+# A text in streams, which carry their states.
+OF_TEXT = {
+    "streams, tied embedding": ["--tied_embedding", "--shards=2", "--dropout=0.2", "--units=5,4"],
+    "streams, output of its own": ["--cell=gru", "--clip_norm=0.5", "--eval_steps=6"],
+}
+OF_TAGS = {"tags": ["--bidirectional", "--dropout=0.1", "--class_weights=balanced"]}
 # 30 s of tracing.
 SLOW = {
     "layers of Keras, not compiled": [
@@ -131,10 +137,10 @@ def golden(request):
         found[name] = digest
         if request.config.getoption("--record_digests"):
             return
-        if machine() not in known:
+        if name not in known.get(machine(), {}):
             pytest.skip(
-                f"digests.json has no digests of this machine ({machine()}): record them before a "
-                "change, with --record_digests"
+                f"digests.json has no digest of {name} on this machine ({machine()}): record them "
+                "before a change, with --record_digests"
             )
         assert digest == known[machine()][name]
 
@@ -155,6 +161,36 @@ def data(tmp_path_factory):
         "prepare",
         f"--raw_data={folder / 'train.csv'}",
         f"--validation_data={folder / 'validation.csv'}",
+        f"--data_dir={folder / 'data'}",
+    )
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A prepared text of 1,200 words."""
+    folder = tmp_path_factory.mktemp("digests") / "text"
+    splits = {"train": [datasets.random_text(1200)], "validation": [datasets.random_text(90, 1)]}
+    datasets.write_text(folder, splits, vocabulary_size=30)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tags(tmp_path_factory):
+    """A prepared dataset of 90 sentences whose long words are tagged."""
+    folder = tmp_path_factory.mktemp("digests")
+    sentences = [sentence.split() for sentence, _ in classifier.sentences(90, seed=5)]
+    (folder / "train.conll").write_text(
+        "\n".join(
+            "".join(f"{word} {'B-LONG' if len(word) > 4 else 'O'}\n" for word in sentence)
+            for sentence in sentences
+        )
+    )
+    classifier.run(
+        "prepare",
+        "--task=tagging",
+        "--source=conll",
+        f"--raw_data={folder / 'train.conll'}",
         f"--data_dir={folder / 'data'}",
     )
     return folder / "data"
@@ -187,6 +223,19 @@ def test_a_run_ends_with_the_same_bits(name, data, tmp_path, golden):
     golden(name, answer.digest)
     if "evaluated" in name:
         golden(f"{name}: evaluations.jsonl", sha256(tmp_path / "model/evaluations.jsonl"))
+
+
+@pytest.mark.parametrize("name", OF_TEXT | OF_TAGS)
+def test_a_run_of_another_task_ends_with_the_same_bits(name, text, tags, tmp_path, golden):
+    answer = commands.call(
+        "train",
+        f"--data_dir={text if name in OF_TEXT else tags}",
+        f"--model_dir={tmp_path / 'model'}",
+        *JOB,
+        *(OF_TEXT | OF_TAGS)[name],
+    )
+    assert answer.code == 0, answer.err
+    golden(name, answer.digest)
 
 
 def test_a_run_that_an_older_version_began_continues_to_the_same_bits(tmp_path, golden):
