@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tests import numpy_network
 from tests.steps import runs
-from trainer.steps.gradient import Computed
+from trainer.devices.placement import Placement
+from trainer.steps.gradient import Computed, Gradient
 from trainer.steps.parts import part_of
 
 
@@ -101,3 +102,25 @@ def test_vectors_are_added_up_and_what_streams_carry_is_joined(devices, device_t
     for name, rows in carry.items():
         for copy in strategy.experimental_local_results(rows):
             np.testing.assert_array_equal(copy, whole[name])
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
+def test_the_rows_of_several_workers_are_joined_in_the_same_sum(monkeypatch, workers):
+    """What each worker adds, without the others: their sum is the vectors' and all rows."""
+    made = runs.make(streams=True, cell="lstm")
+    whole = {
+        name: np.random.default_rng(1).normal(size=(runs.BATCH, spec.shape[-1]))
+        for name, spec in made.network.carried.items()
+    }
+    monkeypatch.setattr(Placement, "local_replica", lambda self: tf.constant(0))
+    total = 0
+    for worker in range(workers):
+        placement = Placement(made.placement.strategy, "CPU", ("CPU:0",), worker, workers)
+        gradient = Gradient(made.network, placement, made.config, made.state.task, carries=True)
+        first, end = placement.rows(runs.BATCH)
+        own = {name: tf.constant(rows[first:end]) for name, rows in whole.items()}
+        total += gradient._with_carry(tf.constant([1.0, worker], tf.float64), own)
+    vector, carry = gradient._without_carry(total)
+    np.testing.assert_array_equal(vector, [workers, sum(range(workers))])
+    for name, rows in whole.items():
+        np.testing.assert_array_equal(carry[name], rows)
