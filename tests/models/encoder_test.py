@@ -15,9 +15,9 @@ LENGTHS = np.array([5, 2, 1], "int32")
 TOKENS = np.random.default_rng(0).integers(1, VOCABULARY, (3, 5)).astype("int32")
 
 
-def encoder_of(**changes):
+def encoder_of(implementation="ours", **changes):
     settings = config.Model(**{"units": (3, 2), "embedding_size": 4, **changes})
-    run = recurrent.recurrence(settings.cell, "ours")
+    run = recurrent.recurrence(settings.cell, implementation)
     return Encoder(settings, VOCABULARY, run, seed=7, dtype="float64")
 
 
@@ -69,3 +69,51 @@ def test_dropout_needs_noise_and_a_rate():
     expected, _ = plain(weights, TOKENS, LENGTHS, noise)
     np.testing.assert_array_equal(dropping(weights, TOKENS, LENGTHS)[0], expected)
     assert np.any(dropping(weights, TOKENS, LENGTHS, noise)[0] != expected)
+
+
+def carried_truth(settings, weights, tokens, carry):
+    """Returns (the states of the last layer, the carry after them), each layer from the carry."""
+    states, after = weights["embedding/embeddings"][tokens], {}
+    for name in shapes.layer_names(settings):
+        parts = [weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias")]
+        names = [f"{name}/{part}" for part in shapes.STATE[settings.cell]]
+        start = [carry[part] for part in names]
+        states, final = numpy_recurrence.run(settings.cell, parts, states, state=start)
+        after |= dict(zip(names, final))
+    return states, after
+
+
+@pytest.mark.parametrize("implementation", ["ours", "keras"])
+@pytest.mark.parametrize("cell", recurrent.RECURRENCES)
+def test_a_text_in_chunks_has_the_states_of_the_whole_text(cell, implementation):
+    encoder = encoder_of(implementation, cell=cell)
+    weights, rng = random_weights(encoder), np.random.default_rng(2)
+    text = rng.integers(1, VOCABULARY, (3, 9)).astype("int32")
+    first = {
+        name: rng.normal(size=(3, units))
+        for name, units in shapes.carried(encoder.settings).items()
+    }
+    expected, end = carried_truth(encoder.settings, weights, text, first)
+    found, carry = [], {name: tf.constant(rows) for name, rows in first.items()}
+    for chunk in (text[:, :4], text[:, 4:5], text[:, 5:]):
+        lengths = np.full(3, chunk.shape[1], "int32")
+        states, carry = encoder(weights, tf.constant(chunk), lengths, carry=carry)
+        found.append(states)
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-11, atol=1e-14)
+    assert list(carry) == list(first)
+    for name, rows in end.items():
+        np.testing.assert_allclose(carry[name], rows, rtol=1e-11, atol=1e-14, err_msg=name)
+
+
+@pytest.mark.parametrize("cell", recurrent.RECURRENCES)
+def test_what_a_text_begins_with_is_a_carry_of_zeros(cell):
+    encoder = encoder_of(cell=cell)
+    weights = random_weights(encoder)
+    zeros = {
+        name: tf.zeros([3, units], tf.float64)
+        for name, units in shapes.carried(encoder.settings).items()
+    }
+    expected, nothing = encoder(weights, TOKENS, LENGTHS)
+    found, carry = encoder(weights, TOKENS, LENGTHS, carry=zeros)
+    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-15)
+    assert nothing == {} and list(carry) == list(zeros)

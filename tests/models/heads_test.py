@@ -94,3 +94,44 @@ def test_scores_are_the_dense_layer_of_pooled_and_dropped_states(
     mask = dropout.keep_mask((4,), noise.rows, rate=rate, dtype=tf.float64, **keys)
     expected = (pooled * mask) @ weights["logits/kernel"] + weights["logits/bias"]
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
+
+
+# --- One output for each step ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+@pytest.mark.parametrize("tied, width", [(False, 4), (True, 4), (True, 6)], ids=str)
+def test_scores_of_each_step_are_the_dense_layer_or_the_embedding_turned_round(tied, width, rate):
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(3, 5, 4))
+    weights = {
+        "embedding/embeddings": rng.normal(size=(7, width)),
+        "logits/bias": rng.normal(size=7),
+    }
+    if not tied:
+        weights["logits/kernel"] = rng.normal(size=(4, 7))
+    elif width != 4:
+        weights["projection/kernel"] = rng.normal(size=(4, width))
+    settings = config.Model(tied_embedding=tied, embedding_size=width, dropout=rate)
+    noise = Noise(tf.constant([8, 0, 3]), tf.constant(6, tf.int64))
+    outputs = heads.PerStep(settings, seed=7)(weights, tf.constant(states), None, noise)
+    keys = {"seed": 7, "step": 6, "layer": zlib.crc32(b"logits")}
+    masks = dropout.keep_mask((5, 4), noise.rows, rate=rate, dtype=tf.float64, **keys).numpy()
+    for row in range(3):
+        for step in range(5):
+            state = states[row, step] * masks[row, step]
+            if not tied:
+                expected = state @ weights["logits/kernel"]
+            else:
+                projected = state @ weights.get("projection/kernel", np.eye(4))
+                expected = weights["embedding/embeddings"] @ projected
+            np.testing.assert_allclose(
+                outputs.scores()[row, step], expected + weights["logits/bias"], rtol=1e-12
+            )
+
+
+def test_without_noise_no_state_is_dropped_before_the_output():
+    settings, states = config.Model(dropout=0.4), tf.ones([2, 3, 4])
+    weights = {"logits/kernel": tf.ones([4, 2]), "logits/bias": tf.zeros([2])}
+    outputs = heads.PerStep(settings, seed=7)(weights, states, None)
+    np.testing.assert_array_equal(outputs.scores(), np.full((2, 3, 2), 4.0))

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tests import numpy_network
 from trainer import config
-from trainer.models import dropout
+from trainer.models import dropout, shapes
+from trainer.models.heads import PerStep
 from trainer.models.networks import Network, Noise
 
 CELLS = ("simple_rnn", "lstm", "gru")
@@ -435,3 +436,88 @@ def test_the_network_names_the_implementation_of_each_layer_and_the_reason(jit, 
         ("rnn_1", implementation),
     ]
     assert all(reason for *_, reason in implementations)
+
+
+# --- One output for each step ---------------------------------------------------------------------
+
+# A projection comes in if the last layer is not as wide as the embedding.
+OUTPUTS = {
+    "untied": {"units": (3, 2)},
+    "tied": {"units": (3, 4), "tied_embedding": True},
+    "projected": {"units": (3, 2), "tied_embedding": True},
+}
+
+
+def language_model(precision="float64", jit="on", **changes):
+    settings = config.Model(**{"cell": "lstm", "embedding_size": 4, **changes})
+    return Network(settings, VOCABULARY, VOCABULARY, precision=precision, jit=jit, head=PerStep)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_the_initial_weights_of_a_language_model_are_those_of_the_table(name):
+    network = language_model(**OUTPUTS[name])
+    built = {key: tuple(weight.shape) for key, weight in network.initial_weights().items()}
+    table = shapes.weights(network.settings, VOCABULARY, VOCABULARY)
+    assert list(built.items()) == list(table.items())
+    assert {key: tuple(spec.shape) for key, spec in network.weights.items()} == table
+    assert ("logits/kernel" in built) == (name == "untied")
+    assert ("projection/kernel" in built) == (name == "projected")
+    assert network.parameters == sum(map(np.prod, built.values()))
+
+
+@pytest.mark.parametrize("jit", ["on", "off"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_scores_of_each_step_and_their_gradients_are_those_of_the_equations(name, cell, jit):
+    network = language_model(cell=cell, jit=jit, **OUTPUTS[name])
+    generator, given = np.random.default_rng(3), random_weights(network)
+    carry = {
+        key: generator.normal(size=(ROWS, spec.shape[-1])) for key, spec in network.carried.items()
+    }
+    targets = generator.integers(0, VOCABULARY, (ROWS, TIME))
+    tokens, lengths = np.maximum(TOKENS, 1), tf.fill([ROWS], TIME)
+
+    def loss(weights):
+        scores, _ = numpy_network.step_scores(network.settings, weights, tokens, carry)
+        scores = scores.reshape(*scores.shape[:-3], ROWS * TIME, VOCABULARY)
+        return numpy_network.loss_sum(scores, targets.ravel())
+
+    expected, after = numpy_network.step_scores(network.settings, given, tokens, carry)
+    weights = tensors(given)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        outputs, final = network.outputs(weights, tokens, lengths, carry=tensors(carry))
+        total = tf.reduce_sum(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(targets, outputs.scores())
+        )
+    np.testing.assert_allclose(outputs.scores(), expected, rtol=1e-11, atol=1e-13)
+    for key, rows in after.items():
+        np.testing.assert_allclose(final[key], rows, rtol=1e-11, atol=1e-13, err_msg=key)
+    found = tape.gradient(total, weights)
+    for key, gradient in numpy_network.gradients(loss, given).items():
+        ours = tf.convert_to_tensor(found[key])
+        np.testing.assert_allclose(ours, gradient, rtol=1e-9, atol=1e-12, err_msg=key)
+
+
+def test_logits_of_each_step_are_the_scores_that_an_export_saves():
+    network = language_model(precision="bfloat16", **OUTPUTS["projected"])
+    weights = network.initial_weights()
+    outputs, _ = network.outputs(weights, tf.constant(TOKENS), tf.constant(LENGTHS, tf.int32))
+    logits = network.logits(weights, tf.constant(TOKENS), tf.constant(LENGTHS, tf.int32))
+    assert outputs.scores().dtype == tf.bfloat16 and logits.dtype == tf.float32
+    assert logits.shape == (ROWS, TIME, VOCABULARY)
+    np.testing.assert_array_equal(logits, tf.cast(outputs.scores(), tf.float32))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "float64"])
+def test_what_is_carried_has_the_names_shapes_and_types_of_its_specification(precision):
+    network = language_model(precision=precision, **OUTPUTS["untied"])
+    carry = {
+        name: tf.zeros([ROWS, spec.shape[-1]], spec.dtype) for name, spec in network.carried.items()
+    }
+    lengths = tf.fill([ROWS], TIME)
+    _, after = network.outputs(network.initial_weights(), TOKENS, lengths, carry=carry)
+    assert list(after) == list(network.carried)
+    for name, spec in network.carried.items():
+        assert spec.is_compatible_with(after[name]) and after[name].dtype == spec.dtype, name
+        assert spec.shape[-1] == shapes.carried(network.settings)[name]

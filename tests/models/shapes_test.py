@@ -52,6 +52,39 @@ def test_the_parameters_are_the_number_that_papers_count():
     assert shapes.parameters(model, 1000, 2) == 1000 * 16 + lstm + 32 * 2 + 2
 
 
+@pytest.mark.parametrize("cell, parts", [("simple_rnn", 1), ("lstm", 2), ("gru", 1)])
+def test_what_streams_carry_is_the_state_of_each_layer(cell, parts):
+    model = configuration.Model(cell=cell, units=(5, 3))
+    found = shapes.carried(model)
+    assert list(found.values()) == [5] * parts + [3] * parts
+    assert {name.partition("/")[0] for name in found} == {"rnn_0", "rnn_1"}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"cell": "gru", "units": (5, 3)},
+        {"cell": "lstm", "tied_embedding": True},
+        {"tied_embedding": True, "embedding_size": 8, "optimizer": "sgd", "precision": "float64"},
+        {"cell": "simple_rnn", "ema": 0.9, "precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_the_bytes_of_a_checkpoint_with_streams_are_those_of_the_state(flags):
+    config = configuration.from_flat({"units": (8,), "embedding_size": 6, "batch_size": 7, **flags})
+    task = table.TASKS["language_model"]
+    network = Network(config.model, 20, 20, precision=config.run.precision, head=task.head)
+    saved = state.State(
+        network,
+        optimizer.Optimizer(config.optimizer, network.weights, 10, runs.variable),
+        task,
+        runs.variable,
+        streams=7,
+    ).snapshot()
+    arrays = sum(array.nbytes for array in saved.values() if array.ndim)
+    assert shapes.checkpoint_bytes(config, 20, 20, streams=True) == arrays
+
+
 @pytest.mark.parametrize(
     "flags",
     [

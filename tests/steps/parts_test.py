@@ -8,7 +8,7 @@ from tests.steps import runs
 from trainer import config
 from trainer.data import pipeline
 from trainer.devices import placement
-from trainer.steps.parts import part_of
+from trainer.steps.parts import part_of, put_part
 
 
 @pytest.mark.parametrize("rows, parts", [(14, 3), (14, 1), (2, 5)])
@@ -31,3 +31,13 @@ def test_the_size_of_a_part_is_known_before_its_number_is(rows, parts):
         assert found.rows.shape == (rows // parts,)
         for ours, array in zip(found, batch, strict=True):
             np.testing.assert_array_equal(ours, array[first:end])
+
+
+@pytest.mark.parametrize("rows, parts", [(14, 3), (14, 1), (2, 5)])
+def test_parts_that_are_put_back_make_the_whole(rows, parts):
+    whole = {"a": np.arange(3.0 * rows).reshape(rows, 3), "b": np.arange(rows)}
+    found = {name: tf.zeros_like(values) for name, values in whole.items()}
+    for part in range(parts):
+        found = put_part(found, part_of(whole, part, parts), tf.constant(part), parts)
+    for name, values in whole.items():
+        np.testing.assert_array_equal(found[name], values)

@@ -11,7 +11,7 @@ from trainer.steps import optimizer, state
 from trainer.tasks import table
 
 
-def new(precision="float32", seed=0, model=None, variable=runs.variable, **changes):
+def new(precision="float32", seed=0, model=None, variable=runs.variable, streams=0, **changes):
     settings = config.Model(**{"units": (3,), "embedding_size": 2, **(model or {})})
     network = Network(settings, 5, 3, seed=seed, precision=precision)
     return state.State(
@@ -19,6 +19,7 @@ def new(precision="float32", seed=0, model=None, variable=runs.variable, **chang
         optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10, variable),
         table.TASKS["classification"],
         variable,
+        streams,
     )
 
 
@@ -51,6 +52,7 @@ ALWAYS = {"optimizer/iteration", "step", "epoch/loss_sum", "epoch/correct", "epo
         ({"optimizer": "sgd"}, ["m"], set()),
         ({"optimizer": "sgd", "momentum": 0.0}, [], set()),
         ({"precision": "float16"}, ["m", "v"], {"optimizer/loss_scale"}),
+        ({"streams": 4}, ["m", "v"], {"carry/rnn_0/hidden", "carry/rnn_0/memory"}),
     ],
 )
 def test_names_of_everything_that_the_next_step_depends_on(options, slots, more):
@@ -86,6 +88,7 @@ def test_types_of_the_state(precision, dtype):
         {"optimizer": "adamw", "ema": 0.9},
         {"optimizer": "sgd"},
         {"precision": "float16"},
+        {"streams": 4},
         {"model": {"cell": "gru", "bidirectional": True}},
     ],
 )
@@ -129,12 +132,31 @@ def test_tensors_that_do_not_fit_are_refused(change, message):
         new().restore(tensors, "there")
 
 
-def test_the_sums_of_an_epoch_begin_at_zero_and_nothing_else_does():
-    made = filled()
+def test_the_sums_of_an_epoch_and_what_streams_carry_begin_at_zero_and_nothing_else_does():
+    made = filled(streams=4)
     before = made.snapshot()
+    assert all(before[f"carry/rnn_0/{part}"].any() for part in ("hidden", "memory"))
     made.begin_epoch()
     for name, value in made.snapshot().items():
-        np.testing.assert_array_equal(value, 0 if name.startswith("epoch/") else before[name])
+        expected = 0 if name.startswith(("epoch/", "carry/")) else before[name]
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "float64"])
+def test_streams_carry_a_row_each_in_the_type_of_the_weights(precision):
+    made = new(precision, streams=4)
+    for rows in made.carry.values():
+        assert rows.shape == (4, 3) and rows.dtype == made.weights["logits/bias"].dtype
+        assert not rows.numpy().any()
+
+
+def test_what_other_streams_carried_is_refused():
+    with pytest.raises(
+        DataError, match=r"there: carry/rnn_0/hidden has shape \(5, 3\), .*\(4, 3\)"
+    ):
+        new(streams=4).restore(filled(streams=5).snapshot(), "there")
+    with pytest.raises(DataError, match="there holds other tensors .*missing .*carry/rnn_0/hidden"):
+        new(streams=4).restore(filled().snapshot(), "there")
 
 
 @pytest.mark.parametrize("ema, slot", [(0.0, None), (0.9, "average")])
