@@ -32,6 +32,8 @@ OPTIONS = {
     "class_weights": {"class_weights": (1.0, 2.0, 0.5)},
     "accumulate": {"accumulate": 2},
     "jit": {"jit": "on"},
+    "streams": {"streams": True, "dropout": 0.2},
+    "streams, tied": {"streams": True, "tied_embedding": True},
 }
 # Every option once more, in as few traces as there can be: a trace takes seconds.
 TOGETHER = {

@@ -22,7 +22,10 @@ PROGRAMS = {
     f"{cell}-{precision}": {"cell": cell, "precision": precision}
     for cell in CELLS
     for precision in ("float32", "bfloat16")
-} | {"options": runs.TPU_OPTIONS}
+} | {
+    "options": runs.TPU_OPTIONS,
+    "streams": {"streams": True, "cell": "lstm", "tied_embedding": True, "dropout": 0.2},
+}
 HERE = pathlib.Path(__file__).resolve().parent
 
 

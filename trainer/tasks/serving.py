@@ -274,11 +274,11 @@ class LanguageModel(tf.Module):
         temperature 0 takes the likeliest token each time; the same seed draws the same tokens.
         """
         ids = self.tokenizer.encode(texts)
-        rows = tf.range(ids.nrows(tf.int32))
+        rows, least = tf.range(ids.nrows(tf.int32)), tf.maximum(tokens, 1)
         found = self._continued(
-            *padded(ids), rows, tokens, temperature, tf.constant(0), tf.constant(1.0), seed
+            *padded(ids), rows, least, temperature, tf.constant(0), tf.constant(1.0), seed
         )
-        return {"text": self._shown(ids, found)}
+        return {"text": self._shown(ids, found[:, : tf.maximum(tokens, 0)])}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
     def next(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
