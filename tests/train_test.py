@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata as hparams
 
 from tests import commands, datasets
-from trainer.data import order
+from trainer import config as configuration
+from trainer.data import fields, order
 from trainer.model_folder import attempts, journal, lock
 
 SMALL = [
@@ -144,10 +145,12 @@ def test_only_every_nth_epoch_is_printed_while_all_stay_in_the_journal(longer, f
 def test_the_log_names_devices_implementations_data_parameters_and_the_origin_of_the_state(
     finished,
 ):
+    sequences, _ = datasets.random_splits(train=EXAMPLES)["train"]
+    tokens = sum(map(len, sequences))
     for part in (
         "1 CPU replica(s) under OneDeviceStrategy, 1 shard(s) each, 2 threads",
         "rnn_0: ",
-        "50 training examples, 3 classes, vocabulary of 30",
+        f"50 training examples, {tokens} tokens, 3 classes, vocabulary of 30; batches are padded ",
         "parameters",
         "no checkpoint yet: initial weights from seed 0",
     ):
@@ -505,3 +508,83 @@ def test_a_run_that_was_taken_over_while_it_was_frozen_ends_as_a_lost_peer(data,
     )
     assert "done" not in answer.out and "Traceback" not in answer.err
     assert events(model, "stop")[-1]["code"] == 75
+
+
+# --- other tasks ----------------------------------------------------------------------------------
+
+TAGS = ["O", "B-x", "I-x"]
+
+
+def lines_of(seed, count):
+    """Sentences whose next token, and whose tag, mostly follow from a token."""
+    generator, lines = np.random.default_rng(seed), []
+    for length in generator.integers(2, 9, count):
+        start = generator.integers(4, 30)
+        lines.append([1, *(4 + (start + 3 * np.arange(length)) % 26)])
+    return lines
+
+
+def write_task(data_dir, target, how):
+    splits = {}
+    for seed, (name, count) in enumerate({"train": 40, "validation": 15, "test": 15}.items()):
+        lines = lines_of(seed, count)
+        tags = np.concatenate(lines) % 3 if target.array else None
+        splits[name] = (lines, tags)
+    datasets.write(data_dir, splits, vocabulary_size=30, target=target, order=how, labels=TAGS)
+
+
+@pytest.mark.parametrize(
+    "target, how, flags",
+    [
+        (fields.NEXT_TOKEN, fields.STREAMS, ["--tied_embedding"]),
+        (fields.NEXT_TOKEN, fields.SHUFFLED, []),
+        (fields.TAGS, fields.SHUFFLED, ["--bidirectional"]),
+    ],
+    ids=lambda value: getattr(value, "kind", value),
+)
+def test_a_run_of_any_task_continues_exactly_and_records_what_evaluate_prints(
+    tmp_path, target, how, flags
+):
+    data, whole, parts = (tmp_path / name for name in ("data", "whole", "parts"))
+    write_task(data, target, how)
+    small = ["--batch_size=4", "--max_length=6", "--save_steps=7", *flags]
+    answer = train(data, whole, *small, "--steps=25")
+    assert answer.code == 0, answer.err
+    # Stops within an epoch, at its end and after it, in streams of 8 or 9 chunks.
+    ends = [entry["step"] for entry in events(whole, "epoch")]
+    for steps in (3, ends[0], ends[0] + 2, 25):
+        continued = train(data, parts, *small, f"--steps={steps}")
+        assert continued.code == 0, continued.err
+    assert continued.digest == answer.digest
+    name = json.loads((data / "dataset.json").read_text())["task"]
+    names = configuration.TASKS[name]
+    assert set(evaluations(whole)[-1]["figures"]) == set(names)
+    chosen = json.loads((whole / "config.json").read_text())["flags"]["best_metric"]
+    assert chosen == next(iter(names))
+    [best] = steps_in(whole / "best")
+    [recorded] = [entry for entry in evaluations(whole) if entry["step"] == best]
+    asked = [f"--model_dir={whole}", "--split=validation"]
+    printed = commands.call("evaluate", *asked, "--format=json")
+    assert printed.code == 0, printed.err
+    report = json.loads(printed.lines[0])
+    for metric, value in recorded["figures"].items():
+        assert report[metric] == pytest.approx(value, rel=1e-5), metric
+    shown = commands.call("evaluate", *asked)
+    assert shown.code == 0 and shown.lines[:2] == ["split validation", f"step {best}"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--padding=pre"], "--padding=pre: the dataset is one of language_model"),
+        (["--best_metric=macro_f1"], "--best_metric=macro_f1: is no metric of language_model"),
+        (["--batch_size=64"], "the training text has only"),
+    ],
+)
+def test_flags_that_do_not_fit_the_task_are_refused_before_anything_is_written(
+    tmp_path, flags, message
+):
+    write_task(tmp_path / "data", fields.NEXT_TOKEN, fields.STREAMS)
+    answer = train(tmp_path / "data", tmp_path / "model", "--max_length=6", *flags)
+    assert answer.code == 2 and message in answer.err
+    assert not (tmp_path / "model" / "config.json").exists()

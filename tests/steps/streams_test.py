@@ -152,7 +152,6 @@ def test_fused_steps_are_those_of_separate_programs():
 # --- Stops and resumes ----------------------------------------------------------------------------
 
 
-@functools.cache
 def nine_steps(loops, **flags):
     """Returns (metrics, snapshot) of nine steps in loops of these lengths; None: new objects."""
     made, step, sums = make(dropout=0.4, ema=0.9, **flags), 0, []
@@ -170,7 +169,6 @@ def nine_steps(loops, **flags):
     return np.concatenate(sums, axis=1), made.state.snapshot()
 
 
-@pytest.mark.parametrize("loops", [(2, 7), (1, 3, None, 5)], ids=str)
 @pytest.mark.parametrize(
     "flags",
     [
@@ -181,8 +179,9 @@ def nine_steps(loops, **flags):
     ],
     ids=str,
 )
-def test_neither_the_length_of_a_loop_nor_a_resume_changes_a_bit(loops, flags):
-    (expected, whole), (metrics, ours) = nine_steps((9,), **flags), nine_steps(loops, **flags)
+def test_neither_the_length_of_a_loop_nor_a_resume_changes_a_bit(flags):
+    expected, whole = nine_steps((9,), **flags)
+    metrics, ours = nine_steps((1, 3, None, 5), **flags)
     assert metrics.tobytes() == expected.tobytes()
     runs.assert_same_bits(ours, whole)
 
