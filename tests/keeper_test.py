@@ -28,7 +28,7 @@ def keeping(folder, *, found=None, split="validation", chief=True, saved=None, *
     with lock.hold(folder) if chief else contextlib.nullcontext(lock.Guest()) as held:
         held.began(found.step if found else 0)
         with Keeper(
-            configuration.from_flat(flags),
+            configuration.from_flat({"best_metric": "accuracy", **flags}),
             folder,
             held,
             "dataset digest",

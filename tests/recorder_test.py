@@ -179,11 +179,11 @@ def evaluated(tmp_path, summaries):
     evaluation = selection.Evaluation(7, "test", found.metrics())
     seen = []
 
-    def write(part, step, metrics):
+    def write(part, step, metrics, served):
         seen.append((part, step, metrics, len(events(tmp_path, "evaluate"))))
         part.calls.append("view")
 
-    record.write_evaluation(evaluation, found, types.SimpleNamespace(write=write))
+    record.write_evaluation(evaluation, found, types.SimpleNamespace(write=write), None)
     return types.SimpleNamespace(found=found, seen=seen)
 
 

@@ -247,23 +247,21 @@ def test_a_program_without_a_fixed_count_can_be_saved(tmp_path):
     module = tf.Module()
     module.generate = tf.function(
         functools.partial(
-            decoding.generate,
-            bigrams(table),
-            state=(),
-            rows=tf.range(WORDS),
-            seed=1,
-            temperature=1.0,
-            top_k=3,
+            decoding.generate, bigrams(table), state=(), seed=1, temperature=1.0, top_k=3
         ),
         autograph=False,
     )
     concrete = module.generate.get_concrete_function(
-        first_scores=tf.TensorSpec([None, WORDS]), count=tf.TensorSpec([], tf.int32)
+        first_scores=tf.TensorSpec([None, WORDS]),
+        rows=tf.TensorSpec([None], tf.int32),
+        count=tf.TensorSpec([], tf.int32),
     )
     tf.saved_model.save(module, str(tmp_path), signatures=concrete)
     [text] = (
         tf.saved_model.load(str(tmp_path))
-        .signatures["serving_default"](first_scores=tf.constant(table), count=tf.constant(5))
+        .signatures["serving_default"](
+            first_scores=tf.constant(table), rows=tf.range(WORDS), count=tf.constant(5)
+        )
         .values()
     )
     whole = compiled(bigrams(table), False, count=5)(table, top_k=3)
