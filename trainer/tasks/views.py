@@ -136,7 +136,8 @@ class TextView:
     """The next token of a text: what the model writes by itself."""
 
     def __init__(self, dataset: store.Dataset, split: str):
-        pass
+        # A dataset that was prepared from ids alone has no words to write.
+        self._has_words = dataset.tokenizer["name"] != "none"
 
     def __call__(
         self, examples: np.ndarray, batch: Batch, losses: np.ndarray, answers: np.ndarray
@@ -151,6 +152,8 @@ class TextView:
         served: Callable[[], LanguageModel],
     ) -> None:
         """Writes a text that the model makes; the step is the seed."""
+        if not self._has_words:
+            return
         lines = served().sample(step).splitlines()
         summaries.text("sample", "  \n".join(map(_as_markdown, lines)), step)
 
