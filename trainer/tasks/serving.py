@@ -81,14 +81,10 @@ def _batch_of(ids: tf.RaggedTensor, settings: configuration.Input) -> Batch:
     return pipeline.loose_batch(rows, settings)
 
 
-# --- A label for each text ------------------------------------------------------------------------
-
-
-class TextClassifier(tf.Module):
-    """From texts to the probabilities of the classes and the likeliest label."""
+class _OfLabels(tf.Module):
+    """What models have in common whose outputs are labels: of texts, or of their tokens."""
 
     options = frozenset()
-    between = ""
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
@@ -96,6 +92,18 @@ class TextClassifier(tf.Module):
         self._chances = tf.function(
             self._probabilities, autograph=False, jit_compile=compiled, reduce_retracing=True
         )
+
+    def _probabilities(self, tokens: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(self._network.logits(self.weights, tokens, lengths))
+
+
+# --- A label for each text ------------------------------------------------------------------------
+
+
+class TextClassifier(_OfLabels):
+    """From texts to the probabilities of the classes and the likeliest label."""
+
+    between = ""
 
     @property
     def signatures(self):
@@ -108,9 +116,6 @@ class TextClassifier(tf.Module):
         probabilities = self._probabilities(tokens, lengths)
         labels = tf.gather(tf.constant(self._labels), tf.argmax(probabilities, axis=1))
         return {"probabilities": probabilities, "label": labels}
-
-    def _probabilities(self, tokens: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(self._network.logits(self.weights, tokens, lengths))
 
     def answers(self, texts, options):
         batch = _batch_of(self.tokenizer.encode(_contents(texts)), self._settings)
@@ -160,18 +165,10 @@ def padded(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
 # --- A tag for each token -------------------------------------------------------------------------
 
 
-class Tagger(tf.Module):
+class Tagger(_OfLabels):
     """From tokens to their likeliest tags."""
 
-    options = frozenset()
     between = "\n"
-
-    def __init__(self, network, weights, dataset, settings, compiled=False):
-        super().__init__()
-        _module_state(self, network, weights, dataset, settings)
-        self._chances = tf.function(
-            self._probabilities, autograph=False, jit_compile=compiled, reduce_retracing=True
-        )
 
     @property
     def signatures(self):
@@ -195,9 +192,6 @@ class Tagger(tf.Module):
             "tags": tf.where(holds, tags, "")[:, :longest],
             "probability": tf.where(holds, tf.reduce_max(probabilities, axis=-1), 0)[:, :longest],
         }
-
-    def _probabilities(self, tokens: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(self._network.logits(self.weights, tokens, lengths))
 
     def answers(self, texts, options):
         sentences = tf.strings.split(_contents(texts))
