@@ -6,6 +6,7 @@ They are printed, or written to a file that is complete or not there at all.
 import contextlib
 import csv
 import dataclasses
+import errno
 import io
 import itertools
 import logging
@@ -53,8 +54,6 @@ def command(settings: configuration.Predict, words: Sequence[str]) -> int:
             for row, answer in zip(group, served.answers([row.text for row in group], settings)):
                 write(answer if row.id is None else {"id": row.id, **answer})
             count += len(group)
-    if not count:
-        log.warning("no text in %s, so there is no answer", settings.input or "standard input")
     if settings.output:
         log.info("%d answers are in %s", count, settings.output)
     return BY_NAME["done"]
@@ -77,7 +76,7 @@ def _check_files(settings: configuration.Predict) -> None:
     source, target = settings.input, settings.output
     try:
         if source and stat.S_ISDIR(os.stat(source).st_mode):
-            raise IsADirectoryError(0, "it is a folder")
+            raise IsADirectoryError(0, os.strerror(errno.EISDIR))
         # The shell's <(command) is a pipe that has its writer already.
         if source and stat.S_ISFIFO(os.stat(source).st_mode) and not source.startswith("/dev/"):
             raise OSError(0, "it is a named pipe, which may never end")
@@ -183,18 +182,19 @@ def _lines(settings: configuration.Predict) -> Iterator[serving.Text]:
 
 
 def _decoded(content: bytes, place: str) -> str:
-    if b"\0" in content:
-        raise DataError(
-            f"{place}: the text holds a NUL byte, which UTF-8 text files never have. The file is "
-            "damaged, binary or UTF-16: convert it (iconv -t UTF-8)."
-        )
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as problem:
         raise DataError(
             f"{place} is not valid UTF-8 ({problem.reason} at byte {problem.start}): texts must be "
             "UTF-8. Convert the file."
         ) from None
+    if "\0" in text:
+        raise DataError(
+            f"{place}: the text holds a NUL byte, which UTF-8 text files never have. The file is "
+            "damaged, binary or UTF-16: convert it (iconv -t UTF-8)."
+        )
+    return text
 
 
 def _warn_of_table(name: str, first: str) -> None:
