@@ -151,6 +151,11 @@ class Recorder:
         self._unwritten.seconds += seconds
         self._unjournaled["steps"] += count
         self._unjournaled["input_seconds"] += float(metrics.input_seconds.sum())
+        self._progress.advance(count)
+
+    def compiling(self) -> None:
+        """Shows that a program is compiled."""
+        self._progress.compiling()
 
     def write_point(self, step: int) -> None:
         """Writes the metrics since the point before to TensorBoard and to the progress."""
@@ -219,9 +224,12 @@ class Recorder:
         view.write(self._eval_summaries, step, found, served)
         self._eval_summaries.flush()
         self.lap("evaluate", step=step, split=split, **metrics)
-        # After the epoch's metrics the line has the same ones of the split.
-        names = metrics_of_epoch(self._state)
-        self.print_epoch(step, {f"{split}_{name}": metrics[name] for name in names})
+        # After the epoch's metrics the line has the same ones of the split, and the one by which
+        # the best checkpoint is chosen.
+        names = dict.fromkeys([*metrics_of_epoch(self._state), self._run.best_metric])
+        self.print_epoch(
+            step, {f"{split}_{name}": metrics[name] for name in names if name in metrics}
+        )
 
     def flush(self, step: int) -> None:
         """Returns when the record up to `step` is on disk, before its checkpoint is."""
