@@ -171,7 +171,8 @@ def test_a_flag_that_the_model_would_ignore_exits_2(model, flag):
 TABLES = {
     "csv": 'number,text\n7,"a funny film\n, about a clown"\n8,robot and laser\n',
     "tsv": 'number\ttext\n7\ta "funny film about a clown\n8\trobot and laser\n',
-    "jsonl": '{"number": 7, "text": "a funny\\nfilm about a clown"}\n{"number": 8, "text": "robot and laser"}\n',
+    "jsonl": '{"number": 7, "text": "a funny\\nfilm about a clown"}\n'
+    '{"number": 8, "text": "robot and laser"}\n',
 }
 
 
