@@ -231,7 +231,7 @@ def test_a_command_that_uses_a_model_runs_on_a_cpu_or_a_gpu(section, default):
 )
 def test_a_place_that_no_shell_has_expanded_is_refused(value, told):
     for make in (
-        lambda: configuration.Folders(data_dir=value),
+        lambda: configuration.Folders(data_dir=value).refuse_addresses(),
         lambda: configuration.Export(export_dir=value),
         lambda: configuration.Predict(input=value),
         lambda: configuration.Prepare(raw_data=value),

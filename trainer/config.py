@@ -47,14 +47,18 @@ _SHOWN = 200  # Characters of a wrong value.
 LONGEST_NAME = 255  # Bytes, on every file system of Linux.
 
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NO_ADDRESS = "Addresses are not read: mount the bucket, or copy the files to a disk."
+
+
 def _place_remedy(value: str) -> str:
     """Returns what is wrong with a file or folder, or with globs, as its writer gave it; else "".
 
     No shell has expanded it, and neither do we: another user or a pod would get another place.
     """
     parts = [part.strip() for part in value.split(",")]
-    if any(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", part) for part in parts):
-        return "Addresses are not read: mount the bucket, or copy the files to a disk."
+    if any(map(_ADDRESS.match, parts)):
+        return _NO_ADDRESS
     if any(part.startswith("~") for part in parts):
         return "~ is not expanded: write out the folder. One of this name is ./~"
     if re.search(r"\$[A-Za-z_{(]", value):
@@ -76,6 +80,16 @@ def _place_remedy(value: str) -> str:
 
 # Of every flag that is a file or a folder.
 PLACE = Rule("must be a plain path", lambda value: not _place_remedy(value), _place_remedy)
+
+
+def _place_or_bucket_remedy(value: str) -> str:
+    return _place_remedy(value.removeprefix("gs://"))
+
+
+# Of the folders of `train`: a Cloud TPU VM copies a bucket (`refuse_addresses` for all others).
+PLACE_OR_BUCKET = Rule(
+    PLACE.text, lambda value: not _place_or_bucket_remedy(value), _place_or_bucket_remedy
+)
 
 
 def _pattern_remedy(value: str) -> str:
@@ -357,11 +371,11 @@ class Prepare(Checked):
 class Folders(Checked):
     """The folders that a run reads and writes."""
 
-    data_dir: str = knob("", "Folder of the prepared dataset.", PLACE, result=False)
+    data_dir: str = knob("", "Folder of the prepared dataset.", PLACE_OR_BUCKET, result=False)
     model_dir: str = knob(
         "",
         "Folder of the run: its configuration, checkpoints, journal and TensorBoard files.",
-        PLACE,
+        PLACE_OR_BUCKET,
         result=False,
     )
     init_from: str = knob(
@@ -371,6 +385,16 @@ class Folders(Checked):
         PLACE,
         later=True,
     )
+
+    def refuse_addresses(self) -> None:
+        """Raises UsageError if a folder is a bucket, which only a Cloud TPU VM copies."""
+        for name in ("data_dir", "model_dir"):
+            value = getattr(self, name)
+            if _ADDRESS.match(value):
+                raise UsageError(
+                    f"--{name}={shortened(value)}: {PLACE.text}. {_NO_ADDRESS} Only `submit "
+                    "--target=tpu_vm` takes a bucket."
+                )
 
 
 @dataclasses.dataclass(frozen=True)

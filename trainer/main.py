@@ -52,6 +52,7 @@ def _train(parsed: flags.Parsed) -> int:
     """Trains here, or supervises a child process that trains."""
     began = time.monotonic()
     config = configuration.from_flat(parsed.values)
+    config.folders.refuse_addresses()
     _require(config.folders, "data_dir", "model_dir")
     channel.end_with_supervisor(os.environ)
     # SIGUSR1 makes a process that hangs print its stack.
@@ -132,6 +133,7 @@ def _export(parsed: flags.Parsed) -> int:
 def _chaos(parsed: flags.Parsed) -> int:
     """Compares a run that is killed with one that is not."""
     config = configuration.from_flat(parsed.values)
+    config.folders.refuse_addresses()
     _require(config.folders, "data_dir", "model_dir")
     from trainer.chaos import command as chaos
 
@@ -150,6 +152,7 @@ def _report(parsed: flags.Parsed) -> int:
 def _doctor(parsed: flags.Parsed) -> int:
     """Checks whether a run can succeed here."""
     config = configuration.from_flat(parsed.values)
+    config.folders.refuse_addresses()
     settings = configuration.Doctor(
         *(parsed.values[field.name] for field in dataclasses.fields(configuration.Doctor))
     )
@@ -177,6 +180,8 @@ def _submit(parsed: flags.Parsed) -> int:
         )
     config = configuration.from_flat(_parse("train", parsed.words[1:]).values)
     _require(config.folders, "data_dir", "model_dir")
+    if settings.target != configuration.TPU_VM:
+        config.folders.refuse_addresses()
     return submit.start(settings, config)
 
 
