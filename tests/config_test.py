@@ -1,5 +1,8 @@
 """The rules of the flags, one by one and together."""
 
+import dataclasses
+import re
+
 import pytest
 
 from trainer import config as configuration
@@ -202,3 +205,67 @@ def test_a_command_that_uses_a_model_runs_on_a_cpu_or_a_gpu(section, default):
         assert section(accelerator=kind).accelerator == kind
     with pytest.raises(UsageError, match="--accelerator=tpu: must be one of auto | cpu | gpu"):
         section(accelerator="tpu")
+
+
+# --- places ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value, told",
+    [
+        ("gs://bucket/data", "mount the bucket"),
+        ("a.csv,s3://bucket/b.csv", "mount the bucket"),
+        ("file:///data", "mount the bucket"),
+        ("~/data", "~ is not expanded"),
+        ("~anna/data", "~ is not expanded"),
+        ("$HOME/data", "Variables are not expanded"),
+        ("/data/${RUN}", "Variables are not expanded"),
+        ('"my data"', "leave them out"),
+        ("'data", "leave them out"),
+        ("data  # the first one", "a line of its own"),
+        ("data ", "spaces at its ends"),
+        ("da\nta", "control characters"),
+        ("da\udcffta", "not valid UTF-8"),
+        ("x" * 256, "longer than 255 bytes"),
+    ],
+)
+def test_a_place_that_no_shell_has_expanded_is_refused(value, told):
+    for make in (
+        lambda: configuration.Folders(data_dir=value).refuse_addresses(),
+        lambda: configuration.Export(export_dir=value),
+        lambda: configuration.Predict(input=value),
+        lambda: configuration.Prepare(raw_data=value),
+    ):
+        with pytest.raises(UsageError, match="must be a plain path") as raised:
+            make()
+        assert told in str(raised.value) and len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", ".", "../a b/c", "/data/*.csv,b[1].csv", "./~", "a~b", "5$", "it's/data", "a#b", "C:/x"],
+)
+def test_other_places_are_taken_as_they_are(value):
+    assert configuration.Folders(model_dir=value).model_dir == value
+    assert configuration.Prepare(raw_data=value or "x").raw_data == (value or "x")
+
+
+def test_every_flag_that_is_a_place_has_its_rule():
+    sections = [*configuration.TRAIN_SECTIONS.values(), configuration.Prepare, configuration.Export]
+    sections += [configuration.Evaluate, configuration.Predict, configuration.Report]
+    for section in sections:
+        for field in dataclasses.fields(section):
+            if field.type is str and re.search(
+                "(?i)^(folder|file|globs?) ", field.metadata["help"]
+            ):
+                assert field.metadata["rule"].text.startswith("must be a plain path"), field.name
+
+
+@pytest.mark.parametrize("name", ["e[1]/v", "a*", "what?", "a\\b"])
+def test_an_export_goes_to_no_folder_that_tensorflow_takes_for_a_pattern(name):
+    with pytest.raises(UsageError, match="part of a pattern"):
+        configuration.Export(export_dir=name)
+
+
+def test_the_value_of_an_error_is_short_and_printable():
+    assert configuration.shortened("a\x1b[2J" + "x" * 300) == "a\\x1b[2J" + "x" * 192 + "..."

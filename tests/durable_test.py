@@ -1,5 +1,6 @@
 """The order of calls that makes a name durable, and the content that a reader finds in between."""
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -90,7 +91,7 @@ def test_a_published_folder_stays_and_others_may_read_it(tmp_path):
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch, pauses):
     def full(_):
         raise OSError(28, "No space left on device")
 
@@ -115,3 +116,76 @@ def test_sha256_is_that_of_the_whole_content(size, tmp_path):
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (tmp_path / "file").write_bytes(content)
     assert durable.sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+# --- storage that fails for a moment, and places that cannot be used ------------------------------
+
+
+def failing(*numbers):
+    """An action that raises an OSError of each number, then returns "written"."""
+    left = list(numbers)
+
+    def action():
+        if left:
+            raise OSError(number := left.pop(0), os.strerror(number))
+        return "written"
+
+    return action
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    taken = []
+    monkeypatch.setattr(durable.time, "sleep", taken.append)
+    return taken
+
+
+def test_a_failure_of_the_moment_is_tried_again(pauses):
+    assert durable.retried("x", failing(errno.EIO, errno.ESTALE, errno.ENOSPC)) == "written"
+    assert pauses == [0.5, 1.0, 2.0]
+
+
+def test_the_first_failure_is_told_and_a_refusal_at_once(pauses):
+    with pytest.raises(OSError) as raised:
+        durable.retried("x", failing(errno.ENOSPC, *[errno.EIO] * 9))
+    assert raised.value.errno == errno.ENOSPC and len(pauses) == 4
+    with pytest.raises(OSError) as raised:
+        durable.retried("x", failing(errno.ENOSPC, errno.EACCES))
+    assert raised.value.errno == errno.ENOSPC and len(pauses) == 5
+    with pytest.raises(OSError) as raised:
+        durable.retried("x", failing(errno.EACCES))
+    assert raised.value.errno == errno.EACCES and len(pauses) == 5
+
+
+def test_anything_but_a_file_is_an_error_at_once_and_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_bytes(b"content")
+    assert durable.read_bytes(tmp_path / "file") == b"content"
+    for name in ("pipe", "folder", "loop", "nowhere", "x" * 300):
+        with pytest.raises(OSError) as raised:
+            durable.read_bytes(tmp_path / name)
+        assert str(tmp_path / name) in str(raised.value)
+
+
+def test_a_name_that_no_folder_can_be_renamed_to_is_known(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "lost").symlink_to("nowhere")
+    monkeypatch.chdir(tmp_path / "empty")
+    assert durable.why_not_replaced(tmp_path / "new") == ""
+    assert durable.why_not_replaced(tmp_path) == ""
+    assert durable.why_not_replaced(pathlib.Path(".")) == "the current folder"
+    assert durable.why_not_replaced(tmp_path / "empty") == "the current folder"
+    assert durable.why_not_replaced(tmp_path / "link") == "a symbolic link"
+    assert durable.why_not_replaced(tmp_path / "lost") == "a symbolic link"
+    assert durable.why_not_replaced(pathlib.Path("/proc")) == "a mount point"
+
+
+def test_a_file_of_a_block_that_fails_is_gone_and_names_itself(tmp_path, pauses):
+    with pytest.raises(OSError) as raised, durable.replacing(tmp_path / "out.csv") as file:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(tmp_path / "out.csv") in str(raised.value)
+    assert list(tmp_path.iterdir()) == []

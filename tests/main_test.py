@@ -1,5 +1,6 @@
 """Mistakes on the command line, and help. Commands that succeed have tests of their own."""
 
+import errno
 import json
 import os
 import subprocess
@@ -199,6 +200,26 @@ def test_an_expected_failure_is_one_message_and_its_code(monkeypatch, capsys):
 def test_ctrl_c_exits_130_without_a_traceback(monkeypatch, capsys):
     assert run_raising(monkeypatch, KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "number, path, code",
+    [(errno.EACCES, "/data/x", 3), (errno.EIO, "/data/x", 3), (errno.ENOSPC, None, 74)],
+)
+def test_what_the_system_refuses_is_one_message_with_the_path(
+    number, path, code, monkeypatch, capsys
+):
+    refused = OSError(number, os.strerror(number), path)
+    assert run_raising(monkeypatch, refused) == code
+    err = capsys.readouterr().err
+    assert os.strerror(number) in err and (path or "stdout") in err and err.count("\n") == 1
+
+
+def test_the_environment_chooses_no_other_keras(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    assert main.main(["--help"]) == 0
+    assert os.environ["KERAS_BACKEND"] == "tensorflow" and os.environ["TF_USE_LEGACY_KERAS"] == "0"
 
 
 def test_a_bug_is_not_hidden(monkeypatch):

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 
@@ -6,6 +7,7 @@ import tensorflow as tf
 
 from tests import classifier, commands
 from tests.export import small_models
+from trainer import predict as command
 
 TEXTS = [
     "a funny film about a clown",
@@ -162,6 +164,115 @@ def test_a_flag_that_the_model_would_ignore_exits_2(model, flag):
     answer = predict(model, flag, "a film")
     assert (answer.code, answer.out) == (2, "")
     assert flag.partition("=")[0] in answer.err and "classification" in answer.err
+
+
+# --- Tables and files -----------------------------------------------------------------------------
+
+TABLES = {
+    "csv": 'number,text\n7,"a funny film\n, about a clown"\n8,robot and laser\n',
+    "tsv": 'number\ttext\n7\ta "funny film about a clown\n8\trobot and laser\n',
+    "jsonl": '{"number": 7, "text": "a funny\\nfilm about a clown"}\n'
+    '{"number": 8, "text": "robot and laser"}\n',
+}
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_a_table_is_read_as_prepare_reads_it_and_answers_carry_the_ids(form, model, tmp_path):
+    (tmp_path / "new").write_text(TABLES[form])
+    flags = [f"--source={form}", f"--input={tmp_path / 'new'}", "--id_column=number"]
+    answer = predict(model, *flags, "--format=jsonl")
+    assert answer.code == 0, answer.err
+    printed = [json.loads(line) for line in answer.lines]
+    assert [int(row["id"]) for row in printed] == [7, 8]
+    assert [row["label"] for row in printed] == ["comedy", "science fiction"]
+    # The same into files, which come instead of the lines.
+    for ending in ("csv", "jsonl"):
+        answer = predict(model, *flags, f"--output={tmp_path / f'out.{ending}'}")
+        assert (answer.code, answer.out) == (0, ""), answer.err
+    written = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert list(map(json.loads, written)) == printed
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "label", "probability", *printed[0]["probabilities"]]
+    for row, expected in zip(rows, printed, strict=True):
+        assert row["id"] == str(expected["id"]) and row["label"] == expected["label"]
+        for label, chance in expected["probabilities"].items():
+            assert float(row[label]) == chance
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "out.csv", "out.jsonl"]
+
+
+def test_a_bad_table_leaves_the_output_that_was_there(model, tmp_path):
+    (tmp_path / "new").write_text("id,text\n1,a film\n2,a,b\n")
+    (tmp_path / "out.csv").write_text("before")
+    flags = ["--source=csv", f"--input={tmp_path / 'new'}"]
+    answer = predict(model, *flags, f"--output={tmp_path / 'out.csv'}")
+    assert answer.code == 3 and f"{tmp_path / 'new'}:3" in answer.err
+    answer = predict(model, *flags, "--text_column=review", f"--output={tmp_path / 'out.csv'}")
+    assert answer.code == 3 and "--text_column" in answer.err
+    answer = predict(model, *flags, "--id_column=no", f"--output={tmp_path / 'out.csv'}")
+    assert answer.code == 3 and "--id_column" in answer.err
+    assert (tmp_path / "out.csv").read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "out.csv"]
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["--output={0}/no/out.csv"], "no folder"),
+        (["--output={0}/folder.csv"], "is no file"),
+        (["--output={0}/new.csv", "--input={0}/new.csv"], "it is --input"),
+        (["--output={0}/out.txt"], "must be a plain path that ends with .csv or .jsonl"),
+        (["--id_column=id"], "only a table has columns"),
+        (["--id_column=id", "--source=csv", "--input={0}/new.csv"], "Use --format=jsonl"),
+        (["--source=folder", "--input={0}/new.csv"], "predict reads csv | tsv | jsonl"),
+        (["--input={0}/pipe"], "it is a named pipe"),
+        (["--input={0}/loop"], "Too many levels of symbolic links"),
+    ],
+)
+def test_files_that_cannot_be_used_exit_2_before_a_text_is_read(flags, told, model, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "new.csv").write_text("id,text\n")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    answer = predict(model, *(flag.format(tmp_path) for flag in flags))
+    assert (answer.code, answer.out) == (2, "") and told in answer.err
+
+
+@pytest.mark.parametrize(
+    "name, first, found",
+    [
+        ("new.csv", "a film", "csv"),
+        ("new.tsv.gz", "a film", "tsv"),
+        ("standard input", '{"text": "a film"}', "jsonl"),
+        ("texts", "id,text,label", "csv"),
+        ("texts", '"id"\t"text"', "tsv"),
+        ("texts", "text", ""),
+        ("texts", "Yes, maybe", ""),
+        ("texts", "a film, a play", ""),
+        ("texts", "1,2", ""),
+        ("texts", "", ""),
+    ],
+)
+def test_lines_that_look_like_a_table_are_noticed(name, first, found, monkeypatch):
+    said = []
+    monkeypatch.setattr(command.log, "warning", lambda text, *values: said.append(text % values))
+    command._warn_of_table(name, first)
+    assert (f"use --source={found} --text_column=NAME" in "".join(said)) == bool(found)
+
+
+def test_input_without_end_and_long_lines_exit_3(model):
+    answer = predict(model, "--input=/dev/zero")
+    assert answer.code == 3 and "/dev/zero:1: the line is longer than 1000000 bytes" in answer.err
+    answer = predict(model, "--max_line_bytes=4", stdin=b"abcd\r\nabcde\n")
+    assert answer.code == 3 and "standard input:2: the line is longer than 4 bytes" in answer.err
+    answer = predict(model, stdin=b"a\0b\n")
+    assert answer.code == 3 and "standard input:1: the text holds a NUL byte" in answer.err
+
+
+def test_no_text_controls_the_terminal(model):
+    assert predict(model, "\x1b[2J\x9b1mfilm").out.endswith("\t\\x1b[2J\\x9b1mfilm\n")
+    [line] = predict(model, "--format=jsonl", "\x1b[2J\x9b1mfilm").lines
+    assert line.isprintable() and json.loads(line)["text"] == "\x1b[2J\x9b1mfilm"
 
 
 # --- Other tasks ----------------------------------------------------------------------------------

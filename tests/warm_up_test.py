@@ -58,8 +58,10 @@ def test_a_worker_compiles_for_its_own_rows(events):
 def test_the_supervisor_hears_of_a_compilation_before_it_and_the_journal_after_it(events):
     warm_up(events).before_steps("source", 0, 1)
     assert events == [
+        "record.compiling",
         "record.lap compile",  # the loop itself
         "supervisor.beat compile",
+        "record.compiling",
         "record.journal_steps 0",
         "compile 8 for 6 rows",
         "record.lap compile",
@@ -80,9 +82,11 @@ def test_the_evaluation_is_compiled_before_the_first_one_only(events):
     found.before_evaluation("weights", 10)
     assert events == [
         "supervisor.beat compile",
+        "record.compiling",
         "compile evaluation 8 weights",
         "record.lap compile",
         "supervisor.beat compile",
+        "record.compiling",
         "compile evaluation 24 weights",
         "record.lap compile",
     ]

@@ -42,6 +42,7 @@ class WarmUp:
     def before_steps(self, source: Any, step: int, count: int) -> None:
         """Compiles what the `count` steps after `step` need; they come from `source`."""
         if self._is_loop_cold:
+            self._record.compiling()
             self._train_steps.run(source, 0)  # Traces the loop and takes no step.
             self._record.lap("compile", program="loop")
             self._is_loop_cold = False
@@ -50,6 +51,7 @@ class WarmUp:
         lengths = {self._batches.plan.padded_length(step + i) for i in range(count)}
         for length in sorted(lengths & self._cold_lengths):
             self._supervisor.beat("compile", step)
+            self._record.compiling()
             self._record.journal_steps(step)
             self._train_steps.warm_up(length, self._rows)
             self._record.lap("compile", length=length)
@@ -59,6 +61,7 @@ class WarmUp:
         """Compiles the lengths of the evaluated split, before its first evaluation."""
         for length in self._cold_evaluation:
             self._supervisor.beat("compile", step)
+            self._record.compiling()
             self._evaluator.warm_up(weights, length)
             self._record.lap("compile", length=length, split=self._evaluator.split)
         self._cold_evaluation = []

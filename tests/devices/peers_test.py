@@ -23,6 +23,13 @@ from trainer.devices import peers
             ),
             (2, 3),
         ),
+        # As Vertex AI and TFJob set it for one replica, and for a chief with workers.
+        ('{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}', (0, 1)),
+        (
+            '{"cluster": {"worker": ["b:1"], "chief": ["a:1"]}, "task": {"type": "worker", '
+            '"index": 0}}',
+            (1, 2),
+        ),
     ],
 )
 def test_tf_config_names_the_worker_and_how_many_there_are(tf_config, expected):

@@ -272,6 +272,11 @@ JUDGEMENTS = [
     ("batch", {"batch_size": 8, "shards": 4}, {"workers": 3}, ERROR, ["--shards=4"]),
     ("batch", {"strategy": "one_device"}, {"sight": GPUS}, OK, ["1 replica(s)"]),
     ("batch", {"accelerator": "cpu"}, {"sight": GPUS}, OK, ["1 replica(s)"]),
+    ("gang", {}, {}, OK, ["1"]),
+    ("gang", {}, {"refused_gang": "TF_CONFIG=x: bad"}, ERROR, ["TF_CONFIG=x: bad"]),
+    ("rows", {"batch_size": 1000}, {}, OK, ["1000 of 1000 training examples"]),
+    ("rows", {"batch_size": 1001}, {}, WARNING, ["--batch_size=1001", "1000 training examples"]),
+    ("rows", {"batch_size": 1001}, {"data": "none"}, SKIPPED, ["needs a dataset"]),
     ("data", {"data_dir": "D"}, {}, OK, ["D is complete", "1000 training examples"]),
     (
         "data",

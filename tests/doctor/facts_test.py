@@ -36,11 +36,27 @@ def test_packages_are_those_that_are_installed():
         ({}, {"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 0}}'}, 2),
         ({"num_workers": 4}, {"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}}'}, 4),
         ({}, {"TF_CONFIG": "{}"}, 1),
+        ({}, {"TF_CONFIG": '{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief"}}'}, 1),
         ({}, {"TF_CONFIG": "no json"}, 1),
     ],
 )
 def test_workers_are_counted_from_flags_and_tf_config(flags, environ, workers):
     assert facts.workers(configuration.Gang(**flags), environ) == workers
+
+
+@pytest.mark.parametrize(
+    "tf_config, told",
+    [
+        ("", ""),
+        ('{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}', ""),
+        ("no json", "TF_CONFIG=no json: cannot be read"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": 3}}', "its task is worker 3"),
+    ],
+)
+def test_a_tf_config_that_train_refuses_is_known(tf_config, told):
+    found = facts.refused_gang(configuration.Gang(), {"TF_CONFIG": tf_config})
+    assert found.startswith(told) or told in found
+    assert bool(found) == bool(told)
 
 
 def test_a_dataset_is_measured_and_a_damaged_one_named(tmp_path):

@@ -306,6 +306,28 @@ def check_batch(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "batch", f"{dealt}: {rows // count} each")
 
 
+def check_gang(config: configuration.Config, facts: Facts) -> Finding:
+    if facts.refused_gang:
+        return Finding(ERROR, "workers", facts.refused_gang)
+    return Finding(OK, "workers", f"{facts.workers}")
+
+
+def check_rows(config: configuration.Config, facts: Facts) -> Finding:
+    """A batch is held in memory whole, also if it takes each example several times."""
+    if not isinstance(facts.data, Data) or facts.data.in_streams:
+        return Finding(SKIPPED, "rows of a batch", "needs a dataset of single examples")
+    rows, examples = config.input.batch_size, facts.data.examples
+    if rows > examples:
+        return Finding(
+            WARNING,
+            "rows of a batch",
+            f"--batch_size={rows}, but there are {examples} training examples: an update takes "
+            "some of them several times, and needs memory for all its rows.",
+            f"Use --batch_size={examples} or less.",
+        )
+    return Finding(OK, "rows of a batch", f"{rows} of {examples} training examples")
+
+
 # --- folders --------------------------------------------------------------------------------------
 
 
@@ -376,7 +398,8 @@ def check_space(config: configuration.Config, facts: Facts) -> Finding:
     free, where = facts.model_folder.free, facts.model_folder.probed
     needs = (
         f"{_bytes(free)} free in {where}; a checkpoint takes {_bytes(size)}, and room for {wanted} "
-        f"more is needed (--keep={config.run.keep}, --save_steps={config.run.save_steps})"
+        f"more is needed (--keep={config.run.keep}, --save_steps={config.run.save_steps}), beside "
+        f"{_bytes(_OTHER_FILES)} for the journal and TensorBoard"
     )
     if free < size + _OTHER_FILES:
         return Finding(
@@ -522,7 +545,9 @@ CHECKS = (
     Check(check_given, at_start=True),
     Check(check_kernels),
     Check(check_implementation),
+    Check(check_gang),
     Check(check_batch),
+    Check(check_rows, at_start=True),
     Check(check_data),
     Check(check_source),
     Check(check_model_folder),

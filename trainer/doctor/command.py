@@ -20,6 +20,7 @@ def command(config: configuration.Config, settings: configuration.Doctor) -> int
             facts.packages(),
             accelerator.given(os.environ, accelerator.device_files()),
             workers=facts.workers(config.gang, os.environ),
+            refused_gang=facts.refused_gang(config.gang, os.environ),
             sight=facts.sight(config.run, config.model.cell),
             data=facts.data(config.folders.data_dir),
             model_folder=facts.folder(folder) if folder else facts.Facts.model_folder,

@@ -18,7 +18,8 @@ from trainer.data import fields, store
 from trainer.data.epochs import Epochs, of_split
 from trainer.devices import accelerator
 from trainer.doctor.cluster import Cluster
-from trainer.exit_codes import TrainerError
+from trainer.exit_codes import TrainerError, UsageError
+from trainer.gang import roster
 
 _PACKAGES = (*accelerator.TENSORFLOWS, "keras", "tensorboard")
 _SIGHT_SECONDS = 300.0  # The first import on a cold network disk takes minutes.
@@ -89,12 +90,14 @@ class Facts:
     """What the checks judge. A fact that could not be gathered is a text with the reason.
 
     checkpoints: of the model folder. source: checkpoints of the model that --init_from names.
+    refused_gang: what is wrong with TF_CONFIG, if anything.
     """
 
     python: tuple[int, int]
     packages: Mapping[str, str]
     given: Mapping[str, accelerator.Evidence]
     workers: int = 1
+    refused_gang: str = ""
     sight: Sight | str = "not asked for"
     data: Data | str = "--data_dir is not given"
     model_folder: Folder | str = "--model_dir is not given"
@@ -120,13 +123,27 @@ def packages() -> dict[str, str]:
 
 
 def workers(gang: configuration.Gang, environ: Mapping[str, str]) -> int:
-    """Returns the number of workers according to the flags, else TF_CONFIG, else 1."""
+    """Returns the number of workers according to the flags, else TF_CONFIG, else 1.
+
+    --num_workers alone is enough: this machine need not be one of them.
+    """
     if gang.num_workers:
         return gang.num_workers
     try:
-        return max(1, len(json.loads(environ["TF_CONFIG"])["cluster"]["worker"]))
-    except (KeyError, ValueError, TypeError):
+        return roster.resolve(gang, environ).workers
+    except UsageError:
         return 1
+
+
+def refused_gang(gang: configuration.Gang, environ: Mapping[str, str]) -> str:
+    """Returns why `train` would refuse TF_CONFIG; "" if it would not, or if there is none."""
+    if not environ.get("TF_CONFIG"):
+        return ""
+    try:
+        roster.resolve(gang, environ)
+    except UsageError as problem:
+        return str(problem)
+    return ""
 
 
 def data(folder: str) -> Data | str:

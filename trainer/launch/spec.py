@@ -6,6 +6,7 @@ a save.
 """
 
 import dataclasses
+import logging
 import math
 import pathlib
 import re
@@ -14,6 +15,8 @@ from trainer import config as configuration
 from trainer.exit_codes import UsageError
 from trainer.gang import roster
 from trainer.model_folder import journal
+
+log = logging.getLogger(__name__)
 
 # The port on which supervisors meet. TensorFlow's own ports change with every restart of the gang.
 PORT = 2222
@@ -417,6 +420,13 @@ def _check_folders(spec: JobSpec) -> None:
         raise UsageError(
             f"--model_dir={folders.model_dir}: is on an emptydir, and every pod has its own. "
             "Several workers and TensorBoard must share the folder: use a pvc."
+        )
+    if held.kind == "emptydir":
+        log.warning(
+            "--model_dir=%s is on an emptydir, which is deleted with its pod: a pod that is moved, "
+            "and the end of the job, take the model with them. Use --volume=pvc:CLAIM:/PATH to "
+            "keep it",
+            folders.model_dir,
         )
     if (
         any(volume.kind == "gcsfuse" for volume in spec.volumes)

@@ -106,6 +106,16 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def compiling(self) -> None:
+        """Shows that a program is compiled, which takes many seconds without a step."""
+        if self._bar:
+            self._bar.update(self._task, description="compiling")
+
+    def advance(self, count: int) -> None:
+        """Shows that `count` more steps are done."""
+        if self._bar:
+            self._bar.update(self._task, advance=count, description="train")
+
     def show(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Shows `step` with its metrics, {name: value}, in their order."""
         elapsed = self._clock() - self._began
@@ -126,16 +136,22 @@ _NOT_ON_THE_BAR = ("gradient_norm", "input_wait")
 
 
 def _bar(total: int) -> Any:
+    digits = len(str(total))
     # Imported here: a run without a terminal does not need it.
     import rich.console
     import rich.progress
+    import rich.table
 
+    # On a narrow terminal the metrics are cut, and never the steps or the time that is left.
+    rest = rich.table.Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    whole = [rich.table.Column(no_wrap=True, min_width=width) for width in (9, 2 * digits + 1, 7)]
     return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[metrics]}"),
-        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.description}", table_column=whole[0]),
+        rich.progress.BarColumn(bar_width=16),
+        rich.progress.MofNCompleteColumn(table_column=whole[1]),
+        rich.progress.TimeRemainingColumn(table_column=whole[2]),
+        rich.progress.TextColumn("{task.fields[metrics]}", table_column=rest),
+        expand=True,
         console=rich.console.Console(file=sys.stderr),
         # Stdout carries results: the bar may redraw it only if both share a terminal.
         redirect_stdout=sys.stdout.isatty(),
