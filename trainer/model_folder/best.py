@@ -7,6 +7,7 @@ step again.
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +22,13 @@ class BestCheckpoint:
     """
 
     def __init__(
-        self, folder: pathlib.Path, metric: str, held: lock.Hold, digests: Mapping[str, str]
+        self, folder: pathlib.Path, metric: str, held: lock.Hold, of_run: Mapping[str, Any]
     ):
-        """`digests`: config_digest and dataset_digest for the manifests."""
+        """`of_run`: config_digest, dataset_digest and config for the manifests."""
         self._folder = folder
         self._metric = metric
         self._held = held
-        self._digests = digests
+        self._of_run = of_run
 
     def offer(
         self,
@@ -51,12 +52,15 @@ class BestCheckpoint:
         """Keeps the best checkpoint so far and the best up to step `saved`, removes all others.
 
         saved: the step of the newest state on disk. A resume from there needs the second one: for
-        it, later evaluations by a killed attempt never happened.
+        it, later evaluations by a killed attempt never happened. One of that step that is not on
+        record stays: its evaluation came after the save, and is made again.
         """
         histories = evaluations, [entry for entry in evaluations if entry.step <= saved]
         wanted = {
             found.step for history in histories if (found := selection.best(history, self._metric))
         }
+        if all(entry.step != saved for entry in evaluations):
+            wanted.add(saved)
         unwanted = set(commits.list_steps(self._folder)) - wanted
         # After listing: a checkpoint that a later attempt needs is wanted here, too, or is not in
         # the list yet.
@@ -65,7 +69,7 @@ class BestCheckpoint:
             self._discard(step)
 
     def _commit(self, step: int, tensors: Mapping[str, np.ndarray]) -> None:
-        checkpoint.commit(self._folder, step, tensors, held=self._held, **self._digests)
+        checkpoint.commit(self._folder, step, tensors, held=self._held, **self._of_run)
 
     def _discard(self, step: int) -> None:
         checkpoint.discard(commits.folder_of(self._folder, step), self._held.number)
