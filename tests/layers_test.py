@@ -35,7 +35,7 @@ ROOMS = """
 # The same for the modules of each package.
 INSIDE = {
     "chaos": "command / faults / trials",
-    "data": "pipeline text / plans / epochs store / order fields",
+    "data": "pipeline text / plans excerpt / epochs store / order fields",
     "devices": "resources strategy hardware / fusion accelerator cuda nvidia exchange placement"
     " peers",
     "doctor": "command / checks sight / facts / cluster",

@@ -16,7 +16,7 @@ TEXTS_PER_BATCH = 64
 
 def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     """`trainer predict`: prints what the model answers to each text, in the order of the texts."""
-    model = trained_model.open_model(settings)
+    model = trained_model.open_model(settings, examples=trained_model.Examples.UNUSED)
     served = model.served()
     _refuse_options(settings, served, model.dataset.task)
     at_a_terminal = not words and not settings.input and sys.stdin.isatty()

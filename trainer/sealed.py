@@ -25,17 +25,26 @@ def read(content: bytes, older: Collection[str]) -> dict[str, Any]:
     older: the keys that a document without a seal may have. Raises ValueError with the reason if
     `content` is not one JSON object in UTF-8, or is not what was sealed.
     """
-    try:
-        document = json.loads(content.decode("utf-8"), object_pairs_hook=_without_repetition)
-        if not isinstance(document, dict):
-            raise ValueError("it is not a JSON object")
-        if KEY in document and document[KEY] != _digest(document):
-            raise ValueError(f"its content is not the one of its own {KEY}")
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
+    document = parse(content)
+    if KEY in document and document[KEY] != _digest(document):
+        raise ValueError(f"its content is not the one of its own {KEY}")
     unknown = sorted(document.keys() - set(older))
     if KEY not in document and unknown:
         raise ValueError(f"it has no {KEY}, but {', '.join(map(repr, unknown[:5]))[:200]}")
+    return document
+
+
+def parse(content: bytes) -> dict[str, Any]:
+    """Returns the JSON object in `content`; raises ValueError with the reason if it is not one.
+
+    It must be UTF-8, without a name that comes twice.
+    """
+    try:
+        document = json.loads(content.decode("utf-8"), object_pairs_hook=_without_repetition)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(document, dict):
+        raise ValueError("it is not a JSON object")
     return document
 
 

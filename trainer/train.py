@@ -16,7 +16,7 @@ import numpy as np
 from trainer import config as configuration
 from trainer import fine_tuning, loop, outcome, recorder, resuming
 from trainer.channel import Channel
-from trainer.data import fields, pipeline, plans, store
+from trainer.data import excerpt, fields, pipeline, plans, store
 from trainer.devices import hardware, peers, resources, strategy
 from trainer.devices.placement import Placement
 from trainer.doctor import command as doctor
@@ -128,6 +128,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     attempt.held.began(step)
     facts = fine_tuning.facts(dataset, origin)
     if placement.is_chief:
+        excerpt.keep(dataset, folder)
         resuming.write(config, folder, facts)
     device = hardware.here(config.run)
     if found and placement.is_chief:
