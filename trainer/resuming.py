@@ -18,7 +18,7 @@ from typing import Any
 from trainer import config as configuration
 from trainer import durable, sealed
 from trainer.config import Config
-from trainer.exit_codes import DataError, TrainerError, UsageError
+from trainer.exit_codes import DataError, UsageError
 from trainer.model_folder import commits
 
 FORMAT = 1
@@ -142,28 +142,26 @@ def facts_in(model_dir: str | pathlib.Path, flag: str = "model_dir") -> dict[str
 def _document(model_dir: str | pathlib.Path, flag: str) -> dict[str, Any]:
     path = pathlib.Path(model_dir) / "config.json"
     held = _held_by_checkpoint(model_dir)
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        if held:
-            return held[1]
-        raise UsageError(
-            f"--{flag}={model_dir}: holds no config.json, which `train` writes before anything "
-            "else. Name a folder of `train`, or restore the file."
-        ) from None
-    except OSError as problem:
-        raise DataError(
-            f"{path} cannot be read ({problem.strerror}): it must be a file that the user of this "
-            "command may read. Mend that, or restore the file."
-        ) from None
     remedy = (
         f"Delete the file, then it is read from {held[0]}, or restore it from a copy."
         if held
         else "Restore it from a copy, or use another --model_dir."
     )
     try:
-        found = _read(content)
-    except (ValueError, KeyError, TypeError, OverflowError, TrainerError) as problem:
+        found = _read(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        if not held:
+            raise UsageError(
+                f"--{flag}={model_dir}: holds no config.json, which `train` writes before anything "
+                "else. Name a folder of `train`, or restore the file."
+            ) from None
+        found = held[1]
+    except OSError as problem:
+        raise DataError(
+            f"{path} cannot be read ({problem.strerror}): it must be a file that the user of this "
+            "command may read. Mend that, or restore the file."
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, UsageError) as problem:
         raise DataError(
             f"{path} cannot be read ({str(problem)[:200]!r}): it must be as `train` wrote it. "
             f"{remedy}"
@@ -198,7 +196,8 @@ def _held_by_checkpoint(
 def _read(content: bytes) -> dict[str, Any]:
     """Returns the document of a config.json.
 
-    Raises ValueError, KeyError, TypeError, OverflowError or TrainerError if it was not written so.
+    Raises ValueError, KeyError, TypeError, AttributeError, OverflowError or UsageError if `train`
+    did not write it so.
     """
     found = sealed.read(content, OLDER)
     found["format"], found["flags"] = int(found["format"]), dict(found["flags"])
