@@ -167,11 +167,30 @@ def test_a_lost_or_changed_record_of_evaluations_changes_nothing(tmp_path, conte
     assert best(tmp_path) == [1] and on_record(tmp_path) == [1, 2, 3]
 
 
-def test_a_best_checkpoint_of_the_restored_step_stays_until_it_is_evaluated_again(tmp_path):
+def test_an_evaluation_after_the_save_of_its_step_counts_if_its_checkpoint_is_the_best(tmp_path):
+    """A stop broke off the evaluation, so that the state was saved without it."""
+    with keeping(tmp_path) as keeper:
+        evaluated(keeper, 1, 0.6)
+        keeper.save(2, state(2))
+        keeper.finish(2, dict)
+        evaluated(keeper, 2, 0.7)
+        keeper.finish(2, dict)
+    assert best(tmp_path) == [2]
+    with keeping(tmp_path, found=newest(tmp_path)) as keeper:
+        assert keeper.has_evaluation(2)
+        evaluated(keeper, 3, 0.65)
+        keeper.save(3, state(3))
+    assert best(tmp_path) == [2] and on_record(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("change", [("0.7", "0.9"), ("0.7", "0.1"), ('{"step": 2', '{"step": 3')])
+def test_a_changed_evaluation_after_the_save_of_its_step_is_made_again(tmp_path, change):
     with keeping(tmp_path) as keeper:
         keeper.save(2, state(2))
         keeper.finish(2, dict)
-        evaluated(keeper, 2, 0.7)  # After the save: its checkpoint does not know of it.
+        evaluated(keeper, 2, 0.7)
+    path = tmp_path / "evaluations.jsonl"
+    path.write_text(path.read_text().replace(*change))
     with keeping(tmp_path, found=newest(tmp_path)) as keeper:
         assert best(tmp_path) == [2] and not keeper.has_evaluation(2)
         evaluated(keeper, 2, 0.7)

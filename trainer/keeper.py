@@ -70,6 +70,7 @@ class Keeper:
             found.step if found else 0,
             writes=writes,
             kept=found.manifest.get("evaluations") if found else None,
+            known=self._best.evaluations_at(found.step) if found else (),
         )
         if any(self._metric not in entry.metrics for entry in self.evaluations):
             raise DataError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.exit_codes import FolderInUseError
+from trainer.exit_codes import DataError, FolderInUseError
 from trainer.model_folder import checkpoint, commits, lock, selection
 
 
@@ -39,14 +39,14 @@ class BestCheckpoint:
         """Commits the state of `snapshot()` if `evaluation` is better than all before it."""
         if selection.best([*before, evaluation], self._metric) is not evaluation:
             return
-        tensors = snapshot()
+        tensors, lines = snapshot(), [entry.to_json() for entry in (*before, evaluation)]
         try:
-            self._commit(evaluation.step, tensors)
+            self._commit(evaluation.step, tensors, lines)
         except FolderInUseError:
             # An attempt with another number of replicas came to this step and was killed. Its
             # weights are close to these, but not equal.
             self._discard(evaluation.step)
-            self._commit(evaluation.step, tensors)
+            self._commit(evaluation.step, tensors, lines)
 
     def prune(self, evaluations: Sequence[selection.Evaluation], saved: int) -> None:
         """Keeps the best checkpoint so far and the best up to step `saved`, removes all others.
@@ -68,8 +68,20 @@ class BestCheckpoint:
         for step in unwanted:
             self._discard(step)
 
-    def _commit(self, step: int, tensors: Mapping[str, np.ndarray]) -> None:
-        checkpoint.commit(self._folder, step, tensors, held=self._held, **self._of_run)
+    def evaluations_at(self, step: int) -> list[str]:
+        """Returns the lines of evaluations.jsonl with which the state of `step` became the best."""
+        try:
+            manifest = commits.read_manifest(commits.folder_of(self._folder, step))
+        except DataError:
+            return []
+        return manifest.get("evaluations", [])
+
+    def _commit(
+        self, step: int, tensors: Mapping[str, np.ndarray], evaluations: Sequence[str]
+    ) -> None:
+        checkpoint.commit(
+            self._folder, step, tensors, held=self._held, evaluations=evaluations, **self._of_run
+        )
 
     def _discard(self, step: int) -> None:
         checkpoint.discard(commits.folder_of(self._folder, step), self._held.number)

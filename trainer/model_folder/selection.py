@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from trainer import durable
 from trainer.config import TASKS
@@ -85,6 +85,7 @@ class History:
         restored_step: int,
         writes: bool = True,
         kept: Sequence[str] | None = None,
+        known: Collection[str] = (),
     ):
         """Takes over the evaluations up to `restored_step`.
 
@@ -94,12 +95,16 @@ class History:
             to this moment.
           kept: the lines up to `restored_step` as the restored checkpoint holds them; a file that
             does not begin with them is written again. None if it holds none: then `path` is read.
+          known: further lines that count if the file has them, of evaluations of the restored state
+            that were made after it was saved.
 
         Raises DataError if a line cannot be read.
         """
         self._path = path
         self._writes = writes
         if kept is not None:
+            there = _lines(path)
+            kept = [*kept, *(line for line in known if line not in kept and line in there)]
             self.evaluations = [
                 _parsed(line, "the restored checkpoint", number)
                 for number, line in enumerate(kept, start=1)
@@ -107,7 +112,7 @@ class History:
         else:
             found = _read(path) if restored_step else []
             self.evaluations = [entry for entry in found if entry.step <= restored_step]
-        if kept and writes and not _begins_with(path, kept):
+        if kept and writes and there[: len(kept)] != kept:
             log.warning(
                 "%s is not what the checkpoint of step %d holds of it (%d evaluations): it is "
                 "written again from there",
@@ -133,9 +138,10 @@ class History:
         durable.replace_file(self._path, content, temporary=self._path.with_suffix(".tmp"))
 
 
-def _begins_with(path: pathlib.Path, lines: Sequence[str]) -> bool:
+def _lines(path: pathlib.Path) -> list[str]:
+    """Returns the whole lines of a file; a line without an end is none."""
     content = path.read_bytes() if path.exists() else b""
-    return content.startswith("".join(f"{line}\n" for line in lines).encode())
+    return content.decode("utf-8", "replace").split("\n")[:-1]
 
 
 def _read(path: pathlib.Path) -> list[Evaluation]:
