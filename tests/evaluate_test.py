@@ -160,6 +160,20 @@ def test_a_damaged_best_checkpoint_is_an_error(folder, tmp_path):
     assert commands.call("evaluate", f"--model_dir={model}", "--checkpoint=newest").code == 0
 
 
+@pytest.mark.parametrize("name", ["evaluate", "predict"])
+def test_a_changed_configuration_is_refused_and_can_be_deleted(folder, tmp_path, name):
+    model = shutil.copytree(folder / "model", tmp_path / "model")
+    path, asked = model / "config.json", [name, f"--model_dir={model}", "a", "robot"]
+    asked = asked[:2] if name == "evaluate" else asked
+    expected = commands.call(*asked)
+    path.write_text(path.read_text().replace('"max_length": 10', '"max_length":  0'))
+    answer = commands.call(*asked)
+    assert (answer.code, answer.out) == (3, "") and f"{path} cannot be read" in answer.err
+    assert "Delete the file, then it is read from" in answer.err
+    path.unlink()
+    assert commands.call(*asked).out == expected.out
+
+
 def test_a_dataset_may_move_but_not_be_another(folder, tmp_path):
     moved = shutil.copytree(folder / "data", tmp_path / "moved")
     assert evaluate(folder, f"--data_dir={moved}")["examples"] == 301

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer import config as configuration
-from trainer.exit_codes import StorageError, TakenOverError
+from trainer.exit_codes import DataError, StorageError, TakenOverError
 from trainer.keeper import Keeper
 from trainer.model_folder import attempts, checkpoint, lock
 from trainer.model_folder.selection import Evaluation
@@ -147,6 +147,78 @@ def test_what_a_killed_attempt_did_beyond_its_last_save_never_happened(tmp_path)
     with keeping(tmp_path, found=newest(tmp_path)) as keeper:
         assert best(tmp_path) == [1]
         assert keeper.has_evaluation(1) and not keeper.has_evaluation(3)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b'{"step": 1}'])
+def test_a_lost_or_changed_record_of_evaluations_changes_nothing(tmp_path, content):
+    path = tmp_path / "evaluations.jsonl"
+    with keeping(tmp_path) as keeper:
+        for step, accuracy in ((1, 0.7), (2, 0.6)):
+            evaluated(keeper, step, accuracy)
+        keeper.save(2, state(2))
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with keeping(tmp_path, found=newest(tmp_path), early_stop_patience=2) as keeper:
+        assert best(tmp_path) == [1] and on_record(tmp_path) == [1, 2]
+        evaluated(keeper, 3, 0.65)
+        assert keeper.patience_is_over
+        keeper.save(3, state(3))
+    assert best(tmp_path) == [1] and on_record(tmp_path) == [1, 2, 3]
+
+
+def test_an_evaluation_after_the_save_of_its_step_counts_if_its_checkpoint_is_the_best(tmp_path):
+    """A stop broke off the evaluation, so that the state was saved without it."""
+    with keeping(tmp_path) as keeper:
+        evaluated(keeper, 1, 0.6)
+        keeper.save(2, state(2))
+        keeper.finish(2, dict)
+        evaluated(keeper, 2, 0.7)
+        keeper.finish(2, dict)
+    assert best(tmp_path) == [2]
+    with keeping(tmp_path, found=newest(tmp_path)) as keeper:
+        assert keeper.has_evaluation(2)
+        evaluated(keeper, 3, 0.65)
+        keeper.save(3, state(3))
+    assert best(tmp_path) == [2] and on_record(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("change", [("0.7", "0.9"), ("0.7", "0.1"), ('{"step": 2', '{"step": 3')])
+def test_a_changed_evaluation_after_the_save_of_its_step_is_made_again(tmp_path, change):
+    with keeping(tmp_path) as keeper:
+        keeper.save(2, state(2))
+        keeper.finish(2, dict)
+        evaluated(keeper, 2, 0.7)
+    path = tmp_path / "evaluations.jsonl"
+    path.write_text(path.read_text().replace(*change))
+    with keeping(tmp_path, found=newest(tmp_path)) as keeper:
+        assert best(tmp_path) == [2] and not keeper.has_evaluation(2)
+        evaluated(keeper, 2, 0.7)
+    assert best(tmp_path) == [2] and on_record(tmp_path) == [2]
+
+
+def test_an_older_record_without_the_metric_that_selects_is_refused(tmp_path):
+    with keeping(tmp_path) as keeper:
+        evaluated(keeper, 1, 0.7)
+        keeper.save(1, state(1))
+    found = newest(tmp_path)
+    del found.manifest["evaluations"]
+    with pytest.raises(DataError, match="evaluations.jsonl has an evaluation without loss"):
+        with keeping(tmp_path, found=found, best_metric="loss"):
+            pass
+
+
+def test_checkpoints_hold_the_configuration_and_what_was_evaluated_before(tmp_path):
+    with keeping(tmp_path, seed=3) as keeper:
+        evaluated(keeper, 1, 0.7)
+        keeper.save(1, state(1))
+        evaluated(keeper, 2, 0.6)
+    manifest = newest(tmp_path).manifest
+    assert manifest["evaluations"] == [evaluation(1, 0.7).to_json()]
+    of_best = checkpoint.load(tmp_path / "best/step-00000001").manifest
+    for held in (manifest, of_best):
+        assert held["config"]["flags"]["seed"] == 3
+        assert held["config"]["digest"] == held["config_digest"]
 
 
 @pytest.mark.parametrize("split", ["test", ""])

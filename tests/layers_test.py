@@ -26,15 +26,16 @@ ROOMS = """
     gang prepare tasks
     reporting data flags devices
     models
-    model_folder resuming stopping
+    resuming
+    model_folder stopping
     config
     channel failures
-    durable exit_codes processes streams
+    durable exit_codes processes sealed streams
 """
 # The same for the modules of each package.
 INSIDE = {
     "chaos": "command / faults / trials",
-    "data": "pipeline text / plans / epochs store / order fields",
+    "data": "pipeline text / plans excerpt / epochs store / order fields",
     "devices": "resources strategy hardware / fusion accelerator cuda nvidia exchange placement"
     " peers",
     "doctor": "command / checks sight / facts / cluster",
@@ -63,7 +64,8 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, and every process
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
-    main flags stopping config resuming exit_codes channel durable processes failures streams
+    main flags stopping config resuming exit_codes channel durable processes failures sealed
+    streams
     chaos.command chaos.trials chaos.faults
     data.plans
     devices.accelerator devices.cuda devices.nvidia devices.hardware devices.resources

@@ -17,6 +17,7 @@ WHOLE_PROGRAM = {
     "digests_test.py": "are the results those of the version before?",
     "durability_test.py": "does the kernel see writes, syncs and renames in the safe order?",
     "docs_test.py": "is what the documents say true?",
+    "faults/flipped_bits_test.py": "is a flipped bit of a small file noticed, or without effect?",
     "gang/network_cut_test.py": "does a gang survive a cut network?",
     "launch/image_test.py": "does the image hold what a pod needs?",
     "layers_test.py": "do imports point down?",

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 
 import pytest
 import tensorflow as tf
@@ -56,6 +57,24 @@ def test_text_form_is_label_probability_and_text_between_tabs(model, rows):
     assert answer.lines == [
         f"{row['label']}\t{row['probability']:.4f}\t{row['text']}" for row in rows
     ]
+
+
+def test_a_model_folder_stands_alone(model, rows, tmp_path):
+    """The data has gone, and the model has moved; only `evaluate` misses the data."""
+    alone = shutil.copytree(model, tmp_path / "alone")
+    data = (model.parent / "data").rename(model.parent / "elsewhere")
+    try:
+        answer = predict(alone, "--format=jsonl", *TEXTS)
+        assert [json.loads(line) for line in answer.lines] == rows, answer.err
+        evaluated = commands.call("evaluate", f"--model_dir={alone}")
+        assert evaluated.code == 2 and "reads examples, which the model folder" in evaluated.err
+        (alone / "dataset/labels.txt").write_text("other\nnames\n")
+        answer = predict(alone, *TEXTS)
+        assert (answer.code, answer.out) == (3, "") and "dataset/labels.txt: " in answer.err
+    finally:
+        data.rename(model.parent / "data")
+    answer = predict(alone, "--format=jsonl", *TEXTS)
+    assert [json.loads(line) for line in answer.lines] == rows
 
 
 BYTES = [text.encode() for text in TEXTS]

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import pytest
 
 from trainer import config as configuration
-from trainer import resuming
-from trainer.exit_codes import UsageError
+from trainer import resuming, sealed
+from trainer.exit_codes import DataError, UsageError
+from trainer.model_folder import commits
 
 MADE_BEFORE = pathlib.Path(__file__).parent / "data" / "made_before"
 
@@ -231,30 +233,112 @@ def test_facts_beside_the_flags_are_read_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    "content, error, message",
     [
-        (None, "holds no config.json"),
-        ("", "cannot be read"),
-        ("{}", "cannot be read"),
-        ("[]", "cannot be read"),
-        ('{"format": 1, "flags": 3}', "cannot be read"),
-        ('{"format": "new", "flags": {}}', "cannot be read"),
-        ('{"format": 2, "flags": {}}', "Use the newer trainer"),
-        (b"\xff", "cannot be read"),
+        (None, UsageError, "holds no config.json"),
+        ("", DataError, "cannot be read"),
+        ("{}", DataError, "cannot be read"),
+        ("[]", DataError, "cannot be read"),
+        ("[" * 100_000, DataError, "nested too deep"),
+        ('{"format": 1, "flags": 3}', DataError, "cannot be read"),
+        ('{"format": "new", "flags": {}}', DataError, "cannot be read"),
+        ('{"format": Infinity, "flags": {}}', DataError, "cannot be read"),
+        ('{"format": 2, "flags": {}}', DataError, "format 2 without a sha256"),
+        ('{"format": 1, "digest": "ab", "flags": {"units": "x"}}', DataError, "cannot be read"),
+        ('{"format": 1, "digest": "ab", "flags": {"seed": 3}}', DataError, "its digest ab"),
+        (b"\xff", DataError, "cannot be read"),
     ],
 )
-def test_a_configuration_that_cannot_be_read_is_named(tmp_path, content, message):
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path, content, error, message):
     if content is not None:
         (tmp_path / "config.json").write_bytes(
             content if isinstance(content, bytes) else content.encode()
         )
-    with pytest.raises(UsageError, match=message) as refusal:
+    with pytest.raises(error, match=message) as refusal:
         resuming.written_in(tmp_path)
     assert str(tmp_path) in str(refusal.value)
 
 
+def test_a_folder_in_the_place_of_the_configuration_is_bad_data(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(DataError, match="config.json cannot be read .Is a directory"):
+        resuming.written_in(tmp_path)
+
+
+def test_the_configuration_of_a_newer_trainer_is_refused(tmp_path):
+    document = {**resuming.document(config()), "format": 2}
+    (tmp_path / "config.json").write_text(json.dumps(sealed.seal(document)))
+    with pytest.raises(UsageError, match="Use the newer trainer"):
+        resuming.written_in(tmp_path)
+
+
 def test_a_flag_that_only_another_version_knows_is_skipped(tmp_path):
-    document = json.loads(resuming.to_json(config(seed=3)))
+    document = resuming.document(config(seed=3))
     document["flags"]["of_another_version"] = 1
-    (tmp_path / "config.json").write_text(json.dumps(document))
+    (tmp_path / "config.json").write_text(json.dumps(sealed.seal(document)))
     assert configuration.from_flat(resuming.written_in(tmp_path)) == config(seed=3)
+
+
+# --- what the checkpoints know of it --------------------------------------------------------------
+
+
+def checkpoint_of(folder, step, part="checkpoints", **flags) -> None:
+    """Writes the manifest of a checkpoint whose run has these flags."""
+    document = resuming.document(config(**flags), {"vocabulary_sha256": "ab"})
+    manifest = {
+        "format": 1,
+        "step": step,
+        "attempt": 1,
+        "state_digest": "s",
+        "config_digest": document["digest"],
+        "dataset_digest": "d",
+        "files": {"tensors.index": {"size": 0, "sha256": ""}},
+        "config": document,
+    }
+    place = commits.folder_of(folder / part, step)
+    place.mkdir(parents=True)
+    (place / "MANIFEST.json").write_text(json.dumps(sealed.seal(manifest)))
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "best"])
+def test_the_configuration_of_another_run_is_refused(tmp_path, part):
+    checkpoint_of(tmp_path, 7, part, seed=3)
+    resuming.write(config(seed=3, epochs=7, data_dir="elsewhere"), tmp_path)  # May change.
+    assert resuming.written_in(tmp_path)["epochs"] == 7
+    resuming.write(config(seed=4), tmp_path)
+    with pytest.raises(DataError, match="of another run. Delete the file, then") as refusal:
+        resuming.written_in(tmp_path)
+    for name in ("config.json", f"{part}/step-00000007"):
+        assert str(tmp_path / name) in str(refusal.value)
+
+
+def test_a_changed_configuration_can_be_deleted_and_is_read_from_the_checkpoint(tmp_path):
+    checkpoint_of(tmp_path, 7, seed=3)
+    resuming.write(config(seed=3), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"max_length": 256', '"max_length": 4'))
+    with pytest.raises(DataError, match="Delete the file, then it is read from .*step-00000007"):
+        resuming.written_in(tmp_path)
+    path.unlink()
+    assert configuration.from_flat(resuming.written_in(tmp_path)) == config(seed=3)
+    assert resuming.facts_in(tmp_path) == {"vocabulary_sha256": "ab"}
+
+
+def test_a_damaged_manifest_does_not_speak_for_the_run(tmp_path):
+    checkpoint_of(tmp_path, 7, seed=3)
+    checkpoint_of(tmp_path, 8, seed=4)
+    path = tmp_path / "checkpoints/step-00000008/MANIFEST.json"
+    path.write_text(path.read_text().replace('"step": 8', '"step": 9'))
+    resuming.write(config(seed=3), tmp_path)
+    assert resuming.written_in(tmp_path)["seed"] == 3
+
+
+def test_the_run_of_an_older_version_is_read_also_after_this_version_has_written_its_flags(
+    tmp_path,
+):
+    """Its checkpoint has the digest that its version computed of the same flags."""
+    shutil.copytree(MADE_BEFORE / "model", tmp_path, dirs_exist_ok=True)
+    flags = resuming.written_in(tmp_path)
+    assert flags["cell"] == "lstm" and resuming.facts_in(tmp_path) == {}
+    resuming.write(configuration.from_flat(flags), tmp_path)
+    assert resuming.written_in(tmp_path).items() >= flags.items()

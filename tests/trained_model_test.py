@@ -1,5 +1,7 @@
 """Which checkpoint of a run is opened, and with which weights."""
 
+import logging
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,10 +9,12 @@ import tensorflow as tf
 from tests import datasets
 from trainer import config as configuration
 from trainer import resuming, trained_model
+from trainer.data import excerpt
 from trainer.devices.placement import Placement
-from trainer.exit_codes import UsageError
+from trainer.exit_codes import DataError, UsageError
 from trainer.model_folder import checkpoint, lock
 from trainer.models import networks
+from trainer.trained_model import Examples
 
 FLAGS = {"units": (2,), "embedding_size": 3, "max_length": 8, "jit": "off", "threads": 1}
 
@@ -64,11 +68,13 @@ def commit(model, part, step, dataset, *, averages=False) -> None:
         )
 
 
-def opened(model, which="auto", *arguments, data_dir="") -> trained_model.TrainedModel:
+def opened(
+    model, which="auto", *arguments, data_dir="", examples=Examples.NEEDED
+) -> trained_model.TrainedModel:
     settings = configuration.Evaluate(
         model_dir=str(model), checkpoint=which, data_dir=str(data_dir)
     )
-    return trained_model.open_model(settings, *arguments)
+    return trained_model.open_model(settings, *arguments, examples=examples)
 
 
 @pytest.mark.parametrize("which, step", [("auto", 10), ("best", 10), ("newest", 20)])
@@ -113,3 +119,73 @@ def test_a_model_runs_on_the_devices_it_is_opened_for_and_not_on_those_of_the_ru
     opened(model)
     opened(model, "auto", 2, 64)
     assert placed == [(1, 1), (2, 64)]
+
+
+# --- which dataset --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved(dataset, model, monkeypatch):
+    """A function that keeps the excerpt in the model folder or not, and lets the data vanish."""
+
+    def move(kept=True):
+        commit(model, "checkpoints", 20, dataset)
+        if kept:
+            excerpt.keep(dataset, model)
+        config = configuration.from_flat({**FLAGS, "data_dir": "/nowhere/data"})
+        resuming.write(config, model)
+        monkeypatch.setattr(logging.getLogger("trainer"), "propagate", True)
+        return dataset.digest
+
+    return move
+
+
+@pytest.mark.parametrize("examples", [Examples.UNUSED, Examples.WELCOME])
+def test_a_model_folder_stands_alone_for_whoever_needs_no_examples(moved, model, caplog, examples):
+    digest = moved()
+    found = opened(model, examples=examples).dataset
+    assert found.digest == digest and found.splits == {} and len(found.vocabulary) == 30
+    missed = "without examples" in caplog.text and "/nowhere/data: no dataset.json" in caplog.text
+    assert missed == (examples is Examples.WELCOME)
+
+
+def test_who_needs_examples_is_told_that_the_model_folder_has_none(moved, model):
+    moved()
+    with pytest.raises(UsageError, match="/nowhere/data: no dataset.json.*does not hold"):
+        opened(model)
+
+
+@pytest.mark.parametrize("examples", [Examples.UNUSED, Examples.WELCOME])
+def test_a_model_of_an_older_version_needs_the_folder_of_its_dataset(moved, model, examples):
+    moved(kept=False)
+    with pytest.raises(UsageError, match="/nowhere/data: no dataset.json"):
+        opened(model, examples=examples)
+
+
+@pytest.mark.parametrize(
+    "examples, splits", [(Examples.NEEDED, 2), (Examples.WELCOME, 2), (Examples.UNUSED, 0)]
+)
+def test_examples_are_read_only_for_whoever_wants_them(model, dataset, examples, splits):
+    commit(model, "checkpoints", 20, dataset)
+    excerpt.keep(dataset, model)
+    assert len(opened(model, examples=examples).dataset.splits) == splits
+    # A folder that is named on the command line is always read.
+    named = opened(model, examples=examples, data_dir=dataset.folder).dataset
+    assert len(named.splits) == 2
+
+
+def test_a_damaged_excerpt_is_made_up_for_by_the_dataset(model, dataset, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("trainer"), "propagate", True)
+    commit(model, "checkpoints", 20, dataset)
+    excerpt.keep(dataset, model)
+    (model / "dataset/vocabulary.txt").write_text("other words")
+    found = opened(model, examples=Examples.UNUSED)
+    assert found.dataset.folder == dataset.folder
+    assert f"{model}/dataset/vocabulary.txt: " in caplog.text
+
+
+def test_a_damaged_excerpt_without_the_dataset_is_bad_data(moved, model):
+    moved()
+    (model / "dataset/labels.txt").write_text("other names")
+    with pytest.raises(DataError, match=f"{model}/dataset/labels.txt: "):
+        opened(model, examples=Examples.UNUSED)

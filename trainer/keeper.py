@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer import config as configuration
 from trainer import resuming
+from trainer.exit_codes import DataError
 from trainer.model_folder import best, checkpoint, lock, selection
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Keeper:
         *,
         writes: bool,
         on_saved: Callable[[Mapping[str, Any], float], None],
+        facts: Mapping[str, Any] | None = None,
     ):
         """Reads the evaluations in `folder` up to the restored checkpoint.
 
@@ -40,6 +42,7 @@ class Keeper:
           found: the checkpoint that the run was restored from.
           writes: whether this worker is the chief.
           on_saved: as for `checkpoint.Writer`.
+          facts: what config.json holds beside the flags.
 
         Raises DataError if the evaluations cannot be read.
         """
@@ -52,14 +55,28 @@ class Keeper:
         self._on_saved = on_saved
         # {step: digest of its state}; None while a save is under way.
         self._digests = {found.step: found.manifest["state_digest"]} if found else {}
-        digests = {"config_digest": resuming.digest(config), "dataset_digest": dataset_digest}
+        of_run = {
+            "config_digest": resuming.digest(config),
+            "dataset_digest": dataset_digest,
+            "config": resuming.document(config, facts),
+        }
         self._writer = checkpoint.Writer(
-            folder / "checkpoints", config.run.keep, held, on_saved=self._on_commit, **digests
+            folder / "checkpoints", config.run.keep, held, on_saved=self._on_commit, **of_run
         )
-        self._best = best.BestCheckpoint(folder / "best", self._metric, held, digests)
+        self._best = best.BestCheckpoint(folder / "best", self._metric, held, of_run)
+        path = folder / "evaluations.jsonl"
         self._history = selection.History(
-            folder / "evaluations.jsonl", found.step if found else 0, writes=writes
+            path,
+            found.step if found else 0,
+            writes=writes,
+            kept=found.manifest.get("evaluations") if found else None,
+            known=self._best.evaluations_at(found.step) if found else (),
         )
+        if any(self._metric not in entry.metrics for entry in self.evaluations):
+            raise DataError(
+                f"{path} has an evaluation without {self._metric}: `train` writes it into each. "
+                "Restore the file."
+            )
 
     def __enter__(self) -> "Keeper":
         self._writer.__enter__()
@@ -114,7 +131,7 @@ class Keeper:
         """Hands a state to the background writer."""
         # Before the writer starts, which may put the digest in at once.
         self._digests[step] = None
-        self._writer.submit(step, tensors)
+        self._writer.submit(step, tensors, self._history.lines)
         self._prune_best()
 
     def finish(self, step: int, snapshot: Callable[[], Mapping[str, np.ndarray]]) -> None:

@@ -42,7 +42,7 @@ class Row(NamedTuple):
 def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     """`trainer predict`: prints or writes what the model answers to each text, in their order."""
     _check_files(settings)
-    model = trained_model.open_model(settings)
+    model = trained_model.open_model(settings, examples=trained_model.Examples.UNUSED)
     served = model.served()
     _refuse_options(settings, served, model.dataset.task)
     at_a_terminal = not words and not settings.input and sys.stdin.isatty()

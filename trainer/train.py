@@ -16,7 +16,7 @@ import numpy as np
 from trainer import config as configuration
 from trainer import fine_tuning, loop, outcome, recorder, resuming
 from trainer.channel import Channel
-from trainer.data import fields, pipeline, plans, store
+from trainer.data import excerpt, fields, pipeline, plans, store
 from trainer.devices import hardware, peers, resources, strategy
 from trainer.devices.placement import Placement
 from trainer.doctor import command as doctor
@@ -126,8 +126,10 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     journal.lap("restore" if found else "initialise", step=step)
     _refuse_unequal_states(placement, run_state)
     attempt.held.began(step)
+    facts = fine_tuning.facts(dataset, origin)
     if placement.is_chief:
-        resuming.write(config, folder, fine_tuning.facts(dataset, origin))
+        excerpt.keep(dataset, folder)
+        resuming.write(config, folder, facts)
     device = hardware.here(config.run)
     if found and placement.is_chief:
         _warn_of_another_device(folder, device)
@@ -157,6 +159,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
         found,
         writes=placement.is_chief,
         on_saved=record.journal_save,
+        facts=facts,
     )
     return loop.Loop(
         config.run,

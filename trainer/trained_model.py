@@ -1,25 +1,47 @@
-"""A trained model opened for use: its configuration, its dataset and weights of a checkpoint."""
+"""A trained model opened for use: its configuration, its dataset and weights of a checkpoint.
+
+A model folder stands alone: it keeps what texts are read with (`data.excerpt`). Only who reads
+examples needs the folder of the dataset.
+"""
 
 import dataclasses
+import enum
+import logging
 import pathlib
 
 import tensorflow as tf
 
 from trainer import config as configuration
 from trainer import resuming
-from trainer.data import store
+from trainer.data import excerpt, store
 from trainer.devices import strategy
-from trainer.exit_codes import UsageError
+from trainer.exit_codes import DataError, TrainerError, UsageError
 from trainer.model_folder import attempts, checkpoint
 from trainer.models import networks
 from trainer.steps import state as states
 from trainer.steps.evaluation import EvaluationStep
 from trainer.tasks import serving, table
 
+log = logging.getLogger(__name__)
+
+Settings = configuration.Evaluate | configuration.Predict | configuration.Export
+
+
+class Examples(enum.Enum):
+    """What a command does with the examples of a dataset."""
+
+    NEEDED = enum.auto()
+    WELCOME = enum.auto()  # It reads them if the folder of the dataset is there.
+    UNUSED = enum.auto()
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """What a run has learned. weights: {logical name: tensor}, averages if the run keeps them."""
+    """What a run has learned.
+
+    weights: {logical name: tensor}, averages if the run keeps them. dataset: without splits if it
+    comes from the model folder.
+    """
 
     config: configuration.Config
     dataset: store.Dataset
@@ -36,16 +58,14 @@ class TrainedModel:
 
 
 def open_model(
-    settings: configuration.Evaluate | configuration.Predict | configuration.Export,
-    devices: int = 1,
-    rows: int = 1,
+    settings: Settings, devices: int = 1, rows: int = 1, examples: Examples = Examples.NEEDED
 ) -> TrainedModel:
     """Returns the model in `settings.model_dir`, from the checkpoint that `settings` names.
 
     Its step runs on `devices` devices, in batches of at least `rows` rows.
 
     Raises UsageError if there is no model or if the dataset differs from the one it was trained on,
-    DataError if every checkpoint is damaged.
+    DataError if every checkpoint, the configuration or the dataset is damaged.
     """
     folder = pathlib.Path(settings.model_dir)
     config = configuration.from_flat(resuming.written_in(folder))
@@ -54,13 +74,7 @@ def open_model(
         config.run, devices=devices, strategy="auto", accelerator=settings.accelerator, shards=1
     )
     placement = strategy.place(run, rows)
-    dataset = store.open_dataset(settings.data_dir or config.folders.data_dir)
-    if dataset.digest != found.manifest["dataset_digest"]:
-        raise UsageError(
-            f"{dataset.folder} has the digest {dataset.digest[:12]}, {found.path} was trained on "
-            f"{found.manifest['dataset_digest'][:12]}: ids would mean other words. Name the "
-            "dataset that the model was trained on."
-        )
+    dataset = _dataset(settings, config, found, examples)
     task = table.task_of(dataset)
     network = networks.of_run(
         config, len(dataset.vocabulary), dataset.outputs, placement.device_type, task.head
@@ -74,6 +88,59 @@ def open_model(
         EvaluationStep(network, placement, task),
         found.step,
     )
+
+
+def _dataset(
+    settings: Settings,
+    config: configuration.Config,
+    found: checkpoint.Checkpoint,
+    examples: Examples,
+) -> store.Dataset:
+    """Returns the dataset of the model, as far as the command needs it.
+
+    --data_dir is always read if it is given.
+    """
+    folder = settings.data_dir or config.folders.data_dir
+    if settings.data_dir:
+        return _with_examples(folder, found)
+    if examples is Examples.NEEDED:
+        try:
+            return _with_examples(folder, found)
+        except UsageError as problem:
+            raise UsageError(
+                f"{problem} This command reads examples, which the model folder does not hold."
+            ) from None
+    if examples is Examples.WELCOME:
+        try:
+            return _with_examples(folder, found)
+        except TrainerError as problem:
+            absent = problem
+    try:
+        kept = excerpt.opened(pathlib.Path(settings.model_dir), found.manifest["dataset_digest"])
+    except DataError as problem:
+        try:
+            dataset = _with_examples(folder, found)
+        except TrainerError:
+            raise problem from None
+        log.warning("%s Until then %s is read", problem, folder)
+        return dataset
+    if kept is None:  # An older version trained the model.
+        return _with_examples(folder, found)
+    if examples is Examples.WELCOME:
+        log.warning("%s The model is used without examples of its dataset", absent)
+    return kept
+
+
+def _with_examples(folder: str, found: checkpoint.Checkpoint) -> store.Dataset:
+    """Returns the dataset in `folder`; raises UsageError if it is not the one of the checkpoint."""
+    dataset = store.open_dataset(folder)
+    if dataset.digest != found.manifest["dataset_digest"]:
+        raise UsageError(
+            f"{dataset.folder} has the digest {dataset.digest[:12]}, {found.path} was trained on "
+            f"{found.manifest['dataset_digest'][:12]}: ids would mean other words. Name the "
+            "dataset that the model was trained on."
+        )
+    return dataset
 
 
 def checkpoint_in(

@@ -1,8 +1,10 @@
 """Datasets on disk: what is written is what is read, through damage, kills and rival writers."""
 
+import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -109,19 +111,29 @@ def test_tags_are_parallel_to_the_tokens(tmp_path):
     assert np.load(tmp_path / "d/train/tags.npy").dtype == np.int32
 
 
+def edit(folder, **changes):
+    """Changes parts of dataset.json, or removes them with None, as an older version would write it:
+    without its sha256 beside it.
+    """
+    path = folder / "dataset.json"
+    described = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in described.items() if value}))
+    (folder / "dataset.json.sha256").unlink()
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"target": "smell"}, "the target is 'smell', but this version knows label, tags"),
+        ({"order": "sorted"}, "the order is 'sorted', but this version knows shuffled, streams"),
+        ({"order": ["streams"]}, "the order is"),
         ({"order": None}, "parts are missing"),
         ({"task": None}, "parts are missing"),
     ],
 )
 def test_a_description_of_format_2_must_be_whole_and_known(tmp_path, change, message):
     write_format_2(tmp_path / "d", fields.TAGS, "shuffled", [0, 1, 1, 1, 0])
-    path = tmp_path / "d/dataset.json"
-    described = {**json.loads(path.read_text()), **change}
-    path.write_text(json.dumps({key: value for key, value in described.items() if value}))
+    edit(tmp_path / "d", **change)
     with pytest.raises(DataError, match=message):
         store.open_dataset(tmp_path / "d")
 
@@ -191,18 +203,105 @@ def test_a_damaged_file_is_an_error_with_its_name_and_the_remedy(tmp_path, damag
         store.open_dataset(tmp_path / "d")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"format": 1}'])
-def test_a_damaged_description_is_a_data_error(tmp_path, content):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"format": 1}',
+        '{"format": 1, "format": 1}',
+        "[" * 100_000,
+        '{"format": ' + "1" * 5000 + "}",
+        '{"format": NaN, "tokenizer": {}, "splits": {}, "files": {}}',
+        b"\xff",
+    ],
+)
+@pytest.mark.parametrize("older", [False, True])
+def test_a_damaged_description_is_a_data_error(tmp_path, content, older):
     write(tmp_path / "d")
-    (tmp_path / "d/dataset.json").write_text(content)
+    if older:
+        (tmp_path / "d/dataset.json.sha256").unlink()
+    path = tmp_path / "d/dataset.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match="dataset.json"):
         store.open_dataset(tmp_path / "d")
 
 
+def test_the_digest_of_the_description_lies_beside_it(tmp_path):
+    digest = write(tmp_path / "d").digest
+    beside = tmp_path / "d/dataset.json.sha256"
+    assert beside.read_text() == f"{digest}  dataset.json\n"
+    description, found = store.read_description(tmp_path / "d")
+    assert found == digest
+    for damage in (flip_a_byte, cut, lambda path: path.write_bytes(b"")):
+        beside.write_text(f"{digest}  dataset.json\n")
+        damage(beside)
+        with pytest.raises(DataError, match=f"its sha256 is {digest}, which is not the one in"):
+            store.read_description(tmp_path / "d")
+    beside.unlink()  # As an older version left it.
+    assert store.read_description(tmp_path / "d") == (description, digest)
+
+
+@pytest.mark.parametrize(
+    "part, change, message",
+    [
+        ("splits", lambda splits: {"train": splits["train"]}, "do not agree about test/"),
+        ("splits", lambda splits: {**splits, "tesu": splits["test"]}, "a split is named 'tesu'"),
+        ("splits", lambda splits: {**splits, "test": {"examples": 1}}, "not as `prepare`"),
+        ("splits", lambda splits: {**splits, "test": {"examples": 1, "tokens": 2.0}}, "not as"),
+        ("splits", lambda splits: [splits], "not as `prepare` wrote it"),
+        ("files", lambda files: {**files, "../x": files["labels.txt"]}, "do not agree about ../x"),
+        ("files", lambda files: {**files, "labels.txt": {"size": 7}}, "not as `prepare` wrote it"),
+        ("files", lambda files: {**files, "labels.txt": {"size": 7, "sha256": 1}}, "its sha256 is"),
+        ("tokenizer", lambda tokenizer: {"version": 1}, "not as `prepare` wrote it"),
+        ("task", lambda task: 3, "not as `prepare` wrote it"),
+        ("classes", lambda classes: ["no", "nes"], "its classes is not what its files hold"),
+        ("vocabulary_size", lambda size: 7, "its vocabulary_size is not what its files hold"),
+        ("vocabulary_sha256", lambda digest: "ab", "its vocabulary_sha256 is not"),
+    ],
+)
+def test_parts_of_the_description_that_do_not_agree_are_damage(tmp_path, part, change, message):
+    """An older dataset has no digest beside it."""
+    described = write(tmp_path / "d").description
+    edit(tmp_path / "d", **{part: change(described.get(part))})
+    with pytest.raises(DataError, match=message):
+        store.open_dataset(tmp_path / "d")
+
+
+def test_without_its_splits_a_dataset_has_what_texts_are_read_with(tmp_path):
+    whole = write(tmp_path / "d")
+    for split in whole.splits:
+        shutil.rmtree(tmp_path / "d" / split)
+    opened = store.open_dataset(tmp_path / "d", splits=False)
+    assert opened.splits == {} and opened.digest == whole.digest
+    assert (opened.vocabulary, opened.labels) == (whole.vocabulary, whole.labels)
+    with pytest.raises(DataError, match="cannot be read"):
+        store.open_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "dataset.json.sha256", "train/tokens.npy"])
+def test_a_file_that_may_not_be_read_is_no_damage(tmp_path, monkeypatch, name):
+    write(tmp_path / "d")
+    read, path = open, tmp_path / "d" / name
+
+    def refuse(file, *arguments, **options):
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied")
+        return read(file, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", refuse)  # As pathlib opens,
+    monkeypatch.setattr(durable, "open", refuse, raising=False)  # and as `sha256` does.
+    with pytest.raises(DataError, match="Permission denied") as refusal:
+        store.open_dataset(tmp_path / "d")
+    assert str(path) in str(refusal.value) and "delete" not in str(refusal.value)
+
+
 def test_a_newer_format_is_refused_before_anything_is_read(tmp_path):
     write(tmp_path / "d")
-    path = tmp_path / "d/dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
+    edit(tmp_path / "d", format=3)
     with pytest.raises(DataError, match="format 3, but this version reads format 1 and 2"):
         store.open_dataset(tmp_path / "d")
 

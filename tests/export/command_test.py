@@ -1,5 +1,6 @@
 """The export appears whole or not at all, in a place that is free, with everything in it."""
 
+import dataclasses
 import logging
 import pathlib
 import subprocess
@@ -55,6 +56,15 @@ def test_what_is_written_agrees_in_float32_whatever_the_precision(
     for name in lists:
         assert (tmp_path / "out" / name).read_bytes() == (dataset.folder / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_model_without_the_examples_of_its_dataset_is_exported_too(words, monkeypatch, tmp_path):
+    """As from a model folder whose dataset is gone."""
+    monkeypatch.setattr(readback, "answers", answers_from_here)
+    alone = a_model(dataclasses.replace(words, splits={}), cell="simple_rnn", jit="off")
+    differences = export.export(alone, tmp_path / "out")
+    assert list(differences) == ["saved_model", "model.keras"]
+    assert max(differences.values()) <= proof.BOUND
 
 
 @pytest.fixture(scope="module")

@@ -60,3 +60,23 @@ def test_a_long_text_and_a_long_sentence_are_as_long_as_they_say(tmp_path):
     assert [] in difficult and not any(b"" in sentence for sentence in difficult)
     [row] = examples.long_text(dataset).rows
     assert len(row) == 1 + examples.LONG
+
+
+def test_without_examples_rows_are_made_of_random_ids(tmp_path):
+    """A model folder alone has the vocabulary and no examples."""
+    dataset = datasets.write_text(tmp_path / "data", {"train": [[4, 5]]}, vocabulary_size=30)
+    texts, rows = examples.texts_of_examples(dataclasses.replace(dataset, splits={}))
+    assert len(texts) == len(rows) == examples.ROWS + len(examples.CORNER_CASES) + 1
+    made = rows[: examples.ROWS]
+    assert [len(row) for row in made[:: examples.ROWS - 1]] == [2, 1 + examples.STEPS]
+    assert all(row[0] == text.START and (row[1:] >= text.FIRST_ID).all() for row in made)
+    assert len(set(np.concatenate(made))) == 1 + 26
+
+
+def test_made_sentences_have_no_start(tmp_path):
+    rows = [([4, 5, 6], [0, 1, 0])]
+    dataset = datasets.write_tagged(
+        tmp_path / "data", {"train": rows}, words=["a", "b", "c"], labels=["X", "Y"]
+    )
+    made = examples.sentences(dataclasses.replace(dataset, splits={}))[: examples.ROWS]
+    assert {token for sentence in made for token in sentence} == {b"a", b"b", b"c"}

@@ -72,6 +72,8 @@ def _commit(folder: pathlib.Path, step: int) -> str:
                 "step": step,
                 "attempt": 1,
                 "state_digest": digest,
+                "config_digest": "c",
+                "dataset_digest": "d",
                 "files": {f"{commits.PAYLOAD}.index": {"size": 0, "sha256": ""}},
             }
         ),

@@ -26,6 +26,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 90
 
 
+def describe(folder, splits) -> None:
+    """Writes the dataset.json of a dataset of labels; a supervisor opens no other file."""
+    names = ["vocabulary.txt", "labels.txt"]
+    names += [
+        f"{split}/{array}.npy" for split in splits for array in ("tokens", "offsets", "labels")
+    ]
+    files = {name: {"size": 0, "sha256": ""} for name in names}
+    description = {"format": 1, "tokenizer": {"name": "none"}, "splits": splits, "files": files}
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
 class Job:
     """A gang of supervisors.
 
@@ -35,16 +46,7 @@ class Job:
     def __init__(self, folder, workers, plan=None, prefix=(), silence=10.0, **flags):
         self.folder, self.model = folder, folder / "model"
         (folder / "data").mkdir(exist_ok=True)
-        (folder / "data" / "dataset.json").write_text(
-            json.dumps(
-                {
-                    "format": 1,
-                    "tokenizer": {},
-                    "splits": {"train": {"examples": 30, "tokens": 300}},
-                    "files": {},
-                }
-            )
-        )
+        describe(folder / "data", {"train": {"examples": 30, "tokens": 300}})
         hosts = (
             {"num_workers": workers, "hosts": ",".join(free_addresses(workers))}
             if workers > 1
@@ -328,9 +330,7 @@ def test_a_worker_that_never_starts_is_named_with_the_last_error(job):
 def test_an_unexpected_error_ends_the_supervisor_and_is_shown(job):
     """`prepare` never writes a dataset.json without splits. They are used when the wait is over."""
     two = job(2, rendezvous_seconds=0.5)
-    (two.folder / "data" / "dataset.json").write_text(
-        '{"format": 1, "tokenizer": {}, "splits": {}, "files": {}}'
-    )
+    describe(two.folder / "data", {})
     assert two.start(0).end() == {0: 1}
     assert "KeyError: 'train'" in two.starts[0].err.read_text()
 
@@ -348,9 +348,7 @@ def test_a_worker_that_differs_ends_the_job_before_anything_is_written(
     if "data_dir" in different:
         different = {"data_dir": tmp_path / "other"}
         different["data_dir"].mkdir()
-        (different["data_dir"] / "dataset.json").write_text(
-            '{"format": 1, "tokenizer": {}, "splits": {}, "files": {}}'
-        )
+        describe(different["data_dir"], {})
     three = job(3).start(0).start(1, **different)
     assert three.end() == {0: 2, 1: 2}
     assert all(message in process.err.read_text() for process in three.starts), three.log()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from trainer import sealed
 from trainer.model_folder import attempts
 from trainer.model_folder.attempts import Fence
 from trainer.model_folder.journal import Journal
@@ -77,6 +78,8 @@ def write(model_dir, number, record):
         b"[1, 2]",
         b"7",
         json.dumps(GOOD).encode()[:-9],
+        json.dumps({**sealed.seal(GOOD), "began": 8}).encode(),
+        json.dumps({**GOOD, "sha257": "ab"}).encode(),
         *(
             json.dumps({**GOOD, **change}).encode()
             for change in (
@@ -94,7 +97,8 @@ def write(model_dir, number, record):
     ],
 )
 def test_a_damaged_record_counts_as_none(text):
-    assert attempts.parse(json.dumps(GOOD).encode()) == {**GOOD, "fences": [Fence(1, 0)]}
+    for good in (GOOD, sealed.seal(GOOD)):
+        assert attempts.parse(json.dumps(good).encode()) == {**good, "fences": [Fence(1, 0)]}
     assert attempts.parse(text) == {}
 
 

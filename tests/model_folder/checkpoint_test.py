@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import durable
+from trainer import durable, sealed
 from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError
 from trainer.model_folder import checkpoint, commits
 
@@ -207,6 +207,16 @@ def test_a_state_with_nan_or_inf_never_becomes_a_checkpoint(tmp_path, value):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_manifest_holds_what_a_resume_needs_beside_the_state(tmp_path):
+    config, lines = {"flags": {"seed": 3, "units": [4]}}, ['{"step": 5, "loss": NaN}']
+    checkpoint.commit(
+        tmp_path, 5, state(5), held=Holder(), config=config, evaluations=lines, **DIGESTS
+    )
+    manifest = checkpoint.load(tmp_path / "step-00000005").manifest
+    assert (manifest["config"], manifest["evaluations"]) == (config, lines)
+    assert manifest == sealed.seal(manifest)
+
+
 # Damage (each of these makes TensorFlow's own reader fail in its own way, or not at all)
 
 
@@ -244,7 +254,7 @@ def nothing_in_the_folder(folder):
 def edit_manifest(**fields):
     def edit(folder):
         manifest = json.loads((folder / "MANIFEST.json").read_text())
-        (folder / "MANIFEST.json").write_text(json.dumps({**manifest, **fields}))
+        (folder / "MANIFEST.json").write_text(json.dumps(sealed.seal({**manifest, **fields})))
 
     edit.__name__ = "manifest_with_" + "_".join(fields)
     return edit

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from trainer import sealed
 from trainer.exit_codes import DataError
 from trainer.model_folder import commits
 from trainer.model_folder.journal import Journal
@@ -79,6 +80,11 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
     "change, reason",
     [
         ({"format": "new"}, "is not a manifest"),
+        ({"format": float("inf")}, "is not a manifest"),
+        ({"format": 0}, "is not a manifest .of format 0"),
+        ({"format": 2}, "is not a manifest .of format 2"),  # Newer ones have a seal.
+        ({"sha257": "ab"}, "it has no sha256, but 'sha257'"),
+        ({"sha256": "ab"}, "is not the one of its own sha256"),
         ({"files": None}, "is not a manifest"),
         ({"files": {"tensors.index": {"size": 1}}}, "is not a manifest"),
         ({"files": {}}, "does not describe a payload"),
@@ -91,8 +97,21 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
             },
             "does not describe a payload",
         ),
+        ({"files": {"tensors.index": {"size": -1, "sha256": ""}}}, "does not describe a payload"),
+        ({"files": {"tensors.index": {"size": 1, "sha256": 3}}}, "does not describe a payload"),
+        (
+            {
+                "files": {
+                    "tensors.index": {"size": 1, "sha256": ""},
+                    "tensors.\0": {"size": 0, "sha256": ""},
+                }
+            },
+            "does not describe a payload",
+        ),
         ({"state_digest": None}, "does not describe a payload"),
+        ({"dataset_digest": 3}, "does not describe a payload"),
         ({"attempt": "first"}, "is of attempt 'first'"),
+        ({"attempt": -1}, "is of attempt '-1'"),
         ({"step": 8}, "is of step 8"),
         ({"step": "7"}, "is of step 7"),
     ],
@@ -104,7 +123,7 @@ def test_a_manifest_that_does_not_describe_its_folder_is_damage(tmp_path, change
     assert str(tmp_path / "checkpoints/step-00000007") in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000, "{" + "9" * 5000])
 def test_a_manifest_that_is_not_json_is_damage(tmp_path, text):
     write(tmp_path, 7, text)
     with pytest.raises(commits.Damaged, match="is not a manifest"):
@@ -117,7 +136,7 @@ def test_a_folder_without_manifest_is_damaged(tmp_path):
 
 
 def test_a_manifest_of_a_newer_version_is_an_error_but_not_damage(tmp_path):
-    write(tmp_path, 7, json.dumps(manifest_of(7) | {"format": 2}))
+    write(tmp_path, 7, json.dumps(sealed.seal(manifest_of(7) | {"format": 2})))
     with pytest.raises(DataError, match="format 2.*reads up to format 1") as raised:
         commits.read_manifest(tmp_path / "checkpoints/step-00000007")
     assert not isinstance(raised.value, commits.Damaged)
@@ -164,25 +183,42 @@ def test_checkpoints_exist_even_if_none_can_be_read(tmp_path):
     assert commits.exist(tmp_path) and commits.newest(tmp_path) is None
 
 
+def test_manifests_are_those_that_can_be_read_the_newest_first_and_the_best_last(tmp_path):
+    for step in (1, 2):
+        write(tmp_path, step)
+    write(tmp_path, 3, "")
+    (tmp_path / "checkpoints").rename(tmp_path / "best")
+    write(tmp_path, 4)
+    found = list(commits.manifests(tmp_path))
+    assert [manifest["step"] for _, manifest in found] == [4, 2, 1]
+    assert found[1] == (tmp_path / "best/step-00000002", manifest_of(2))
+    assert list(commits.manifests(tmp_path / "nothing")) == []
+
+
 def test_the_last_line_of_a_stopped_run():
     assert commits.stopped_line(None) == "stopped step=0 state_digest=none"
     assert commits.stopped_line(commits.Commit(12, "ab")) == "stopped step=12 state_digest=ab"
 
 
 @pytest.mark.parametrize(
-    "start, stop, line",
+    "start, finish, stop, line",
     [
-        ({"total": 100}, {"code": 0}, "done step=100 state_digest=d100"),
-        ({"total": 100}, {"code": 143}, ""),
-        ({"total": 200}, {"code": 0}, ""),  # That run was to be longer.
-        ({"total": 100}, None, ""),  # Killed, or still running.
+        ({"total": 100}, {"step": 100}, {"code": 0}, "done step=100 state_digest=d100"),
+        ({"total": 100}, {"step": 100}, {"code": 143}, ""),
+        ({"total": 200}, {"step": 100}, {"code": 0}, ""),  # That run was to be longer.
+        ({"total": 100}, {"step": 100}, None, ""),  # Killed, or still running.
+        ({"total": 100}, {"step": 90}, {"code": 0}, ""),  # It had not come to this checkpoint.
+        ({"total": 100}, None, {"code": 0}, ""),
     ],
 )
-def test_the_last_line_of_a_run_that_is_complete(tmp_path, start, stop, line):
+def test_the_last_line_of_a_run_that_is_complete(tmp_path, start, finish, stop, line):
     write(tmp_path, 100, attempt=2)
     Journal(tmp_path / "journal.jsonl", attempt=1).write("stop", code=0)
+    Journal(tmp_path / "journal.jsonl", attempt="3").write("stop", code=0)
     journal = Journal(tmp_path / "journal.jsonl", attempt=2)
     journal.write("start", step=0, **start)
+    if finish:
+        journal.write("finish", **finish)
     if stop:
         journal.write("stop", **stop)
     Journal(tmp_path / "journal.jsonl", attempt=0).write("gang_end", code=0)

@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+from trainer import sealed
 from trainer.exit_codes import FolderInUseError, StorageError, TakenOverError, UsageError
 from trainer.model_folder import attempts, lock
 from trainer.model_folder.journal import Journal
@@ -92,6 +93,8 @@ def write_attempt(folder, number, **fields):
 def test_the_file_of_an_attempt_identifies_its_process(tmp_path):
     with lock.hold(tmp_path):
         record = json.loads((tmp_path / "lock" / "00000001").read_text())
+    assert record == sealed.seal(record)
+    del record["sha256"]
     for time_of in ("started", "beat"):
         assert record.pop(time_of).endswith("+00:00")
     assert record == {
@@ -483,7 +486,7 @@ def test_a_process_that_only_looks_is_not_a_holder(tmp_path):
     path = attempts.path_of(tmp_path, 1)
     record = attempts.parse(path.read_bytes())
     del record["ended"]  # It was killed.
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(sealed.seal(record)))
     with open(path) as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         with lock.hold(tmp_path, wait_seconds=0) as held:

@@ -130,12 +130,74 @@ def test_a_worker_that_is_not_the_chief_writes_nothing(tmp_path):
         "3",
         '{"step": 1}',
         json.dumps({"step": 1, "split": "test", "figures": {}, "more": 1}),
+        json.dumps({"step": "1", "split": "test", "figures": {}}),
+        json.dumps({"step": True, "split": "test", "figures": {}}),
+        json.dumps({"step": 1, "split": [], "figures": {}}),
+        json.dumps({"step": 1, "split": "test", "figures": {"loss": "low"}}),
+        json.dumps({"step": 1, "split": "test", "figures": 3}),
+        '{"step": ' + "1" * 5000 + "}",
+        "[" * 100_000,
+        b"\xff",
     ],
 )
 def test_a_damaged_line_is_refused_with_its_number(tmp_path, line):
     path = tmp_path / "evaluations.jsonl"
     History(path, 0).append(history(0.5)[0])
-    with open(path, "a") as file:
-        file.write(line + "\n")
+    with open(path, "ab") as file:
+        file.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
     with pytest.raises(DataError, match=r"evaluations\.jsonl:2 "):
         History(path, 10)
+
+
+# --- what a checkpoint holds of it ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"\xff\n",
+        b"[" * 100_000,
+        b'{"step": 10, "split": "validation", "figures": {"accuracy": 0.9}}\n',
+    ],
+)
+def test_the_lines_of_the_restored_checkpoint_count_and_are_written_again(
+    tmp_path, caplog, content
+):
+    path, kept = tmp_path / "evaluations.jsonl", [entry.to_json() for entry in history(0.5, 0.6)]
+    if content is not None:
+        path.write_bytes(content)
+    resumed = History(path, 20, kept=kept)
+    assert resumed.evaluations == history(0.5, 0.6) and resumed.lines == kept
+    assert path.read_text().splitlines() == kept
+    assert f"{path} is not what the checkpoint of step 20 holds of it (2 eval" in caplog.text
+
+
+@pytest.mark.parametrize("more", ["", '{"step": 30, "split": "validation", "figures": {}}\n', "{"])
+def test_what_follows_the_lines_of_the_checkpoint_is_no_damage(tmp_path, caplog, more):
+    """It comes from an attempt that was killed, even in the middle of a line."""
+    path, kept = tmp_path / "evaluations.jsonl", [entry.to_json() for entry in history(0.5)]
+    path.write_text(f"{kept[0]}\n{more}")
+    assert History(path, 20, kept=kept).evaluations == history(0.5)
+    assert not caplog.records and path.read_text() == f"{kept[0]}\n{more}"
+
+
+def test_a_checkpoint_that_holds_no_evaluation_is_not_one_that_holds_no_history(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    History(path, 0).append(history(0.5)[0])
+    assert History(path, 10, kept=[]).evaluations == []
+    assert History(path, 10, kept=None).evaluations == history(0.5)
+
+
+def test_a_worker_that_is_not_the_chief_leaves_a_changed_file_alone(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    kept = [history(0.5)[0].to_json()]
+    assert History(path, 20, writes=False, kept=kept).evaluations == history(0.5)
+    assert not path.exists()
+
+
+def test_before_the_first_checkpoint_nothing_is_read(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    path.write_bytes(b"\xff")
+    assert History(path, 0).evaluations == []

@@ -66,7 +66,13 @@ def test_a_text_is_one_document_with_its_line_ends(run):
     assert dataset.description["input"] == {"kind": "tokens"}
     assert dataset.description["format"] == 2 and "classes" not in dataset.description
     names = {path.relative_to(dataset.folder).as_posix() for path in dataset.folder.rglob("*.*")}
-    assert names == {"dataset.json", "vocabulary.txt", "train/tokens.npy", "train/offsets.npy"}
+    assert names == {
+        "dataset.json",
+        "dataset.json.sha256",
+        "vocabulary.txt",
+        "train/tokens.npy",
+        "train/offsets.npy",
+    }
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 1 << 20])

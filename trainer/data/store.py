@@ -2,6 +2,7 @@
 
     DATA_DIR/dataset.json    format, tokenizer, classes, splits with counts; size and sha256 of all
                              other files
+    DATA_DIR/dataset.json.sha256  the sha256 of dataset.json, as `sha256sum -c` reads it
     DATA_DIR/vocabulary.txt  line i (from 0) is id i, the reserved ids first
     DATA_DIR/labels.txt      line i (from 0) is class i; absent if there are no classes
     DATA_DIR/SPLIT/          for each of train, validation, test:
@@ -14,7 +15,9 @@ Format 1 of dataset.json is a dataset of labels. Format 2 also names the `task`,
 `target` (`fields.TARGETS`) and the `order` in which steps meet the examples (`fields.ORDERS`).
 
 Two preparations of the same input write the same dataset.json (no time, no path). So its sha256
-identifies the dataset: it is the `dataset_digest` of checkpoints. A dataset is written into a
+identifies the dataset: it is the `dataset_digest` of checkpoints. It lies beside dataset.json, so
+that a change is found before a checkpoint knows the dataset; older datasets lack that file. A
+dataset is written into a
 folder beside its final name, synced and renamed. If several processes write at once, one wins. Each
 holds a kernel lock on its folder, so that the next writer on this host can tell leftovers of a dead
 process from the work of a live one.
@@ -34,7 +37,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from trainer import durable
+from trainer import durable, sealed
 from trainer.data import fields
 from trainer.exit_codes import DataError, StorageError, UsageError
 
@@ -42,6 +45,8 @@ log = logging.getLogger(__name__)
 
 FORMATS = (1, 2)
 SPLITS = ("train", "validation", "test")
+DESCRIPTION, DIGEST = "dataset.json", "dataset.json.sha256"
+VOCABULARY, LABELS = "vocabulary.txt", "labels.txt"
 ARRAYS = {
     "tokens": np.dtype("<i4"),
     "offsets": np.dtype("<i8"),
@@ -128,39 +133,47 @@ def target_in(description: Mapping) -> fields.Target:
     return fields.TARGETS[description.get("target", fields.LABEL.kind)]
 
 
-def open_dataset(folder: str | os.PathLike, verify: bool = True) -> Dataset:
+class Damaged(DataError):
+    """A file of a prepared dataset that is not as it was written. `reason`: the file and why."""
+
+    def __init__(self, path: pathlib.Path, why: str):
+        self.reason = f"{path}: {why}"
+        super().__init__(
+            f"{self.reason}. A prepared dataset never changes: delete the folder {_root(path)} and "
+            "run `prepare` again."
+        )
+
+
+def open_dataset(folder: str | os.PathLike, verify: bool = True, splits: bool = True) -> Dataset:
     """Returns the prepared dataset in `folder`.
 
     Args:
       folder: DATA_DIR.
       verify: also check the sha256 of every file and the range of every id; this reads all files
         once. XLA silently clamps an id that is out of range, so verify before training.
+      splits: False opens no examples, only what is needed to read texts and to name classes.
 
     Raises:
       UsageError: `folder` is not a prepared dataset.
-      DataError: a file is damaged or missing, or a newer version prepared it.
+      DataError: a file is damaged, missing or cannot be read, or a newer version prepared it.
     """
     folder = pathlib.Path(folder)
     description, digest = read_description(folder)
-    _check_files(folder, description["files"], verify)
-    vocabulary = tuple(unescape(line) for line in _read_lines(folder / "vocabulary.txt"))
+    files = description["files"]
+    if not splits:
+        files = {name: entry for name, entry in files.items() if name in (VOCABULARY, LABELS)}
+    _check_files(folder, files, verify)
+    vocabulary = tuple(unescape(line) for line in _read_lines(folder / VOCABULARY))
     target = target_in(description)
-    labels = tuple(_read_lines(folder / "labels.txt")) if target.array else ()
-    splits = {
-        name: _open_split(folder / name, target) for name in SPLITS if name in description["splits"]
-    }
-    for name, split in splits.items():
+    labels = tuple(_read_lines(folder / LABELS)) if target.array else ()
+    _check_names(folder, description, vocabulary, labels)
+    names = [name for name in SPLITS if splits and name in description["splits"]]
+    opened = {name: _open_split(folder / name, target) for name in names}
+    for name, split in opened.items():
         _check_shapes(folder / name, split, target, description["splits"][name])
         if verify:
             _check_ranges(folder / name, split, target, len(vocabulary), len(labels))
-    return Dataset(folder, description, digest, labels, vocabulary, splits)
-
-
-def _damaged(path: pathlib.Path, why: str) -> DataError:
-    return DataError(
-        f"{path}: {why}. A prepared dataset never changes: delete the folder {_root(path)} and run "
-        "`prepare` again."
-    )
+    return Dataset(folder, description, digest, labels, vocabulary, opened)
 
 
 def _root(path: pathlib.Path) -> pathlib.Path:
@@ -168,9 +181,16 @@ def _root(path: pathlib.Path) -> pathlib.Path:
     return path.parent if path.parent.name not in SPLITS else path.parent.parent
 
 
+def _unreadable(path: pathlib.Path, problem: OSError) -> DataError:
+    return DataError(
+        f"{path} cannot be read ({problem.strerror}). The user of this command must be able to "
+        "read every file of a dataset: mend that."
+    )
+
+
 def read_description(folder: pathlib.Path) -> tuple[dict, str]:
     """Returns the content of dataset.json and its digest. Raises as `open_dataset`."""
-    path = folder / "dataset.json"
+    path = folder / DESCRIPTION
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -178,14 +198,18 @@ def read_description(folder: pathlib.Path) -> tuple[dict, str]:
             f"--data_dir={folder}: no dataset.json in it, so it is not a prepared dataset. "
             f"Name a folder that `prepare` wrote, or run `prepare --data_dir={folder}` first."
         ) from None
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
+    digest = hashlib.sha256(content).hexdigest()
+    _check_digest(path, digest)
     try:
-        description = json.loads(content)
+        description = sealed.parse(content)
         version = description["format"]
-    except (ValueError, KeyError, TypeError):
-        raise _damaged(path, "it is not the JSON that `prepare` wrote") from None
+    except (ValueError, KeyError):
+        raise Damaged(path, "it is not the JSON that `prepare` wrote") from None
     if version not in FORMATS:
         raise DataError(
-            f"{path}: format {version}, but this version reads format "
+            f"{path}: format {str(version)[:200]}, but this version reads format "
             f"{' and '.join(map(str, FORMATS))}. "
             "Use the version that prepared it, or prepare again with this one into a new folder."
         )
@@ -193,18 +217,78 @@ def read_description(folder: pathlib.Path) -> tuple[dict, str]:
         {"task", "target", "order"} if version > 1 else set()
     )
     if not parts <= description.keys():
-        raise _damaged(path, "parts are missing")
-    if description.get("target", fields.LABEL.kind) not in fields.TARGETS:
-        raise DataError(
-            f"{path}: the target is {description['target']!r}, but this version knows "
-            f"{', '.join(fields.TARGETS)}. Use the version that prepared it."
-        )
-    return description, hashlib.sha256(content).hexdigest()
+        raise Damaged(path, "parts are missing")
+    for part, known in (("target", tuple(fields.TARGETS)), ("order", fields.ORDERS)):
+        value = description.get(part, known[0])
+        if value not in known:
+            raise DataError(
+                f"{path}: the {part} is {str(value)[:200]!r}, but this version knows "
+                f"{', '.join(known)}. Use the version that prepared it."
+            )
+    _check_parts(path, description)
+    return description, digest
+
+
+def _check_digest(path: pathlib.Path, digest: str) -> None:
+    """Raises Damaged if the file beside dataset.json has another digest; older ones have none."""
+    beside = path.with_name(DIGEST)
+    try:
+        content = beside.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as problem:
+        raise _unreadable(beside, problem) from None
+    if content != _digest_line(digest):
+        raise Damaged(path, f"its sha256 is {digest}, which is not the one in {beside}")
+
+
+def _digest_line(digest: str) -> bytes:
+    return f"{digest}  {DESCRIPTION}\n".encode()
+
+
+def _check_parts(path: pathlib.Path, description: Mapping) -> None:
+    """Raises Damaged if the parts of dataset.json are not those of one dataset."""
+    splits, files, target = description["splits"], description["files"], target_in(description)
+    tokenizer, task = description["tokenizer"], task_in(description)
+    if (
+        not all(isinstance(part, dict) for part in (splits, files, tokenizer))
+        or not all(isinstance(name, str) for name in (tokenizer.get("name"), task))
+        or not all(_counts(split, "examples", "tokens") for split in splits.values())
+        or not all(_counts(file, "size") and "sha256" in file for file in files.values())
+    ):
+        raise Damaged(path, "a part of it is not as `prepare` wrote it")
+    if unknown := splits.keys() - set(SPLITS):
+        raise Damaged(path, f"a split is named {min(unknown)[:200]!r}")
+    expected = {f"{split}/{name}.npy" for split in splits for name in _arrays(target)}
+    expected |= {VOCABULARY, LABELS} if target.array else {VOCABULARY}
+    if different := expected ^ files.keys():
+        raise Damaged(path, f"its splits and its files do not agree about {min(different)[:200]}")
+
+
+def _counts(entry: object, *names: str) -> bool:
+    """Returns whether `entry` has a number that is not negative under each of `names`."""
+    return isinstance(entry, dict) and all(
+        type(entry.get(name)) is int and entry[name] >= 0 for name in names
+    )
+
+
+def _check_names(
+    folder: pathlib.Path, description: Mapping, vocabulary: Sequence[str], labels: Sequence[str]
+) -> None:
+    """Raises Damaged if dataset.json describes another vocabulary or other classes."""
+    files = description["files"]
+    for part, found in (
+        ("classes", list(labels)),
+        ("vocabulary_size", len(vocabulary)),
+        ("vocabulary_sha256", files[VOCABULARY]["sha256"]),
+    ):
+        if description.get(part, found) != found:
+            raise Damaged(folder / DESCRIPTION, f"its {part} is not what its files hold")
 
 
 def vocabulary_sha256(description: Mapping) -> str:
     """Returns the sha256 of the vocabulary that a dataset.json describes; "" if it has none."""
-    return description["files"].get("vocabulary.txt", {}).get("sha256", "")
+    return description["files"].get(VOCABULARY, {}).get("sha256", "")
 
 
 def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: bool) -> None:
@@ -213,24 +297,31 @@ def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: boo
         try:
             size = path.stat().st_size
             if size != expected["size"]:
-                raise _damaged(path, f"{size} bytes, but dataset.json has {expected['size']}")
+                raise Damaged(path, f"{size} bytes, but dataset.json has {expected['size']}")
             if verify and durable.sha256(path) != expected["sha256"]:
-                raise _damaged(path, "its sha256 is not the one in dataset.json")
+                raise Damaged(path, "its sha256 is not the one in dataset.json")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as problem:
+            raise Damaged(path, f"cannot be read ({problem.strerror})") from None
         except OSError as problem:
-            raise _damaged(path, f"cannot be read ({problem.strerror})") from None
+            raise _unreadable(path, problem) from None
+
+
+def _arrays(target: fields.Target) -> list[str]:
+    """Returns the names of the arrays of a split."""
+    return [name for name in ("tokens", "offsets", target.array) if name]
 
 
 def _open_split(folder: pathlib.Path, target: fields.Target) -> Split:
     arrays = {}
-    for name in filter(None, ("tokens", "offsets", target.array)):
+    for name in _arrays(target):
         dtype = ARRAYS[name]
         path = folder / f"{name}.npy"
         try:
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as problem:
-            raise _damaged(path, f"it is not a NumPy array ({problem})") from None
+            raise Damaged(path, f"it is not a NumPy array ({problem})") from None
         if arrays[name].dtype != dtype or arrays[name].ndim != 1:
-            raise _damaged(
+            raise Damaged(
                 path,
                 f"{arrays[name].dtype} of rank {arrays[name].ndim}, but must be {dtype} of rank 1",
             )
@@ -249,7 +340,7 @@ def _check_shapes(
         counts.append((target.array, len(split.targets), wanted))
     for name, seen, wanted in counts:
         if seen != wanted:
-            raise _damaged(
+            raise Damaged(
                 folder / f"{name}.npy",
                 f"the count of {name} is {seen}, but dataset.json has {wanted}",
             )
@@ -260,7 +351,7 @@ def _check_ranges(
 ) -> None:
     offsets = split.offsets
     if offsets[0] != 0 or offsets[-1] != len(split.tokens) or (np.diff(offsets) < 1).any():
-        raise _damaged(
+        raise Damaged(
             folder / "offsets.npy", "the offsets do not rise from 0 to the number of tokens"
         )
     columns = [("tokens", split.tokens, vocabulary_size)]
@@ -270,12 +361,17 @@ def _check_ranges(
         for begin in range(0, len(values), _BLOCK):
             part = values[begin : begin + _BLOCK]
             if part.min() < 0 or part.max() >= limit:
-                raise _damaged(folder / f"{name}.npy", f"an id is outside 0..{limit - 1}")
+                raise Damaged(folder / f"{name}.npy", f"an id is outside 0..{limit - 1}")
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:
     """Returns the lines of a file. `str.splitlines` also splits at U+0085, U+2028 and others."""
-    return path.read_bytes().decode("utf-8").split("\n")[:-1]
+    try:
+        return path.read_bytes().decode("utf-8").split("\n")[:-1]
+    except UnicodeDecodeError:
+        raise Damaged(path, "it is not the UTF-8 that `prepare` wrote") from None
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
 
 
 def escape(entry: str) -> str:
@@ -463,9 +559,10 @@ def publish(folder: pathlib.Path, description: Mapping, data_dir: str | os.PathL
     data_dir = pathlib.Path(data_dir)
     described = {"format": 2 if "task" in description else 1, **description}
     content = json.dumps(described, indent=1, sort_keys=True) + "\n"
-    file = HashedFile(folder / "dataset.json")
+    file = HashedFile(folder / DESCRIPTION)
     file.write(content.encode())
     digest = file.close()["sha256"]
+    (folder / DIGEST).write_bytes(_digest_line(digest))
     durable.sync_tree(folder)
     try:
         durable.rename(folder, data_dir)

@@ -36,7 +36,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from trainer.data import store
-from trainer.exit_codes import UsageError
+from trainer.exit_codes import DataError, UsageError
 
 PADDING, START, UNKNOWN, UNUSED = range(4)
 RESERVED = ("[padding]", "[start]", "[unknown]", "[unused]")
@@ -158,6 +158,7 @@ class Tokenizer(tf.Module):
         Raises:
           UsageError: the dataset was prepared from ids alone, or by another version of the
             tokenizer.
+          DataError: there is no such tokenizer.
         """
         super().__init__()
         name = settings["name"]
@@ -166,6 +167,12 @@ class Tokenizer(tf.Module):
                 "this dataset was prepared from an imdb.npz without imdb_word_index.json beside "
                 "it, so it has ids and no words: no text can be encoded. Put the file there and "
                 "prepare again."
+            )
+        if name not in _TOKENIZERS:
+            raise DataError(
+                f"dataset.json has the tokenizer {str(name)[:200]!r}, but this version knows "
+                f"{', '.join(NAMES)}. Use the version that prepared the dataset, or restore the "
+                "file."
             )
         if settings.get("version") != VERSION:
             raise UsageError(

@@ -31,7 +31,7 @@ def command(settings: configuration.Export) -> int:
     """Writes the export and prints, for each file, the largest difference seen; returns 0."""
     folder = pathlib.Path(settings.export_dir).resolve()
     _refuse_content(folder)
-    model = trained_model.open_model(settings)
+    model = trained_model.open_model(settings, examples=trained_model.Examples.WELCOME)
     for name, difference in export(model, folder).items():
         print(f"{name} {folder / name} max_difference {number(difference)}")
     print(f"step {model.checkpoint_step}")

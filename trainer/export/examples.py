@@ -1,6 +1,7 @@
 """The rows on which exported files are compared with their model, from the dataset and difficult.
 
-Every row is a list of ids, and also a text or a sentence if the dataset has words.
+Every row is a list of ids, and also a text or a sentence if the dataset has words. Without the
+dataset's examples, rows of random ids stand in their place.
 """
 
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import store, text
+from trainer.data import fields, store, text
 from trainer.export import saved_model
 
 ROWS = 48  # Rows of the dataset that are compared.
@@ -84,7 +85,20 @@ def long_sentence(dataset: store.Dataset) -> list[bytes]:
 
 def _held_out(dataset: store.Dataset) -> store.Split:
     names = ("test", "validation", "train")
-    return next(dataset.splits[name] for name in names if name in dataset.splits)
+    found = (dataset.splits[name] for name in names if name in dataset.splits)
+    return next(found, None) or _made(dataset)
+
+
+def _made(dataset: store.Dataset) -> store.Split:
+    """Returns ROWS rows of 1 to STEPS random ids, which begin as those of the dataset do."""
+    generator, limit = np.random.default_rng(0), len(dataset.vocabulary)
+    rows = [
+        generator.integers(min(text.FIRST_ID, limit - 1), limit, length, dtype=np.int32)
+        for length in np.linspace(1, STEPS, ROWS).astype(int)
+    ]
+    if dataset.target is not fields.TAGS:
+        rows = [np.append(np.int32(text.START), row) for row in rows]
+    return store.Split(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
 
 
 def _spread(count: int) -> np.ndarray:

@@ -6,18 +6,21 @@ never removed, so no number is used twice. Only its own attempt writes to it. Th
 highest number is the one that counts.
 
 The step from which an attempt began is a fence. An earlier attempt may still be alive somewhere;
-what it commits beyond that step afterwards is not part of the run.
+what it commits beyond that step afterwards is not part of the run. A damaged fence would leave out
+checkpoints of the run, so a record has a seal (`sealed`).
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from trainer import sealed
 from trainer.model_folder import journal
 
 _NUMBER = re.compile(r"\d{8,}")
+# Keys of records before they had a seal.
+_OLDER = ("attempt", "host", "boot", "pid", "started", "beat", "began", "fences", "ended")
 
 
 class Fence(NamedTuple):
@@ -104,7 +107,7 @@ def parse(text: bytes) -> dict[str, Any]:
     began (a step) and fences (those before it); after it let go, ended (a time).
     """
     try:
-        record = json.loads(text.split(b"\n")[0])
+        record = sealed.read(text.split(b"\n")[0], _OLDER)
         known = [Fence(*pair) for pair in record.get("fences", [])]
         counts = [
             record["attempt"],
@@ -113,7 +116,7 @@ def parse(text: bytes) -> dict[str, Any]:
             *(number for fence in known for number in fence),
         ]
         texts = [record["host"], record["boot"], record["started"]]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return {}
     if not all(map(_is_count, counts)) or not all(isinstance(text, str) for text in texts):
         return {}

@@ -7,10 +7,11 @@ step again.
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from trainer.exit_codes import FolderInUseError
+from trainer.exit_codes import DataError, FolderInUseError
 from trainer.model_folder import checkpoint, commits, lock, selection
 
 
@@ -21,13 +22,13 @@ class BestCheckpoint:
     """
 
     def __init__(
-        self, folder: pathlib.Path, metric: str, held: lock.Hold, digests: Mapping[str, str]
+        self, folder: pathlib.Path, metric: str, held: lock.Hold, of_run: Mapping[str, Any]
     ):
-        """`digests`: config_digest and dataset_digest for the manifests."""
+        """`of_run`: config_digest, dataset_digest and config for the manifests."""
         self._folder = folder
         self._metric = metric
         self._held = held
-        self._digests = digests
+        self._of_run = of_run
 
     def offer(
         self,
@@ -38,25 +39,28 @@ class BestCheckpoint:
         """Commits the state of `snapshot()` if `evaluation` is better than all before it."""
         if selection.best([*before, evaluation], self._metric) is not evaluation:
             return
-        tensors = snapshot()
+        tensors, lines = snapshot(), [entry.to_json() for entry in (*before, evaluation)]
         try:
-            self._commit(evaluation.step, tensors)
+            self._commit(evaluation.step, tensors, lines)
         except FolderInUseError:
             # An attempt with another number of replicas came to this step and was killed. Its
             # weights are close to these, but not equal.
             self._discard(evaluation.step)
-            self._commit(evaluation.step, tensors)
+            self._commit(evaluation.step, tensors, lines)
 
     def prune(self, evaluations: Sequence[selection.Evaluation], saved: int) -> None:
         """Keeps the best checkpoint so far and the best up to step `saved`, removes all others.
 
         saved: the step of the newest state on disk. A resume from there needs the second one: for
-        it, later evaluations by a killed attempt never happened.
+        it, later evaluations by a killed attempt never happened. One of that step that is not on
+        record stays: its evaluation came after the save, and is made again.
         """
         histories = evaluations, [entry for entry in evaluations if entry.step <= saved]
         wanted = {
             found.step for history in histories if (found := selection.best(history, self._metric))
         }
+        if all(entry.step != saved for entry in evaluations):
+            wanted.add(saved)
         unwanted = set(commits.list_steps(self._folder)) - wanted
         # After listing: a checkpoint that a later attempt needs is wanted here, too, or is not in
         # the list yet.
@@ -64,8 +68,20 @@ class BestCheckpoint:
         for step in unwanted:
             self._discard(step)
 
-    def _commit(self, step: int, tensors: Mapping[str, np.ndarray]) -> None:
-        checkpoint.commit(self._folder, step, tensors, held=self._held, **self._digests)
+    def evaluations_at(self, step: int) -> list[str]:
+        """Returns the lines of evaluations.jsonl with which the state of `step` became the best."""
+        try:
+            manifest = commits.read_manifest(commits.folder_of(self._folder, step))
+        except DataError:
+            return []
+        return manifest.get("evaluations", [])
+
+    def _commit(
+        self, step: int, tensors: Mapping[str, np.ndarray], evaluations: Sequence[str]
+    ) -> None:
+        checkpoint.commit(
+            self._folder, step, tensors, held=self._held, evaluations=evaluations, **self._of_run
+        )
 
     def _discard(self, step: int) -> None:
         checkpoint.discard(commits.folder_of(self._folder, step), self._held.number)

@@ -1,7 +1,9 @@
 """Checkpoints that exist complete or not at all, and that can be verified by their own content.
 
 The payload is a TensorFlow bundle under logical names. MANIFEST.json has the size and sha256 of
-every file, and the digest of the state. `commits` lists the names of the folders.
+every file, the digest of the state and its own. It also holds what a resume needs beside the state:
+the configuration and the evaluations up to the step, so that no damage of the files of the run
+changes what a resume does. `commits` lists the names of the folders.
 
 No file points to the newest checkpoint, so no pointer can be damaged. A reader lists the folders,
 newest first, and takes the first one that verifies and that is part of the run: no later attempt
@@ -18,14 +20,14 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from trainer import durable
+from trainer import durable, sealed
 from trainer.exit_codes import DataError, DivergedError, FolderInUseError, StorageError
 from trainer.model_folder import attempts, commits, lock
 from trainer.model_folder.commits import (
@@ -80,8 +82,12 @@ def commit(
     held: lock.Hold,
     config_digest: str,
     dataset_digest: str,
+    config: Mapping[str, Any] | None = None,
+    evaluations: Sequence[str] | None = None,
 ) -> Manifest:
     """Writes `parent/step-%08d` completely or not at all and returns its manifest.
+
+    config: what config.json holds. evaluations: the lines of evaluations.jsonl up to `step`.
 
     When this returns, the checkpoint survives a kill and a loss of power, and is part of the run. A
     valid checkpoint of this step is never overwritten: if it has the same state, its manifest is
@@ -106,6 +112,10 @@ def commit(
         dataset_digest=dataset_digest,
         files={},
     )
+    if config is not None:
+        manifest["config"] = dict(config)
+    if evaluations is not None:
+        manifest["evaluations"] = list(evaluations)
     folder = folder_of(parent, step)
     return _retrying("written", folder, lambda: _put(folder, manifest, tensors, held))
 
@@ -125,33 +135,40 @@ class Writer:
         held: lock.Hold,
         config_digest: str,
         dataset_digest: str,
+        config: Mapping[str, Any] | None = None,
         on_saved: Callable[[Manifest, float], None] = lambda manifest, seconds: None,
     ):
         """
         Args:
           keep: how many of the newest checkpoints stay; 0: all.
-          held: as for `commit`.
+          held, config: as for `commit`.
           on_saved: called with the manifest and the seconds that the save took, in the background
             thread after each commit.
         """
         self._parent = pathlib.Path(parent)
         self._keep = keep
         self._held = held
-        self._digests = {"config_digest": config_digest, "dataset_digest": dataset_digest}
+        self._of_run = {
+            "config_digest": config_digest,
+            "dataset_digest": dataset_digest,
+            "config": config,
+        }
         self._on_saved = on_saved
         self._thread = concurrent.futures.ThreadPoolExecutor(
             max_workers=1, thread_name_prefix="checkpoint"
         )
         self._running_save: concurrent.futures.Future | None = None
 
-    def submit(self, step: int, tensors: Tensors) -> None:
+    def submit(self, step: int, tensors: Tensors, evaluations: Sequence[str] | None = None) -> None:
         """Starts to save `tensors`; the arrays must not change any more.
+
+        evaluations: as for `commit`.
 
         Raises the error of an earlier save: StorageError, DivergedError, FolderInUseError or
         TakenOverError.
         """
         self.wait()
-        self._running_save = self._thread.submit(self._save, step, tensors)
+        self._running_save = self._thread.submit(self._save, step, tensors, evaluations)
 
     def wait(self) -> None:
         """Returns when everything submitted is committed; raises the error of a failed save."""
@@ -171,10 +188,17 @@ class Writer:
         if kind is None:  # Otherwise that error matters more; a failed save is in the log.
             self.wait()
 
-    def _save(self, step: int, tensors: Tensors) -> None:
+    def _save(self, step: int, tensors: Tensors, evaluations: Sequence[str] | None) -> None:
         began = time.monotonic()
         try:
-            manifest = commit(self._parent, step, tensors, held=self._held, **self._digests)
+            manifest = commit(
+                self._parent,
+                step,
+                tensors,
+                held=self._held,
+                evaluations=evaluations,
+                **self._of_run,
+            )
         except Exception as problem:
             log.error("checkpoint of step %d was not saved: %s", step, problem)
             raise
@@ -334,7 +358,7 @@ def _write(folder: pathlib.Path, manifest: Manifest, tensors: Tensors, held: loc
         temporary.mkdir()
         _save_bundle(temporary / PAYLOAD, tensors)
         files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
-        manifest = {**manifest, "files": files}
+        manifest = sealed.seal({**manifest, "files": files})
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         durable.sync_tree(temporary)
         # Between sync and rename: a slow sync leaves time for a takeover.

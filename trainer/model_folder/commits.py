@@ -10,12 +10,13 @@ learns from this module which checkpoints the run has.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any, TypedDict
 
+from trainer import sealed
 from trainer.exit_codes import DataError
 from trainer.model_folder import attempts, journal
 
@@ -26,10 +27,11 @@ PAYLOAD = "tensors"  # Prefix of the files of a TensorFlow bundle.
 _COMMITTED = re.compile(r"step-(\d{8,})")
 _DAMAGED = re.compile(r"step-\d{8,}\.damaged-.*")
 _TEMPORARY = re.compile(r"step-\d{8,}\.tmp-(\d+)")
+_FILE = re.compile(rf"{PAYLOAD}\.[\w.-]+", re.ASCII)
 
 
-class Manifest(TypedDict):
-    """The content of MANIFEST.json.
+class OlderManifest(TypedDict):
+    """What every MANIFEST.json holds.
 
     attempt: the one that committed the checkpoint. files: {name: {"size": bytes, "sha256": hex}}.
     """
@@ -41,6 +43,18 @@ class Manifest(TypedDict):
     config_digest: str
     dataset_digest: str
     files: dict[str, dict[str, Any]]
+
+
+class Manifest(OlderManifest, total=False):
+    """The content of MANIFEST.json; older ones lack these keys.
+
+    config: what config.json held. evaluations: the lines of evaluations.jsonl up to the step.
+    sha256: the seal (`sealed`).
+    """
+
+    config: dict[str, Any]
+    evaluations: list[str]
+    sha256: str
 
 
 class Damaged(DataError):
@@ -120,31 +134,46 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as problem:
         raise Damaged(folder, f"{MANIFEST} is missing") from problem
     try:
-        manifest = json.loads(text)
-        if manifest["format"] > FORMAT:
-            raise DataError(
-                f"{folder} has format {manifest['format']}; this version reads up to format "
-                f"{FORMAT}; use the version of the program that wrote it, or a newer one"
-            )
-        files = {
-            name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
-        }
-        step, attempt, digest = manifest["step"], manifest["attempt"], manifest["state_digest"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        manifest = sealed.read(text, OlderManifest.__annotations__)
+        version, files = int(manifest["format"]), dict(manifest["files"])
+        described = all(map(_describes_a_file, files.items()))
+        step, attempt = manifest["step"], manifest["attempt"]
+        digests = [manifest[name] for name in ("state_digest", "config_digest", "dataset_digest")]
+    except (ValueError, KeyError, TypeError, OverflowError) as problem:
         raise Damaged(
             folder, f"{MANIFEST} is not a manifest ({type(problem).__name__}: {problem})"
         ) from problem
+    if version > FORMAT and sealed.KEY in manifest:
+        raise DataError(
+            f"{folder} has format {version}; this version reads up to format {FORMAT}; use the "
+            "version of the program that wrote it, or a newer one"
+        )
+    if version != FORMAT:
+        raise Damaged(folder, f"{MANIFEST} is not a manifest (of format {str(version)[:20]})")
     if (
         f"{PAYLOAD}.index" not in files
-        or any("/" in name for name in files)
-        or not isinstance(digest, str)
+        or not described
+        or not all(isinstance(digest, str) for digest in digests)
     ):
         raise Damaged(folder, f"{MANIFEST} does not describe a payload")
-    if not isinstance(attempt, int):
-        raise Damaged(folder, f"{MANIFEST} is of attempt {attempt!r}")
-    if not isinstance(step, int) or name_of(step) != folder.name:
-        raise Damaged(folder, f"{MANIFEST} is of step {step}")
+    if not _is_count(attempt):
+        raise Damaged(folder, f"{MANIFEST} is of attempt {str(attempt)[:200]!r}")
+    if not _is_count(step) or name_of(step) != folder.name:
+        raise Damaged(folder, f"{MANIFEST} is of step {str(step)[:200]}")
     return manifest
+
+
+def _describes_a_file(item: tuple[str, Any]) -> bool:
+    name, entry = item
+    return (
+        _FILE.fullmatch(name) is not None
+        and _is_count(entry["size"])
+        and isinstance(entry["sha256"], str)
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 # What they say about a run
@@ -158,9 +187,23 @@ class Commit:
     state_digest: str
 
 
+def manifests(model_dir: str | os.PathLike) -> Iterator[tuple[pathlib.Path, Manifest]]:
+    """Yields (folder, manifest) of the checkpoints that have a manifest, the newest first.
+
+    The best ones come after all others. Whether a checkpoint is part of the run is not asked.
+    """
+    for part in ("checkpoints", "best"):
+        parent = pathlib.Path(model_dir) / part
+        for step in reversed(_readable_steps(parent)):
+            try:
+                yield folder_of(parent, step), read_manifest(folder_of(parent, step))
+            except (OSError, DataError):
+                continue  # It is damaged, or was pruned at this very moment.
+
+
 def exist(model_dir: str | os.PathLike) -> bool:
     """Returns whether a run has checkpoints, valid or not; False if the folder cannot be read."""
-    return bool(_readable_steps(model_dir))
+    return bool(_readable_steps(pathlib.Path(model_dir) / "checkpoints"))
 
 
 def newest(model_dir: str | os.PathLike) -> Commit | None:
@@ -170,19 +213,17 @@ def newest(model_dir: str | os.PathLike) -> Commit | None:
     """
     model_dir = pathlib.Path(model_dir)
     fences = attempts.fences(model_dir)
-    for step in reversed(_readable_steps(model_dir)):
-        try:
-            manifest = read_manifest(folder_of(model_dir / "checkpoints", step))
-        except (OSError, DataError):
-            continue  # It is damaged, or was pruned at this very moment.
-        if not attempts.superseding(fences, manifest["attempt"], step):
+    for folder, manifest in manifests(model_dir):
+        step = manifest["step"]
+        of_run = folder.parent.name == "checkpoints"
+        if of_run and not attempts.superseding(fences, manifest["attempt"], step):
             return Commit(step, manifest["state_digest"])
     return None
 
 
-def _readable_steps(model_dir: str | os.PathLike) -> list[int]:
+def _readable_steps(parent: pathlib.Path) -> list[int]:
     try:
-        return list_steps(pathlib.Path(model_dir) / "checkpoints")
+        return list_steps(parent)
     except OSError:
         return []
 
@@ -190,20 +231,25 @@ def _readable_steps(model_dir: str | os.PathLike) -> list[int]:
 def finished_line(model_dir: str | os.PathLike, total: int) -> str:
     """Returns the last line of a run that is complete, "" if it is not.
 
-    It is complete if its newest attempt ended with exit code 0, at step `total` or earlier by early
-    stopping.
+    It is complete if its newest attempt began a run of `total` steps, finished at the step of the
+    newest checkpoint (`total`, or earlier by early stopping) and ended with exit code 0. All of
+    them are asked, because a line of the journal may be damaged.
     """
     events = [
         event
         for event in journal.read(pathlib.Path(model_dir) / "journal.jsonl")
-        if event.get("attempt")
+        if _is_count(event.get("attempt"))
     ]
     newest_attempt = max((event["attempt"] for event in events), default=0)
-    of_it = {event.get("event"): event for event in events if event["attempt"] == newest_attempt}
+    of_it = {
+        str(event.get("event")): event for event in events if event["attempt"] == newest_attempt
+    }
     commit = newest(model_dir)
     if (
-        not commit
+        not newest_attempt
+        or not commit
         or of_it.get("start", {}).get("total") != total
+        or of_it.get("finish", {}).get("step") != commit.step
         or of_it.get("stop", {}).get("code") != 0
     ):
         return ""

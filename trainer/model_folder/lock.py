@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from trainer import durable
+from trainer import durable, sealed
 from trainer.exit_codes import FolderInUseError, StorageError, TakenOverError, UsageError
 from trainer.model_folder import attempts
 
@@ -222,7 +222,7 @@ class Held(Hold):
 
     def _write(self, record: Mapping[str, Any]) -> None:
         # A beat does not change the length, so no reader finds half of a line.
-        line = (json.dumps(record) + "\n").encode()
+        line = (json.dumps(sealed.seal(record)) + "\n").encode()
         os.pwrite(self._descriptor, line, 0)
         os.ftruncate(self._descriptor, len(line))
         os.fsync(self._descriptor)
