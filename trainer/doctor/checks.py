@@ -376,7 +376,8 @@ def check_space(config: configuration.Config, facts: Facts) -> Finding:
     free, where = facts.model_folder.free, facts.model_folder.probed
     needs = (
         f"{_bytes(free)} free in {where}; a checkpoint takes {_bytes(size)}, and room for {wanted} "
-        f"more is needed (--keep={config.run.keep}, --save_steps={config.run.save_steps})"
+        f"more is needed (--keep={config.run.keep}, --save_steps={config.run.save_steps}), beside "
+        f"{_bytes(_OTHER_FILES)} for other files"
     )
     if free < size + _OTHER_FILES:
         return Finding(
