@@ -155,6 +155,23 @@ def test_accumulation_leaves_a_part_of_the_batch_to_compute_at_once(flags, rows)
             {"raw_data": "a", "source": "conll", "task": "tagging", "tag_column": 0},
             "--token_column=0 and --tag_column=0: token and tag must be different columns",
         ),
+        (
+            {"raw_data": "a", "label_column": "text"},
+            "--text_column=text and --label_column=text: must be different columns",
+        ),
+        (
+            {"raw_data": "a", "source": "jsonl", "task": "tagging", "text_column": "label"},
+            "--text_column=label and --label_column=label: must be different columns",
+        ),
+        (
+            {"raw_data": "a", "split_column": "label"},
+            "--label_column=label and --split_column=label: must be different columns",
+        ),
+        (
+            {"raw_data": "a", "split_column": "text", "task": "language_model"},
+            "--text_column=text and --split_column=text: must be different columns",
+        ),
+        ({"raw_data": "a", "odd_labels": "drop"}, "--odd_labels=drop: must be one of strict"),
         ({"raw_data": "a", "vocabulary_size": 4}, "--vocabulary_size=4: must be at least 5"),
         *(
             (

@@ -30,7 +30,7 @@ ROOMS = """
     model_folder stopping
     config
     channel failures
-    durable exit_codes processes sealed streams
+    durable exit_codes processes sealed shown streams
 """
 # The same for the modules of each package.
 INSIDE = {
@@ -44,8 +44,9 @@ INSIDE = {
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / encoder heads / decoding vocabulary / recurrent noise shapes / dropout",
-    "prepare": "command / targets / sources classes vocabulary borrowed layout / imdb texts tagged"
-    " / folders formats imdb_npz splits spool / tfrecord rows reading / raw_files",
+    "prepare": "command / targets findings / sources classes vocabulary borrowed layout"
+    " / imdb texts tagged / folders formats imdb_npz splits spool / tfrecord rows reading"
+    " / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",
@@ -65,7 +66,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
     main flags stopping config resuming exit_codes channel durable processes failures sealed
-    streams
+    shown streams
     chaos.command chaos.trials chaos.faults
     data.plans
     devices.accelerator devices.cuda devices.nvidia devices.hardware devices.resources

@@ -145,7 +145,8 @@ SOURCES = {
 }
 
 TABLES = ("csv", "tsv", "jsonl")  # What `predict` reads, too.
-
+# The sources whose columns, keys or features have names.
+NAMED_COLUMNS = ("csv", "tsv", "jsonl", "tfrecord")
 TOKENIZERS = ("words", "words_and_marks", "spaces", "characters", "bytes")
 VOCABULARY_SIZE = 20_000
 
@@ -283,6 +284,13 @@ class Prepare(Checked):
         "For text that is not valid UTF-8: stop with file and line, or replace and count.",
         one_of("strict", "replace"),
     )
+    odd_labels: str = knob(
+        "strict",
+        "For labels or tags that probably are mistakes (they differ only in case or as 1 and 1.0, "
+        "stand for a missing value, repeat the name of the column, or each row has its own): stop "
+        "with file and line, or keep them as they are.",
+        one_of("strict", "keep"),
+    )
     max_line_bytes: int = knob(1_000_000, "A longer line means that the file is damaged.", POSITIVE)
     max_expansion: int = knob(
         200,
@@ -317,6 +325,7 @@ class Prepare(Checked):
                 "flags, not both. Leave out --validation_data, --test_data and the fractions."
             )
         self._check_task()
+        self._check_columns()
         # The tokenizer of another dataset is known only when it is read.
         tokenizer = self.tokenizer if self.vocabulary_from else self.with_defaults("tokenizer")
         if self.lowercase is False and tokenizer == "words":
@@ -357,6 +366,23 @@ class Prepare(Checked):
                 "tag must be different columns. Name the right ones; columns are counted from 0, "
                 "-1 is the last one."
             )
+
+    def _check_columns(self) -> None:
+        """Raises UsageError if two flags name the same column."""
+        if self.source not in NAMED_COLUMNS:
+            return
+        names = ["text_column", "split_column"]
+        if self.task != "language_model":
+            names.insert(1, "label_column")
+        given = {}
+        for name in names:
+            column = getattr(self, name)
+            if column and column in given:
+                raise UsageError(
+                    f"--{given[column]}={column} and --{name}={column}: must be different columns. "
+                    "Name the right ones."
+                )
+            given[column] = name
 
     def with_defaults(self, name: str) -> Any:
         """Returns the value of --tokenizer or --vocabulary_size, or what it is without the flag."""

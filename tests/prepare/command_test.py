@@ -281,7 +281,8 @@ def test_an_empty_text_becomes_an_example_with_the_start_id_only(run, caplog):
     ],
 )
 def test_classes_are_sorted_as_numbers_if_all_are_and_else_by_code_point(run, labels, expected):
-    dataset = run({"raw.csv": "text,label\n" + "".join(f"a,{label}\n" for label in labels)})
+    content = "text,label\n" + "".join(f"a,{label}\n" for label in labels)
+    dataset = run({"raw.csv": content}, odd_labels="keep")
     assert dataset.labels == expected and [label for _, label in rows(dataset)] == labels
 
 
@@ -315,7 +316,8 @@ BAD = [
     ("f.csv", b"text,label\na,1\n" + b"x" * 10_000_000 + b",0\n", 3, "longer than 1000000 bytes"),
     ("f.csv", "text,label\na,1\nb,0,\n", 3, "3 fields"),
     ("f.csv", "text,label\n?,1\n!,0\n", None, "no training text holds a token"),
-    ("f.csv", "text,label\na,1\nb,0\n".encode("utf-16"), 1, "no columns"),
+    ("f.csv", "text,label\na,1\nb,0\n".encode("utf-16"), 1, "UTF-16 text. Convert it (iconv"),
+    ("f.csv", "text,label\na,yes\nb,no\nc,Yes\n", 4, "labels that differ only in case"),
     ("f.csv.gz", gzip.compress(CSV.encode())[:-9], 6, "cut short"),
     ("f.csv.xz", lzma.compress(CSV.encode())[:-9], 6, "cut short"),
     ("f.csv.gz", CSV, 1, "cannot be read or decompressed"),
@@ -361,6 +363,31 @@ def test_a_label_that_training_lacks_is_refused_with_its_first_place(run, tmp_pa
             {"raw.csv": "text,label\na,0\nb,1\n", "t.csv": "text,label\na,1\nb,2\nc,2\n"},
             test_data="t.csv",
         )
+
+
+def test_labels_are_taken_without_what_nobody_sees(run):
+    content = "text,label\na,caf\u00e9\nb, cafe\u0301\u00a0\nc,tea\u200b\nd,\ufefftea \n"
+    assert [label for _, label in rows(run({"raw.csv": content}))] == ["caf\u00e9"] * 2 + [
+        "tea"
+    ] * 2
+
+
+def test_texts_with_several_labels_and_repeated_rows_are_told_whether_or_not_splits_are_drawn(
+    run, caplog
+):
+    caplog.set_level("INFO", "trainer")
+    files = {"raw.csv": "text,label\na,0\na,1\nb,0\nb,0\nb,0\nc,1\n"}
+    assert run(files).description["counts"]["duplicates_removed"] == 0
+    assert "2 training rows repeat an earlier row; they stay" in caplog.text
+    assert "1 training texts occur with more than one label" in caplog.text
+    counts = run(files, data_dir="e", test_fraction=0.4).description["counts"]
+    assert counts["texts_with_several_labels"] == 1 and counts["duplicates_removed"] == 2
+
+
+def test_a_split_column_may_be_written_in_any_case(run):
+    content = "text,label,set\na,0,Train\nb,1, TRAIN\nc,1,Test\n"
+    dataset = run({"raw.csv": content}, split_column="set")
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 2, "test": 1}
 
 
 def test_a_given_split_must_have_rows(run):

@@ -1,4 +1,6 @@
 import json
+import re
+import subprocess
 
 import pytest
 import tensorflow as tf
@@ -65,6 +67,82 @@ def test_an_error_in_csv_names_its_line(tmp_path, content, line, what):
         read(path, "csv")
 
 
+@pytest.mark.parametrize(
+    "format, content, line, remedy",
+    [
+        ("csv", "text;label\na;1\n", 1, "separated by ';'. Convert it: python3 -c"),
+        ("csv", "text|label\na|1\n", 1, "separated by '.'. Convert it: python3 -c"),
+        ("csv", "text\tlabel\na\t1\n", 1, "Use --source=tsv."),
+        ("tsv", "text,label\na,1\n", 1, "Use --source=csv."),
+        ("csv", "sep=,\ntext,label\na,1\n", 1, "This is a line for Excel: remove it"),
+        ("csv", "# made in 2024\ntext,label\na,1\n", 1, "Line 2 has the names: remove what is"),
+        ("csv", "7,a,1\n8,b,0\n", 1, "It looks like data: write a line with the names of the 3"),
+        ("tsv", "it was a very good film\tpos\n", 1, "It looks like data"),
+        ("csv", "text,label,text\na,1,b\n", 1, "Rename all but one of them in the header line"),
+        ("csv", "\ufeff\ufefftext,label\na,1\n", 1, "begins with two byte order marks"),
+        ("csv", "Text,label\na,1\n", 1, "Name the right one with --text_column"),
+        ("csv", "text,label\na\rb,1\n", 2, "a CR without LF.*Remove it from line 2"),
+        ("csv", "text,label\na,1\ntext,label\nb,1\n", 3, "the header line again"),
+        ("csv", "\ufefftext,label\na,1\n\ufefftext,label\nb,1\n", 3, "the header line again"),
+        ("csv", "text,label\na,1\n\x1a\n", 3, r"The line has '.x1a'. Repair or remove it"),
+        ("csv", "text,label\na,1,\n", 2, "let the header line end in one too"),
+        ("csv", 'label,text\n1, "a, b"\n', 2, "remove the space between them"),
+    ],
+)
+def test_the_remedy_for_a_table_fits_what_is_wrong(tmp_path, format, content, line, remedy):
+    path = written(tmp_path / "f", content)
+    with pytest.raises(DataError, match=f"{path}:{line}: .*{remedy}"):
+        read(path, format)
+
+
+def test_the_command_that_converts_a_table_makes_it_readable(tmp_path):
+    """The remedy is followed to the letter."""
+    path = written(tmp_path / "f", 'text;label\n"a, b; c";1\nd;0\n')
+    with pytest.raises(DataError) as caught:
+        read(path, "csv")
+    command = re.search("python3 .* NEW", str(caught.value))[0]
+    command = command.replace("FILE", str(path)).replace("NEW", str(tmp_path / "g"))
+    subprocess.run(["bash", "-c", command], check=True)
+    assert [row[1] for row in read(tmp_path / "g", "csv")] == [b"a, b; c", b"d"]
+
+
+def test_one_column_may_repeat_its_own_name(tmp_path):
+    path = written(tmp_path / "f", "word\na\nword\n")
+    assert [row[1] for row in read(path, "csv", formats.Columns("word"))] == [b"a", b"word"]
+
+
+def test_a_quote_that_swallows_records_is_refused(tmp_path):
+    rows = [f"text {i},{'pos' if i % 2 else 'neg'}" for i in range(9)]
+    rows[2] = '"' + rows[2]
+    rows[6] = rows[6].replace(",", '",')
+    path = written(tmp_path / "f", "text,label\n" + "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match=":4: the record that begins here ends in line 8, .*quote"):
+        read(path, "csv")
+    with pytest.raises(DataError, match=":4: the record that begins here ends in line 8"):
+        read(path, "csv", formats.Columns("text", "label", "label"))
+
+
+def test_without_labels_a_quote_that_may_swallow_records_is_a_warning(tmp_path, caplog):
+    path = written(tmp_path / "f", 'text,n\n"a,1\nb,2\nc,3\nd",4\n')
+    assert len(read(path, "csv", formats.Columns("text"))) == 1
+    assert f"{path}:2: the record that begins here ends in line 5" in caplog.text
+
+
+def test_line_breaks_and_commas_in_a_quoted_text_are_text(tmp_path, caplog):
+    poem = "Roses are red, they say\nViolets, not so much, pos\n\nneg,pos\nand so on"
+    content = f'text,label\nfine,pos\n"{poem}",neg\n"two,\nlines, neg",pos\n'
+    found = read(written(tmp_path / "f", content), "csv")
+    assert [row[1].decode() for row in found] == ["fine", poem, "two,\nlines, neg"]
+    assert not caplog.text
+
+
+def test_a_header_of_any_size_makes_a_short_message(tmp_path):
+    path = written(tmp_path / "f", ",".join(f"c{i}" for i in range(200)) + "\n")
+    with pytest.raises(DataError, match="'c0', 'c1', .*'c19' and 180 more. Name the") as caught:
+        read(path, "csv")
+    assert len(str(caught.value)) < 500
+
+
 def test_tsv_takes_quotes_as_they_are(tmp_path):
     path = written(tmp_path / "f.tsv", '\ufefflabel\ttext\r\n1\tsaid "so\r\n\r\n0\t\r\n')
     assert [row[:3] for row in read(path, "tsv")] == [(2, b'said "so', "1"), (4, b"", "0")]
@@ -97,6 +175,10 @@ def test_jsonl_labels_are_strings_or_whole_numbers(tmp_path):
         ),
         ('{"text": "a", "label": 1.5}', "'label' is 1.5"),
         ('{"text": "a", "label": NaN}', "'label' is nan"),
+        ('{"text": ["a", "b"], "label": 1}', "'text' is .'a', 'b'., but a text must be a string"),
+        ('{"text": "a", "label": 1, "text": "b"}', "the key 'text' occurs twice"),
+        ('{"text": "a", "label": 1},', "Extra data.* no comma, no second object"),
+        ('{"text": "a", "label": 1}{"text": "b", "label": 0}', "jq -c . FILE > NEW"),
         ("[" * 100_000, "not valid JSON|longer than"),
         ("[" * 900, "not valid JSON"),
     ],
@@ -105,6 +187,25 @@ def test_an_error_in_jsonl_names_its_line(tmp_path, line, what):
     path = written(tmp_path / "f.jsonl", '{"text": "fine", "label": 1}\n' + line)
     with pytest.raises(DataError, match=f"{path}:2: .*({what})"):
         read(path, "jsonl")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_of_objects_is_refused_and_the_remedy_helps(tmp_path, indent):
+    rows = [{"text": f"text {i}", "label": i} for i in range(100)]
+    path = written(tmp_path / "f", json.dumps(rows, indent=indent))
+    with pytest.raises(DataError, match=f"{path}:1: the file is one JSON array") as caught:
+        read(path, "jsonl")
+    command = re.search("python3 .* NEW", str(caught.value))[0]
+    command = command.replace("FILE", str(path)).replace("NEW", str(tmp_path / "g"))
+    subprocess.run(["bash", "-c", command], check=True)
+    assert [row[2] for row in read(tmp_path / "g", "jsonl")] == list(range(100))
+
+
+def test_a_value_of_any_size_makes_a_short_message(tmp_path):
+    for row in ({"text": ["a"] * 200, "label": 1}, {"text": "a", "label": ["b" * 400]}):
+        with pytest.raises(DataError) as caught:
+            read(written(tmp_path / "f", json.dumps(row)), "jsonl")
+        assert len(str(caught.value)) < 500
 
 
 def test_a_lone_surrogate_in_json_becomes_bytes_that_are_not_valid_utf8(tmp_path):
@@ -163,6 +264,16 @@ def test_an_error_in_a_feature_names_its_record(tmp_path, example, what):
     path = write_examples(tmp_path / "f", {"text": b"fine", "label": 1}, example)
     with pytest.raises(DataError, match=f"{path}:2: .*{what}"):
         read(path, "tfrecord")
+
+
+def test_a_sequence_example_is_told_from_an_example(tmp_path):
+    sequence = tf.train.SequenceExample()
+    sequence.context.feature["label"].int64_list.value.append(1)
+    sequence.feature_lists.feature_list["text"].feature.add().bytes_list.value.append(b"a")
+    with tf.io.TFRecordWriter(str(tmp_path / "f")) as writer:
+        writer.write(sequence.SerializeToString())
+    with pytest.raises(DataError, match=":1: record 1 is a tf.train.SequenceExample"):
+        read(tmp_path / "f", "tfrecord")
 
 
 def test_a_record_that_is_not_an_example_is_refused(tmp_path):

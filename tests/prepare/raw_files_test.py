@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import hashlib
 import lzma
@@ -158,3 +159,60 @@ def test_globs_are_sorted_and_each_file_comes_once(tmp_path):
 def test_a_glob_without_files_is_a_usage_error(tmp_path, pattern, hint):
     with pytest.raises(UsageError, match=hint):
         raw_files.expand(f"{tmp_path}/{pattern}", "raw_data")
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        (gzip.compress(ROWS), "gzip data. Give it a name that ends in .gz"),
+        (lzma.compress(ROWS), "xz data. Give it a name that ends in .xz"),
+        (bz2.compress(ROWS), "bzip2 data. Decompress it .bzip2 -dc"),
+        (b"\x28\xb5\x2f\xfd" + bytes(20), "zstd data. Decompress it .zstd -dc"),
+        (b"PK\x03\x04" + bytes(20), "a zip archive or an Excel workbook"),
+        (b"PAR1\x15\x04" + bytes(20), "a Parquet file"),
+        (b"%PDF-1.4\n", "a PDF file"),
+        ("text\na\n".encode("utf-16"), "UTF-16 text. Convert it .iconv -f UTF-16 -t UTF-8"),
+        ("text\na\n".encode("utf-16-le"), "UTF-16LE text. Convert it .iconv -f UTF-16LE"),
+        ("text\na\n".encode("utf-16-be"), "UTF-16BE text"),
+        ("text\na\n".encode("utf-32"), "UTF-32 text"),
+    ],
+)
+def test_a_file_that_is_not_text_is_known_by_its_first_bytes(tmp_path, content, what):
+    with pytest.raises(DataError, match=f"{tmp_path}/f:1: this is not text but {what}"):
+        read_lines(write(tmp_path / "f", content))
+    with pytest.raises(DataError, match="f.gz:1: what was compressed is not text"):
+        read_lines(write(tmp_path / "f.gz", gzip.compress(content)))
+
+
+@pytest.mark.parametrize(
+    "content", [b"PK and BZh91 and %PDF", b"a\0bcd", b"\0\0\0\0", "\u4f60\u597d".encode()]
+)
+def test_what_may_be_text_is_read(tmp_path, content):
+    assert read_lines(write(tmp_path / "f", content)) == [(1, content)]
+
+
+def test_a_name_that_does_not_fit_what_is_compressed_is_told(tmp_path):
+    path = write(tmp_path / "f.gz", lzma.compress(ROWS))
+    with pytest.raises(DataError, match="f.gz:1: .*it is xz data. Give it a name .*xz"):
+        read_lines(path)
+    path = write(tmp_path / "f.xz", b"text,label\n")
+    with pytest.raises(DataError, match="f.xz:1: .*If it is plain text, take .xz off its name"):
+        read_lines(path)
+    path = write(tmp_path / "g.gz", gzip.compress(b"a\n") + b"more")
+    with pytest.raises(DataError, match="other bytes follow its compressed data .gzip -dc"):
+        read_lines(path)
+    assert read_lines(write(tmp_path / "F.GZ", gzip.compress(b"abc\n"))) == [(1, b"abc")]
+
+
+@pytest.mark.parametrize("length", [1, LIMIT])
+def test_lines_that_end_in_cr_alone_are_refused(tmp_path, length):
+    path = write(tmp_path / "f", b"text\r" + b"a\r" * length)
+    with pytest.raises(DataError, match="f:1: its lines end in CR without LF.*tr '.r' '.n'"):
+        read_lines(path)
+    with raw_files.Stream(str(path), 200) as stream, pytest.raises(DataError, match="end in CR"):
+        list(raw_files.pieces(stream, LIMIT))
+
+
+def test_a_file_name_may_hold_a_comma(tmp_path):
+    path = write(tmp_path / "rows, part 1.csv", b"")
+    assert raw_files.expand(str(path), "raw_data") == [str(path)]

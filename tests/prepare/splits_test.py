@@ -66,6 +66,15 @@ def test_given_splits_stay_whole_and_common_texts_are_counted_once():
     assert found.overlaps == {"train+test": 1, "validation+test": 1}
 
 
+def test_without_fractions_repeated_and_ambiguous_rows_are_counted_and_kept():
+    """Those of the training split: given splits are measured as they are."""
+    contents = [b"a", b"a", b"b", b"b", b"c", b"c", b"a"]
+    given = [TRAIN] * 4 + [TEST] * 3
+    found = assign(contents, [0, 1, 0, 0, 0, 0, 2], given)
+    assert found.splits.tolist() == given
+    assert (found.duplicates, found.repeated, found.ambiguous) == (0, 1, 1)
+
+
 def test_a_carved_validation_split_leaves_a_given_test_split_whole():
     contents = texts(1000) + texts(10) + texts(10)
     given = [TRAIN] * 1000 + [TEST] * 20

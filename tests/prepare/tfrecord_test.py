@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import hashlib
+import zlib
 
 import numpy as np
 import pytest
@@ -131,3 +133,28 @@ def test_a_text_file_is_not_a_tfrecord_file(tmp_path):
     (tmp_path / "f").write_bytes(b"text,label\nfine,1\nbad,0\n")
     with pytest.raises(DataError, match="is not a TFRecord file"):
         read(tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    "pack, what",
+    [
+        (gzip.compress, "gzip data. Give it a name that ends in .gz"),
+        (zlib.compress, "zlib data. Write it with compression GZIP"),
+        (bz2.compress, "bzip2 data"),
+    ],
+)
+def test_a_compressed_file_without_its_suffix_is_known_by_its_first_bytes(tmp_path, pack, what):
+    path, _ = write(tmp_path / "f")
+    path.write_bytes(pack(path.read_bytes()))
+    with pytest.raises(DataError, match=f"f:1: this is not a TFRecord file but {what}"):
+        read(path)
+
+
+def test_a_length_is_believed_only_with_its_checksum(tmp_path):
+    """A damaged length that is allowed but beyond the end of the file is no cut file."""
+    path, begins = write(tmp_path / "f")
+    content = bytearray(path.read_bytes())
+    content[begins[6] + 1] ^= 0x10  # The last record: 4352 bytes become 256 or 8448.
+    path.write_bytes(content[:-100])
+    with pytest.raises(DataError, match=":7: the checksum of the header of record 7 is wrong"):
+        read(path)

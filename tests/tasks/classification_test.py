@@ -150,3 +150,25 @@ def test_metrics_are_those_of_keras():
     accuracy = keras.metrics.SparseCategoricalAccuracy()
     accuracy.update_state(LABELS, LOGITS)
     assert metrics.accuracy == pytest.approx(float(accuracy.result()))
+
+
+def test_the_report_has_the_numbers_of_each_class_and_computes_them_once(monkeypatch):
+    """Of 4,000 classes each number is a sum over 16 million pairs."""
+    generator = np.random.default_rng(0)
+    confusion = generator.integers(0, 5, (30, 30))
+    confusion[7] = confusion[:, 8] = 0
+    labels = [f"class {i}" for i in range(30)]
+    counted = []
+    ratio = classification._ratio
+    monkeypatch.setattr(classification, "_ratio", lambda *a: counted.append(0) or ratio(*a))
+    report = classification.Metrics(1.0, confusion).report(labels)["classes"]
+    assert list(report) == labels and len(counted) < 10
+    for i, row in enumerate(report.values()):
+        right, predicted, true = confusion[i, i], confusion[:, i].sum(), confusion[i].sum()
+        expected = {
+            "precision": right / max(1, predicted),
+            "recall": right / max(1, true),
+            "f1": 2 * right / max(1, predicted + true),
+            "examples": true,
+        }
+        assert row == pytest.approx(expected, rel=1e-15)

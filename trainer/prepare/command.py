@@ -17,9 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer import config as configuration
+from trainer import shown
 from trainer.data import fields, store, text
 from trainer.exit_codes import DataError, UsageError
-from trainer.prepare import borrowed, folders, rows, sources, splits, targets, vocabulary
+from trainer.prepare import borrowed, findings, folders, rows, sources, splits, targets, vocabulary
 from trainer.prepare.layout import Layout
 from trainer.prepare.reading import ReadingProgress, ahead
 from trainer.prepare.spool import Spool
@@ -69,7 +70,9 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
         description |= recipe.described(config.task)
         description["counts"] = dict(layout.counts)
         description["counts"]["replaced"] = replaced
-        _report(description, recipe, unknown)
+        findings.report(
+            description, recipe.target.array, int(recipe.starts), unknown, entries, config
+        )
         return store.publish(folder, description, config.data_dir)
 
 
@@ -163,16 +166,15 @@ def _splits_of(batch: rows.Rows) -> np.ndarray:
     """Returns the split that the source names for each row, int8 [rows]."""
     if batch.splits is None:
         return np.full(len(batch), store.SPLITS.index(batch.split), np.int8)
-    for name, place in zip(batch.splits, batch.places):
+    names = [name.strip().lower() for name in batch.splits]
+    for given, name, place in zip(batch.splits, names, batch.places):
         if name not in folders.SPLIT_NAMES:
             raise DataError(
-                f"{rows.at(place)}: the split is {name!r}, but it must be one of "
+                f"{rows.at(place)}: the split is {shown.value(given)}, but it must be one of "
                 f"{', '.join(folders.SPLIT_NAMES)}. Correct the row, or name another "
                 "--split_column."
             )
-    return np.array(
-        [store.SPLITS.index(folders.SPLIT_NAMES[name]) for name in batch.splits], np.int8
-    )
+    return np.array([store.SPLITS.index(folders.SPLIT_NAMES[name]) for name in names], np.int8)
 
 
 def _vocabulary(
@@ -197,7 +199,8 @@ def _vocabulary(
     if not entries:
         raise DataError(
             f"no training text holds a token of --tokenizer={config.with_defaults('tokenizer')}. "
-            "Check --text_column, or use another tokenizer."
+            "Check the flags that name the text, or use --tokenizer=characters, which takes every "
+            "character."
         )
     return entries, ids
 
@@ -289,48 +292,3 @@ def _describe(
         },
         "files": files,
     }
-
-
-def _report(description: dict, recipe: targets.Recipe, unknown: dict[str, int]) -> None:
-    """Logs what the dataset holds; `unknown`: unknown tokens of each split."""
-    counts, kind = description["counts"], recipe.target.array
-    for name, split in description["splits"].items():
-        classes = split.get(kind, {})
-        log.info(
-            "%s: %d examples, %d tokens, longest %d%s",
-            name,
-            split["examples"],
-            split["tokens"],
-            split["longest"],
-            f", {kind} {classes}" if classes else "",
-        )
-        tokens = split["tokens"] - recipe.starts * split["examples"]
-        log.info(
-            "%s: %d of %d tokens are unknown (%.4g %%)",
-            name,
-            unknown[name],
-            tokens,
-            100 * unknown[name] / max(1, tokens),
-        )
-        if split["empty_texts"]:
-            log.warning(
-                "%s: %d examples without a token; they hold the start id only",
-                name,
-                split["empty_texts"],
-            )
-        if missing := [label for label, count in classes.items() if not count]:
-            log.warning("%s: no example of %s", name, ", ".join(missing))
-    if counts.get("duplicates_removed"):
-        log.info("%d duplicate rows removed before the split", counts["duplicates_removed"])
-    if counts.get("texts_with_several_labels"):
-        log.warning(
-            "%d texts occur with more than one label; all rows of such a text are in one split",
-            counts["texts_with_several_labels"],
-        )
-    if counts.get("empty_sentences"):
-        log.warning("%d sentences without a token left out", counts["empty_sentences"])
-    for pair, texts in counts.get("overlaps", {}).items():
-        log.warning("%d texts occur in both of %s; given splits stay whole", texts, pair)
-    if counts["replaced"]:
-        log.warning("%d ill-formed byte sequences replaced by U+FFFD", counts["replaced"])
-    log.info("vocabulary: %d ids", description["vocabulary_size"])

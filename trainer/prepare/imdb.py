@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from trainer import config as configuration
+from trainer import shown
 from trainer.data.text import FIRST_ID
 from trainer.exit_codes import DataError, UsageError
 from trainer.prepare import folders, imdb_npz, raw_files
@@ -58,8 +59,8 @@ def sentiment(label: str, place: Place) -> str:
     """
     if label not in SENTIMENT:
         raise DataError(
-            f"{at(place)}: the label is {label!r}, but it must be 0 (negative) or 1 (positive). "
-            "Copy the file again."
+            f"{at(place)}: the label is {shown.value(label)}, but it must be 0 (negative) or 1 "
+            "(positive). Copy the file again."
         )
     return SENTIMENT[label]
 

@@ -57,6 +57,14 @@ def shuffled(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -
     assignment = splits.assign(
         spool.read("keys"), given, answers, config.validation_fraction, config.test_fraction
     )
+    drawn = bool(config.validation_fraction or config.test_fraction)
+    if assignment.repeated:
+        log.info(
+            "%d training rows repeat an earlier row; they stay, since no split is drawn",
+            assignment.repeated,
+        )
+    if assignment.ambiguous and not drawn:
+        log.warning("%d training texts occur with more than one label", assignment.ambiguous)
     return Layout(
         lengths,
         assignment.splits,
@@ -64,7 +72,8 @@ def shuffled(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -
         opened=np.zeros(spool.rows, bool),
         counts={
             "duplicates_removed": assignment.duplicates,
-            "texts_with_several_labels": assignment.ambiguous,
+            # Of splits that are drawn: a dataset keeps the digest that earlier versions gave it.
+            "texts_with_several_labels": assignment.ambiguous if drawn else 0,
             "overlaps": assignment.overlaps,
         },
     )

@@ -108,7 +108,8 @@ def clean(rows: Rows, encoding_errors: str) -> int:
         place = _place(rows, row, rows.texts[row].index(0))
         raise DataError(
             f"{at(place)}: the text holds a NUL byte, which UTF-8 text files never have. The file "
-            "is damaged, binary or UTF-16: convert it (iconv -t UTF-8) or remove the row."
+            "is damaged or binary: copy it again, remove the row, or take the NULs out "
+            "(tr -d '\\000' < FILE > NEW)."
         )
     try:
         joined.decode("utf-8")
@@ -130,7 +131,8 @@ def _mended(rows: Rows, encoding_errors: str) -> tuple[list[bytes], int]:
                     offset -= text.rfind(b"\n", 0, offset) + 1
                 raise DataError(
                     f"{at(place)}: the text is not valid UTF-8 (byte 0x{text[problem.start]:02x} "
-                    f"at offset {offset}). Convert the file (iconv -t UTF-8), or use "
+                    f"at offset {offset}). Convert the file from the encoding that it has, for "
+                    "example iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW, or use "
                     "--encoding_errors=replace."
                 ) from None
             mended = text.decode("utf-8", "replace").encode()

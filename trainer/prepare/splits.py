@@ -35,12 +35,15 @@ class Assignment:
     Attributes:
       splits: int8 [rows], index into SPLITS, or DROPPED for a duplicate.
       duplicates: rows dropped since an earlier row has the same text and label.
-      ambiguous: texts that keep more than one label; all rows of such a text are in one split.
+      repeated: training rows that repeat an earlier one and stay, since no split is drawn.
+      ambiguous: training texts that have more than one label; if splits are drawn, all rows of such
+        a text are in one split.
       overlaps: {"train+test": texts that occur in both, ...}, for splits that were given.
     """
 
     splits: np.ndarray
     duplicates: int
+    repeated: int
     ambiguous: int
     overlaps: dict[str, int]
 
@@ -65,17 +68,19 @@ def assign(
     """
     # lexsort is stable: rows with equal text and label stand in input order.
     order = np.lexsort((labels, keys[:, 1], keys[:, 0]))
-    splits, duplicates, ambiguous = given, 0, 0
+    pool = order[given[order] == TRAIN]
+    new_text = _differs(pool, keys[:, 0], keys[:, 1])
+    new_row = new_text | _differs(pool, labels)
+    repeated = int((~new_row).sum())
+    ambiguous = int((np.bincount(np.cumsum(new_text)[new_row]) > 1).sum())
+    splits, duplicates = given, 0
     if validation or test:
         splits = _carved(keys[:, 0], given, validation, test)
-        pool = order[given[order] == TRAIN]
-        new_text = _differs(pool, keys[:, 0], keys[:, 1])
-        new_row = new_text | _differs(pool, labels)
-        duplicates = int((~new_row).sum())
-        ambiguous = int((np.bincount(np.cumsum(new_text)[new_row]) > 1).sum())
         splits[pool[~new_row]] = DROPPED
+        repeated, duplicates = 0, repeated
         _check_filled(splits, validation, test)
-    return Assignment(splits, duplicates, ambiguous, _overlaps(keys, order, splits))
+    overlaps = _overlaps(keys, order, splits)
+    return Assignment(splits, duplicates, repeated, ambiguous, overlaps)
 
 
 def _differs(order: np.ndarray, *columns: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from trainer import shown
 from trainer.exit_codes import DataError
 from trainer.prepare import formats, raw_files
 from trainer.prepare.rows import Place, Row, at
@@ -32,10 +33,13 @@ class Columns(NamedTuple):
         count = len(columns)
         found = {column % count for column in self if -count <= column < count}
         if len(found) < 2:
+            remedy = "Repair the line, or name the right columns"
+            if count == 1 and len(re.split(rb"[,;|]", columns[0])) > 1:
+                remedy = "Put spaces or tabs between the columns: nothing else separates them"
             raise DataError(
                 f"{at(place)}: {count} columns ({_shown(columns)}), but --token_column="
                 f"{self.token} and --tag_column={self.tag} must be two of them, from 0 or from -1 "
-                "backwards. Repair the line, or name the right columns."
+                f"backwards. {remedy}."
             )
 
 
@@ -110,7 +114,7 @@ def _is_no_token(columns: list[bytes]) -> bool:
 
 
 def _shown(columns: list[bytes]) -> str:
-    return ", ".join(repr(column.decode("utf-8", "replace")) for column in columns[:12])
+    return shown.names([column.decode("utf-8", "replace") for column in columns])
 
 
 def read_jsonl(
@@ -135,8 +139,8 @@ def read_jsonl(
         for tag in tags:
             if not formats.is_label(tag):
                 raise DataError(
-                    f"{at(place)}: the tag {tag!r}: must be a string or a whole number. Repair "
-                    "the row."
+                    f"{at(place)}: the tag {shown.value(tag)}: must be a string or a whole number. "
+                    "Repair the row."
                 )
         split = row[columns.split] if columns.split else None
         formats.check_split(place, split, columns)
@@ -146,7 +150,7 @@ def read_jsonl(
 def _list(place: Place, row: dict, column: str, what: str) -> list:
     if not isinstance(row[column], list):
         raise DataError(
-            f"{at(place)}: {column!r} is {str(row[column])[:40]!r}, but it must be the list of "
+            f"{at(place)}: {column!r} is {shown.value(row[column])}, but it must be the list of "
             f"{what}. Repair the row, or name another column."
         )
     return row[column]
@@ -156,7 +160,7 @@ def _token(place: Place, token: Any) -> bytes:
     encoded = formats.utf8(token) if isinstance(token, str) else b""
     if encoded.split() != [encoded]:
         raise DataError(
-            f"{at(place)}: the token {token!r}: must be a string that is not empty and holds no "
-            "white space. Repair the row."
+            f"{at(place)}: the token {shown.value(token)}: must be a string that is not empty and "
+            "holds no white space. Repair the row."
         )
     return encoded

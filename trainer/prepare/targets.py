@@ -41,7 +41,8 @@ class Labels:
     """A class for each row."""
 
     def __init__(self, config: configuration.Prepare):
-        self._classes = Classes()
+        column = config.label_column if config.source in ("csv", "tsv") else ""
+        self._classes = Classes(column=column, keep_odd=config.odd_labels == "keep")
         self.ranked = self._classes.ranked
 
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
@@ -59,7 +60,7 @@ class Tags:
 
     def __init__(self, config: configuration.Prepare):
         flag = "tag_column" if config.source == "conll" else "label_column"
-        self._classes = Classes("tag", "token", flag)
+        self._classes = Classes("tag", "token", flag, keep_odd=config.odd_labels == "keep")
         self.ranked = self._classes.ranked
 
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:

@@ -19,6 +19,8 @@ _HEADER = 12
 _BATCH_BYTES = 1 << 20
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, bit-reversed (RFC 3720, appendix B.4).
 _CRC_BLOCK = 256
+# What a file written with this compression is, and what helps.
+_ZLIB = ("zlib data", "Write it with compression GZIP, and a name that ends in .gz")
 # These bytes turn a register of zero into all ones, the start value of a CRC.
 _PREFIX = b"\x54\x64\x1f\x64"
 
@@ -58,19 +60,41 @@ def _body(stream: raw_files.Stream, number: int, header: bytes, max_record_bytes
             f"({len(header)} of {_HEADER} bytes): it is cut short. Copy or write it again."
         )
     length = struct.unpack_from("<Q", header)[0]
+    if length > max_record_bytes or number == 1:
+        # A length is believed only if its checksum is right. That of the first header also says
+        # whether the file has this format at all.
+        _verify_header(stream.path, number, header)
     if length > max_record_bytes:
-        _verified(stream.path, [(number, header, struct.pack("<I", _masked(crc32c([b""]))[0]))])
         raise DataError(
             f"{stream.path}:{number}: record {number} has {length} bytes, more than "
             f"--max_line_bytes={max_record_bytes}. Raise --max_line_bytes."
         )
     body = stream.read(length + 4)
     if len(body) < length + 4:
+        _verify_header(stream.path, number, header)
         raise DataError(
             f"{stream.path}:{number}: the file ends inside record {number} ({len(body)} of "
             f"{length + 4} bytes): it is cut short. Copy or write it again."
         )
     return body
+
+
+def _verify_header(path: str, number: int, header: bytes) -> None:
+    """Raises DataError if the checksum of the length of a record is wrong."""
+    if _first_wrong([header]) == 0:
+        raise _wrong_checksum(path, number, "header", header)
+
+
+def _wrong_checksum(path: str, number: int, part: str, header: bytes) -> DataError:
+    if number == 1 and part == "header":
+        is_zlib = header[:2] in (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+        found = _ZLIB if is_zlib else raw_files.foreign(header)
+        if found:
+            return DataError(f"{path}:1: this is not a TFRecord file but {found[0]}. {found[1]}.")
+    return DataError(
+        f"{path}:{number}: the checksum of the {part} of record {number} is wrong: the file is "
+        "damaged or is not a TFRecord file. Copy or write it again."
+    )
 
 
 def _verified(
@@ -87,11 +111,7 @@ def _verified(
     wrong = {part: _first_wrong(pieces) for part, pieces in (("header", headers), ("data", bodies))}
     part = min(wrong, key=wrong.get)
     if wrong[part] < len(pending):
-        number = numbers[wrong[part]]
-        raise DataError(
-            f"{path}:{number}: the checksum of the {part} of record {number} is wrong: the file is "
-            "damaged or is not a TFRecord file. Copy or write it again."
-        )
+        raise _wrong_checksum(path, numbers[wrong[part]], part, headers[wrong[part]])
     return [(number, body[:-4]) for number, body in zip(numbers, bodies)]
 
 

@@ -157,17 +157,19 @@ class Metrics:
 
     def report(self, labels: Sequence[str]) -> dict[str, Any]:
         """Returns what `evaluate --format=json` prints of a split; `labels`: the classes."""
+        # Each is a sum over the whole matrix: once, not once for each class.
+        rows = zip(labels, self.precision, self.recall, self.f1, self.confusion.sum(axis=1))
         return {
             "examples": self.examples,
             **self.metrics(),
             "classes": {
                 label: {
-                    "precision": float(self.precision[i]),
-                    "recall": float(self.recall[i]),
-                    "f1": float(self.f1[i]),
-                    "examples": int(self.confusion[i].sum()),
+                    "precision": float(precision),
+                    "recall": float(recall),
+                    "f1": float(f1),
+                    "examples": int(examples),
                 }
-                for i, label in enumerate(labels)
+                for label, precision, recall, f1, examples in rows
             },
         }
 
