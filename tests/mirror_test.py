@@ -17,6 +17,8 @@ WHOLE_PROGRAM = {
     "digests_test.py": "are the results those of the version before?",
     "durability_test.py": "does the kernel see writes, syncs and renames in the safe order?",
     "docs_test.py": "is what the documents say true?",
+    "faults/signals_test.py": "does Ctrl-C on a local gang save, in whatever order it arrives?",
+    "faults/strangers_test.py": "does a stranger at a port learn nothing and end nothing?",
     "gang/network_cut_test.py": "does a gang survive a cut network?",
     "launch/image_test.py": "does the image hold what a pod needs?",
     "layers_test.py": "do imports point down?",

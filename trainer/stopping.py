@@ -8,6 +8,7 @@ import contextlib
 import logging
 import signal
 import threading
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
@@ -17,6 +18,9 @@ from trainer.exit_codes import BY_NAME
 
 log = logging.getLogger(__name__)
 
+# Two SIGINT within this time are one press of Ctrl-C: `timeout` and other programs pass the signal
+# on to a process that gets it from the terminal as well.
+PRESS_SECONDS = 0.5
 # SIGHUP means: save, exit and form the gang again with a different number of workers.
 MEET_AGAIN = signal.SIGHUP
 _EXIT_CODES = {
@@ -39,7 +43,7 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         self.agreed = False
         self._channel = channel
-        self._interrupted = False
+        self._interrupted: float | None = None  # When the first SIGINT came.
 
     @classmethod
     def on_signals(cls, channel: Channel | None = None) -> "StopRequest":
@@ -105,11 +109,14 @@ class StopRequest:
         return _EXIT_CODES[self.signal]
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
-        if self._interrupted and number == signal.SIGINT:
+        if number == signal.SIGINT and self._interrupted is not None:
+            if time.monotonic() - self._interrupted < PRESS_SECONDS:
+                return
             # A third one ends the process, whatever it is doing.
             signal.signal(number, signal.SIG_DFL)
             raise KeyboardInterrupt
-        self._interrupted |= number == signal.SIGINT
+        if number == signal.SIGINT:
+            self._interrupted = time.monotonic()
         self.signal = self.signal or signal.Signals(number)
         log.info(
             "%s: stopping after the current loop, with a checkpoint%s",
