@@ -288,7 +288,7 @@ def test_no_port_of_a_local_gang_is_open_to_another_address_of_this_machine(tmp_
     others = [one for one in addresses_of_this_machine() if not one.startswith("127.")]
     if not others:
         pytest.skip("this machine has no address but loopback")
-    datasets.write(tmp_path / "data", datasets.random_splits(train=200), vocabulary_size=50)
+    datasets.write(tmp_path / "data", datasets.random_splits(train=200), vocabulary_size=50, classes=3)
     gang = commands.start(
         "submit",
         "--target=local",
