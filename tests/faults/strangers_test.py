@@ -11,6 +11,7 @@ import pathlib
 import random
 import re
 import socket
+import time
 
 import pytest
 
@@ -89,6 +90,7 @@ async def test_a_port_survives_strangers_and_tells_them_nothing(count, caplog):
     chance, addresses = random.Random(count), free_addresses(2)
     one, other = Worker(0, addresses, job="secret-job"), Worker(1, addresses, job="secret-job")
     await opened(one)
+    began = time.monotonic()
     for _ in range(count // 20):
         texts = [said(chance) for _ in range(20)]
         for answer in await asyncio.gather(*(attack(addresses[0], text, chance) for text in texts)):
@@ -103,7 +105,8 @@ async def test_a_port_survives_strangers_and_tells_them_nothing(count, caplog):
     await one.until("link_up", 1)
     await closed(one, other)
     told = [record for record in caplog.records if "is not from a worker" in record.message]
-    assert len(told) == 1  # They all have one address, and it takes less than a minute.
+    # They all have one address.
+    assert 1 <= len(told) <= 1 + (time.monotonic() - began) / links.STRANGER_SECONDS
     assert not {"secret-job", TOKEN.decode()} & set(re.findall(r"[\w-]+", caplog.text))
 
 
@@ -288,7 +291,9 @@ def test_no_port_of_a_local_gang_is_open_to_another_address_of_this_machine(tmp_
     others = [one for one in addresses_of_this_machine() if not one.startswith("127.")]
     if not others:
         pytest.skip("this machine has no address but loopback")
-    datasets.write(tmp_path / "data", datasets.random_splits(train=200), vocabulary_size=50, classes=3)
+    datasets.write(
+        tmp_path / "data", datasets.random_splits(train=200), vocabulary_size=50, classes=3
+    )
     gang = commands.start(
         "submit",
         "--target=local",
