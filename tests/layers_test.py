@@ -40,8 +40,8 @@ INSIDE = {
     " peers",
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / proof keras_model / expected / examples / saved_model readback",
-    "gang": "supervisor / member links child identity / rendezvous roster watchdog",
-    "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local",
+    "gang": "supervisor / member links child identity / rendezvous roster watchdog messages proof",
+    "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local / isolation",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / encoder heads / decoding vocabulary / recurrent noise shapes / dropout",
     "prepare": "command / targets findings / sources classes vocabulary borrowed layout"
@@ -73,9 +73,9 @@ WITHOUT_TENSORFLOW = """
     devices.fusion devices.exchange
     doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight
     gang.supervisor gang.member gang.links gang.child gang.identity gang.rendezvous gang.roster
-    gang.watchdog
+    gang.watchdog gang.messages gang.proof
     launch.submit launch.kubectl launch.kubernetes launch.spec launch.local launch.tpu_vm
-    launch.tpu_vm_run
+    launch.tpu_vm_run launch.isolation
     model_folder.journal model_folder.attempts model_folder.lock model_folder.commits
     models.shapes
     reporting.goodput reporting.command

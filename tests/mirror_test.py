@@ -18,6 +18,8 @@ WHOLE_PROGRAM = {
     "durability_test.py": "does the kernel see writes, syncs and renames in the safe order?",
     "docs_test.py": "is what the documents say true?",
     "faults/flipped_bits_test.py": "is a flipped bit of a small file noticed, or without effect?",
+    "faults/signals_test.py": "does Ctrl-C on a local gang save, in whatever order it arrives?",
+    "faults/strangers_test.py": "does a stranger at a port learn nothing and end nothing?",
     "gang/network_cut_test.py": "does a gang survive a cut network?",
     "launch/image_test.py": "does the image hold what a pod needs?",
     "layers_test.py": "do imports point down?",

@@ -103,13 +103,26 @@ def test_the_first_signal_determines_the_exit_code(stop, numbers, code):
 @pytest.mark.parametrize(
     "before", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]
 )
-def test_only_a_second_ctrl_c_stops_at_once(stop, before):
+def test_only_a_second_ctrl_c_stops_at_once(stop, before, monkeypatch):
+    monkeypatch.setattr(stopping, "PRESS_SECONDS", 0.0)
     for number in before:
         signal.raise_signal(number)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     # A third one ends the process at once.
     assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def test_a_press_that_arrives_twice_is_one(stop, monkeypatch):
+    """As from `timeout`, which sends the signal to its child and to their group."""
+    clock = [100.0]
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: clock[0])
+    for clock[0] in (100.0, 100.0, 100.0 + 0.99 * stopping.PRESS_SECONDS):
+        signal.raise_signal(signal.SIGINT)
+    assert stop.asked and stop.exit_code == 130
+    clock[0] = 100.0 + stopping.PRESS_SECONDS
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_the_log_explains_what_a_second_ctrl_c_does(stop, monkeypatch):

@@ -20,6 +20,7 @@ from trainer import processes
 VARIABLE = "RNN_TRAINER_CHANNEL"  # The file descriptor of the child's end.
 SUPERVISOR = "RNN_TRAINER_SUPERVISOR"  # The process id of the supervisor.
 
+LONGEST_BEAT = 1000  # Bytes.
 _GONE = {"ask": "stop", "signal": 15}  # A lost supervisor counts as this request.
 
 
@@ -103,14 +104,14 @@ def request(ask: dict[str, Any]) -> bytes:
 def beats(received: bytes) -> tuple[list[dict[str, Any]], bytes]:
     """Returns the beats in `received`, and its last line, which is not complete yet.
 
-    Lines that are not beats are left out.
+    Lines that are not beats are left out, and so is a last line that is too long to become one.
     """
     *lines, rest = received.split(b"\n")
     found = []
     for line in lines:
         try:
-            beat = json.loads(line)
+            beat = json.loads(line) if len(line) <= LONGEST_BEAT else None
             found.append({"phase": str(beat["phase"]), "step": int(beat.get("step", 0))})
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             continue
-    return found, rest
+    return found, rest if len(rest) <= LONGEST_BEAT else b""

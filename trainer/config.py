@@ -659,6 +659,19 @@ class Gang(Checked):
         "Addresses of the workers, HOST:PORT: a pattern with {index}, or a list with commas.",
         result=False,
     )
+    gang_token_file: str = knob(
+        "",
+        "File with a secret that all workers of the job share, of mode 0600. Without it, any "
+        "program that reaches a worker can take part.",
+        result=False,
+    )
+    local_network: str = knob(
+        "own",
+        "Network of several workers that submit or chaos starts on this machine. own: only these "
+        "workers reach it; host: that of the machine, where TensorFlow's port is open to others.",
+        one_of("own", "host"),
+        result=False,
+    )
     min_workers: int = knob(
         0,
         "Fewest workers to continue with if a lost one does not return; 0: all of them.",

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import signal
 import threading
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
@@ -19,6 +20,9 @@ from trainer.exit_codes import BY_NAME
 
 log = logging.getLogger(__name__)
 
+# Two SIGINT within this time are one press of Ctrl-C: `timeout` and other programs pass the signal
+# on to a process that gets it from the terminal as well.
+PRESS_SECONDS = 0.5
 # Save, exit and form the gang again with a different number of workers: what a supervisor asks for.
 # The number is that of a signal that nobody sends for it, because a StopRequest keeps it as one.
 MEET_AGAIN = signal.SIGHUP
@@ -69,7 +73,7 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         self.agreed = False
         self._channel = channel
-        self._interrupted = False
+        self._interrupted: float | None = None  # When the first SIGINT came.
         self._terminals: tuple[int, ...] = ()
 
     @classmethod
@@ -137,11 +141,14 @@ class StopRequest:
         return _EXIT_CODES[self.signal]
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
-        if self._interrupted and number == signal.SIGINT:
+        if number == signal.SIGINT and self._interrupted is not None:
+            if time.monotonic() - self._interrupted < PRESS_SECONDS:
+                return
             # A third one ends the process, whatever it is doing.
             signal.signal(number, signal.SIG_DFL)
             raise KeyboardInterrupt
-        self._interrupted |= number == signal.SIGINT
+        if number == signal.SIGINT:
+            self._interrupted = time.monotonic()
         self.signal = self.signal or meaning(number)
         if number == signal.SIGHUP:
             streams.leave(self._terminals)  # Else every line that is printed would fail.

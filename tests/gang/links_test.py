@@ -11,6 +11,12 @@ from trainer.gang import links
 from trainer.gang.roster import Roster
 
 SECONDS = 30
+TOKEN = b"t" * 32
+
+
+def saying(reason):
+    """A message that carries a text."""
+    return {"kind": "found", "reason": str(reason)}
 
 
 def free_addresses(count: int) -> tuple[str, ...]:
@@ -40,10 +46,12 @@ class Recorder:
 class Worker:
     """The links of one worker and their events."""
 
-    def __init__(self, index, addresses, job="job", silence=10.0, different=""):
+    def __init__(self, index, addresses, job="job", silence=10.0, different="", token=TOKEN):
         self.recorder = Recorder(different)
         self.hello = links.Hello(index, f"instance{id(self)}", job, {})
-        self.links = links.Links(Roster(index, addresses), self.hello, self.recorder, silence)
+        self.links = links.Links(
+            Roster(index, addresses), self.hello, self.recorder, silence, lambda: token
+        )
 
     async def until(self, name, *what):
         """Waits for an event and returns it; `what` may leave out its last values."""
@@ -56,6 +64,14 @@ class Worker:
         return next(
             heard for heard in self.recorder.heard if heard[: 1 + len(what)] == (name, *what)
         )
+
+
+async def read_all(reader) -> bytes:
+    """What arrives before the end of a connection, which may be a reset."""
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
 
 
 def together(test):
@@ -98,12 +114,12 @@ async def test_each_pair_has_one_link_and_messages_arrive_in_order():
             if worker is not other:
                 await worker.until("link_up", other.hello.index)
                 for number in range(100):
-                    worker.links.send(other.hello.index, {"kind": "x", "number": number})
+                    worker.links.send(other.hello.index, saying(number))
     for worker in workers:
         for other in {0, 1, 2} - {worker.hello.index}:
-            await worker.until("received", other, {"kind": "x", "number": 99})
+            await worker.until("received", other, saying(99))
             assert [
-                heard[2]["number"]
+                int(heard[2]["reason"])
                 for heard in worker.recorder.heard
                 if heard[:2] == ("received", other)
             ] == list(range(100))
@@ -118,10 +134,10 @@ async def test_a_worker_that_leaves_delivers_its_last_message_and_its_link_ends_
     await one.until("link_up", 1)
     await other.until("link_up", 0)
     for number in range(1000):
-        other.links.send(0, {"kind": "many", "number": number})
-    one.links.send(1, {"kind": "last"})
+        other.links.send(0, saying(number))
+    one.links.send(1, saying("last"))
     await closed(one)
-    await other.until("received", 0, {"kind": "last"})
+    await other.until("received", 0, saying("last"))
     await other.until("link_down", 0, "it closed the connection")
     await closed(other)
 
@@ -165,9 +181,11 @@ async def test_silence_ends_a_link(monkeypatch):
         b"null\n",
         b"\n",
         b"x" * (links.LONGEST_LINE + 10),
-        b'{"kind": "hello", "program": "other", "protocol": 1}\n',
-        b'{"kind": "hello", "program": "rnn-trainer", "protocol": 1, "index": "x"}\n',
-        b'{"kind": "hello"',
+        b'{"kind": "greet", "program": "other", "protocol": 2, "nonce": "x"}\n',
+        b'{"kind": "greet", "program": "rnn-trainer", "protocol": "x", "nonce": "x"}\n',
+        b'{"kind": "hello", "program": "rnn-trainer", "protocol": 1, "index": 1}\n',
+        b'{"kind": "greet"',
+        b'["' * 200_000 + b"\n",
         b"",
     ],
 )
@@ -179,7 +197,7 @@ async def test_a_foreign_program_on_the_port_does_no_harm(said):
     reader, writer = await asyncio.open_connection(*addresses[0].split(":"))
     writer.write(said)
     writer.write_eof()
-    assert await asyncio.wait_for(reader.read(), SECONDS) == b""
+    assert await asyncio.wait_for(read_all(reader), SECONDS) == b""
     writer.close()
     await opened(other)
     await one.until("link_up", 1)
@@ -251,28 +269,56 @@ async def test_a_worker_that_differs_is_refused_with_the_difference():
 
 
 @together
-async def test_another_version_of_the_protocol_is_refused():
+async def test_another_version_of_the_protocol_is_named_and_ends_nothing():
+    """A greeting is in the open, so a stranger can send it: it must not end the job."""
     addresses = free_addresses(2)
-    hello = {
-        "kind": "hello",
-        "program": "rnn-trainer",
-        "protocol": 99,
-        "index": 0,
-        "instance": "i",
-        "job": "job",
-        "identity": {},
-    }
+    greeting = {"kind": "greet", "program": "rnn-trainer", "protocol": 99, "nonce": "n"}
 
     async def serve(reader, writer):
-        writer.write(json.dumps(hello).encode() + b"\n")
+        writer.write(json.dumps(greeting).encode() + b"\n")
         await reader.read()
         writer.close()
 
     server = await asyncio.start_server(serve, *addresses[0].split(":"))
     [other] = await opened(Worker(1, addresses))
-    assert "it uses protocol 99, this worker uses 1" in (await other.until("refused", 0))[2]
+    assert "uses protocol 99; this one uses 2" in (await other.until("unreachable", 0))[2]
+    assert {heard[0] for heard in other.recorder.heard} == {"unreachable"}
     await closed(other)
     server.close()
+
+
+@together
+async def test_workers_with_different_tokens_are_strangers_to_each_other(caplog):
+    addresses = free_addresses(2)
+    one, other = await opened(Worker(0, addresses), Worker(1, addresses, token=b"u" * 32))
+    assert "the same --gang_token_file" in (await other.until("unreachable", 0))[2]
+    await other.until("unreachable", 0)
+    assert one.recorder.heard == []
+    assert {heard[0] for heard in other.recorder.heard} == {"unreachable"}
+    await closed(one, other)
+    # It calls many times a second, and the log has one line.
+    told = [record for record in caplog.records if "is not from a worker" in record.message]
+    assert len(told) == 1 and "from 127.0.0.1" in told[0].message
+    assert not any(token in caplog.text for token in ("t" * 32, "u" * 32))
+
+
+@together
+async def test_a_worker_with_the_token_of_the_job_links_after_the_token_was_replaced():
+    """As after a second `kubectl apply` of a manifest: the file changes under running workers."""
+    addresses = free_addresses(3)
+    tokens = [b"old" * 20]
+    workers = [Worker(index, addresses) for index in range(3)]
+    for worker in workers:
+        worker.links._token = lambda: tokens[0]
+    await opened(*workers[:2])
+    await workers[0].until("link_up", 1)
+    tokens[0] = b"new" * 20
+    await opened(workers[2])
+    await workers[2].until("link_up", 0)
+    await workers[2].until("link_up", 1)
+    workers[0].links.send(1, saying("the first link stays"))
+    await workers[1].until("received", 0, saying("the first link stays"))
+    await closed(*workers)
 
 
 @together
@@ -303,10 +349,10 @@ async def test_a_new_worker_replaces_a_silent_one_of_its_index():
     await second.until("link_up", 0)
     await one.until("link_down", 1)
     assert [heard[0] for heard in one.recorder.heard] == ["link_up", "link_down", "link_up"]
-    first.links.send(0, {"kind": "stale"})
-    second.links.send(0, {"kind": "fresh"})
-    await one.until("received", 1, {"kind": "fresh"})
-    assert not one.recorder.count("received", 1, {"kind": "stale"})
+    first.links.send(0, saying("stale"))
+    second.links.send(0, saying("fresh"))
+    await one.until("received", 1, saying("fresh"))
+    assert not one.recorder.count("received", 1, saying("stale"))
     await closed(one, first, second)
 
 
@@ -329,11 +375,11 @@ async def test_a_worker_that_calls_again_replaces_its_old_link():
 async def test_an_index_that_no_worker_has_is_refused(index):
     addresses = free_addresses(2)
     (one,) = await opened(Worker(0, addresses))
-    reader, writer = await asyncio.open_connection(*addresses[0].split(":"))
-    hello = {**one.links._hello(), "index": index}
-    writer.write(json.dumps(hello).encode() + b"\n")
-    assert json.loads(await asyncio.wait_for(reader.readline(), SECONDS))["kind"] == "refuse"
-    writer.close()
+    caller = links._Wire(*await asyncio.open_connection(*addresses[0].split(":")))
+    await caller.greet(TOKEN, calls=True)
+    caller.say({"kind": "hello", "index": index, "instance": "i", "job": "job", "identity": {}})
+    assert (await asyncio.wait_for(caller.hear(), SECONDS))["kind"] == "refuse"
+    caller.writer.close()
     await closed(one)
 
 

@@ -490,10 +490,75 @@ def test_a_stop_during_a_restart_names_the_newest_checkpoint():
 def test_a_second_ctrl_c_ends_all_at_once():
     simulation = started(steps=100)
     simulation.at(5.5, simulation.signal, 2, 2)
-    simulation.at(5.6, simulation.signal, 2, 2)
+    simulation.at(6.2, simulation.signal, 2, 2)
     simulation.run()
-    assert simulation.codes == {0: 130, 1: 130, 2: 130} and simulation.now < 6.0
+    assert simulation.codes == {0: 130, 1: 130, 2: 130} and simulation.now < 6.4
     assert simulation.lines[0] == "stopped step=4 state_digest=4"
+
+
+# One press of Ctrl-C, or one SIGTERM, reaches each of three workers once or twice, in any order and
+# with any of these gaps.
+ORDERS = [order for size in (1, 2, 3) for order in itertools.permutations(range(3), size)]
+ORDERS += [(first, *order) for order in ORDERS for first in order]
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.003, 0.02, 0.1])
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: "".join(map(str, order)))
+def test_one_press_of_ctrl_c_saves_in_whatever_order_it_reaches_the_workers(order, gap):
+    simulation = started(steps=100)
+    for place, index in enumerate(order):
+        simulation.at(6.5 + place * gap, simulation.signal, index, 2)
+    simulation.run()
+    assert simulation.codes == {0: 130, 1: 130, 2: 130}
+    assert simulation.committed == 5  # The step that was reached; the last checkpoint was step 4.
+
+
+@pytest.mark.parametrize("numbers", list(itertools.product((2, 15), repeat=3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_any_mix_of_sigint_and_sigterm_saves(order, numbers):
+    simulation = started(steps=100)
+    for place, index in enumerate(order):
+        simulation.at(6.5 + place * 0.015, simulation.signal, index, numbers[place])
+        simulation.at(6.7 + place * 0.015, simulation.signal, index, 15)
+    simulation.run()
+    assert simulation.committed == 5
+    codes = set(simulation.codes.values())
+    assert codes <= {130, 143} and len(codes) == 1
+    assert codes == {128 + numbers[0]} or len(set(numbers)) == 2
+
+
+@pytest.mark.parametrize("first, second", list(itertools.product(range(3), repeat=2)))
+def test_a_second_press_at_the_same_worker_ends_fast_and_at_another_one_saves(first, second):
+    simulation = started(steps=100)
+    simulation.at(6.5, simulation.signal, first, 2)
+    simulation.at(7.2, simulation.signal, second, 2)
+    simulation.run()
+    assert set(simulation.codes.values()) == {130}
+    assert (simulation.committed, simulation.now < 7.4) == (
+        (4, True) if first == second else (5, False)
+    )
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_second_press_ends_fast_after_a_sigterm_too(index):
+    simulation = started(2, steps=100)
+    simulation.at(6.2, simulation.signal, index, 15)
+    simulation.at(6.3, simulation.signal, index, 2)
+    simulation.at(6.9, simulation.signal, index, 2)
+    simulation.run()
+    assert set(simulation.codes.values()) == {130} and simulation.now < 7.2
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_worker_whose_loop_is_about_to_begin_does_not_keep_the_others_from_saving(index):
+    """Beats arrive a moment apart, so a supervisor may hear of a signal before the first beat."""
+    simulation = started(steps=100)
+    simulation.at(6.49, lambda: setattr(simulation.workers[index].member, "_trained", False))
+    for other in range(3):
+        simulation.at(6.5 + 0.02 * other, simulation.signal, other, 2)
+    simulation.run()
+    assert simulation.codes == {0: 130, 1: 130, 2: 130}
+    assert simulation.committed == (5 if index else 4)  # The leader alone knows that none trains.
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -355,6 +355,37 @@ def test_a_worker_that_differs_ends_the_job_before_anything_is_written(
     assert not three.model.exists()
 
 
+def token_file(folder, name, content) -> pathlib.Path:
+    path = folder / name
+    path.write_text(content)
+    path.chmod(0o600)
+    return path
+
+
+def test_a_token_stays_in_its_file(job, tmp_path):
+    token = "0123456789abcdef" * 4
+    path = token_file(tmp_path, "token", token)
+    two = job(2, gang_token_file=path).start(0, 1)
+    assert two.end() == {0: 0, 1: 0}, two.log()
+    holding = [
+        found
+        for found in tmp_path.rglob("*")
+        if found.is_file() and token.encode() in found.read_bytes()
+    ]
+    assert holding == [path] and "without --gang_token_file" not in two.log()
+    # The training process does not need it.
+    assert not any("--gang_token_file" in word for word in two.started(0, 1)["arguments"])
+
+
+def test_a_worker_with_another_token_is_a_stranger(job, tmp_path):
+    paths = [token_file(tmp_path, name, name * 32) for name in "ab"]
+    two = job(2, gang_token_file=paths[0], rendezvous_seconds=3, units=8).start(0)
+    two.start(1, gang_token_file=paths[1], units=9)
+    assert two.end() == {0: 75, 1: 75}, two.log()
+    assert "did not accept our proof. Give all workers of a job the same" in two.log()
+    assert "worker 1 differs" not in two.log() and "--units" not in two.log()
+
+
 def test_a_worker_that_differs_cannot_disturb_a_gang_at_work(job):
     two = job(2, min_workers=1, rendezvous_seconds=0.5, steps=200).start(0)
     two.until_step(5)

@@ -305,6 +305,7 @@ def test_stopping_waits_for_the_workers_and_keeps_the_volumes(fake, capsys, kind
         f"delete {name} words --cascade=foreground --wait=true",
         f"delete service {selector}",
         f"delete networkpolicy {selector}",
+        f"delete secret {selector}",
         f"delete deployment {selector}",
     ]
     assert capsys.readouterr().out.splitlines() == [

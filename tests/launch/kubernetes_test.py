@@ -26,10 +26,11 @@ COMMANDS = {
         r"^python -m trainer (submit .*) > (k8s/\w+\.yaml)$", README, re.M
     )
 }
+TOKEN = re.compile('token: "[0-9a-f]{64}"')
 VERSION = "1.34"  # Of Kubernetes.
 # JobSet is a custom resource, whose schema no package publishes: its Job and pod templates are
 # checked as Jobs and pods.
-PUBLISHED = {"Service", "Job", "NetworkPolicy", "Deployment", "PersistentVolumeClaim"}
+PUBLISHED = {"Service", "Secret", "Job", "NetworkPolicy", "Deployment", "PersistentVolumeClaim"}
 
 
 def rendered(*arguments) -> str:
@@ -77,14 +78,17 @@ def test_there_is_an_example_of_every_shape():
         "jobset.yaml",
         "tpu_job.yaml",
         "network_policy.yaml",
+        "secret.yaml",
         "tensorboard.yaml",
     }
 
 
 @pytest.mark.parametrize("file", COMMANDS)
 def test_an_example_is_what_its_command_prints(file):
-    assert rendered(*COMMANDS[file]) == (ROOT / file).read_text(encoding="utf-8"), (
-        f"run the command for {file} in k8s/README.md"
+    # No token is published: a worker refuses what stands there, which is too short.
+    text = TOKEN.sub('token: "openssl rand -hex 32"', rendered(*COMMANDS[file]))
+    assert text == (ROOT / file).read_text(encoding="utf-8"), (
+        f"run the commands for {file} in k8s/README.md"
     )
 
 
@@ -187,6 +191,41 @@ def test_a_tpu_pod_asks_for_no_more_than_its_driver_needs():
     )
 
 
+SEVERAL = [file for file in COMMANDS if file not in ("k8s/job.yaml", "k8s/tpu.yaml")]
+
+
+@pytest.mark.parametrize("file", SEVERAL)
+def test_several_workers_share_a_token_that_only_the_secret_and_its_mount_hold(file):
+    first, second = rendered(*COMMANDS[file]), rendered(*COMMANDS[file])
+    [line] = TOKEN.findall(first)
+    assert line not in second  # Made anew each time.
+    token = line.split('"')[1]
+    assert first.count(token) == 1
+    [secret] = [one for one in yaml.safe_load_all(first) if one["kind"] == "Secret"]
+    assert secret["stringData"] == {"token": token}
+    pod = workers_job(file)["template"]["spec"]
+    [container] = pod["containers"]
+    assert "--gang_token_file=/etc/rnn-trainer/token" in container["args"]
+    [volume] = [one for one in pod["volumes"] if one["name"] == "gang"]
+    assert volume["secret"] == {"secretName": secret["metadata"]["name"], "defaultMode": 0o440}
+    assert {"name": "gang", "mountPath": "/etc/rnn-trainer", "readOnly": True} in container[
+        "volumeMounts"
+    ]
+
+
+@pytest.mark.parametrize("file", [file for file in COMMANDS if file not in SEVERAL])
+def test_a_worker_alone_needs_no_token(file):
+    assert "token" not in rendered(*COMMANDS[file]).replace("automountServiceAccountToken", "")
+
+
+def test_a_token_of_the_user_s_own_takes_the_place_of_the_secret():
+    words = COMMANDS["k8s/indexed_job.yaml"]
+    own = ["--volume=secret:mine:/keys", "--gang_token_file=/keys/token"]
+    text = rendered(words[0], own[0], *words[1:], own[1])
+    assert "kind: Secret" not in text and text.count("--gang_token_file=") == 1
+    assert own[1] in text
+
+
 @pytest.mark.parametrize("file", COMMANDS)
 def test_only_the_job_s_own_pods_may_connect_to_its_workers(file):
     [policy] = [
@@ -274,9 +313,17 @@ def test_shapes_differ_only_where_they_must():
         pod = workers_job(file)["template"]["spec"]
         [container] = pod["containers"]
         arguments = [
-            one for one in container["args"] if not one.startswith(("--num_workers", "--hosts"))
+            one
+            for one in container["args"]
+            if not one.startswith(("--num_workers", "--hosts", "--gang_token_file"))
         ]
-        return {**pod, "subdomain": "", "containers": [{**container, "args": arguments}]}
+        mounts = [one for one in container["volumeMounts"] if one["name"] != "gang"]
+        return {
+            **pod,
+            "subdomain": "",
+            "volumes": [one for one in pod["volumes"] if one["name"] != "gang"],
+            "containers": [{**container, "args": arguments, "volumeMounts": mounts}],
+        }
 
     assert shared("k8s/job.yaml") == shared("k8s/indexed_job.yaml") == shared("k8s/jobset.yaml")
 

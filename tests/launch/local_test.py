@@ -13,7 +13,7 @@ import pytest
 
 from tests import commands
 from trainer import config as configuration
-from trainer import exit_codes
+from trainer import exit_codes, stopping
 from trainer.exit_codes import UsageError
 from trainer.launch import local
 
@@ -29,13 +29,18 @@ def hear(number, frame):
     (folder / f"heard-{index}").write_text(json.dumps(heard))
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, hear)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 starts = folder / f"starts-{index}"
 while index and not (folder / "starts-0").exists():  # Workers meet first.
     time.sleep(0.01)
 with open(starts, "a") as file:
     start = {"pid": os.getpid(), "arguments": sys.argv[1:], "environ": sorted(os.environ),
              "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-             "session": os.getsid(0)}
+             "session": os.getsid(0), "network": os.readlink("/proc/self/ns/net")}
+    token = re.search("--gang_token_file=([^ ]*)", text)
+    if token:
+        content = pathlib.Path(token[1]).read_text()
+        start["token"] = [content, oct(os.stat(token[1]).st_mode & 0o777)]
     file.write(json.dumps(start) + chr(10))
 plan = json.loads((folder / "plan.json").read_text())[str(index)]
 action, _, value = plan[min(len(starts.read_text().splitlines()), len(plan)) - 1].partition(" ")
@@ -240,8 +245,8 @@ def test_workers_get_their_index_and_peers_and_write_a_log_each(
     folder = tmp_path / "model"
     assert run(folder, [["exit 0"]] * 3) == 0
     told = [starts(folder, index) for index in range(3)]
-    hosts = {start["arguments"][-1] for (start,) in told}
-    assert [start["arguments"][:-1] for (start,) in told] == [
+    hosts = {start["arguments"][3] for (start,) in told}
+    assert [start["arguments"][:3] for (start,) in told] == [
         [f"--model_dir={folder}", "--num_workers=3", f"--worker_index={index}"]
         for index in range(3)
     ]
@@ -261,6 +266,31 @@ def test_workers_get_their_index_and_peers_and_write_a_log_each(
         "worker 0 logs exit\n",
         *(f"worker {index} says exit\nworker {index} logs exit\n" for index in (1, 2)),
     ]
+
+
+def test_workers_share_a_token_and_a_network_that_nobody_else_is_in(worker, tmp_path, capfd):
+    assert run(tmp_path / "model", [["exit 0"], ["die", "exit 0"]]) == 0
+    told = [start for index in (0, 1) for start in starts(tmp_path / "model", index)]
+    assert len({start["network"] for start in told}) == 1
+    assert told[0]["network"] != os.readlink("/proc/self/ns/net")
+    [(token, mode)] = {tuple(start["token"]) for start in told}
+    assert len(token) == 64 and mode == "0o600"
+    # Only its file holds it, and that is gone.
+    assert token not in json.dumps([start["arguments"] for start in told])
+    assert token not in "".join(capfd.readouterr())
+    [path] = {start["arguments"][4].partition("=")[2] for start in told}
+    assert not os.path.exists(path)
+
+
+def test_a_gang_may_use_the_network_of_the_machine_and_a_token_of_its_user(worker, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("x" * 32)
+    flags = {"local_network": "host", "gang_token_file": str(token)}
+    assert run(tmp_path / "model", [["exit 0"], ["exit 0"]], **flags) == 0
+    for index in (0, 1):
+        [start] = starts(tmp_path / "model", index)
+        assert start["network"] == os.readlink("/proc/self/ns/net")
+        assert not any("token" in word for word in start["arguments"])  # It is in its flags.
 
 
 def test_one_worker_is_a_process_with_a_supervisor(worker, tmp_path):
@@ -396,6 +426,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(worker, tmp_path):
     commands.wait_for(
         lambda: all((tmp_path / f"model/heard-{index}").exists() for index in (0, 1)), process
     )
+    time.sleep(1.2 * stopping.PRESS_SECONDS)  # Sooner, it would be the same press.
     process.send_signal(signal.SIGINT)
     assert "interrupted" in commands.finish(process).err
     assert alive(tmp_path / "model") == []

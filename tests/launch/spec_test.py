@@ -57,13 +57,13 @@ def refusal(submit=(), train=()) -> str:
         (
             {"volume": ("pvc:claim:/tmp",)},
             {},
-            "a path of its own; taken are /, /tmp, /dev/shm, /demo",
+            "a path of its own; taken are /, /tmp, /dev/shm, /etc/rnn-trainer, /demo",
         ),
         ({"volume": ("pvc:claim:/",)}, {}, "a path of its own"),
         (
             {"volume": ("pvc:a:/data", "pvc:b:/data/")},
             {},
-            "taken are /, /tmp, /dev/shm, /demo, /data",
+            "taken are /, /tmp, /dev/shm, /etc/rnn-trainer, /demo, /data",
         ),
         # The run and the place.
         (

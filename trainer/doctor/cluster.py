@@ -19,6 +19,7 @@ PERMISSIONS = (
     ("create", "jobs.batch"),
     ("delete", "jobs.batch"),
     ("create", "services"),
+    ("create", "secrets"),
     ("create", "networkpolicies.networking.k8s.io"),
     ("get", "pods"),
     ("get", "pods/log"),

@@ -1,37 +1,48 @@
-"""Connections between the supervisors of a job: TCP, lines of JSON, a beat every second.
+"""Connections between the supervisors of a job: TCP, sealed lines of JSON, a beat every second.
 
 Every worker listens on its own address and dials all workers of lower index until they answer, so
-each pair has one connection. Both send `hello` first. A caller that is not a worker of this job
-(another program, another job, a second worker of the same index) never becomes a link, and does no
-harm beyond one line in the log.
+each pair has one connection. It begins with
+
+    greet    a nonce, in the open; the caller first
+    prove    the first sealed line (see `proof`): the sender holds the token of the job
+    hello    who the sender is; the answer to the caller may be `refuse` instead
+
+A stranger, which is every program that does not hold the token, gets a greeting and nothing else. A
+caller that is a stranger, a worker of another job or a second worker of the same index never
+becomes a link. It does no harm beyond one line in the log for each address and minute.
 """
 
 import asyncio
 import dataclasses
 import ipaddress
-import json
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from trainer.exit_codes import UsageError
+from trainer.gang import messages, proof
 from trainer.gang.roster import Roster, host_and_port
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 1
+PROGRAM = "rnn-trainer"
+PROTOCOL = 2
 # A peer that is silent for so long is lost. A network that is cut for half of that costs nothing.
 SILENCE_SECONDS = 10.0
 BEAT_SECONDS = 1.0
-HELLO_SECONDS = 5.0
+HELLO_SECONDS = 10.0  # From the connection to the end of `hello`, however slowly it is sent.
 CONNECT_SECONDS = 3.0
 REDIAL_SECONDS = 0.3
 BIND_SECONDS = 10.0  # A worker that is about to end may still hold the port.
-LONGEST_LINE = 1 << 20
+LONGEST_LINE = 1 << 18  # The addresses of a gang of thousands fit.
+LONGEST_GREETING = 1000
+MOST_UNPROVEN = 32  # Connections that have not proved anything yet; then the oldest is closed.
+STRANGER_SECONDS = 60.0  # Between two lines of the log about the same address,
+MOST_STRANGERS = 100  # and the addresses that are told apart.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,34 +80,119 @@ class Listener(Protocol):
         """Worker `index` refuses this one for good."""
 
 
+class _Wire:
+    """A connection, which carries messages once both ends have greeted."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self.reader, self.writer = reader, writer
+        self._session: proof.Session | None = None
+
+    async def greet(self, token: bytes, calls: bool) -> None:
+        """Exchanges greetings and proofs with the other end; the caller (`calls`) goes first.
+
+        Raises _Strange, OSError.
+        """
+        own = proof.fresh_nonce()
+        greeting = {"kind": "greet", "program": PROGRAM, "protocol": PROTOCOL, "nonce": own}
+        if calls:
+            self.writer.write(messages.line(greeting) + b"\n")
+        found = await self._hear_greeting()
+        if not calls:
+            self.writer.write(messages.line(greeting) + b"\n")
+        self._session = proof.Session(token, own, found["nonce"], calls)
+        if calls:
+            self.say({"kind": "prove"})
+        try:
+            await self.hear("prove")
+        except ConnectionResetError:
+            if not calls:
+                raise
+            # It has not proved anything itself, so this is no more than a good guess.
+            raise _Strange(
+                "a program that did not accept our proof. Give all workers of a job the same "
+                "--gang_token_file"
+            ) from None
+        except ValueError as problem:
+            raise _Strange(f"a program that sent {problem}") from None
+        if not calls:
+            self.say({"kind": "prove"})
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        if not self.writer.is_closing():
+            self.writer.write(self._session.seal(messages.line(message)))
+
+    async def hear(self, *kinds: str) -> dict[str, Any]:
+        """Returns the next message, one of `kinds` if any are given.
+
+        Raises ValueError if it is wrong or too long, OSError at the end of the connection.
+        """
+        message = messages.parse(self._session.opened(await self._read_line()))
+        if kinds and message["kind"] not in kinds:
+            raise ValueError(f"{message['kind']} instead of {' or '.join(kinds)}")
+        return message
+
+    async def _hear_greeting(self) -> dict[str, Any]:
+        try:
+            line = await self._read_line(LONGEST_GREETING)
+        except ValueError:
+            raise _Strange("a program that sent an endless line") from None
+        try:
+            found = messages.parse(line)
+            if (found["kind"], found["program"]) != ("greet", PROGRAM):
+                raise ValueError
+        except ValueError:
+            raise _Strange(f"a program that sent {line[:40]!r}") from None
+        if found["protocol"] != PROTOCOL:
+            raise _Strange(
+                f"a worker that uses protocol {found['protocol']}; this one uses {PROTOCOL}. Start "
+                "all workers with the same version"
+            )
+        return found
+
+    async def _read_line(self, longest: int = LONGEST_LINE) -> bytes:
+        line = await self.reader.readline()
+        if len(line) > longest:
+            raise ValueError("a line that is too long")
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError(0, "the connection was closed without an answer")
+        return line
+
+
 class _Link:
     """An established connection to the worker of `hello`."""
 
-    def __init__(self, hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
-        self.hello, self.reader, self.writer = hello, reader, writer
+    def __init__(self, hello: Hello, wire: _Wire):
+        self.hello, self.wire = hello, wire
         self.heard = time.monotonic()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        if not self.writer.is_closing():
-            self.writer.write(_line(message))
+        self.wire.say(message)
 
 
 class Links:
     """The links of one worker. It calls `listener` in the event loop.
 
-    silence: seconds after which a peer is lost.
+    silence: seconds after which a peer is lost. token: returns the token of the job.
     """
 
     def __init__(
-        self, roster: Roster, own: Hello, listener: Listener, silence: float = SILENCE_SECONDS
+        self,
+        roster: Roster,
+        own: Hello,
+        listener: Listener,
+        silence: float = SILENCE_SECONDS,
+        token: Callable[[], bytes] = lambda: b"",
     ):
         self._roster = roster
         self._own = own
         self._listener = listener
         self._silence = silence
+        self._token = token
         self._links: dict[int, _Link] = {}
         self._tasks: set[asyncio.Task] = set()
         self._refusals: set[asyncio.StreamWriter] = set()
+        self._unproven: dict[asyncio.StreamWriter, None] = {}  # In order of their coming.
+        self._strangers: dict[str, float] = {}  # {address: when the log told of it}
         self._server: asyncio.Server | None = None
         self._refused_since: dict[int, float] = {}
         self._closing = False
@@ -145,8 +241,9 @@ class Links:
         for link in self._links.values():
             # Closing at once, with beats of the peer unread, would reset the connection and lose
             # our last messages.
-            if link.writer.can_write_eof() and not link.writer.is_closing():
-                link.writer.write_eof()
+            writer = link.wire.writer
+            if writer.can_write_eof() and not writer.is_closing():
+                writer.write_eof()
         deadline = time.monotonic() + seconds
         while (self._links or self._refusals) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
@@ -176,24 +273,26 @@ class Links:
         self._listener.link_up(index)
         while self._links.get(index) is link:
             try:
-                line = await link.reader.readline()
-                message = json.loads(line) if line else None
+                message = await link.wire.hear()
+            except ConnectionResetError as problem:
+                # Without a number it is ours: the peer has closed the connection in order.
+                self._drop(
+                    link, _in_words(problem) if problem.errno else "it closed the connection"
+                )
             except OSError as problem:
                 self._drop(link, _in_words(problem))
-            except ValueError:
-                self._drop(link, "it sent a line that is not valid JSON")
+            except ValueError as problem:
+                self._drop(link, f"it sent a line that is no message: {problem}")
             else:
                 link.heard = time.monotonic()
-                if message is None:
-                    self._drop(link, "it closed the connection")
-                elif message["kind"] != "beat":
+                if message["kind"] != "beat":
                     self._listener.received(index, message)
 
     def _drop(self, link: _Link, reason: str) -> None:
         """Ends a link at once."""
         if self._links.get(link.hello.index) is link:
             del self._links[link.hello.index]
-            link.writer.transport.abort()
+            link.wire.writer.transport.abort()
             self._listener.link_down(link.hello.index, reason)
 
     async def _beat(self) -> None:
@@ -204,49 +303,85 @@ class Links:
                 if time.monotonic() - link.heard > self._silence:
                     self._drop(link, f"silent for {self._silence:g} s")
 
-    def _hello(self) -> dict[str, Any]:
-        return {
-            "kind": "hello",
-            "program": "rnn-trainer",
-            "protocol": PROTOCOL,
-            **dataclasses.asdict(self._own),
-        }
+    async def _greet(self, wire: _Wire, calls: bool) -> Hello:
+        """Returns the hello of the other end, which has proved that it holds the token.
+
+        Raises _Strange, _Refused, OSError.
+        """
+        await wire.greet(self._token(), calls)
+        self._unproven.pop(wire.writer, None)
+        try:
+            if not calls:
+                found = await wire.hear("hello")
+            else:
+                wire.say({"kind": "hello", **dataclasses.asdict(self._own)})
+                found = await wire.hear("hello", "refuse")
+        except ValueError as problem:
+            raise _Strange(f"a program that sent a wrong hello: {problem}") from None
+        if found.pop("kind") == "refuse":
+            raise _Refused(found["reason"], found["final"])
+        return Hello(**found)
 
     # --- the end that listens ---------------------------------------------------------------------
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._spawn(self._answer(reader, writer))
+        while len(self._unproven) >= MOST_UNPROVEN:
+            # A worker proves itself within milliseconds, so the oldest is the least likely one.
+            oldest = next(iter(self._unproven))
+            del self._unproven[oldest]
+            oldest.transport.abort()
+            self._log_stranger(oldest, "too many connections that prove nothing")
+        self._unproven[writer] = None
+        self._spawn(self._answer(_Wire(reader, writer)))
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, wire: _Wire) -> None:
         try:
-            hello = await _hear_hello(reader)
+            hello = await asyncio.wait_for(self._greet(wire, calls=False), HELLO_SECONDS)
             problem, final = (
                 ("it is about to leave", False) if self._closing else self._objection(hello)
             )
             if problem:
-                await self._refuse(reader, writer, problem, final)
+                await self._refuse(wire, problem, final)
             else:
-                writer.write(_line(self._hello()))
-                await self._serve(_Link(hello, reader, writer))
+                wire.say({"kind": "hello", **dataclasses.asdict(self._own)})
+                await self._serve(_Link(hello, wire))
         except _Strange as problem:
-            log.warning(
-                "a connection to our port is not from a worker of this job: %s; ignored", problem
-            )
+            self._log_stranger(wire.writer, str(problem))
         except (OSError, asyncio.TimeoutError, _Refused):
             pass  # The caller has left, sent nothing, or reports the refusal itself.
         finally:
-            writer.transport.abort()
+            self._unproven.pop(wire.writer, None)
+            wire.writer.transport.abort()
 
-    async def _refuse(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reason: str, final: bool
-    ) -> None:
-        self._refusals.add(writer)
+    def _log_stranger(self, writer: asyncio.StreamWriter, what: str) -> None:
+        """Logs a caller that is no worker of this job, once for each address and minute."""
+        now = time.monotonic()
+        self._strangers = {
+            address: told
+            for address, told in self._strangers.items()
+            if now - told < STRANGER_SECONDS
+        }
+        peer = writer.get_extra_info("peername")
+        address = str(peer[0]) if peer else "an address that has left"
+        if address in self._strangers or len(self._strangers) >= MOST_STRANGERS:
+            return
+        self._strangers[address] = now
+        log.warning(
+            "a connection to our port from %s is not from a worker of this job: %s; ignored, and "
+            "so are others from there for the next %g s, without another line",
+            address,
+            what,
+            STRANGER_SECONDS,
+        )
+
+    async def _refuse(self, wire: _Wire, reason: str, final: bool) -> None:
+        self._refusals.add(wire.writer)
         try:
-            writer.write(_line({"kind": "refuse", "reason": reason, "final": final}))
-            writer.write_eof()
-            await asyncio.wait_for(reader.read(), HELLO_SECONDS)  # Until the peer has read it.
+            wire.say({"kind": "refuse", "reason": reason, "final": final})
+            wire.writer.write_eof()
+            await asyncio.wait_for(wire.reader.read(1), HELLO_SECONDS)  # Until it has been read.
         finally:
-            self._refusals.discard(writer)
+            self._refusals.discard(wire.writer)
 
     def _objection(self, hello: Hello) -> tuple[str, bool]:
         """Returns (why the worker of `hello` cannot be linked, whether that is final).
@@ -297,16 +432,15 @@ class Links:
         host, port = host_and_port(self._roster.addresses[index])
         while not self._closing:
             try:
-                reader, writer = await _connect(host, port)
+                wire = _Wire(*await _connect(host, port))
                 try:
-                    writer.write(_line(self._hello()))
-                    hello = await _hear_hello(reader)
+                    hello = await asyncio.wait_for(self._greet(wire, calls=True), HELLO_SECONDS)
                     if (hello.job, hello.index) != (self._own.job, index):
                         raise _Strange("a worker of another job")
                     if not self._listener.differs(hello):
-                        await self._serve(_Link(hello, reader, writer))
+                        await self._serve(_Link(hello, wire))
                 finally:
-                    writer.transport.abort()
+                    wire.writer.transport.abort()
             except _Refused as refusal:
                 self._listener.unreachable(index, str(refusal))
                 if refusal.final:
@@ -321,7 +455,7 @@ class Links:
 
 
 class _Strange(Exception):
-    """The peer is not a worker of this program."""
+    """The peer has not shown that it is a worker of this job."""
 
 
 class _Refused(Exception):
@@ -330,39 +464,6 @@ class _Refused(Exception):
     def __init__(self, reason: str, final: bool):
         super().__init__(reason)
         self.final = final
-
-
-async def _hear_hello(reader: asyncio.StreamReader) -> Hello:
-    """Returns the hello of a peer.
-
-    Raises _Strange, _Refused, OSError or asyncio.TimeoutError.
-    """
-    try:
-        line = await asyncio.wait_for(reader.readline(), HELLO_SECONDS)
-    except ValueError:
-        raise _Strange("a program that sent an endless line") from None
-    if not line:
-        raise ConnectionResetError(0, "the connection was closed without an answer")
-    try:
-        message = json.loads(line)
-        if message["kind"] == "refuse":
-            raise _Refused(str(message["reason"]), bool(message["final"]))
-        if (message["kind"], message["program"]) != ("hello", "rnn-trainer"):
-            raise ValueError
-        if message["protocol"] != PROTOCOL:
-            raise _Refused(
-                f"it uses protocol {message['protocol']}, this worker uses {PROTOCOL}. Start all "
-                "workers with the same version",
-                True,
-            )
-        return Hello(
-            int(message["index"]),
-            str(message["instance"]),
-            str(message["job"]),
-            {str(key): str(value) for key, value in message["identity"].items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _Strange(f"a program that sent {line[:40]!r}") from None
 
 
 async def _connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -424,7 +525,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _line(message: Mapping[str, Any]) -> bytes:
-    return json.dumps(message).encode() + b"\n"

@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 from trainer.exit_codes import BY_NAME, TrainerError
 from trainer.gang import rendezvous
 from trainer.model_folder import commits
+from trainer.stopping import PRESS_SECONDS
 
 CLEAN = (BY_NAME["done"], BY_NAME["interrupted"], BY_NAME["terminated"])
 STOPPED = {2: BY_NAME["interrupted"], 15: BY_NAME["terminated"]}
 MARGIN_SECONDS = 5.0  # The part of --grace_seconds that is kept for killing what did not stop.
+LONGEST_WAIT_SECONDS = 1e9  # What stands for an endless one in a message.
 ANSWER_SECONDS = 5.0  # How long a member waits for the leader's answer after it reports an end.
 
 
@@ -171,6 +173,7 @@ class Member:
         self._restarts = self._saved = 0  # At the start of `generation`.
         self._cause = ""  # Why `generation` ended.
         self._stopping = 0  # The signal that requested a stop.
+        self._interrupted: float | None = None  # When Ctrl-C reached this worker itself first.
         self._stop_deadline = float("inf")
         self._reforming = False
         self._finished: dict[int, int] = {}  # {index: exit code} of members that ended well.
@@ -272,14 +275,19 @@ class Member:
     def signalled(self, number: int, now: float) -> None:
         """SIGTERM (15) or SIGINT (2) has reached this worker.
 
-        A second SIGINT ends the job without a checkpoint.
+        A second SIGINT ends the job without a checkpoint. It counts as the second only if this
+        worker itself got the first one, PRESS_SECONDS ago or more: one press of Ctrl-C reaches
+        every worker, and may reach one of them twice.
         """
-        at_once = self._stopping == number == 2
+        first = self._interrupted
+        at_once = number == 2 and first is not None and now - first >= PRESS_SECONDS
+        if number == 2 and first is None:
+            self._interrupted = now
         if self._stopping and not at_once:
             return
         if self.phase == "meeting":
             for index in self._peers:
-                self._send(index, {"kind": "stop", "signal": number, "trained": False})
+                self._send(index, _stop_message(number, trained=False))
             self._leave(
                 STOPPED[number],
                 f"stopped by signal {number}",
@@ -288,14 +296,13 @@ class Member:
             return
         if self.phase == "over":
             return
-        trained = self._trained and not at_once
         if self.is_leader:
-            self._stop(number, trained, now)
-        else:
-            self._begin_to_stop(number, now)
-            if trained:
-                self._do(Ask({"ask": "stop", "signal": number}))
-            self._send(self.leader, {"kind": "stop", "signal": number, "trained": trained})
+            self._stop(number, self._trained, at_once, now)
+            return
+        self._begin_to_stop(number, now)
+        if self._trained and not at_once:
+            self._do(Ask({"ask": "stop", "signal": number}))
+        self._send(self.leader, _stop_message(number, self._trained, at_once))
 
     def tick(self, now: float) -> None:
         """Time has passed."""
@@ -458,7 +465,7 @@ class Member:
         return Status(
             {"meeting": "busy" if self._alive else "ready"}.get(self.phase, "running"),
             self._address,
-            self._deadline - now,
+            min(self._deadline - now, LONGEST_WAIT_SECONDS),
             self.generation,
             self._restarts,
             self._saved,
@@ -629,13 +636,13 @@ class Member:
             self._stop_deadline, now + max(1.0, self._rules.grace_seconds - MARGIN_SECONDS)
         )
 
-    def _stop(self, number: int, trained: bool, now: float) -> None:
+    def _stop(self, number: int, trained: bool, at_once: bool, now: float) -> None:
         """At the leader: a worker was asked to stop.
 
-        trained: whether its training process may have steps to save.
+        trained: whether a training process may have steps to save. at_once: without saving them.
         """
         self._begin_to_stop(number, now)
-        if not trained:
+        if at_once or not trained:
             self._end(
                 STOPPED[number],
                 f"stopped by signal {number}",
@@ -643,7 +650,7 @@ class Member:
                 commits.stopped_line(self._world.newest()),
             )
             return
-        self._tell_members({"kind": "stop", "signal": number, "trained": True})
+        self._tell_members(_stop_message(number, trained=True))
         if self._alive:
             self._do(Ask({"ask": "stop", "signal": number}))
 
@@ -657,8 +664,10 @@ class Member:
                 commits.stopped_line(self._world.newest()),
             )
         elif self.is_leader and index in self._members:
-            if not self._stopping or not message["trained"]:
-                self._stop(number, message["trained"], now)
+            if not self._stopping or message["at_once"]:
+                # All reach their loops together, so one that has is enough.
+                trained = self._trained or message["trained"]
+                self._stop(number, trained, message["at_once"], now)
         elif index == self.leader:
             self._begin_to_stop(number, now)
             if self._alive:
@@ -771,6 +780,10 @@ class Member:
 
     def _say(self, text: str) -> None:
         self._do(Say(text))
+
+
+def _stop_message(number: int, trained: bool, at_once: bool = False) -> dict[str, Any]:
+    return {"kind": "stop", "signal": number, "trained": trained, "at_once": at_once}
 
 
 def _quoted(lines: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from trainer import durable, stopping, streams
 from trainer.data import epochs, store
 from trainer.devices import accelerator, hardware, resources
 from trainer.exit_codes import BY_NAME
-from trainer.gang import child, identity, links, member, roster, watchdog
+from trainer.gang import child, identity, links, member, messages, proof, roster, watchdog
 from trainer.model_folder import commits
 from trainer.model_folder.journal import Journal, read
 from trainer.stopping import StopRequest
@@ -69,7 +69,7 @@ def train_command(config: configuration.Config, start: member.Start) -> list[str
         config, threads=start.threads, shards=start.shards, supervise="off"
     )
     flags = configuration.as_flags(
-        config, without=("num_workers", "worker_index", "hosts", "min_workers")
+        config, without=("num_workers", "worker_index", "hosts", "min_workers", "gang_token_file")
     )
     return [sys.executable, "-m", "trainer", "train", *flags]
 
@@ -113,10 +113,14 @@ class Supervisor:
         device = hardware.of(
             config.run, environ, accelerator.device_files(), accelerator.installed()
         )
-        self._identity = identity.of(config, self._roster.workers, digest, device)
+        self._identity = {
+            what: messages.plain(value)
+            for what, value in identity.of(config, self._roster.workers, digest, device).items()
+        }
         self._journal = Journal(self._folder / "journal.jsonl", 0, worker=self._roster.index)
         self._member = member.Member(self._rules(), self._world(), time.monotonic())
-        self._links = links.Links(self._roster, self._hello(), self, silence)
+        token = proof.Token(config.gang.gang_token_file)
+        self._links = links.Links(self._roster, self._hello(), self, silence, token.read)
         self._child: child.Child | None = None
         self._over, self._child_gone = asyncio.Event(), asyncio.Event()
         self._exit: member.Exit | None = None
@@ -145,7 +149,8 @@ class Supervisor:
             f"--model_dir={self._config.folders.model_dir}, workers at "
             f"{','.join(self._roster.addresses)}"
         )
-        return links.Hello(self._roster.index, uuid.uuid4().hex, job, self._identity)
+        instance = uuid.uuid4().hex
+        return links.Hello(self._roster.index, instance, messages.plain(job), self._identity)
 
     async def run(self, stop: StopRequest) -> int:
         """Supervises to the end, as `run` of this module does."""
@@ -166,6 +171,11 @@ class Supervisor:
                     self._roster.workers,
                     self._roster.addresses[self._roster.index],
                 )
+                if not self._config.gang.gang_token_file:
+                    log.warning(
+                        "without --gang_token_file any program that reaches this address can take "
+                        "part in the job or end it"
+                    )
             await self._links.open()
             self._member.begin(time.monotonic())
             self._act()
@@ -238,7 +248,14 @@ class Supervisor:
             self._child.resume()
 
     def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Ends this worker because of an unexpected exception in a callback or a task."""
+        """Ends this worker because of an unexpected exception in a callback or a task.
+
+        A connection that cannot be accepted (no file descriptor is left) is not one: asyncio tries
+        again.
+        """
+        if "socket" in context and isinstance(context.get("exception"), OSError):
+            log.warning("a connection could not be accepted: %s", context["exception"])
+            return
         self._bug = self._bug or context.get("exception") or RuntimeError(context["message"])
         self._over.set()
 

@@ -24,7 +24,12 @@ POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0  # How long the API server may be away while a job is followed.
 FIELD_MANAGER = "rnn-trainer"
 KINDS = ("job.batch", "jobset.jobset.x-k8s.io")
-OF_A_JOB = ("service", "networkpolicy", "deployment")  # Objects that are deleted with a job.
+OF_A_JOB = (
+    "service",
+    "networkpolicy",
+    "secret",
+    "deployment",
+)  # Objects that are deleted with a job.
 NOT_COUNTED = tuple(row.code for row in TABLE if row.on_cluster in ("done", "retry, not counted"))
 INDEX = "batch.kubernetes.io/job-completion-index"
 

@@ -21,8 +21,11 @@ COMMENT_COLUMN = 40
 TENSORBOARD_PORT = 6006
 
 
-def render(spec: specs.JobSpec) -> str:
-    """Returns the manifest of a job: network policy, workers and, if asked for, TensorBoard."""
+def render(spec: specs.JobSpec, token: str) -> str:
+    """Returns the manifest of a job: network policy, workers and, if asked for, TensorBoard.
+
+    token: by which several workers know each other; a Secret holds it.
+    """
     workers = (
         "tpu_job"
         if spec.tpu
@@ -32,8 +35,13 @@ def render(spec: specs.JobSpec) -> str:
         if spec.workers > 1
         else "job"
     )
-    names = ["network_policy", workers, *(["tensorboard"] if spec.submit.tensorboard else [])]
-    values = _values(spec)
+    names = [
+        "network_policy",
+        *(["secret"] if spec.has_token else []),
+        workers,
+        *(["tensorboard"] if spec.submit.tensorboard else []),
+    ]
+    values = {**_values(spec), "token": token}
     return "---\n".join(
         fill((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8"), values) for name in names
     )
@@ -92,7 +100,7 @@ def codes(on_cluster: str) -> list[int]:
 
 
 def _values(spec: specs.JobSpec) -> dict[str, Any]:
-    submit, name = spec.submit, spec.name
+    submit, name, secret = spec.submit, spec.name, f"{spec.name}-gang"
     requests = {"cpu": submit.cpu, "memory": submit.memory}
     devices = (
         {"nvidia.com/gpu": submit.gpus}
@@ -129,9 +137,15 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "port": specs.PORT,
         "requests": {**requests, **devices},
         "limits": {"memory": submit.memory, **devices},
+        "gang_secret": secret,
         "mounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
+            *(
+                [{"name": "gang", "mountPath": specs.GANG_FOLDER, "readOnly": True}]
+                if spec.has_token
+                else []
+            ),
             *(
                 {
                     "name": volume_name,
@@ -144,6 +158,7 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": submit.shm}},
+            *([{"name": "gang", **_secret(secret)}] if spec.has_token else []),
             *({"name": volume_name, **_source(volume)} for volume_name, volume in _named(spec)),
         ],
         "tensorboard": f"{name}-tensorboard",
@@ -167,7 +182,7 @@ def _source(volume: specs.Volume) -> dict[str, Any]:
     return {
         "pvc": {"persistentVolumeClaim": {"claimName": volume.source}},
         "emptydir": {"emptyDir": {"sizeLimit": volume.source}},
-        "secret": {"secret": {"secretName": volume.source, "defaultMode": 0o440}},
+        "secret": _secret(volume.source),
         "gcsfuse": {
             "csi": {
                 "driver": "gcsfuse.csi.storage.gke.io",
@@ -176,6 +191,11 @@ def _source(volume: specs.Volume) -> dict[str, Any]:
             }
         },
     }[volume.kind]
+
+
+def _secret(name: str) -> dict[str, Any]:
+    # The user and the group of the pod may read it, no other user.
+    return {"secret": {"secretName": name, "defaultMode": 0o440}}
 
 
 def _node_selector(spec: specs.JobSpec) -> dict[str, str]:

@@ -1,13 +1,13 @@
 """A gang of workers on this machine, managed as an orchestrator manages the pods of a cluster.
 
 Each worker is `python -m trainer train`, gets its index and its peers by flags, and is supervised
-as on a cluster. This module has the orchestrator's part: it assigns ports and GPUs, writes logs,
-restarts workers that die, ends the job on certain exit codes and passes signals on. `decide` says
-what happens after a worker has ended, as the podFailurePolicy of the Jobs of `submit` does.
+as on a cluster. This module has the orchestrator's part: it assigns ports and GPUs, makes a token
+and a network for them (see `isolation`), writes logs, restarts workers that die, ends the job on
+certain exit codes and passes signals on. `decide` says what happens after a worker has ended, as
+the podFailurePolicy of the Jobs of `submit` does.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import logging
 import os
@@ -17,14 +17,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
 from trainer import config as configuration
-from trainer import exit_codes, stopping
+from trainer import exit_codes, processes, stopping
 from trainer.devices import accelerator
 from trainer.exit_codes import BY_NAME, UsageError
+from trainer.gang import proof
+from trainer.launch import isolation
 from trainer.model_folder import journal
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,6 @@ POLL_SECONDS = 0.1
 RETRIES = 6
 # Below the ports of outgoing connections, so that a port stays free while its worker restarts.
 PORTS = range(20_000, 30_000)
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ON_CLUSTER = {row.code: row.on_cluster for row in exit_codes.TABLE}
 
 
@@ -161,7 +163,9 @@ class LocalGang:
         arguments: Sequence[str],
         output: pathlib.Path | None = None,
     ):
-        """Makes the folder of the logs; raises UsageError if that fails or if GPUs are missing.
+        """Makes the folder of the logs, and for several workers their token and their network.
+
+        Raises UsageError if one of them cannot be made or if GPUs are missing.
 
         Args:
           output: the file to which the standard output of worker 0 is appended; None: our own.
@@ -190,6 +194,16 @@ class LocalGang:
                 f"--model_dir={self._folder} cannot be used ({problem}): it must be a folder or "
                 "not exist yet. Choose another --model_dir."
             ) from problem
+        self._held = contextlib.ExitStack()  # What lasts as long as the gang.
+        several, gang = workers > 1, config.gang
+        self._network = (
+            self._held.enter_context(isolation.Network())
+            if several and gang.local_network == "own"
+            else None
+        )
+        self._token_file = (
+            self._held.enter_context(_token_file()) if several and not gang.gang_token_file else ""
+        )
 
     def log_file(self, index: int | str) -> pathlib.Path:
         """Returns the log of a worker."""
@@ -239,6 +253,7 @@ class LocalGang:
         self._signal(signal.SIGKILL)
         for process in self._processes.values():
             process.wait()
+        self._held.close()
 
     # ----------------------------------------------------------------------------------------------
 
@@ -296,7 +311,7 @@ class LocalGang:
         return BY_NAME["interrupted" if self._asked == signal.SIGINT else "terminated"]
 
     def _ask(self, number: signal.Signals) -> None:
-        self._signal(number)
+        self._signal(number if number == signal.SIGINT else signal.SIGTERM)
         self._deadline = time.monotonic() + self._settings.grace_seconds
 
     def pass_on(self, number: signal.Signals) -> None:
@@ -315,6 +330,7 @@ class LocalGang:
                 f"--num_workers={self._workers}",
                 f"--worker_index={index}",
                 f"--hosts={self._hosts}",
+                *([f"--gang_token_file={self._token_file}"] if self._token_file else []),
             ]
         )
         environment = {
@@ -335,7 +351,7 @@ class LocalGang:
                 stderr=errors,
                 stdout=errors if index else output,
                 start_new_session=True,
-                preexec_fn=_dying_with(os.getpid()),
+                preexec_fn=_preparing(self._network, os.getpid()),
             )
         self._ended.pop(index, None)
 
@@ -344,20 +360,27 @@ def _in_words(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _dying_with(parent: int) -> Callable[[], None] | None:
-    """Returns a `preexec_fn` with which a process ends when `parent` does, even by SIGKILL.
-
-    Returns None if the system does not support it.
-    """
-    # Loaded before the fork: after it, loading a library is not safe.
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+def _preparing(network: isolation.Network | None, parent: int) -> Callable[[], None]:
+    """Returns the `preexec_fn` of a worker: it enters `network` and ends when `parent` does."""
+    tie = processes.tied_to(parent)
 
     def prepare():
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # The parent ended before the call above.
-            os.kill(os.getpid(), signal.SIGKILL)
+        if network:
+            network.enter()
+        tie()
+        # A signal that comes before the worker has its handlers waits for them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
-    return prepare if prctl else None
+    return prepare
+
+
+@contextlib.contextmanager
+def _token_file() -> Iterator[str]:
+    """Gives the path of a file of mode 0600 with a fresh token, which is removed at the end."""
+    with tempfile.NamedTemporaryFile("w", prefix="rnn-trainer-token-") as file:
+        file.write(proof.fresh_token())
+        file.flush()
+        yield file.name
 
 
 def free_ports(count: int) -> list[int]:

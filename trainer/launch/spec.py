@@ -24,7 +24,8 @@ DEMO_FOLDER = "/demo"  # Data inside the image (k8s/Dockerfile).
 # https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms: "graceful termination period".
 SPOT_SECONDS = 15
 RESERVE_SECONDS = 5  # The part of the grace period that a supervisor needs to end its child.
-ALWAYS_MOUNTED = ("/tmp", "/dev/shm")
+GANG_FOLDER = "/etc/rnn-trainer"  # Where the Secret with the token of a gang is mounted.
+ALWAYS_MOUNTED = ("/tmp", "/dev/shm", GANG_FOLDER)
 
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -133,6 +134,14 @@ class JobSpec:
         return _volume_of(self.volumes, self.train.folders.model_dir)
 
     @property
+    def has_token(self) -> bool:
+        """Returns whether the job has a Secret with a token for its workers.
+
+        A worker alone meets nobody, and --gang_token_file names a token of the user's own.
+        """
+        return self.workers > 1 and not self.train.gang.gang_token_file
+
+    @property
     def host_pattern(self) -> str:
         """DNS name of a worker's pod, with {index} in place of its index."""
         return (
@@ -147,6 +156,8 @@ class JobSpec:
             config = configuration.replace(
                 config, num_workers=self.workers, hosts=f"{self.host_pattern}:{PORT}"
             )
+        if self.has_token:
+            config = configuration.replace(config, gang_token_file=f"{GANG_FOLDER}/token")
         # Always written, because the pod's terminationGracePeriodSeconds must be the same.
         grace = f"--grace_seconds={config.gang.grace_seconds}"
         return ["train", *configuration.as_flags(config, without=("grace_seconds",)), grace]

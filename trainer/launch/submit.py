@@ -5,6 +5,7 @@ import logging
 from trainer import config as configuration
 from trainer import stopping
 from trainer.exit_codes import BY_NAME, UsageError
+from trainer.gang import proof
 from trainer.launch import kubectl, kubernetes, local, tpu_vm, tpu_vm_run
 from trainer.launch.spec import JobSpec
 
@@ -32,7 +33,7 @@ def status(submit: configuration.Submit) -> int:
 
 def _kubernetes(submit: configuration.Submit, train: configuration.Config) -> int:
     spec, client = JobSpec.of(submit, train), _client(submit)
-    manifest = kubernetes.render(spec)
+    manifest = kubernetes.render(spec, proof.fresh_token())
     if submit.apply:
         print(kubectl.apply(client, spec.name, manifest) + _afterwards(spec, client), flush=True)
     elif not submit.follow:
