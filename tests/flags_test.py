@@ -212,8 +212,8 @@ def test_help_shows_every_flag_with_default_meaning_and_rule():
         "      What. (must be one of soup | cake)",
         "  --sizes=1",
         "      Of each pot.",
-        "  --lid",
-        "      Whether it is covered.",
-        "  --nosalt",
-        "      Whether it is salted.",
+        "  --[no]lid",
+        "      Whether it is covered. (default: --lid)",
+        "  --[no]salt",
+        "      Whether it is salted. (default: --nosalt)",
     ]

@@ -28,8 +28,8 @@ ROOMS = """
     models
     model_folder resuming stopping
     config
-    channel
-    durable exit_codes processes
+    channel failures
+    durable exit_codes processes streams
 """
 # The same for the modules of each package.
 INSIDE = {
@@ -63,7 +63,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, and every process
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
-    main flags stopping config resuming exit_codes channel durable processes
+    main flags stopping config resuming exit_codes channel durable processes failures streams
     chaos.command chaos.trials chaos.faults
     data.plans
     devices.accelerator devices.cuda devices.nvidia devices.hardware devices.resources

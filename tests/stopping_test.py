@@ -1,22 +1,27 @@
 """Signals as requests to stop, and the codes that a process exits with after them."""
 
+import os
 import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from trainer import stopping
+from trainer import processes, stopping
 from trainer.stopping import StopRequest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @pytest.fixture
 def stop():
     """A request that listens to the signals of this process; afterwards they are as they were."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield StopRequest.on_signals()
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -26,7 +31,9 @@ def test_nothing_is_asked_before_a_signal(stop):
     assert not stop.asked
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)]
+)
 def test_a_signal_asks_to_stop_and_determines_the_exit_code(stop, number, code):
     signal.raise_signal(number)
     assert stop.asked and stop.exit_code == code
@@ -63,7 +70,7 @@ def test_a_sigterm_is_not_lost_though_somebody_else_replaces_the_handler():
 
 
 def test_a_signal_that_the_parent_process_has_blocked_is_heard_nevertheless():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     with stopping.sigterm_blocked():
         stop = StopRequest.on_signals()
         signal.raise_signal(signal.SIGTERM)
@@ -146,6 +153,63 @@ def test_a_stop_replaces_the_request_to_meet_again():
     assert stop.asked and stop.signal == stopping.MEET_AGAIN
     channel.request = {"ask": "stop", "signal": 15}
     assert stop.asked and stop.exit_code == 143
+
+
+def test_a_closed_terminal_is_no_request_to_meet_again(stop):
+    """MEET_AGAIN has the number of SIGHUP."""
+    signal.raise_signal(signal.SIGHUP)
+    assert stop.agree(lambda own: [own, 0]) and stop.signal == signal.SIGTERM
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopRequest.on_signals()
+        stopping.unwind_on_sigterm()
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop.asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+PAUSED = """
+import os, signal, subprocess, sys, time
+from trainer import stopping
+
+other = subprocess.Popen(["sleep", "100"], start_new_session=True)
+stopping.pause_together(
+    lambda: other.send_signal(signal.SIGSTOP), lambda: other.send_signal(signal.SIGCONT)
+)
+print(other.pid, flush=True)
+sys.stdin.read(1)
+other.kill()
+other.wait()
+"""
+
+
+def test_ctrl_z_pauses_a_process_of_another_session_too():
+    first = subprocess.Popen(
+        [sys.executable, "-c", PAUSED],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    other = int(first.stdout.readline())
+    for number, states in ((signal.SIGTSTP, "TT"), (signal.SIGCONT, "SS")):
+        os.kill(first.pid, number)
+        deadline = time.monotonic() + 60
+        while (seen := state(first.pid) + state(other)) != states and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert seen == states
+    first.communicate("x", timeout=60)
+    assert first.returncode == 0
+
+
+def state(pid: int) -> str:
+    return processes.stat(pid).state
 
 
 @pytest.mark.parametrize(

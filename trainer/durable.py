@@ -6,14 +6,79 @@ https://lwn.net/Articles/457667, fsync(2) and rename(2).
 """
 
 import contextlib
+import errno
+import fcntl
+import glob
 import hashlib
+import logging
 import os
 import pathlib
 import shutil
+import socket
+import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, TypeVar
 
+log = logging.getLogger(__name__)
+
+RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0)  # Seconds; a write may delay a stop by their sum.
+# What storage answers that may answer otherwise a moment later.
+_TRANSIENT = {
+    getattr(errno, name)
+    for name in """
+        EIO EREMOTEIO ESTALE EAGAIN EINTR ETIMEDOUT EBUSY ENOLCK ENOSPC EDQUOT ENFILE EMFILE ENOMEM
+    """.split()
+    if hasattr(errno, name)
+}
 _BLOCK = 1 << 20
+# Seconds; a live process locks its new folder much sooner than that.
+_OLD_ENOUGH = 60
+
+Result = TypeVar("Result")
+
+
+def retried(what: str | os.PathLike, action: Callable[[], Result]) -> Result:
+    """Returns `action()`; if storage fails for the moment, tries again after longer pauses.
+
+    Raises the first OSError if the last try fails, too: later ones may only follow from it.
+    """
+    first = None
+    for pause in (*RETRY_PAUSES, None):
+        try:
+            return action()
+        except OSError as problem:
+            first = first or problem
+            if pause is None or problem.errno not in _TRANSIENT:
+                raise first from None
+            log.warning("%s could not be written (%s): next try in %g s", what, problem, pause)
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Lets an OSError of the block name `path`: the system names no file that is open already."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.filename is None:
+            problem.filename = os.fspath(path)
+        raise
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Returns the content of a file; raises OSError with its path.
+
+    Anything but a file, such as a named pipe that nobody writes to, is an error at once.
+    """
+    # Without O_NONBLOCK the system waits for a writer of a pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with naming(path), open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file")
+        return file.read()
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -23,7 +88,8 @@ def sync(path: str | os.PathLike) -> None:
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -50,33 +116,98 @@ def publish(folder: pathlib.Path, target: pathlib.Path) -> None:
     rename(folder, target)
 
 
+def why_not_replaced(target: pathlib.Path) -> str:
+    """Returns what `target` is that no new folder can be renamed to its name; "" if one can."""
+    if target.is_symlink():
+        return "a symbolic link"
+    if os.path.ismount(target):
+        return "a mount point"
+    if target.exists() and os.path.samefile(target, "."):
+        return "the current folder"
+    return ""
+
+
 @contextlib.contextmanager
-def temporary_folder(target: pathlib.Path, prefix: str = "") -> Iterator[pathlib.Path]:
+def temporary_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new empty folder beside `target`, to be filled and published.
 
-    Unless it was published it is removed, whatever ends the block. prefix: how its name begins;
-    default: the name of `target` with `.tmp-` added.
+    Unless it was published it is removed, whatever ends the block. What processes of this host
+    left that were killed in such a block is removed first.
     """
+    remove_leftovers(target)
+    name = f"{_temporary_prefix(target)}{os.getpid()}-{uuid.uuid4().hex[:12]}"
     # Named before it is made: a Ctrl-C that comes while it is made finds what to remove.
-    folder = target.with_name(f"{prefix or f'{target.name}.tmp-'}{uuid.uuid4().hex[:12]}")
+    folder = target.with_name(name)
     try:
         folder.mkdir()
-        yield folder
+        with _locked(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(target: pathlib.Path) -> None:
+    """Removes the temporary folders for `target` of dead processes of this host."""
+    for folder in target.parent.glob(f"{glob.escape(_temporary_prefix(target))}*"):
+        with contextlib.suppress(OSError), _locked(folder) as held:
+            if held and time.time() - folder.stat().st_mtime > _OLD_ENOUGH:
+                log.info("removing %s, which a killed process left", folder)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary_prefix(target: pathlib.Path) -> str:
+    return f"{target.name}.tmp-{socket.gethostname()}-"
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[bool]:
+    """Locks `folder` and yields whether that succeeded.
+
+    False if a live process has the lock, or if the file system has no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    except OSError:
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def replace_file(path: pathlib.Path, content: bytes, temporary: pathlib.Path | None = None) -> None:
     """Writes `path` so that a reader finds the old content or the new content, never a part.
 
-    temporary: another name in the same folder; default: `path` with `.tmp` added.
+    temporary: as for `replacing`. A storage that fails for the moment is tried again (`retried`).
+    """
+
+    def write() -> None:
+        with replacing(path, temporary) as file:
+            file.write(content)
+
+    retried(path, write)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, temporary: pathlib.Path | None = None) -> Iterator[BinaryIO]:
+    """Yields a file to write; at the end of the block it becomes `path`, durable and complete.
+
+    If the block raises, `path` stays as it was. temporary: another name in the same folder;
+    default: `path` with `.tmp` added. Raises OSError, which names the path.
     """
     temporary = temporary or path.with_name(f"{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    rename(temporary, path)
+    try:
+        with naming(path), open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # A full disk needs the space.
+        raise
 
 
 def make_folder(folder: pathlib.Path) -> None:
@@ -90,7 +221,7 @@ def make_folder(folder: pathlib.Path) -> None:
 def sha256(path: pathlib.Path) -> str:
     """Returns the sha256 of a file's content in hexadecimal, reading 1 MiB at a time."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -4,14 +4,13 @@ They depend neither on the batch size nor on the number of replicas.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer import trained_model
+from trainer import streams, trained_model
 from trainer.data import fields, pipeline
 from trainer.data.pipeline import EvaluationBatches, StreamEvaluationBatches
 from trainer.data.store import Dataset
@@ -145,7 +144,7 @@ def command(settings: configuration.Evaluate) -> int:
     )
     found = metrics(model.step, model.weights, model.dataset, batches)
     report = as_report(settings.split, model.checkpoint_step, found, model.dataset.labels)
-    print(json.dumps(report, ensure_ascii=False) if settings.format == "json" else as_text(report))
+    print(streams.as_json(report) if settings.format == "json" else as_text(report))
     return BY_NAME["done"]
 
 

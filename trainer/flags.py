@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from trainer.config import as_text, check
+from trainer.config import PLACE, as_text, check, shortened
 from trainer.exit_codes import UsageError
 
 NAMED_RUNS = pathlib.Path(__file__).parent / "configs"
@@ -44,7 +44,7 @@ class _Parser(absl_flags.ArgumentParser):
             return _from_text(self.field.type, argument)
         except ValueError:
             raise UsageError(
-                f"--{self.field.name}={argument}: must be {_WORDS[self.field.type]}. "
+                f"--{self.field.name}={shortened(argument)}: must be {_WORDS[self.field.type]}. "
                 f"Default: {as_text(self.field.default) or 'none'}."
             ) from None
 
@@ -109,12 +109,11 @@ def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[typ
       UsageError: unknown flag, value of the wrong type, missing flagfile.
     """
     own = _fields(tables[command])
-    foreign = {
-        name: (other, field)
-        for other, sections in tables.items()
-        for name, field in _fields(sections).items()
-        if name not in own
-    }
+    foreign = {}
+    for other, sections in tables.items():
+        for name, field in _fields(sections).items():
+            if name not in own:
+                foreign.setdefault(name, (other, field))
     found = absl_flags.FlagValues()
     found.set_gnu_getopt(True)
     for field in [*own.values(), *(field for _, field in foreign.values())]:
@@ -181,13 +180,18 @@ def _with_named_run(argument: str) -> str:
     name, equals, value = argument.partition("=")
     if name.lstrip("-") != "flagfile" or not equals:
         return argument
+    problem = "no such file"
     for path in (pathlib.Path(value), NAMED_RUNS / value, NAMED_RUNS / f"{value}.flags"):
-        if value and path.is_file():
-            return f"--flagfile={path}"
+        try:
+            if value and path.is_file():
+                path.open().close()
+                return f"--flagfile={path}"
+        except OSError as error:
+            problem = error.strerror
     named = ", ".join(sorted(path.name for path in NAMED_RUNS.glob("*.flags")))
     raise UsageError(
-        f"--flagfile={value}: no such file. Name a file that exists, or one of the named runs: "
-        f"{named}."
+        f"--flagfile={shortened(value)}: {problem}. {PLACE.remedy(value)} Name a file that can be "
+        f"read, or one of the named runs: {named}.".replace("  ", " ")
     )
 
 
@@ -226,11 +230,15 @@ def _heading(field: dataclasses.Field) -> str:
 
 
 def _help_of(field: dataclasses.Field) -> list[str]:
-    if field.type == bool | None:  # Neither of the two is the default.
+    notes = []
+    if field.type in (bool, bool | None):
+        # The text tells what --NAME does, so that is what stands above it.
         shown = f"--[no]{field.name}"
-    elif field.type is bool:
-        shown = f"--{'' if field.default else 'no'}{field.name}"
+        if field.default is not None:
+            notes.append(f"default: --{'' if field.default else 'no'}{field.name}")
     else:
         shown = f"--{field.name}={as_text(field.default)}"
-    rule = field.metadata.get("rule")
-    return [f"  {shown}", f"      {field.metadata['help']}" + (f" ({rule.text})" if rule else "")]
+    if rule := field.metadata.get("rule"):
+        notes.append(rule.text)
+    text = field.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
+    return [f"  {shown}", f"      {text}"]

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from trainer import config as configuration
-from trainer import evaluate, recorder
+from trainer import evaluate, recorder, streams
 from trainer.channel import Channel
 from trainer.data.epochs import Epochs
 from trainer.data.pipeline import TrainingBatches
@@ -104,7 +104,7 @@ class Loop:
         digest = self._keeper.digest(self._step)
         if self._stop.agreed and not self._is_done():
             return recorder.print_stopped(self._stop, self._step, digest)
-        recorder.print_line(f"done step={self._step} state_digest={digest}")
+        streams.print_line(f"done step={self._step} state_digest={digest}")
         return BY_NAME["done"]
 
     # --- what is due ------------------------------------------------------------------------------
@@ -136,9 +136,11 @@ class Loop:
     def _hear(self, phase: str) -> bool:
         """Sends a sign of life; returns whether the workers agree to stop.
 
-        All of them call it at the same moment of their loops and get the same answer.
+        All of them call it at the same moment of their loops and get the same answer. Raises
+        TakenOverError if a later attempt has taken the folder over.
         """
         self._attempt.supervisor.beat(phase, self._step)
+        self._attempt.held.notice()
         return self._stop.agree(lambda number: self._placement.everyones([number])[:, 0])
 
     def _advance(self) -> None:

@@ -4,6 +4,7 @@ Only this module and `flags` read the command line. The commands import TensorFl
 have been checked, so `--help` and mistakes are answered at once.
 """
 
+import contextlib
 import dataclasses
 import faulthandler
 import logging
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from trainer import __version__, channel, durable, flags, resuming, stopping
+from trainer import __version__, channel, durable, failures, flags, resuming, stopping, streams
 from trainer import config as configuration
 from trainer.devices import accelerator, cuda
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
@@ -111,6 +112,7 @@ def _predict(parsed: flags.Parsed) -> int:
             "Leave one out."
         )
     _require_run(settings)
+    stopping.unwind_on_sigterm()
     from trainer import predict
 
     return predict.command(settings, parsed.words)
@@ -240,6 +242,9 @@ TAKES_WORDS = {"predict", "submit"}
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line `arguments` (without the program's name) and returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Networks are made of tf.functions, so no other backend and no older Keras can run them,
+    # whatever a variable or ~/.keras/keras.json asks for.
+    os.environ.update({"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"})
     # oneDNN prints a greeting to stderr, and XLA does not use it: a run has the same result with
     # and without it.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -253,15 +258,22 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _dispatch(list(arguments))
     except TrainerError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        streams.print_error(problem)
         return problem.code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print("interrupted", file=sys.stderr)
         return BY_NAME["interrupted"]
     except BrokenPipeError:
         # The reader of our output has closed it (`| head`). Python must not flush it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.discard_stdout()
         return BY_NAME["done"]
+    except OSError as problem:
+        if problem.filename is None:  # Perhaps stdout is full.
+            streams.discard_stdout()
+        failure = failures.of(problem)
+        streams.print_error(failure)
+        return failure.code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -345,16 +357,25 @@ def _log_to_stderr() -> None:
 
 def console() -> None:
     """Runs the command line of the process and exits; the installed program begins here."""
+    streams.complete()
     # Characters that the terminal cannot encode are printed escaped instead of ending the command.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
     except Exception:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         code = BY_NAME["bug"]
+    try:
+        sys.stdout.flush()
+    except OSError as problem:  # The last lines did not fit.
+        if not isinstance(problem, BrokenPipeError):
+            streams.print_error(failures.of(problem))
+            code = code or BY_NAME["storage"]
+        streams.discard_stdout()
     if "TF_CONFIG" not in os.environ:
         sys.exit(code)
     # At a normal exit TensorFlow waits for the other workers, for twenty seconds if one is gone.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(code)

@@ -7,8 +7,9 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+from trainer import failures
 from trainer.devices import peers
-from trainer.exit_codes import BY_NAME, PeerLostError, StorageError, TrainerError
+from trainer.exit_codes import BY_NAME, PeerLostError, TrainerError
 from trainer.model_folder.journal import Journal
 from trainer.stopping import StopRequest
 
@@ -28,8 +29,9 @@ def recorded(
 ) -> Iterator[End]:
     """Writes how the block ended into `journal` and closes it.
 
-    Raises PeerLostError if TensorFlow lost another worker, StorageError for any OSError, and every
-    other exception as it is. member: (worker, workers).
+    Raises PeerLostError if TensorFlow lost another worker; for an OSError DataError if it is about
+    a file outside the model folder, else StorageError; every other exception as it is. member:
+    (worker, workers).
     """
     end = End()
     fields: dict[str, Any] = {"code": end.code, "reason": "unexpected exception"}
@@ -52,11 +54,9 @@ def recorded(
             "them. Start the missing worker again; the run continues from its newest checkpoint."
         ) from problem
     except OSError as problem:
-        fields = {"code": StorageError.code, "reason": str(problem)}
-        raise StorageError(
-            f"{problem}; the model folder {folder} must stay writable; check free space and "
-            "permissions, then run the same command again"
-        ) from problem
+        failure = failures.of_run(problem, folder)
+        fields = {"code": failure.code, "reason": str(problem)}
+        raise failure from problem
     except Exception as problem:
         fields["reason"] = f"{type(problem).__name__}: {problem}"
         fields["last_lines"] = traceback.format_exc().splitlines()[-LAST_LINES:]

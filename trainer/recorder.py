@@ -5,11 +5,8 @@ they are given is /dev/null.
 """
 
 import dataclasses
-import logging
 import math
-import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer import resuming
+from trainer import resuming, streams
 from trainer.data.epochs import Epochs
 from trainer.model_folder import selection
 from trainer.model_folder.journal import Journal
@@ -32,8 +29,6 @@ from trainer.tasks import table
 from trainer.tasks.serving import Served
 from trainer.tasks.table import Metrics
 from trainer.tasks.views import View
-
-log = logging.getLogger(__name__)
 
 # --- metrics of steps -----------------------------------------------------------------------------
 
@@ -70,22 +65,13 @@ def metrics_of_epoch(state: State) -> dict[str, float]:
 # --- lines on stdout ------------------------------------------------------------------------------
 
 
-def print_line(line: str) -> None:
-    """Prints a result; if stdout is closed (`| head`), training continues without it."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        log.warning("stdout is closed: training continues, its metrics stay in the journal")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def print_stopped(stop: StopRequest, step: int, digest: str | None) -> int:
     """Prints the last line of a run that was stopped and returns its exit code.
 
     A run that continues in a new gang prints none. digest: None if there is no state yet.
     """
     if stop.signal != MEET_AGAIN:
-        print_line(f"stopped step={step} state_digest={digest or 'none'}")
+        streams.print_line(f"stopped step={step} state_digest={digest or 'none'}")
     return stop.exit_code
 
 
@@ -194,7 +180,7 @@ class Recorder:
         if self._writes and wanted:
             metrics = {**metrics_of_epoch(self._state), **(evaluated or {})}
             values = (f"{name} {progress.number(value)}" for name, value in metrics.items())
-            print_line(f"epoch {epoch} step {step} {' '.join(values)}")
+            streams.print_line(f"epoch {epoch} step {step} {' '.join(values)}")
 
     def journal_steps(self, step: int) -> None:
         """Journals the steps since the line before it, with all the time since the lap before it.

@@ -1,7 +1,8 @@
 """A request to stop: a signal makes it at any time, the program answers at the next safe place.
 
 The handlers are installed before TensorFlow is imported, because until then SIGTERM would kill the
-process at once.
+process at once. SIGHUP, which a process gets when its terminal is closed, means the same as
+SIGTERM, unless the process was started to ignore it (nohup).
 """
 
 import contextlib
@@ -12,12 +13,14 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
+from trainer import streams
 from trainer.channel import Channel
 from trainer.exit_codes import BY_NAME
 
 log = logging.getLogger(__name__)
 
-# SIGHUP means: save, exit and form the gang again with a different number of workers.
+# Save, exit and form the gang again with a different number of workers: what a supervisor asks for.
+# The number is that of a signal that nobody sends for it, because a StopRequest keeps it as one.
 MEET_AGAIN = signal.SIGHUP
 _EXIT_CODES = {
     signal.SIGINT: BY_NAME["interrupted"],
@@ -26,8 +29,35 @@ _EXIT_CODES = {
 }
 
 
+def listened() -> tuple[signal.Signals, ...]:
+    """Returns the signals that ask a process to stop; SIGHUP is not among them under nohup."""
+    hung_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hung_up)
+
+
+def meaning(number: int) -> signal.Signals:
+    """Returns the signal that a signal of `listened` counts as."""
+    return signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number)
+
+
+def pause_together(pause: Callable[[], None], resume: Callable[[], None]) -> None:
+    """Makes Ctrl-Z stop other processes with this one: `pause` before it stops, `resume` after.
+
+    Processes in other sessions do not get the signal of the terminal.
+    """
+
+    def on_signal(number: int, frame: types.FrameType | None) -> None:
+        pause()
+        # Sent to the process, it would let this thread run on for a moment.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        resume()
+
+    if signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:  # Else the shell has no jobs.
+        signal.signal(signal.SIGTSTP, on_signal)
+
+
 class StopRequest:
-    """A request to stop. The first SIGINT or SIGTERM makes it; a second SIGINT interrupts.
+    """A request to stop. The first SIGINT, SIGTERM or SIGHUP makes it; a second SIGINT interrupts.
 
     `asked` is true from the first signal on. Several workers must stop at the same step, so the
     loop uses `agreed`: it is true from the first `agree` that finds any worker asked. A second
@@ -40,20 +70,22 @@ class StopRequest:
         self.agreed = False
         self._channel = channel
         self._interrupted = False
+        self._terminals: tuple[int, ...] = ()
 
     @classmethod
     def on_signals(cls, channel: Channel | None = None) -> "StopRequest":
-        """Returns a request that SIGINT, SIGTERM or the supervisor behind `channel` makes."""
+        """Returns a request that a signal of `listened` or the supervisor of `channel` makes."""
         stop = cls(channel)
         stop.listen()
         return stop
 
     def listen(self) -> None:
         """Installs the signal handlers."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self._terminals = streams.terminals()
+        for number in listened():
             signal.signal(number, self._on_signal)
         # A process inherits what its parent blocks.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, listened())
 
     def take_sigterm(self) -> None:
         """Has a thread of its own take every SIGTERM of this process from now on.
@@ -110,7 +142,9 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
             raise KeyboardInterrupt
         self._interrupted |= number == signal.SIGINT
-        self.signal = self.signal or signal.Signals(number)
+        self.signal = self.signal or meaning(number)
+        if number == signal.SIGHUP:
+            streams.leave(self._terminals)  # Else every line that is printed would fail.
         log.info(
             "%s: stopping after the current loop, with a checkpoint%s",
             signal.Signals(number).name,
@@ -129,9 +163,16 @@ def sigterm_blocked() -> Iterator[None]:
 
 
 def unwind_on_sigterm() -> None:
-    """Makes SIGTERM raise SystemExit, so that a short command removes what it has half written."""
+    """Makes SIGTERM and SIGHUP raise SystemExit.
+
+    So a short command removes what it has half written.
+    """
+    terminals = streams.terminals()
 
     def on_signal(number: int, frame: types.FrameType | None) -> NoReturn:
-        raise SystemExit(_EXIT_CODES[number])
+        streams.leave(terminals)
+        raise SystemExit(_EXIT_CODES[meaning(number)])
 
-    signal.signal(signal.SIGTERM, on_signal)
+    for number in listened():
+        if number != signal.SIGINT:
+            signal.signal(number, on_signal)

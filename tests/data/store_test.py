@@ -323,10 +323,10 @@ def test_leftovers_of_a_killed_writer_are_removed_but_not_the_folder_of_a_live_o
     folder = pathlib.Path(writer.stdout.readline().strip())
     long_ago = time.time() - 3600
     os.utime(folder, (long_ago, long_ago))
-    store.remove_leftovers(tmp_path / "d")
+    durable.remove_leftovers(tmp_path / "d")
     assert folder.exists()
     writer.communicate("")
-    store.remove_leftovers(tmp_path / "d")
+    durable.remove_leftovers(tmp_path / "d")
     assert not folder.exists()
 
 
@@ -334,5 +334,5 @@ def test_a_new_folder_that_is_not_locked_yet_is_not_a_leftover(tmp_path):
     with store.new_folder(tmp_path / "d") as folder:
         young = folder.with_name(folder.name + "young")
         young.mkdir()
-        store.remove_leftovers(tmp_path / "d")
+        durable.remove_leftovers(tmp_path / "d")
         assert young.exists()

@@ -563,12 +563,15 @@ def test_an_attempt_that_was_taken_over_cannot_begin_and_leaves_no_fence(tmp_pat
 
 def test_the_heart_stops_after_a_takeover(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
-    with lock.hold(tmp_path):
+    with lock.hold(tmp_path) as held:
         (heart,) = (thread for thread in threading.enumerate() if thread.name == "heartbeat")
+        held.notice()
         write_attempt(tmp_path, 2, began=20)
         heart.join(30)
         assert not heart.is_alive()
-    assert "attempt 1 stops at its next save: attempt 2" in caplog.text
+        with pytest.raises(TakenOverError, match="attempt 2, process 1 on other since now"):
+            held.notice()
+    assert "attempt 1 stops after the current loop: attempt 2" in caplog.text
 
 
 def test_the_lock_needs_neither_tensorflow_nor_numpy():

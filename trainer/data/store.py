@@ -23,8 +23,6 @@ process from the work of a live one.
 import collections
 import contextlib
 import dataclasses
-import fcntl
-import glob
 import hashlib
 import io
 import json
@@ -32,9 +30,6 @@ import logging
 import os
 import pathlib
 import re
-import shutil
-import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -54,8 +49,6 @@ ARRAYS = {
     "tags": np.dtype("<i4"),
 }
 _BLOCK = 1 << 20
-# Seconds; a live writer locks its new folder much sooner than that.
-_OLD_ENOUGH = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,46 +315,13 @@ def new_folder(data_dir: str | os.PathLike) -> Iterator[pathlib.Path]:
     data_dir = pathlib.Path(data_dir).absolute()
     try:
         durable.make_folder(data_dir.parent)
-        remove_leftovers(data_dir)
-        prefix = f"{_temporary_prefix(data_dir)}{os.getpid()}-"
-        with durable.temporary_folder(data_dir, prefix) as folder, _locked(folder):
+        with durable.temporary_folder(data_dir) as folder:
             yield folder
     except OSError as problem:
         raise StorageError(
             f"--data_dir={data_dir}: writing failed ({problem}). Free space or name another "
             "folder, then run the same command again; nothing was left behind."
         ) from problem
-
-
-def remove_leftovers(data_dir: pathlib.Path) -> None:
-    """Removes the temporary folders for `data_dir` of dead writers on this host."""
-    for folder in data_dir.parent.glob(f"{glob.escape(_temporary_prefix(data_dir))}*"):
-        with contextlib.suppress(OSError), _locked(folder) as held:
-            if held and time.time() - folder.stat().st_mtime > _OLD_ENOUGH:
-                log.info("removing %s, which a killed prepare left", folder)
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _temporary_prefix(data_dir: pathlib.Path) -> str:
-    return f"{data_dir.name}.tmp-{socket.gethostname()}-"
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[bool]:
-    """Locks `folder` and yields whether that succeeded.
-
-    False if a live process has the lock, or if the file system has no locks.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = True
-    except OSError:
-        held = False
-    try:
-        yield held
-    finally:
-        os.close(descriptor)
 
 
 class SplitWriter:
@@ -532,7 +492,14 @@ def _accept_existing(data_dir: pathlib.Path, digest: str) -> None:
 def refuse_other_content(data_dir: str | os.PathLike) -> None:
     """Raises UsageError if `data_dir` exists but is neither a prepared dataset nor empty."""
     data_dir = pathlib.Path(data_dir)
-    if data_dir.is_dir() and ((data_dir / "dataset.json").exists() or not any(data_dir.iterdir())):
+    if data_dir.is_dir() and (data_dir / "dataset.json").exists():
+        return
+    if kind := durable.why_not_replaced(data_dir):
+        raise UsageError(
+            f"--data_dir={data_dir}: is {kind}. A dataset gets its name when it is complete, so "
+            f"the name must be free: name a folder in it, such as {data_dir / 'data'}."
+        )
+    if data_dir.is_dir() and not any(data_dir.iterdir()):
         return
     if data_dir.exists():
         raise UsageError(

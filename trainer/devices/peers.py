@@ -19,16 +19,22 @@ LOST_PEER = (
     tf.errors.FailedPreconditionError,
     tf.errors.InternalError,
 )
+# Types of tasks that train, in the order in which they count (`gang.roster`).
+_TRAINING = ("master", "chief", "worker")
 
 
 def member(environ: Mapping[str, str]) -> tuple[int, int]:
     """Returns (worker, workers): the rank of this training process, and how many add up gradients.
 
     Both come from TF_CONFIG, which a supervisor writes anew for every generation of a gang. Without
-    it the process trains alone: (0, 1).
+    it, or with one task in it, as Vertex AI and TFJob set it, the process trains alone: (0, 1).
     """
-    task = json.loads(environ.get("TF_CONFIG") or "{}")
-    return (task["task"]["index"], len(task["cluster"]["worker"])) if task else (0, 1)
+    described = json.loads(environ.get("TF_CONFIG") or "{}")
+    cluster, task = described.get("cluster") or {}, described.get("task") or {}
+    members = [(kind, rank) for kind in _TRAINING for rank in range(len(cluster.get(kind) or ()))]
+    if len(members) <= 1:
+        return 0, 1
+    return members.index((task.get("type", "worker"), int(task.get("index", 0)))), len(members)
 
 
 def reason_of(problem: tf.errors.OpError) -> str:

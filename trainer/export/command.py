@@ -50,7 +50,7 @@ def export(model: trained_model.TrainedModel, folder: pathlib.Path) -> dict[str,
       StorageError: a file cannot be written.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(folder.parent)
         with durable.temporary_folder(folder) as new:
             _write(model, new)
             differences = proof.differences(model, new)
@@ -93,6 +93,11 @@ def _publish(new: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _refuse_content(folder: pathlib.Path) -> None:
+    if kind := durable.why_not_replaced(folder):
+        raise UsageError(
+            f"--export_dir={folder}: is {kind}. An export gets its name when it is complete, so "
+            f"the name must be free: name a folder in it, such as {folder / '1'}."
+        )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(
             f"--export_dir={folder}: exists and is not an empty folder. It was left as it is: name "

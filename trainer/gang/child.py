@@ -6,6 +6,7 @@ dies with its supervisor.
 
 import asyncio
 import collections
+import contextlib
 import logging
 import os
 import signal
@@ -99,6 +100,14 @@ class Child:
             self._reason = "frozen (stopped by a signal)"
         self._signal(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Stops the process and all that it started, until `resume`."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continues after `pause`."""
+        self._signal(signal.SIGCONT)
+
     def look(self) -> None:
         """Kills the process if it hangs, after it has printed its stacks. Call it every second."""
         problem = "" if self._reason else self.watch.look(self._state(), time.monotonic())
@@ -118,7 +127,7 @@ class Child:
         # Until `wait` has returned its code, no other process can have its id.
         if self._process.returncode is None:
             try:
-                if number == signal.SIGKILL:
+                if number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT):
                     os.killpg(self.pid, number)
                 else:
                     os.kill(self.pid, number)
@@ -149,8 +158,9 @@ class Child:
         if not block:
             self._loop.remove_reader(self._stderr)
             return False
-        sys.stderr.buffer.write(block)
-        sys.stderr.buffer.flush()
+        with contextlib.suppress(OSError):  # A full disk or a closed terminal ends no run.
+            sys.stderr.buffer.write(block)
+            sys.stderr.buffer.flush()
         *lines, self._line = (self._line + block).split(b"\n")
         self._last_lines.extend(lines)
         self._line = self._line[-LONGEST_LINE:]

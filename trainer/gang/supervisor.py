@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer import config as configuration
+from trainer import durable, stopping, streams
 from trainer.data import epochs, store
 from trainer.devices import accelerator, hardware, resources
 from trainer.exit_codes import BY_NAME
@@ -44,6 +45,7 @@ def wanted(config: configuration.Config, environ: Mapping[str, str], pid: int) -
     and environment contradict each other, or if --strategy does not fit the number of workers.
     """
     if config.gang.supervise == "off":  # Then TF_CONFIG alone names the workers.
+        roster.resolve(configuration.Gang(), environ)
         return False
     workers = roster.resolve(config.gang, environ).workers
     roster.check_strategy(config.run.strategy, workers)
@@ -119,6 +121,7 @@ class Supervisor:
         self._over, self._child_gone = asyncio.Event(), asyncio.Event()
         self._exit: member.Exit | None = None
         self._bug: BaseException | None = None
+        self._terminals = streams.terminals()
 
     def _rules(self) -> member.Rules:
         gang = self._config.gang
@@ -148,8 +151,9 @@ class Supervisor:
         """Supervises to the end, as `run` of this module does."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_bug)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stopping.listened():
             loop.add_signal_handler(number, self._on_signal, number)
+        stopping.pause_together(self._pause_child, self._resume_child)
         if stop.asked:
             self._on_signal(stop.signal)
         ticking = asyncio.create_task(self._tick())
@@ -219,9 +223,19 @@ class Supervisor:
             self._act()
 
     def _on_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            streams.leave(self._terminals)
         log.info("%s: stopping", signal.Signals(number).name)
-        self._member.signalled(int(number), time.monotonic())
+        self._member.signalled(int(stopping.meaning(number)), time.monotonic())
         self._act()
+
+    def _pause_child(self) -> None:
+        if self._child:
+            self._child.pause()
+
+    def _resume_child(self) -> None:
+        if self._child:
+            self._child.resume()
 
     def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Ends this worker because of an unexpected exception in a callback or a task."""
@@ -305,7 +319,7 @@ class Supervisor:
 
     def _note(self, note: member.Note) -> None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self._folder)
         except OSError:
             pass  # Writing to the journal fails with the reason.
         self._journal.write(note.event, **note.fields)
@@ -324,9 +338,9 @@ class Supervisor:
         elif self._exit.code in member.CLEAN:
             log.info("worker %d: %s", self._roster.index, self._exit.reason)
         else:
-            print(f"error: {self._exit.reason}", file=sys.stderr)
+            streams.print_error(self._exit.reason)
         if self._exit.line:
-            print(self._exit.line, flush=True)
+            streams.print_line(self._exit.line)
         return self._exit.code
 
     # --- answers to the member --------------------------------------------------------------------

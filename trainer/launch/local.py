@@ -134,6 +134,9 @@ def run(config: configuration.Config, workers: int, arguments: Sequence[str]) ->
     with LocalGang(config, workers, arguments) as gang:
         follow = _Follow(gang.log_file(0), sys.stderr)
         gang.start()
+        stopping.pause_together(
+            lambda: gang.pass_on(signal.SIGTSTP), lambda: gang.pass_on(signal.SIGCONT)
+        )
         log.info("%d worker(s), their logs are %s", workers, gang.log_file("*"))
         while (code := gang.poll()) is None:
             if stop.asked:
@@ -295,6 +298,10 @@ class LocalGang:
     def _ask(self, number: signal.Signals) -> None:
         self._signal(number)
         self._deadline = time.monotonic() + self._settings.grace_seconds
+
+    def pass_on(self, number: signal.Signals) -> None:
+        """Sends a signal to all workers."""
+        self._signal(number)
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes.values():

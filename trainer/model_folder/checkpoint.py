@@ -258,17 +258,20 @@ def _refuse_non_finite(step: int, tensors: Tensors) -> None:
 def _retrying(verb: str, path: pathlib.Path, action: Callable[[], Result]) -> Result:
     """Returns `action()`; if storage fails, tries again after longer and longer pauses.
 
-    Raises StorageError if the last try fails, too.
+    Raises StorageError if the last try fails, too; it tells the first failure, from which later
+    ones may only follow.
     """
+    first = None
     for pause in (*RETRY_PAUSES, None):
         try:
             return action()
         except (OSError, tf.errors.OpError) as problem:
             # TensorFlow puts the name of a graph node before its message.
             reason = re.sub(r"\{\{.*?\}\} ", "", str(problem))
+            first = first or reason
             if pause is None:
                 raise StorageError(
-                    f"{path} could not be {verb} in {len(RETRY_PAUSES) + 1} tries: {reason}; the "
+                    f"{path} could not be {verb} in {len(RETRY_PAUSES) + 1} tries: {first}; the "
                     "run cannot continue without storage; check free space, permissions and the "
                     "mount, then run the same command again"
                 ) from problem
@@ -481,12 +484,22 @@ def _verify(path: pathlib.Path, name: str, entry: Mapping) -> None:
 
 def _read_bundle(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        reader = tf.train.load_checkpoint(str(path / PAYLOAD))
-        return {
-            name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()
-        }
+        # TensorFlow takes the path for a pattern, in which [ ] * ? and a backslash have a meaning.
+        # The number of the open folder has none of them.
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            reader = tf.train.load_checkpoint(f"/proc/self/fd/{descriptor}/{PAYLOAD}")
+            names = reader.get_variable_to_shape_map()
+            return {name: np.asarray(reader.get_tensor(name)) for name in names}
+        finally:
+            os.close(descriptor)
     # TensorFlow raises five unrelated types for a bundle that it cannot read.
     except Exception as problem:
-        raise Damaged(
-            path, f"TensorFlow cannot read its payload ({type(problem).__name__}: {problem})"
+        if not (path / f"{PAYLOAD}.index").exists():
+            raise Damaged(path, "its payload was removed while it was read") from problem
+        # Sizes and hashes were right, so the files are as they were written.
+        raise DataError(
+            f"{path}: TensorFlow cannot read its payload ({type(problem).__name__}: {problem}), "
+            "although size and sha256 of every file are right, so nothing is damaged. Check the "
+            "free memory and that this TensorFlow is not older than the one that wrote it."
         ) from problem

@@ -99,6 +99,9 @@ class Hold(Protocol):
         Raises OSError if that cannot be read.
         """
 
+    def notice(self) -> None:
+        """Raises TakenOverError if the heartbeat has found what `check` looks for; it is cheap."""
+
     def began(self, step: int) -> None:
         """Records that this attempt continues from `step`.
 
@@ -116,6 +119,7 @@ class Held(Hold):
         self._descriptor = descriptor
         self._turn = threading.Lock()
         self._over = threading.Event()
+        self._taken = threading.Event()
         self._record = {
             "attempt": number,
             **_here(),
@@ -124,7 +128,11 @@ class Held(Hold):
             "beat": "",
         }
         self._beat()
-        durable.sync(attempts.folder(model_dir))  # Only then is the name of the file durable.
+        # Only then are the names of the file, its folder and the model folder durable. The last two
+        # may have been made by a process that was killed before it could sync them.
+        for folder in (attempts.folder(model_dir), model_dir, model_dir.absolute().parent):
+            with contextlib.suppress(PermissionError):  # The parent may be another user's.
+                durable.sync(folder)
         self.fences = attempts.fences(model_dir)
 
     def is_mine(self) -> bool:
@@ -142,8 +150,12 @@ class Held(Hold):
         # If they differ, the folder was removed and created again.
         return os.path.samestat(there, os.fstat(self._descriptor))
 
+    def notice(self) -> None:
+        if self._taken.is_set():
+            self.check()
+
     def check(self) -> None:
-        if not self.is_mine():
+        if not durable.retried(attempts.folder(self._model_dir), self.is_mine):
             raise TakenOverError(
                 f"attempt {self.number} no longer holds {self._model_dir}: "
                 f"{_taker(self._model_dir, self.number)}; only the newest attempt counts, so this "
@@ -166,8 +178,9 @@ class Held(Hold):
         while not self._over.wait(BEAT_SECONDS):
             try:
                 if not self.is_mine():
+                    self._taken.set()
                     log.error(
-                        "attempt %d stops at its next save: %s",
+                        "attempt %d stops after the current loop: %s",
                         self.number,
                         _taker(self._model_dir, self.number),
                     )
@@ -223,6 +236,9 @@ class Guest(Hold):
     fences = ()
 
     def check(self) -> None:
+        pass
+
+    def notice(self) -> None:
         pass
 
     def began(self, step: int) -> None:

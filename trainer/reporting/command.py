@@ -2,11 +2,10 @@
 
 import dataclasses
 import datetime
-import json
 import pathlib
 
 from trainer import config as configuration
-from trainer import exit_codes
+from trainer import exit_codes, streams
 from trainer.exit_codes import BY_NAME, UsageError
 from trainer.model_folder import journal
 from trainer.reporting import goodput, progress
@@ -28,7 +27,8 @@ def command(settings: configuration.Report) -> int:
             f"--model_dir={settings.model_dir}: {path} is missing or has no readable line; `train` "
             "writes one as soon as it works in a folder. Name the folder of a run."
         )
-    print(json.dumps(dataclasses.asdict(found)) if settings.format == "json" else as_text(found))
+    as_json = settings.format == "json"
+    print(streams.as_json(dataclasses.asdict(found)) if as_json else as_text(found))
     return BY_NAME["done"]
 
 
