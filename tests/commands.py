@@ -22,6 +22,7 @@ import traceback
 from unittest import mock
 
 from tests import kill_points
+from tests.faults import failing_calls
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 # The longest that any command here may take on a busy machine.
@@ -48,12 +49,13 @@ class Answer:
         ]
 
 
-def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=()) -> Answer:
+def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=(), fail=()) -> Answer:
     """Runs `trainer ARGUMENTS` in the resident process.
 
     Args:
       patches: {dotted name: value} to set in that process during the command.
       record: (folder, folder for copies of it) records the `kill_points` of the run.
+      fail: the arguments of `failing_calls.failing`, after `folder` as a string.
     """
     return _resident().answer(
         {
@@ -61,6 +63,7 @@ def call(*arguments, stdin: bytes = b"", patches: dict | None = None, record=())
             "stdin": stdin.hex(),
             "patches": patches or {},
             "record": list(map(str, record)),
+            "fail": list(fail),
         }
     )
 
@@ -146,6 +149,8 @@ def _answer(request: dict, main) -> dict:
         stack.enter_context(contextlib.redirect_stderr(stderr))
         if request["record"]:
             stack.enter_context(kill_points.recorded(*request["record"], stdout.getvalue))
+        if request.get("fail"):
+            stack.enter_context(failing_calls.failing(*request["fail"]))
         try:
             code = main(request["arguments"])
         except Exception:

@@ -32,7 +32,7 @@ class Recorder:
     def __call__(self, event: str, arguments: tuple) -> None:
         """Handles an audit event (listed in docs.python.org/3/library/audit_events.html)."""
         copying = getattr(self._copying, "on", False)
-        if copying or not _changes_something(event, arguments) or not self._concerns(arguments[0]):
+        if copying or not changes_something(event, arguments) or not self._concerns(arguments[0]):
             return
         with self._turn:  # Changes of other threads wait until the copy is made.
             self._copying.on = True
@@ -60,7 +60,8 @@ class Recorder:
         raise AssertionError(f"{self._source} changes all the time")
 
 
-def _changes_something(event: str, arguments: tuple) -> bool:
+def changes_something(event: str, arguments: tuple) -> bool:
+    """Returns whether an audit event is about a change of files."""
     if event == "open":
         return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
     return event in ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree")
