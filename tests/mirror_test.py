@@ -17,6 +17,7 @@ WHOLE_PROGRAM = {
     "digests_test.py": "are the results those of the version before?",
     "durability_test.py": "does the kernel see writes, syncs and renames in the safe order?",
     "docs_test.py": "is what the documents say true?",
+    "faults/failing_storage_test.py": "is nothing lost or wrong when the storage fails?",
     "faults/flipped_bits_test.py": "is a flipped bit of a small file noticed, or without effect?",
     "faults/signals_test.py": "does Ctrl-C on a local gang save, in whatever order it arrives?",
     "faults/strangers_test.py": "does a stranger at a port learn nothing and end nothing?",
