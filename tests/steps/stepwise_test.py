@@ -26,7 +26,7 @@ def test_each_shape_is_compiled_once_and_before_it_is_needed(tmp_path, flags, gr
 ALL_MASKS = {"cell": "lstm", "dropout": 0.3, "word_dropout": 0.2, "clip_norm": 0.5, "jit": "auto"}
 
 
-@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("devices", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_step_of_a_gpu_is_that_of_a_cpu(devices):
     """With its own clock, rule for steps that are not finite, compiled update and masks."""
     expected, ours = (
@@ -40,7 +40,7 @@ def test_the_step_of_a_gpu_is_that_of_a_cpu(devices):
         np.testing.assert_allclose(runs.weights_of(ours)[name], weight, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_every_replica_holds_the_same_state_bit_for_bit(precision):
     made = runs.make(devices=3, dropout=0.3, ema=0.9, precision=precision)
     runs.run(made, 5)

@@ -90,27 +90,23 @@ def ten_steps(**flags):
     return runs.run(made, 10), made.state.snapshot()
 
 
-ROWS = [
-    {"devices": 2},
-    {"devices": 4},
-    {"shards": 2},
-    {"shards": 3},
-    {"accumulate": 2},
+FEW = [
     {"accumulate": 3, "shards": 2},
     {"devices": 2, "shards": 2, "accumulate": 2},
     {"devices": 4, "device_type": "GPU"},
     {"device_type": "TPU", "accumulate": 2},
 ]
+MORE = [{"devices": 2}, {"devices": 4}, {"shards": 2}, {"shards": 3}, {"accumulate": 2}]
 TWO_LAYERS = {"cell": "lstm", "units": (4, 3), "tied_embedding": True}
 
 
 @pytest.mark.parametrize(
     "model, division",
     [
-        *(({}, division) for division in ROWS),
+        *(({}, division) for division in FEW),
         (TWO_LAYERS, {"devices": 2}),
-        (TWO_LAYERS, {"shards": 2, "accumulate": 2}),
-        *(pytest.param(TWO_LAYERS, division, marks=pytest.mark.slow) for division in ROWS),
+        *(pytest.param({}, division, marks=pytest.mark.slow) for division in MORE),
+        *(pytest.param(TWO_LAYERS, division, marks=pytest.mark.slow) for division in FEW + MORE),
     ],
     ids=str,
 )
@@ -128,7 +124,7 @@ def test_any_division_of_the_streams_takes_the_same_steps_and_carries_the_same(m
             assert rows.shape[0] == runs.BATCH and np.abs(rows).max() > 1e-3
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("device_type", ["CPU", "GPU"])
 def test_every_replica_holds_what_all_streams_carry_bit_for_bit(devices, device_type):
     made = make(devices=devices, device_type=device_type, dropout=0.3, precision="float32")
@@ -174,7 +170,7 @@ def nine_steps(loops, **flags):
     [
         {"precision": "float32", "devices": 2},
         {"precision": "float32", "jit": "on", "fuse": "on"},
-        {"precision": "float16", "cell": "gru"},
+        pytest.param({"precision": "float16", "cell": "gru"}, marks=pytest.mark.slow),
         {"precision": "bfloat16", "tied_embedding": True, "accumulate": 2},
     ],
     ids=str,
