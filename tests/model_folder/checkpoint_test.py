@@ -153,6 +153,25 @@ def test_what_is_committed_comes_back_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(found.tensors[name], array)
 
 
+@pytest.mark.parametrize("name", ["a[1]", "b*?", "back\\slash", "[!x"])
+def test_a_path_that_tensorflow_takes_for_a_pattern_is_read_all_the_same(name, tmp_path):
+    manifest = commit(tmp_path / name, 5)
+    found = checkpoint.newest_valid(tmp_path / name, fences=(), repair=True, attempt=2)
+    assert found.step == 5 and found.manifest == manifest
+
+
+def test_a_payload_with_the_right_hashes_is_never_called_damaged(tmp_path, monkeypatch):
+    commit(tmp_path, 5)
+
+    def failing(path):
+        raise MemoryError
+
+    monkeypatch.setattr(tf.train, "load_checkpoint", failing)
+    with pytest.raises(DataError, match="nothing is damaged") as raised:
+        checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2)
+    assert "delete" not in str(raised.value) and names(tmp_path) == ["step-00000005"]
+
+
 def test_the_manifest_describes_every_file(tmp_path):
     manifest = commit(tmp_path, 5, attempt=3)
     folder = tmp_path / "step-00000005"
