@@ -663,6 +663,7 @@ class Gang(Checked):
         "",
         "File with a secret that all workers of the job share, of mode 0600. Without it, any "
         "program that reaches a worker can take part.",
+        PLACE,
         result=False,
     )
     local_network: str = knob(

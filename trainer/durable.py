@@ -77,7 +77,10 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         with naming(path):
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(mode):
                 raise OSError(errno.EINVAL, "it is not a file")
             with open(descriptor, "rb", closefd=False) as file:
                 return file.read()

@@ -148,7 +148,7 @@ def _document(model_dir: str | pathlib.Path, flag: str) -> dict[str, Any]:
         else "Restore it from a copy, or use another --model_dir."
     )
     try:
-        found = _read(path.read_bytes())
+        found = _read(durable.read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         if not held:
             raise UsageError(

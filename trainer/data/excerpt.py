@@ -67,7 +67,7 @@ def _digests(dataset: store.Dataset) -> list[tuple[str, str]]:
 def _content(path: pathlib.Path, digest: str) -> bytes | None:
     """Returns the content of a file if it has this sha256, else None."""
     try:
-        content = path.read_bytes()
+        content = durable.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     return content if hashlib.sha256(content).hexdigest() == digest else None

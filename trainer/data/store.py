@@ -192,7 +192,7 @@ def read_description(folder: pathlib.Path) -> tuple[dict, str]:
     """Returns the content of dataset.json and its digest. Raises as `open_dataset`."""
     path = folder / DESCRIPTION
     try:
-        content = path.read_bytes()
+        content = durable.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"--data_dir={folder}: no dataset.json in it, so it is not a prepared dataset. "
@@ -233,7 +233,7 @@ def _check_digest(path: pathlib.Path, digest: str) -> None:
     """Raises Damaged if the file beside dataset.json has another digest; older ones have none."""
     beside = path.with_name(DIGEST)
     try:
-        content = beside.read_bytes()
+        content = durable.read_bytes(beside)
     except FileNotFoundError:
         return
     except OSError as problem:
@@ -367,7 +367,7 @@ def _check_ranges(
 def _read_lines(path: pathlib.Path) -> list[str]:
     """Returns the lines of a file. `str.splitlines` also splits at U+0085, U+2028 and others."""
     try:
-        return path.read_bytes().decode("utf-8").split("\n")[:-1]
+        return durable.read_bytes(path).decode("utf-8").split("\n")[:-1]
     except UnicodeDecodeError:
         raise Damaged(path, "it is not the UTF-8 that `prepare` wrote") from None
     except OSError as problem:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from trainer import sealed
+from trainer import durable, sealed
 from trainer.model_folder import journal
 
 _NUMBER = re.compile(r"\d{8,}")
@@ -95,7 +95,7 @@ def path_of(model_dir: pathlib.Path, number: int) -> pathlib.Path:
 def content(model_dir: pathlib.Path, number: int) -> bytes:
     """Returns the content of the file of attempt `number`; empty if there is no file."""
     try:
-        return path_of(model_dir, number).read_bytes()
+        return durable.read_bytes(path_of(model_dir, number))
     except (FileNotFoundError, NotADirectoryError):
         return b""
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
-from trainer import sealed
+from trainer import durable, sealed
 from trainer.exit_codes import DataError
 from trainer.model_folder import attempts, journal
 
@@ -130,7 +130,7 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     version wrote it, OSError if it cannot be read.
     """
     try:
-        text = (folder / MANIFEST).read_bytes()
+        text = durable.read_bytes(folder / MANIFEST)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as problem:
         raise Damaged(folder, f"{MANIFEST} is missing") from problem
     try:

@@ -15,6 +15,8 @@ import threading
 import time
 from typing import Any
 
+from trainer import durable
+
 log = logging.getLogger(__name__)
 
 
@@ -99,7 +101,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     Lines that are not a JSON object (cut off by a kill, damaged on disk) are left out.
     """
     try:
-        lines = pathlib.Path(path).read_bytes().split(b"\n")
+        lines = durable.read_bytes(path).split(b"\n")
     except FileNotFoundError:
         return []
     entries = (_parse(line) for line in lines if line.strip())

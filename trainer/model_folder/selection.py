@@ -140,13 +140,13 @@ class History:
 
 def _lines(path: pathlib.Path) -> list[str]:
     """Returns the whole lines of a file; a line without an end is none."""
-    content = path.read_bytes() if path.exists() else b""
+    content = durable.read_bytes(path) if path.exists() else b""
     return content.decode("utf-8", "replace").split("\n")[:-1]
 
 
 def _read(path: pathlib.Path) -> list[Evaluation]:
     # A line's bytes are decoded by themselves, so that an error has its number.
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = durable.read_bytes(path).splitlines() if path.exists() else []
     return [_parsed(line, str(path), number) for number, line in enumerate(lines, start=1)]
 
 
