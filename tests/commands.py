@@ -23,6 +23,8 @@ from unittest import mock
 
 from tests import kill_points
 from tests.faults import failing_calls
+from trainer.exit_codes import UsageError
+from trainer.launch import isolation
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 # The longest that any command here may take on a busy machine.
@@ -104,6 +106,16 @@ def wait_for(condition, process: subprocess.Popen) -> None:
             process.kill()
             raise AssertionError(f"nothing happened in {SECONDS} s: {process.communicate()}")
         time.sleep(0.01)
+
+
+@functools.cache
+def local_network() -> str:
+    """Returns what `--local_network` may be here: own, or host if no network can be made."""
+    try:
+        isolation.Network().close()
+    except UsageError:
+        return "host"
+    return "own"
 
 
 # --- The resident process -------------------------------------------------------------------------

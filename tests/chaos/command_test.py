@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests import datasets
+from tests import commands, datasets
 from trainer import config
 from trainer.chaos import command as chaos
 from trainer.chaos import trials
@@ -73,7 +73,8 @@ def test_a_disturbed_gang_ends_with_the_digest_of_an_undisturbed_one(
 ):
     assert (
         chaos.run(
-            config.replace(job, **GANG, seed=seed), config.Chaos(kills=kills, workers=workers)
+            config.replace(job, **GANG, seed=seed, local_network=commands.local_network()),
+            config.Chaos(kills=kills, workers=workers),
         )
         == 0
     )

@@ -39,6 +39,7 @@ def is_stopped(pid):
 def supervise():
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # The launcher blocks it.
     put("GENERATION", number("GENERATION") + 1)
     while True:
         generation, frozen = number("GENERATION"), 0
@@ -109,7 +110,8 @@ def gang(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(commands.PROJECT))
     monkeypatch.setattr(local, "PROGRAM", (sys.executable, str(path)))
     monkeypatch.setattr(faults, "FROZEN_SECONDS", (0.05, 1.0))
-    yield lambda seed: config.from_flat({"model_dir": str(tmp_path / "model"), "seed": seed})
+    flags = {"model_dir": str(tmp_path / "model"), "local_network": commands.local_network()}
+    yield lambda seed: config.from_flat({**flags, "seed": seed})
     assert subprocess.run(["pgrep", "--full", str(path)], stdout=subprocess.PIPE).stdout == b"", (
         "a process was left behind"
     )

@@ -49,6 +49,7 @@ class Gang:
                 "-c",
                 LAUNCHER,
                 *(f"--{name}={value}" for name, value in flags.items()),
+                f"--local_network={commands.local_network()}",
             ],
             cwd=commands.PROJECT,
             env=self.job.environment,

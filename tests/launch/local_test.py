@@ -75,6 +75,7 @@ local.PROGRAM = (sys.executable, sys.argv[1])
 main._log_to_stderr()
 try:
     flags = {"model_dir": sys.argv[2], "grace_seconds": float(sys.argv[3])}
+    flags["local_network"] = sys.argv[4]
     code = local.run(config.from_flat(flags), 2, ["--model_dir=" + sys.argv[2]])
 except KeyboardInterrupt:
     code = "interrupted"
@@ -99,7 +100,9 @@ def run(folder, plan, **flags) -> int:
     folder.mkdir(exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(dict(enumerate(plan))))
     return local.run(
-        configuration.from_flat({"model_dir": str(folder), **flags}),
+        configuration.from_flat(
+            {"model_dir": str(folder), "local_network": commands.local_network(), **flags}
+        ),
         len(plan),
         [f"--model_dir={folder}"],
     )
@@ -272,7 +275,8 @@ def test_workers_share_a_token_and_a_network_that_nobody_else_is_in(worker, tmp_
     assert run(tmp_path / "model", [["exit 0"], ["die", "exit 0"]]) == 0
     told = [start for index in (0, 1) for start in starts(tmp_path / "model", index)]
     assert len({start["network"] for start in told}) == 1
-    assert told[0]["network"] != os.readlink("/proc/self/ns/net")
+    ours = os.readlink("/proc/self/ns/net")
+    assert (told[0]["network"] == ours) == (commands.local_network() == "host")
     [(token, mode)] = {tuple(start["token"]) for start in told}
     assert len(token) == 64 and mode == "0o600"
     # Only its file holds it, and that is gone.
@@ -359,7 +363,15 @@ def start(folder, worker, plan, grace_seconds=30.0) -> subprocess.Popen:
     folder.mkdir()
     (folder / "plan.json").write_text(json.dumps(dict(enumerate(plan))))
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(worker), str(folder), str(grace_seconds)],
+        [
+            sys.executable,
+            "-c",
+            RUN,
+            str(worker),
+            str(folder),
+            str(grace_seconds),
+            commands.local_network(),
+        ],
         cwd=commands.PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
