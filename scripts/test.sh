@@ -26,6 +26,7 @@ esac
 cd "$project"
 "$venv/bin/ruff" format --quiet --diff . && "$venv/bin/ruff" check --quiet . ||
   fail "format or lint: run $venv/bin/ruff format . and $venv/bin/ruff check --fix ., then the tests again"
-# Without arguments, one process per core; a file stays in one process, for what its tests share.
-[ $# -gt 0 ] || set -- --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# Without arguments, one process per core; a file stays in one process, for what its tests share. The
+# files begin in the order of tests/conftest.py.
+[ $# -gt 0 ] || set -- --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 exec "$venv/bin/python" -m pytest "$@"

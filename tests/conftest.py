@@ -8,9 +8,10 @@ import sys
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# A process that a script starts in the background ignores Ctrl-C, and so would all programs that
-# it tests.
+# A process that a script starts in the background ignores Ctrl-C, and one under nohup a closed
+# terminal; so would all programs that it tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser):
@@ -35,7 +36,20 @@ def pytest_addoption(parser):
     )
 
 
+# The files that take longest. They begin first, so that no process ends long after the others.
+LONG_FILES = (
+    "workers_test.py",
+    "resume_test.py",
+    "gang/supervisor_test.py",
+    "chaos/command_test.py",
+    "smoke_test.py",
+    "steps/streams_test.py",
+    "steps/stepwise_test.py",
+)
+
+
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(LONG_FILES))
     for name, reason in (
         ("slow", "takes minutes: run with --slow"),
         ("cluster", "needs a cluster: run with --cluster"),

@@ -113,7 +113,7 @@ def parse(command: str, arguments: Sequence[str], tables: dict[str, Sequence[typ
     for other, sections in tables.items():
         for name, field in _fields(sections).items():
             if name not in own:
-                foreign.setdefault(name, (other, field))
+                foreign.setdefault(name, ([], field))[0].append(other)
     found = absl_flags.FlagValues()
     found.set_gnu_getopt(True)
     for field in [*own.values(), *(field for _, field in foreign.values())]:
@@ -200,9 +200,9 @@ def _refuse_foreign(command: str, arguments: Sequence[str], foreign) -> None:
         if argument.startswith("-"):
             for known in (_name(argument), _name(argument).removeprefix("no")):
                 if known in foreign:
+                    others = " and ".join(f"`{other}`" for other in foreign[known][0])
                     raise UsageError(
-                        f"--{known}: is not a flag of `{command}` but of `{foreign[known][0]}`. "
-                        "Leave it out."
+                        f"--{known}: is not a flag of `{command}` but of {others}. Leave it out."
                     )
 
 

@@ -60,7 +60,8 @@ GANG = {
 @pytest.mark.parametrize(
     "workers, kills, seed",
     [
-        (2, 2, 5),
+        # Twelve starts of TensorFlow. `faults_test.py` does the same with workers that count.
+        pytest.param(2, 2, 5, marks=pytest.mark.slow),
         *(
             pytest.param(workers, 5, seed, marks=pytest.mark.slow)
             for workers in (2, 3)

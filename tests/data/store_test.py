@@ -292,8 +292,16 @@ def test_a_file_that_may_not_be_read_is_no_damage(tmp_path, monkeypatch, name):
             raise PermissionError(13, "Permission denied")
         return read(file, *arguments, **options)
 
+    opened = os.open
+
+    def refuse_number(file, *arguments, **options):
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied")
+        return opened(file, *arguments, **options)
+
     monkeypatch.setattr(io, "open", refuse)  # As pathlib opens,
-    monkeypatch.setattr(durable, "open", refuse, raising=False)  # and as `sha256` does.
+    monkeypatch.setattr(durable, "open", refuse, raising=False)  # as `sha256` does,
+    monkeypatch.setattr(os, "open", refuse_number)  # and as `read_bytes` does.
     with pytest.raises(DataError, match="Permission denied") as refusal:
         store.open_dataset(tmp_path / "d")
     assert str(path) in str(refusal.value) and "delete" not in str(refusal.value)

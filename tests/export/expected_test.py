@@ -47,6 +47,7 @@ def test_a_text_has_the_probability_of_all_its_tokens_however_many_they_are(a_te
     np.testing.assert_allclose(long.expected["perplexity"], np.exp(per_token), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_gives_fewer_rows_to_the_keras_file(a_text, tagged, monkeypatch):
     for dataset in (a_text, tagged):
         whole, _ = expected.checks(a_model(dataset))[expected.KERAS]

@@ -380,7 +380,10 @@ def test_status_of_a_job_that_does_not_run(fake, capsys, document, state):
         (["--", "train", "--data_dir=/data/d"], "--model_dir is empty"),
         (["--", "train", "--unit=3"], "--unit: no such flag of `train`. Did you mean --units?"),
         (["--", "train", "--batch_size=0"], "--batch_size=0: must be at least 1"),
-        (["--", "train", "--workers=2"], "--workers: is not a flag of `train` but of `submit`"),
+        (
+            ["--", "train", "--workers=2"],
+            "--workers: is not a flag of `train` but of `chaos` and `submit`",
+        ),
         (["--workers=0", *TRAIN], "--workers=0: must be at least 1"),
         (["--target=moon", *TRAIN], "--target=moon: must be one of"),
         (["--batch_size=3", *TRAIN], "--batch_size: is not a flag of `submit` but of"),

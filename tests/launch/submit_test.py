@@ -224,7 +224,7 @@ def test_help_groups_every_flag_under_the_targets_that_it_is_for(capsys):
     shown, heading = {}, ""
     for line in capsys.readouterr().out.splitlines():
         heading = line if line.startswith("For ") else heading
-        if found := re.match(r"  --(\w+)", line):
+        if found := re.match(r"  --(?:\[no\])?(\w+)", line):
             name = found[1] if found[1] in FIELDS else found[1].removeprefix("no")
             assert name not in shown, "a flag appears once"
             shown[name] = heading
