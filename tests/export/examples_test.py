@@ -68,7 +68,7 @@ def test_without_examples_rows_are_made_of_random_ids(tmp_path):
     texts, rows = examples.texts_of_examples(dataclasses.replace(dataset, splits={}))
     assert len(texts) == len(rows) == examples.ROWS + len(examples.CORNER_CASES) + 1
     made = rows[: examples.ROWS]
-    assert [len(row) for row in made[:: examples.ROWS - 1]] == [2, 1 + examples.STEPS]
+    assert [len(row) for row in made[:: examples.ROWS - 1]] == [2, 1 + examples.RANDOM_STEPS]
     assert all(row[0] == text.START and (row[1:] >= text.FIRST_ID).all() for row in made)
     assert len(set(np.concatenate(made))) == 1 + 26
 
