@@ -136,6 +136,13 @@ def test_line_breaks_and_commas_in_a_quoted_text_are_text(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_line_break_in_a_text_behind_its_label_is_text(tmp_path, caplog):
+    """The part before the break looks like a record, with its own label."""
+    path = written(tmp_path / "f", 'label,text\npos,"two\nlines"\nneg,"and, three,\nparts"\n')
+    assert [row[1] for row in read(path, "csv")] == [b"two\nlines", b"and, three,\nparts"]
+    assert not caplog.text
+
+
 def test_a_header_of_any_size_makes_a_short_message(tmp_path):
     path = written(tmp_path / "f", ",".join(f"c{i}" for i in range(200)) + "\n")
     with pytest.raises(DataError, match="'c0', 'c1', .*'c19' and 180 more. Name the") as caught:
