@@ -282,7 +282,3 @@ def test_every_flag_that_is_a_place_has_its_rule():
 def test_an_export_goes_to_no_folder_that_tensorflow_takes_for_a_pattern(name):
     with pytest.raises(UsageError, match="part of a pattern"):
         configuration.Export(export_dir=name)
-
-
-def test_the_value_of_an_error_is_short_and_printable():
-    assert configuration.shortened("a\x1b[2J" + "x" * 300) == "a\\x1b[2J" + "x" * 192 + "..."

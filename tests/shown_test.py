@@ -20,6 +20,10 @@ def test_a_value_is_its_repr_of_at_most_200_characters(seen, text):
     assert shown.value(seen) == text
 
 
+def test_a_bare_text_is_short_and_printable():
+    assert shown.bare("a\x1b[2J" + "x" * 300) == "a\\x1b[2J" + "x" * 192 + "..."
+
+
 def test_a_value_that_grows_when_it_is_escaped_is_cut_too():
     assert len(shown.value("\0" * 200)) == 203
 

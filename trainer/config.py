@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trainer import shown
 from trainer.exit_codes import UsageError
 
 
@@ -43,7 +44,6 @@ def one_of(*choices: str) -> Rule:
     return Rule(f"must be one of {' | '.join(choices)}", lambda value: value in choices)
 
 
-_SHOWN = 200  # Characters of a wrong value.
 LONGEST_NAME = 255  # Bytes, on every file system of Linux.
 
 
@@ -191,7 +191,7 @@ def check(field: dataclasses.Field, value) -> None:
     if rule and not rule.holds(value):
         default = f"Default: {as_text(field.default) or 'none'}."
         remedy = rule.remedy(value) if rule.remedy else default
-        raise UsageError(f"--{field.name}={shortened(as_text(value))}: {rule.text}. {remedy}")
+        raise UsageError(f"--{field.name}={shown.bare(as_text(value))}: {rule.text}. {remedy}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -418,7 +418,7 @@ class Folders(Checked):
             value = getattr(self, name)
             if _ADDRESS.match(value):
                 raise UsageError(
-                    f"--{name}={shortened(value)}: {PLACE.text}. {_NO_ADDRESS} Only `submit "
+                    f"--{name}={shown.bare(value)}: {PLACE.text}. {_NO_ADDRESS} Only `submit "
                     "--target=tpu_vm` takes a bucket."
                 )
 
@@ -1249,12 +1249,6 @@ def replace(config: Config, **changes) -> Config:
 def as_text(value) -> str:
     """Returns a value as it is written on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def shortened(text: str) -> str:
-    """Returns a text as an error shows it: with escaped control characters, 200 of them at most."""
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
 def as_flags(config: Config, without: Sequence[str] = ()) -> list[str]:

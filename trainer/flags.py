@@ -16,7 +16,8 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from trainer.config import PLACE, as_text, check, shortened
+from trainer import shown
+from trainer.config import PLACE, as_text, check
 from trainer.exit_codes import UsageError
 
 NAMED_RUNS = pathlib.Path(__file__).parent / "configs"
@@ -44,7 +45,7 @@ class _Parser(absl_flags.ArgumentParser):
             return _from_text(self.field.type, argument)
         except ValueError:
             raise UsageError(
-                f"--{self.field.name}={shortened(argument)}: must be {_WORDS[self.field.type]}. "
+                f"--{self.field.name}={shown.bare(argument)}: must be {_WORDS[self.field.type]}. "
                 f"Default: {as_text(self.field.default) or 'none'}."
             ) from None
 
@@ -190,7 +191,7 @@ def _with_named_run(argument: str) -> str:
             problem = error.strerror
     named = ", ".join(sorted(path.name for path in NAMED_RUNS.glob("*.flags")))
     raise UsageError(
-        f"--flagfile={shortened(value)}: {problem}. {PLACE.remedy(value)} Name a file that can be "
+        f"--flagfile={shown.bare(value)}: {problem}. {PLACE.remedy(value)} Name a file that can be "
         f"read, or one of the named runs: {named}.".replace("  ", " ")
     )
 

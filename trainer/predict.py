@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from trainer import config as configuration
-from trainer import durable, streams, trained_model
+from trainer import durable, shown, streams, trained_model
 from trainer.exit_codes import BY_NAME, DataError, UsageError
 from trainer.prepare import formats, raw_files
 from trainer.prepare.rows import at
@@ -129,7 +129,7 @@ def _arguments(words: Sequence[str]) -> list[serving.Text]:
         except UnicodeEncodeError:
             raise DataError(
                 f"text {number} on the command line is not valid UTF-8 "
-                f"({configuration.shortened(repr(word))}): texts must be UTF-8. Convert it."
+                f"({shown.value(word)}): texts must be UTF-8. Convert it."
             ) from None
     return [
         serving.Text(word, f"text {number + 1} on the command line", number)
@@ -205,7 +205,7 @@ def _warn_of_table(name: str, first: str) -> None:
             "first one too. If it is a table, use --source=%s --text_column=NAME",
             name,
             found,
-            configuration.shortened(first),
+            shown.bare(first),
             found,
         )
 
@@ -256,8 +256,8 @@ class _Shown:
         self._served, self._before = served, ""
 
     def __call__(self, answer: Mapping[str, Any]) -> None:
-        shown = streams.printable(self._served.shown(answer))
-        print(self._before, shown, sep="", end="", flush=True)
+        text = streams.printable(self._served.shown(answer))
+        print(self._before, text, sep="", end="", flush=True)
         self._before = self._served.between
 
 

@@ -13,6 +13,12 @@ NAME_CHARACTERS = 40
 NAMES = 20
 
 
+def bare(text: str) -> str:
+    """Returns a text without quotes: control characters escaped, 200 characters at most."""
+    seen = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return seen if len(seen) <= VALUE_CHARACTERS else f"{seen[:VALUE_CHARACTERS]}..."
+
+
 def value(seen: Any, characters: int = VALUE_CHARACTERS) -> str:
     """Returns `repr(seen)`, cut after some characters."""
     text = repr(seen[: characters + 1] if isinstance(seen, str | bytes) else seen)
