@@ -90,9 +90,7 @@ def _check_files(settings: configuration.Predict) -> None:
         return
     place = pathlib.Path(target)
     if place.exists() and not place.is_file():
-        raise UsageError(
-            f"--output={target}: there is something that is no file. Use another name."
-        )
+        raise UsageError(f"--output={target}: it exists and is not a file. Use another name.")
     if source and place.exists() and os.path.samefile(source, target):
         raise UsageError(
             f"--output={target}: it is --input, which would be replaced. Use another name."
@@ -171,7 +169,7 @@ def _lines(settings: configuration.Predict) -> Iterator[serving.Text]:
             if len(content) > most:
                 raise DataError(
                     f"{place}: the line is longer than {most} bytes (--max_line_bytes), as in a "
-                    "file that is no text. Remove the line, or raise --max_line_bytes."
+                    "binary file. Remove the line, or raise --max_line_bytes."
                 )
             if number == 1:
                 content = content.removeprefix(raw_files.BOM)

@@ -184,7 +184,7 @@ def _root(path: pathlib.Path) -> pathlib.Path:
 def _unreadable(path: pathlib.Path, problem: OSError) -> DataError:
     return DataError(
         f"{path} cannot be read ({problem.strerror}). The user of this command must be able to "
-        "read every file of a dataset: mend that."
+        "read every file of a dataset: correct its permissions."
     )
 
 

@@ -192,7 +192,7 @@ class Links:
         self._tasks: set[asyncio.Task] = set()
         self._refusals: set[asyncio.StreamWriter] = set()
         self._unproven: dict[asyncio.StreamWriter, None] = {}  # In order of their coming.
-        self._strangers: dict[str, float] = {}  # {address: when the log told of it}
+        self._strangers: dict[str, float] = {}  # {address: when the log named it}
         self._server: asyncio.Server | None = None
         self._refused_since: dict[int, float] = {}
         self._closing = False
@@ -282,7 +282,7 @@ class Links:
             except OSError as problem:
                 self._drop(link, _in_words(problem))
             except ValueError as problem:
-                self._drop(link, f"it sent a line that is no message: {problem}")
+                self._drop(link, f"it sent a line that is not a message: {problem}")
             else:
                 link.heard = time.monotonic()
                 if message["kind"] != "beat":
@@ -354,7 +354,7 @@ class Links:
             wire.writer.transport.abort()
 
     def _log_stranger(self, writer: asyncio.StreamWriter, what: str) -> None:
-        """Logs a caller that is no worker of this job, once for each address and minute."""
+        """Logs a caller that is not a worker of this job, once for each address and minute."""
         now = time.monotonic()
         self._strangers = {
             address: told
