@@ -238,7 +238,7 @@ def test_a_bad_table_leaves_the_output_that_was_there(model, tmp_path):
     "flags, told",
     [
         (["--output={0}/no/out.csv"], "no folder"),
-        (["--output={0}/folder.csv"], "is no file"),
+        (["--output={0}/folder.csv"], "exists and is not a file"),
         (["--output={0}/new.csv", "--input={0}/new.csv"], "it is --input"),
         (["--output={0}/out.txt"], "must be a plain path that ends with .csv or .jsonl"),
         (["--id_column=id"], "only a table has columns"),
