@@ -307,7 +307,7 @@ def test_the_dataset_carries_streams_from_any_step_on(first):
 @pytest.mark.parametrize(
     "order, target",
     [
-        *((fields.SHUFFLED, target) for target in fields.TARGETS.values()),
+        *((fields.SHUFFLED, target) for target in fields.TARGETS.values() if not target.sequence),
         (fields.STREAMS, fields.NEXT_TOKEN),
     ],
     ids=lambda value: getattr(value, "kind", value),
