@@ -449,11 +449,11 @@ def random_pairs(size, longest=30, seed=0):
 
 
 def test_an_epoch_sees_every_pair_once_in_few_shapes_that_hold_both_sides():
-    split = random_pairs(640)
+    split = random_pairs(512)
     plan = plan_of(split)
     sources, targets = np.diff(split.offsets), np.diff(split.target_offsets)
-    seen = [plan.examples(step) for step in range(80)]
-    assert sorted(np.concatenate(seen)) == list(range(640))
+    seen = [plan.examples(step) for step in range(64)]
+    assert sorted(np.concatenate(seen)) == list(range(512))
     assert len(plan.lengths) == 6
     for step, examples in enumerate(seen):
         source, target = plan.padded_length(step)
@@ -462,10 +462,10 @@ def test_an_epoch_sees_every_pair_once_in_few_shapes_that_hold_both_sides():
 
 
 def test_the_share_of_padding_is_that_of_the_batches_of_an_epoch():
-    split = random_pairs(640)
+    split = random_pairs(512)
     plan = plan_of(split)
     real = len(split.tokens) + len(split.targets)
-    padded = sum(8 * sum(plan.padded_length(step)) for step in range(80))
+    padded = sum(8 * sum(plan.padded_length(step)) for step in range(64))
     assert plan.padding() == pytest.approx(1 - real / padded)
     assert 0 < plan.padding() < plan_of(split, bucket=False).padding() < 1
 

@@ -134,6 +134,11 @@ class Dataset:
         return shares_vocabulary(self.description)
 
     @property
+    def second(self) -> str:
+        """How the words of a target that is a text are embedded: `second` of `shapes.weights`."""
+        return second_in(self.description)
+
+    @property
     def vocabulary_sha256(self) -> str:
         """Identifies the vocabulary: equal ones give every token the same id."""
         return vocabulary_sha256(self.description)
@@ -162,6 +167,13 @@ def order_in(description: Mapping) -> str:
 def target_in(description: Mapping) -> fields.Target:
     """Returns the target of a dataset, from the content of its dataset.json."""
     return fields.TARGETS[description.get("target", fields.LABEL.kind)]
+
+
+def second_in(description: Mapping) -> str:
+    """Returns whose vocabulary a target has that is a text: "own" or "shared"; else ""."""
+    if not target_in(description).sequence:
+        return ""
+    return "shared" if shares_vocabulary(description) else "own"
 
 
 def shares_vocabulary(description: Mapping) -> bool:
