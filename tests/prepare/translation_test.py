@@ -196,7 +196,7 @@ def test_splits_are_drawn_by_the_source_and_duplicates_are_pairs(run, caplog):
     assert counts["duplicates_removed"] == 50 and counts["overlaps"] == {}
     assert counts["texts_with_several_targets"] == 200
     assert "50 duplicate rows removed before the split" in caplog.text
-    assert "200 training texts occur with more than one translation" in caplog.text
+    assert "200 texts occur with more than one translation" in caplog.text
     assert "more than one label" not in caplog.text
     for name in found:  # Each text lies beside its tokens.
         for (_, target), line in zip(found[name], dataset.target_texts(name)):
@@ -277,12 +277,16 @@ def test_a_target_is_read_as_strictly_as_a_text(run, tmp_path):
         ("a\nb\n", "a\n", "train.de: 2 lines, but .*train.en has 1: line i of one must be"),
         ("a\nb\n", "a\nb\n", "train.de:1: the train split has 2 pairs, and both sides of all of"),
         (
-            "a\nb\n\n",
-            "a\nb\nc\n",
+            "a\nb\n\nd\n",
+            "a\nb\nc\n\n",
             "both sides of all of them are equal.*Check --raw_data=.*train.de",
         ),
         ("a\nb\n", "c\nc c\n", "all target texts of the train split are made of one and the same"),
-        ("\n\n", "a\nb\n", r"train.de:1: no row for the train split.*\(2 rows have no token, a pa"),
+        (
+            "\n\n",
+            "a\nb\n",
+            r"train.de:1: no row for the train split.*\(its 2 rows have no token; of",
+        ),
         (
             "",
             "",

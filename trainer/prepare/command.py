@@ -79,14 +79,17 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
             entries, ids = vocabularies[0]
             unknown = _write_arrays(side, layout, ids, class_ids, recipe.target, written)
             found = [findings.Side(unknown, entries)]
-            listed = {"vocabulary": entries}
             if target_side:
                 entries, ids = vocabularies[1]
                 unknown = target_side.write(read[target_side], ids, written)
                 found.append(findings.Side(unknown, entries, target=True))
-                if not config.shared_vocabulary:
-                    listed["target_vocabulary"] = entries
-            description = _describe(folder, written, listed, names)
+            listed = found[:1] if config.shared_vocabulary else found
+            description = _describe(
+                folder,
+                written,
+                {f"{each.prefix}vocabulary": each.entries for each in listed},
+                names,
+            )
         description |= {"source": config.source, "tokenizer": tokenizer}
         description |= recipe.described(config.task)
         description["counts"] = dict(layout.counts)
@@ -187,7 +190,9 @@ def _check_given_splits(source: rows.Source, spool: Spool) -> None:
         if (found & filled).any():
             continue
         others = f" or in the {len(paths) - 1} files after it" if len(paths) > 1 else ""
-        empty = f" ({found.sum()} rows have no token, a pair on one side)" if found.any() else ""
+        empty = ""
+        if found.any():
+            empty = f" (its {found.sum()} rows have no token; of a pair, both sides need one)"
         raise DataError(
             f"{paths[0]}:1: no row for the {split} split in this file{others}{empty}. "
             "Check the flag that names the data."

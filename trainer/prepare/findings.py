@@ -87,8 +87,7 @@ def report(
         )
     if counts.get("texts_with_several_targets"):
         log.info(
-            "%d training texts occur with more than one translation",
-            counts["texts_with_several_targets"],
+            "%d texts occur with more than one translation", counts["texts_with_several_targets"]
         )
     if counts.get("empty_pairs"):
         log.warning("%d pairs with no token on one of their sides left out", counts["empty_pairs"])

@@ -101,8 +101,9 @@ class TargetTexts:
         self._equal = np.zeros(len(splits.SPLITS), np.int64)
 
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
-        filled = np.array([bool(text.strip()) for text in batch.texts])
-        equal = np.array([text == target for text, target in zip(batch.texts, batch.targets.texts)])
+        pairs = list(zip(batch.texts, batch.targets.texts))
+        filled = np.array([bool(text.strip() and target.strip()) for text, target in pairs])
+        equal = np.array([text == target for text, target in pairs])
         for counts, wanted in ((self._pairs, filled), (self._equal, filled & equal)):
             counts += np.bincount(given[wanted], minlength=len(counts))
         return {"target_keys": splits.keys(batch.targets.texts, seed=0)[:, 0]}
