@@ -231,7 +231,7 @@ class Prepare(Checked):
     target_data: str = knob(
         "",
         "With --source=parallel: globs of the files with the translations, as many as --raw_data "
-        "has. Files are matched in the order of their names.",
+        "has. Files are matched in the order of globs and names.",
         PLACE,
     )
     validation_target_data: str = knob(
