@@ -283,6 +283,12 @@ class Prepare(Checked):
     shared_vocabulary: bool = knob(
         False, "With --task=translation: texts and translations have one vocabulary, not one each."
     )
+    longest_pair: int = knob(
+        0,
+        "With --task=translation: pairs with more tokens on a side are left out and counted; 0 "
+        "keeps them all.",
+        at_least(0),
+    )
     vocabulary_from: str = knob(
         "",
         "Prepared dataset whose tokenizer and vocabulary are used, so that a model trained on it "
@@ -431,6 +437,11 @@ class Prepare(Checked):
             raise UsageError(
                 f"--split_column={self.split_column}: --source=parallel has no columns. Leave out "
                 "the flag, and name the files of a split or use a fraction."
+            )
+        if self.longest_pair and self.task != "translation":
+            raise UsageError(
+                f"--longest_pair={self.longest_pair}: --task={self.task} has no pairs. Leave out "
+                "the flag: `train --max_length` cuts longer texts."
             )
         if self.shared_vocabulary and self.task != "translation":
             raise UsageError(

@@ -72,7 +72,6 @@ def test_pairs_without_units_are_left_out_and_those_that_repeat_both_sides_are_d
         "duplicates_removed": 1,
         "overlaps": {},
         "texts_with_several_targets": 1,
-        "empty_pairs": 1,
     }
 
 

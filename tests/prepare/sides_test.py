@@ -1,6 +1,7 @@
 """The sides of rows, from numbered units to ids."""
 
 import numpy as np
+import pytest
 
 from trainer.data import fields, store, text
 from trainer.prepare import layout, sides, spool, vocabulary
@@ -73,9 +74,28 @@ def test_a_pair_without_a_token_on_one_side_has_no_units():
     start = vocabulary.START_UNIT
     rows = [[[start, 5], [start], [start, 6, 7]], [[start, 8], [start, 9], [start]]]
     given = [(np.concatenate(side), np.array(list(map(len, side)))) for side in rows]
-    (units, lengths), (targets, target_lengths) = sides.without_empty_pairs(*given)
+    found = sides.usable_pairs(0, *given)
+    (units, lengths), (targets, target_lengths) = found.sides
+    assert (found.empty, found.long) == (2, 0)
     assert units.tolist() == [start, 5] and lengths.tolist() == [2, 0, 0]
     assert targets.tolist() == [start, 8] and target_lengths.tolist() == [2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "longest, kept", [(0, [0, 1, 2]), (1, []), (2, [0]), (3, [0, 1]), (4, [0, 1, 2])]
+)
+def test_a_pair_that_is_longer_on_a_side_has_no_units(longest, kept):
+    start = vocabulary.START_UNIT
+    rows = [
+        [[start, 5], [start, 6, 7], [start, 1, 1, 1, 1]],
+        [[start, 8, 8], [start, 9, 9, 9], [start, 9]],
+    ]
+    given = [(np.concatenate(side), np.array(list(map(len, side)))) for side in rows]
+    found = sides.usable_pairs(longest, *given)
+    assert found.long == 3 - len(kept) and found.empty == 0
+    for side, (units, lengths) in zip(rows, found.sides):
+        assert units.tolist() == [unit for row in kept for unit in side[row]]
+        assert np.flatnonzero(lengths).tolist() == kept
 
 
 def test_unknown_ids_are_counted():

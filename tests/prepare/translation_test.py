@@ -83,6 +83,7 @@ def test_pairs_become_ids_of_two_vocabularies(run):
         "overlaps": {},
         "texts_with_several_targets": 0,
         "empty_pairs": 0,
+        "long_pairs": 0,
         "replaced": 0,
     }
     split = described["splits"]["train"]
@@ -285,7 +286,7 @@ def test_a_target_is_read_as_strictly_as_a_text(run, tmp_path):
         (
             "\n\n",
             "a\nb\n",
-            r"train.de:1: no row for the train split.*\(its 2 rows have no token; of",
+            r"train.de:1: no row for the train split.*\(its 2 rows have no token, or",
         ),
         (
             "",

@@ -26,7 +26,7 @@ from trainer.exit_codes import DataError, UsageError
 from trainer.prepare import borrowed, findings, folders, rows, sources, splits, targets, vocabulary
 from trainer.prepare.layout import Layout
 from trainer.prepare.reading import ReadingProgress, ahead
-from trainer.prepare.sides import Side, Targets, unknown_in, without_empty_pairs
+from trainer.prepare.sides import Side, Targets, unknown_in, usable_pairs
 from trainer.prepare.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
                 of_targets = units if config.shared_vocabulary else vocabulary.units_of(tokenizer)
                 target_side = opened.enter_context(Targets(of_targets, folder / "target_spool"))
             spool = side.spool
-            replaced = _read(source, side, target_side, recipe, reader, config)
+            counts = _read(source, side, target_side, recipe, reader, config)
             _check_given_splits(source, spool)
             log.info(
                 "read %d rows; ranking the vocabulary and writing the splits",
@@ -92,8 +92,7 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
             )
         description |= {"source": config.source, "tokenizer": tokenizer}
         description |= recipe.described(config.task)
-        description["counts"] = dict(layout.counts)
-        description["counts"]["replaced"] = replaced
+        description["counts"] = {**layout.counts, **counts}
         kind = recipe.target.array if recipe.target.classes else ""
         findings.report(description, kind, int(recipe.starts), found, config)
         return store.publish(folder, description, config.data_dir)
@@ -134,13 +133,16 @@ def _read(
     recipe: targets.Recipe,
     reader: targets.Reader,
     config: configuration.Prepare,
-) -> int:
+) -> dict[str, int]:
     """Reads the whole source into its sides and the targets into `reader`.
 
     Returns:
-      How many ill-formed byte sequences were replaced.
+      The counts of dataset.json that are known then: how many ill-formed byte sequences were
+      replaced, and how many pairs were left out.
     """
-    replaced = 0
+    counts = {"replaced": 0}
+    if target_side:
+        counts |= {"empty_pairs": 0, "long_pairs": 0}
     is_text = source.entries is None
 
     def begin(batch: rows.Rows) -> tuple[rows.Rows, int, list[Sequence[np.ndarray]]]:
@@ -157,9 +159,12 @@ def _read(
         ):
             numbers, lengths = side.units.finish(begun[0])
             if target_side:
-                (numbers, lengths), of_targets = without_empty_pairs(
-                    (numbers, lengths), target_side.units.finish(begun[1])
+                usable = usable_pairs(
+                    config.longest_pair, (numbers, lengths), target_side.units.finish(begun[1])
                 )
+                (numbers, lengths), of_targets = usable.sides
+                counts["empty_pairs"] += usable.empty
+                counts["long_pairs"] += usable.long
                 target_side.add(*of_targets, batch.targets.texts)
             begins = np.ones(len(batch), bool)
             if batch.continues is not None:
@@ -177,9 +182,9 @@ def _read(
                 keys=splits.keys(contents, config.seed),
                 **reader.add(batch, given),
             )
-            replaced += mended
+            counts["replaced"] += mended
             progress.add_rows(int(begins.sum()))
-    return replaced
+    return counts
 
 
 def _check_given_splits(source: rows.Source, spool: Spool) -> None:
@@ -192,7 +197,7 @@ def _check_given_splits(source: rows.Source, spool: Spool) -> None:
         others = f" or in the {len(paths) - 1} files after it" if len(paths) > 1 else ""
         empty = ""
         if found.any():
-            empty = f" (its {found.sum()} rows have no token; of a pair, both sides need one)"
+            empty = f" (its {found.sum()} rows have no token, or are pairs that were left out)"
         raise DataError(
             f"{paths[0]}:1: no row for the {split} split in this file{others}{empty}. "
             "Check the flag that names the data."

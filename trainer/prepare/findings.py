@@ -91,6 +91,8 @@ def report(
         )
     if counts.get("empty_pairs"):
         log.warning("%d pairs with no token on one of their sides left out", counts["empty_pairs"])
+    if counts.get("long_pairs"):
+        log.info("%d pairs that are longer on a side left out", counts["long_pairs"])
     if counts.get("empty_sentences"):
         log.warning("%d sentences without a token left out", counts["empty_sentences"])
     for pair, texts in counts.get("overlaps", {}).items():

@@ -96,15 +96,11 @@ def sentences(spool: Spool, answers: np.ndarray, config: configuration.Prepare) 
 def pairs(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -> Layout:
     """Returns the layout of pairs of which each is an example; duplicates are dropped.
 
-    So are pairs with an empty side, which have no units in the spool. answers: uint64 [rows], a
+    So are pairs that were left out: they have no units in the spool. answers: uint64 [rows], a
     hash of each target.
     """
     layout, several = _assigned(spool, answers, config)
-    counts = {
-        **layout.counts,
-        "texts_with_several_targets": several,
-        "empty_pairs": int((layout.lengths == 0).sum()),
-    }
+    counts = {**layout.counts, "texts_with_several_targets": several}
     return dataclasses.replace(layout, counts=counts)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -107,15 +108,32 @@ class Targets(Side):
         self._texts.__exit__(*problem)
 
 
-def without_empty_pairs(
-    *sides: tuple[np.ndarray, np.ndarray],
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns (units, lengths) of each side, of which pairs without a token on a side have none.
+class Usable(NamedTuple):
+    """The pairs that a model can learn from.
+
+    sides: (units, lengths) of each side, of which other pairs have none. empty: pairs without a
+    token on a side. long: pairs with too many.
+    """
+
+    sides: list[tuple[np.ndarray, np.ndarray]]
+    empty: int
+    long: int
+
+
+def usable_pairs(longest: int, *sides: tuple[np.ndarray, np.ndarray]) -> Usable:
+    """Returns the pairs that have a token on each side and at most `longest`, if it is not 0.
 
     sides: (units, lengths) with a start for each row, as `vocabulary.Words.finish` returns them.
     """
-    full = np.logical_and.reduce([lengths > 1 for _, lengths in sides])
-    return [(units[np.repeat(full, lengths)], lengths * full) for units, lengths in sides]
+    tokens = np.stack([lengths - 1 for _, lengths in sides])
+    empty = (tokens == 0).any(axis=0)
+    long = (tokens > longest).any(axis=0) & ~empty & (longest > 0)
+    kept = ~empty & ~long
+    return Usable(
+        [(units[np.repeat(kept, lengths)], lengths * kept) for units, lengths in sides],
+        int(empty.sum()),
+        int(long.sum()),
+    )
 
 
 def unknown_in(tokens: np.ndarray) -> int:
