@@ -23,6 +23,7 @@ from trainer.tasks import table
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TASK = table.TASKS["classification"]
 LANGUAGE_MODEL = table.TASKS["language_model"]
+TRANSLATION = table.TASKS["translation"]
 VOCABULARY, CLASSES = 20, 3
 BATCH = 14  # An odd number of rows for each of 2 replicas, and not the same for each of 4.
 # One padded length and the cheapest cell. XLA takes seconds to compile what runs for milliseconds:
@@ -59,6 +60,27 @@ def a_text(size=600):
         tokens[place] = follows if generator.random() < 0.8 else generator.integers(1, VOCABULARY)
     tokens[0] = 1
     return Split(tokens, np.array([0, size], np.int64))
+
+
+def some_pairs(size=60, longest=7):
+    """Returns pairs whose targets can be learned: the source backwards, each id one higher."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, longest + 1, size)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    sources = [
+        np.concatenate([[1], generator.integers(4, VOCABULARY, length - 1)]) for length in lengths
+    ]
+    targets = [
+        np.concatenate([[1], 4 + (source[:0:-1] - 3) % (VOCABULARY - 4)]) for source in sources
+    ]
+    sources, targets = (np.concatenate(side).astype(np.int32) for side in (sources, targets))
+    return Split(sources, offsets, targets, offsets)
+
+
+def pairs_of(split, settings, seed=0):
+    """Returns the training batches of a split of pairs."""
+    plan = plans.ShuffledPlan(split, settings, seed)
+    return pipeline.TrainingBatches(split, settings, plan, fields.TEXT)
 
 
 def streams_of(split, settings, seed=0):
@@ -98,31 +120,36 @@ def make(
     device_type="CPU",
     placement=None,
     streams=False,
+    pairs=False,
     **flags,
 ):
     """Returns a run on some of this process' logical devices.
 
     device_type: what the run takes them for; a step for a GPU runs on a CPU too. placement: another
     one than that. streams: a language model of `a_text` in place of a classifier of `a_split`.
+    pairs: a translation of `some_pairs`.
     """
-    task = LANGUAGE_MODEL if streams else TASK
+    task = LANGUAGE_MODEL if streams else TRANSLATION if pairs else TASK
     made_of = config.from_flat({**SMALL, **flags})
     placement = placement or _placement(devices, device_type)
     network = Network(
         made_of.model,
         VOCABULARY,
-        VOCABULARY if streams else CLASSES,
+        VOCABULARY if streams or pairs else CLASSES,
         seed=made_of.run.seed,
         precision=made_of.run.precision,
         device_type=placement.device_type,
         jit=made_of.run.jit,
         head=task.head,
+        second="own" if pairs else "",
     )
     built = optimizer.Optimizer(made_of.optimizer, network.weights, total, placement.variable)
     rows = made_of.input.batch_size if streams else 0
     run_state = state.State(network, built, task, placement.variable, rows)
-    read, split = (streams_of, a_text()) if streams else (batches_of, a_split())
-    batches = read(split, made_of.input, made_of.run.seed)
+    read, split = batches_of, a_split
+    if streams or pairs:
+        read, split = (streams_of, a_text) if streams else (pairs_of, some_pairs)
+    batches = read(split(), made_of.input, made_of.run.seed)
     train_steps = training.train_steps(
         run_state, placement, made_of, batches.plan.lengths, class_weights
     )
