@@ -50,7 +50,7 @@ INSIDE = {
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",
-    "tasks": "table / views / serving / tagging language_model / classification",
+    "tasks": "table / views / serving / tagging language_model / classification bleu",
 }
 
 
