@@ -43,7 +43,8 @@ INSIDE = {
     "gang": "supervisor / member links child identity / rendezvous roster watchdog messages proof",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local / isolation",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
-    "models": "networks / encoder heads search / decoding vocabulary / recurrent noise shapes / dropout",
+    "models": "networks / encoder heads search / decoding vocabulary / recurrent noise shapes"
+    " / dropout",
     "prepare": "command / targets findings / sources classes vocabulary borrowed layout"
     " / imdb texts tagged / folders formats imdb_npz splits spool / tfrecord rows reading"
     " / raw_files",

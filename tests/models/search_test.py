@@ -49,11 +49,12 @@ def found(table, *, size, limits, length=None, penalty=1.0, jit=False):
 
 
 def log_probabilities(table):
-    """Returns the logarithms of the probabilities of a row's language without banned ids."""
+    """Returns the logarithms of the probabilities of a row's language; no banned id is likely."""
     weights = np.exp(table.astype("float64"))
-    weights[:, BANNED] = 0
     with np.errstate(divide="ignore"):
-        return np.log(weights / weights.sum(axis=1, keepdims=True))
+        log_p = np.log(weights / weights.sum(axis=1, keepdims=True))
+    log_p[:, BANNED] = -np.inf
+    return log_p
 
 
 def score(log_p, text, penalty):

@@ -47,7 +47,7 @@ def likeliest(
     unfinished hypotheses of a row, until none of them can exceed the best finished one.
 
     Args:
-      step: what the model computes of a token. No banned id is probable: the others add up to 1.
+      step: what the model computes of a token.
       state: the state before the first token.
       size: hypotheses of a row.
       limits: int32 [rows], the most tokens of a row with its end mark. A hypothesis without an end
@@ -60,10 +60,12 @@ def likeliest(
     """
 
     def scored(ids, state):
+        """Returns (scores without the banned ids, log of the sum of all [rows, 1], state)."""
         scores, state = step(ids, state)
+        scores = tf.cast(scores, tf.float32)
         bans = np.zeros(scores.shape[-1], "float32")
         bans[list(banned)] = -np.inf
-        return tf.cast(scores, tf.float32) + bans, state
+        return scores + bans, tf.reduce_logsumexp(scores, axis=-1, keepdims=True), state
 
     search = _greedy if size == 1 else _beam
     return search(scored, state, size, limits, length, start, ends_with, penalty)
@@ -74,18 +76,17 @@ def _scale(tokens: int | tf.Tensor, penalty: float) -> tf.Tensor:
     return tf.pow((5.0 + tf.cast(tokens, tf.float32)) / 6.0, tf.cast(penalty, tf.float32))
 
 
-def _greedy(step, state, size, limits, length, start, ends_with, penalty):
+def _greedy(scored, state, size, limits, length, start, ends_with, penalty):
     rows = tf.shape(limits)[0]
 
     def body(at, last, open, found, log_p, tokens, state):
-        scores, state = step(last, state)
+        scores, total, state = scored(last, state)
         highest = tf.reduce_max(scores, axis=-1)
         # The first of the highest. XLA's argmax on a CPU takes one number at a time.
         places = tf.where(scores >= highest[:, None], tf.range(scores.shape[-1]), scores.shape[-1])
         ids = tf.where(open, tf.reduce_min(places, axis=-1), PADDING)
         found = tf.where(tf.range(length) == at, ids[:, None], found)
-        total = tf.reduce_sum(tf.exp(scores - highest[:, None]), axis=-1)
-        log_p = tf.where(open, log_p - tf.math.log(total), log_p)
+        log_p = tf.where(open, log_p + highest - total[:, 0], log_p)
         tokens += tf.cast(open, tf.int32)
         open = open & (ids != ends_with) & (at + 1 < limits)
         return at + 1, ids, open, found, log_p, tokens, state
@@ -107,20 +108,19 @@ def _greedy(step, state, size, limits, length, start, ends_with, penalty):
     return Hypotheses(found[:, None], (log_p / _scale(tokens, penalty))[:, None])
 
 
-def _beam(step, state, size, limits, length, start, ends_with, penalty):
+def _beam(scored, state, size, limits, length, start, ends_with, penalty):
     rows = tf.shape(limits)[0]
     nothing = tf.fill([rows, size], -np.float32(np.inf))
     no_ids = tf.fill([rows, size, length], PADDING)
     longest = _scale(limits, penalty)
 
     def body(at, open, open_log_p, ended, ended_scores, last, state):
-        scores, state = step(tf.reshape(last, [-1]), state)
+        scores, total, state = scored(tf.reshape(last, [-1]), state)
         of_each = min(2 * size, scores.shape[-1])
         # The best 2 * size: at most `size` of them end here, so that `size` go on. First those of
         # each hypothesis, then those of a row.
         log_p, words = tf.math.top_k(scores, of_each)
-        log_p -= tf.reduce_logsumexp(scores, axis=-1, keepdims=True)
-        log_p = tf.reshape(log_p, [rows, size, of_each]) + open_log_p[:, :, None]
+        log_p = tf.reshape(log_p - total, [rows, size, of_each]) + open_log_p[:, :, None]
         log_p, places = tf.math.top_k(tf.reshape(log_p, [rows, size * of_each]), 2 * size)
         words = tf.gather(tf.reshape(words, [rows, size * of_each]), places, batch_dims=1)
         before = places // of_each
