@@ -89,8 +89,46 @@ def write_tagged(data_dir, splits, *, words, labels):
     return _write_sequences(data_dir, columns, list(words), "spaces", description, labels)
 
 
-def _write_sequences(data_dir, splits, words, tokenizer, description, labels=()):
-    """Writes a dataset of format 2; `splits`: {name: {array: [sequences]}}, `tokens` first."""
+def write_pairs(data_dir, splits, *, words, target_words=None, tokenizer="spaces"):
+    """Writes a dataset of translation and returns it open; `splits`: {name: [(ids, target ids)]}.
+
+    Both are sequences of ids without their START. words, target_words: the vocabularies from
+    FIRST_ID on; without target_words the targets share the first one.
+    """
+    entries = RESERVED + list(words if target_words is None else target_words)
+    columns, texts = {}, {}
+    for name, pairs in splits.items():
+        columns[name] = {
+            part: [np.concatenate([[1], pair[side]]) for pair in pairs]
+            for side, part in enumerate(("tokens", "target_tokens"))
+        }
+        texts[name] = [" ".join(entries[i] for i in target) for _, target in pairs]
+    description = {"task": "translation", "target": "text", "order": "shuffled"}
+    return _write_sequences(
+        data_dir, columns, list(words), tokenizer, description, (), texts, target_words
+    )
+
+
+def random_pairs(seed=0, *, vocabulary_size=30, train=50, test=17, longest=12):
+    """Returns {split: [(ids, target ids)]} that a model can learn: the target is the source
+    backwards, each id one higher.
+    """
+    generator = np.random.default_rng(seed)
+    splits = {}
+    for name, size in (("train", train), ("test", test)):
+        lengths = generator.integers(1, longest, size)
+        sources = [generator.integers(0, vocabulary_size - 4, length) for length in lengths]
+        splits[name] = [(4 + ids, 4 + (ids[::-1] + 1) % (vocabulary_size - 4)) for ids in sources]
+    return splits
+
+
+def _write_sequences(
+    data_dir, splits, words, tokenizer, description, labels=(), texts=(), target_words=None
+):
+    """Writes a dataset of format 2; `splits`: {name: {array: [sequences]}}, `tokens` first.
+
+    texts: {name: the target of each example}, if it is a text.
+    """
     with store.new_folder(data_dir) as folder:
         files, described = {}, {}
         for name, columns in splits.items():
@@ -101,15 +139,25 @@ def _write_sequences(data_dir, splits, words, tokenizer, description, labels=())
                 for array, sequences in columns.items()
             }
             arrays["offsets"] = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+            described[name] = {"examples": len(rows), "tokens": len(arrays["tokens"])}
+            if texts:
+                lengths = list(map(len, columns["target_tokens"]))
+                arrays["target_offsets"] = np.cumsum([0, *lengths]).astype(np.int64)
+                files[f"{name}/target_texts.txt"] = store.write_lines(
+                    folder / name / "target_texts.txt", map(store.escape, texts[name])
+                )
+                described[name]["target_tokens"] = len(arrays["target_tokens"])
             for part, values in arrays.items():
                 writer = store.ArrayWriter(
                     folder / name / f"{part}.npy", store.ARRAYS[part], len(values)
                 )
                 writer.write(values)
                 files[f"{name}/{part}.npy"] = writer.close()
-            described[name] = {"examples": len(rows), "tokens": len(arrays["tokens"])}
-        entries = [store.escape(entry) for entry in RESERVED + words]
-        files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", entries)
+        vocabularies = {"vocabulary.txt": words, "target_vocabulary.txt": target_words}
+        for name, listed in vocabularies.items():
+            if listed is not None:
+                entries = [store.escape(entry) for entry in RESERVED + list(listed)]
+                files[name] = store.write_lines(folder / name, entries)
         if labels:
             files["labels.txt"] = store.write_lines(folder / "labels.txt", labels)
         parts = {

@@ -35,7 +35,7 @@ ROOMS = """
 # The same for the modules of each package.
 INSIDE = {
     "chaos": "command / faults / trials",
-    "data": "pipeline text / plans excerpt / epochs store / order fields",
+    "data": "pipeline text / plans excerpt / epochs store pairs / order fields",
     "devices": "resources strategy hardware / fusion accelerator cuda nvidia exchange placement"
     " peers",
     "doctor": "command / checks sight / facts / cluster",
@@ -43,15 +43,16 @@ INSIDE = {
     "gang": "supervisor / member links child identity / rendezvous roster watchdog messages proof",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local / isolation",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
-    "models": "networks / encoder heads search / decoding vocabulary / recurrent noise shapes"
-    " / dropout",
+    "models": "networks / decoder search / encoder heads / decoding vocabulary / recurrent noise"
+    " shapes / dropout",
     "prepare": "command / targets findings / sources classes vocabulary borrowed layout"
     " / imdb texts tagged / folders formats imdb_npz splits spool / tfrecord rows reading"
     " / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",
-    "tasks": "table / views / serving / tagging language_model / classification bleu",
+    "tasks": "table / views / translator / serving / tagging translation / language_model"
+    " / classification bleu",
 }
 
 

@@ -63,6 +63,8 @@ OTHER = {
     "embedding_size": 8,
     "one_hot": True,
     "tied_embedding": True,
+    "attention": "dot",
+    "variational_dropout": True,
     "dropout": 0.5,
     "word_dropout": 0.5,
     "optimizer": "sgd",

@@ -466,14 +466,27 @@ class Model(Checked):
     )
     tied_embedding: bool = knob(
         False,
-        "The output layer of a language model uses the embedding as its weights, after a "
-        "projection if their widths differ.",
+        "The output layer of a language model or a translation uses the embedding of its words as "
+        "its weights; in a language model after a projection if their widths differ.",
+        later=True,
+    )
+    attention: str = knob(
+        "general",
+        "How a translation weighs the words of its source: by the product of the states (dot), "
+        "with a matrix between them (general), or not at all (none).",
+        one_of("general", "dot", "none"),
         later=True,
     )
     dropout: float = knob(
         0.0,
         "Share of values dropped after the embedding, between layers and before the output.",
         within(0, 1),
+    )
+    variational_dropout: bool = knob(
+        False,
+        "Between layers the same values of a row are dropped at all of its steps (Gal and "
+        "Ghahramani 2016), which is faster, too.",
+        later=True,
     )
     word_dropout: float = knob(
         0.0, "Share of tokens whose whole embedding is dropped.", within(0, 1)
@@ -1149,11 +1162,10 @@ class Config:
                 f"--accumulate={self.optimizer.accumulate} and --shards={self.run.shards} split it "
                 f"into {parts} parts, and each needs a row. Raise it, or lower one of them."
             )
-        if self.model.tied_embedding and (self.model.one_hot or self.model.bidirectional):
-            other = "one_hot" if self.model.one_hot else "bidirectional"
+        if self.model.tied_embedding and self.model.one_hot:
             raise UsageError(
-                f"--tied_embedding: the embedding must be trained, and a language model reads in "
-                f"one direction only, so --{other} cannot go with it. Leave out one of the two."
+                "--tied_embedding: the embedding must be trained, so --one_hot cannot go with it. "
+                "Leave out one of the two."
             )
         if self.run.devices > 1 and self.run.strategy == "one_device":
             raise UsageError(

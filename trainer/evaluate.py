@@ -13,6 +13,7 @@ from trainer import config as configuration
 from trainer import streams, trained_model
 from trainer.data import fields, pipeline
 from trainer.data.pipeline import EvaluationBatches, StreamEvaluationBatches
+from trainer.data.plans import Length
 from trainer.data.store import Dataset
 from trainer.devices.placement import Placement
 from trainer.exit_codes import BY_NAME, UsageError
@@ -66,11 +67,11 @@ class Evaluator:
         step = EvaluationStep(network, placement, table.task_of(dataset))
         return cls(dataset, split, batches, step, config.input)
 
-    def lengths(self) -> list[int]:
+    def lengths(self) -> list[Length]:
         """Returns the lengths that its batches are padded to."""
-        return list(map(int, self.batches.plan.lengths))
+        return self.batches.plan.lengths
 
-    def warm_up(self, weights: Mapping[str, tf.Tensor], length: int) -> None:
+    def warm_up(self, weights: Mapping[str, tf.Tensor], length: Length) -> None:
         """Compiles the step for batches padded to `length`."""
         streams = self.dataset.order == fields.STREAMS
         self.step.warm_up(weights, length, self.batches.plan.batch_size, streams)
@@ -122,7 +123,7 @@ def metrics(
             return None
         losses, answers, carry = step.outcomes_of_chunk(weights, batch, carry)
         losses, answers = losses[:real], answers[:real]
-        rows = pipeline.Batch(*(values[:real] for values in batch))
+        rows = tf.nest.map_structure(lambda values, real=real: values[:real], batch)
         found = step.task.exact_metrics.of(losses, answers, rows, dataset.labels)
         total = found if total is None else total + found
         if view:

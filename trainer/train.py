@@ -95,7 +95,12 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
 
     # 3. Model, optimizer, step.
     network = networks.of_run(
-        config, len(dataset.vocabulary), dataset.outputs, placement.device_type, task.head
+        config,
+        len(dataset.vocabulary),
+        dataset.outputs,
+        placement.device_type,
+        task.head,
+        dataset.second,
     )
     for layer, implementation, reason in network.implementations:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
@@ -270,15 +275,24 @@ def _products(run: configuration.Run) -> str:
 
 
 def _data(dataset: store.Dataset, plan: plans.Plan) -> str:
-    split, lengths = dataset.splits["train"], ", ".join(map(str, plan.lengths))
+    split = dataset.splits["train"]
+    lengths = ", ".join(
+        " x ".join(map(str, length)) if isinstance(length, tuple) else str(length)
+        for length in plan.lengths
+    )
+    if dataset.order == fields.STREAMS:
+        read = f"read in {plan.batch_size} streams, {lengths} tokens a step"
+    else:
+        read = f"batches are padded to {lengths}: {plan.padding():.0%} padding"
     classes = f", {len(dataset.labels)} classes" if dataset.labels else ""
-    read = {
-        fields.SHUFFLED: f"batches are padded to {lengths}",
-        fields.STREAMS: f"read in {plan.batch_size} streams, {lengths} tokens a step",
-    }[dataset.order]
+    target = (
+        f"; targets of {len(split.targets)} tokens, vocabulary of {dataset.outputs}"
+        if dataset.target.sequence
+        else ""
+    )
     return (
         f"{len(split)} training examples, {len(split.tokens)} tokens{classes}, vocabulary of "
-        f"{len(dataset.vocabulary)}; {read}"
+        f"{len(dataset.vocabulary)}{target}; {read}"
     )
 
 

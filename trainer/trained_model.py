@@ -77,7 +77,12 @@ def open_model(
     dataset = _dataset(settings, config, found, examples)
     task = table.task_of(dataset)
     network = networks.of_run(
-        config, len(dataset.vocabulary), dataset.outputs, placement.device_type, task.head
+        config,
+        len(dataset.vocabulary),
+        dataset.outputs,
+        placement.device_type,
+        task.head,
+        dataset.second,
     )
     weights = states.evaluation_weights(found.tensors)
     return TrainedModel(

@@ -36,7 +36,7 @@ class WarmUp:
         self._record = record
         self._supervisor = supervisor
         self._is_loop_cold = True
-        self._cold_lengths = set(map(int, batches.plan.lengths))
+        self._cold_lengths = set(batches.plan.lengths)
         self._cold_evaluation = evaluator.lengths() if evaluator else []
 
     def before_steps(self, source: Any, step: int, count: int) -> None:

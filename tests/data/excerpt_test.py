@@ -51,6 +51,19 @@ def test_a_text_without_classes_has_no_labels(tmp_path, model):
     assert not (model / "dataset/labels.txt").exists()
 
 
+@pytest.mark.parametrize("target_words", [None, ["v4", "v5"]])
+def test_a_target_that_is_a_text_keeps_its_vocabulary(tmp_path, model, target_words):
+    pairs = {"train": [([4, 5], [5])]}
+    dataset = datasets.write_pairs(
+        tmp_path / "pairs", pairs, words=["w4", "w5"], target_words=target_words
+    )
+    excerpt.keep(dataset, model)
+    found = excerpt.opened(model, dataset.digest)
+    assert found.target_vocabulary == dataset.target_vocabulary and found.outputs == 6
+    assert found.shared_vocabulary is (target_words is None)
+    assert (model / "dataset/target_vocabulary.txt").exists() is bool(target_words)
+
+
 def test_a_model_of_an_older_version_keeps_nothing(dataset, model):
     assert excerpt.opened(model, dataset.digest) is None
 

@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.data.plans_test import random_split, settings, split_of, text_of
 from tests.steps import runs
@@ -142,7 +143,7 @@ def test_the_step_alone_determines_its_batch(bucket):
 
 def test_padding_in_front_always_pads_to_max_length():
     batches = of_step(random_split(100, longest=5), padding="pre", max_length=30)
-    assert batches.plan.lengths.tolist() == [30]
+    assert batches.plan.lengths == [30]
     assert {batches.batch(step).inputs.shape for step in range(20)} == {(8, 30)}
 
 
@@ -306,7 +307,7 @@ def test_the_dataset_carries_streams_from_any_step_on(first):
 @pytest.mark.parametrize(
     "order, target",
     [
-        *((fields.SHUFFLED, target) for target in fields.TARGETS.values()),
+        *((fields.SHUFFLED, target) for target in fields.TARGETS.values() if not target.sequence),
         (fields.STREAMS, fields.NEXT_TOKEN),
     ],
     ids=lambda value: getattr(value, "kind", value),
@@ -428,3 +429,75 @@ def test_loose_texts_stay_in_their_order():
     assert pipeline.loose_batch(split, settings()).inputs[:, 0].tolist() == [
         1000 + i for i in range(20)
     ]
+
+
+# --- Pairs ----------------------------------------------------------------------------------------
+
+
+def pairs_of(sources, targets):
+    source, target = split_of(sources), split_of(targets)
+    return Split(source.tokens, source.offsets, target.tokens, target.offsets)
+
+
+def test_a_target_is_read_from_its_start_and_told_up_to_its_end():
+    pairs = pairs_of([[1, 4], [1, 5, 6, 7]], [[1, 8, 9], [1]])
+    batch = pipeline.batch_of(pairs, np.array([1, 0]), (5, 4), settings(), target=fields.TEXT)
+    assert batch.inputs.tolist() == [[1, 5, 6, 7, 0], [1, 4, 0, 0, 0]]
+    assert batch.lengths.tolist() == [4, 2]
+    tokens, following, lengths = batch.targets
+    assert tokens.tolist() == [[1, 0, 0, 0], [1, 8, 9, 0]]
+    assert following.tolist() == [[pipeline.START, 0, 0, 0], [8, 9, pipeline.START, 0]]
+    assert lengths.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("truncate", ["start", "end"])
+def test_a_target_that_is_cut_has_no_end(truncate):
+    pairs = pairs_of([[1, 4, 5, 6]], [[1, 7, 8, 9]])
+    chosen = settings(max_length=3, truncate=truncate)
+    batch = pipeline.batch_of(pairs, np.array([0]), (3, 3), chosen, target=fields.TEXT)
+    assert batch.inputs.tolist() == [[4, 5, 6] if truncate == "start" else [1, 4, 5]]
+    assert batch.targets.tokens.tolist() == [[1, 7, 8]]
+    assert batch.targets.following.tolist() == [[7, 8, 9]]
+
+
+def test_batches_of_pairs_have_the_signature_of_their_target_and_are_cut_on_each_side():
+    batch = pipeline.blank((5, 7), 3, fields.TEXT)
+    types = pipeline.signature(fields.TEXT)
+    tf.nest.map_structure(
+        lambda values, spec: spec.shape.assert_is_compatible_with(values.shape), batch, types
+    )
+    shorter = pipeline.cut(batch, (2, 4))
+    assert shorter.inputs.shape == (3, 2) and shorter.targets.tokens.shape == (3, 4)
+    assert shorter.targets.lengths.shape == shorter.lengths.shape == (3,)
+    assert pipeline.row_bytes((5, 7), fields.TEXT) == 4 * (1 + 5 + 1 + 7 + 7 + 1)
+
+
+@pytest.mark.parametrize("target, steps", [(fields.LABEL, 1), (fields.TAGS, 5)])
+def test_a_batch_of_texts_is_cut_as_its_rows_are(target, steps):
+    shorter = pipeline.cut(pipeline.blank(9, 3, target), 5)
+    assert shorter.inputs.shape == (3, 5)
+    assert shorter.targets.shape == ((3, 5) if target.per_step else (3,))
+    assert pipeline.row_bytes(5, target) == 4 * (1 + 5 + 1 + steps)
+
+
+def test_stacks_of_pairs_hold_the_batches_of_their_steps():
+    generator = np.random.default_rng(0)
+    sources, targets = (
+        [[1, *generator.integers(4, 9, generator.integers(0, 9))] for _ in range(60)]
+        for _ in range(2)
+    )
+    pairs = pairs_of(sources, targets)
+    plan = plans.ShuffledPlan(pairs, settings(), 3)
+    batches = pipeline.TrainingBatches(pairs, settings(), plan, fields.TEXT)
+    for mixed in (False, True):
+        stack, count = batches.stack(4, 8, mixed)
+        for step in range(count):
+            batch = batches.batch(4 + step)
+            source, target = plan.padded_length(4 + step)
+            np.testing.assert_array_equal(stack.inputs[step][:, :source], batch.inputs)
+            found = stack.targets.following[step]
+            np.testing.assert_array_equal(found[:, :target], batch.targets.following)
+            assert not found[:, target:].any()
+    [first, second] = list(batches.dataset(0).take(2))
+    np.testing.assert_array_equal(second.targets.tokens, batches.batch(1).targets.tokens)
+    assert first.rows.shape == (8,)

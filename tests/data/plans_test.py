@@ -326,7 +326,7 @@ def test_the_seed_and_the_step_alone_determine_the_streams():
 
 def test_streams_have_one_length():
     plan = streams_of(100, 4, 5)
-    assert plan.lengths.tolist() == [5] and {plan.padded_length(step) for step in range(20)} == {5}
+    assert plan.lengths == [5] and {plan.padded_length(step) for step in range(20)} == {5}
 
 
 def test_the_order_of_a_dataset_chooses_its_plan():
@@ -372,7 +372,7 @@ def test_an_evaluation_of_a_text_has_every_token_but_the_first_as_a_target_once(
         plan, targets, ends = plans.StreamEvaluationPlan(text_of(size)), [], None
         assert plan.batch_size == plans.EVALUATION_PARTS == 16
         for starts, lengths, length in plan:
-            assert [length] == plan.lengths.tolist() and 1 <= length <= plans.EVALUATION_CHUNK
+            assert [length] == plan.lengths and 1 <= length <= plans.EVALUATION_CHUNK
             assert len(starts) == len(lengths) == 16 and lengths.dtype == np.int32
             assert lengths.min() >= 0 and lengths.max() <= length
             if ends is not None:  # A chunk goes on where the one before it ended, if at all.
@@ -416,7 +416,7 @@ def test_an_evaluation_goes_through_a_split_by_length(lengths, batch, expected):
 @pytest.mark.parametrize("plan", [plans.ShuffledPlan, plans.EvaluationPlan])
 def test_padding_in_front_knows_one_length(plan):
     chosen = settings(padding="pre", max_length=30)
-    assert plan(random_split(50, longest=5), chosen, 4).lengths.tolist() == [30]
+    assert plan(random_split(50, longest=5), chosen, 4).lengths == [30]
 
 
 @pytest.mark.parametrize(
@@ -434,3 +434,61 @@ def test_padding_in_front_knows_one_length(plan):
 def test_loose_texts_are_padded_to_a_power_of_two(lengths, max_length, padding, expected):
     split = split_of([1 + np.arange(length) for length in lengths])
     assert plans.loose_length(split, settings(max_length=max_length, padding=padding)) == expected
+
+
+# --- Pairs ----------------------------------------------------------------------------------------
+
+
+def random_pairs(size, longest=30, seed=0):
+    """Source i begins with 1000 + i; a target is about as long."""
+    sources = random_split(size, longest, seed)
+    lengths = np.diff(sources.offsets)
+    lengths = np.maximum(1, lengths + np.random.default_rng(seed).integers(-3, 4, size))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Split(sources.tokens, sources.offsets, np.ones(offsets[-1], np.int32), offsets)
+
+
+def test_an_epoch_sees_every_pair_once_in_few_shapes_that_hold_both_sides():
+    split = random_pairs(512)
+    plan = plan_of(split)
+    sources, targets = np.diff(split.offsets), np.diff(split.target_offsets)
+    seen = [plan.examples(step) for step in range(64)]
+    assert sorted(np.concatenate(seen)) == list(range(512))
+    assert len(plan.lengths) == 6
+    for step, examples in enumerate(seen):
+        source, target = plan.padded_length(step)
+        assert (source, target) in plan.lengths
+        assert source >= sources[examples].max() and target >= targets[examples].max()
+
+
+def test_the_share_of_padding_is_that_of_the_batches_of_an_epoch():
+    split = random_pairs(512)
+    plan = plan_of(split)
+    real = len(split.tokens) + len(split.targets)
+    padded = sum(8 * sum(plan.padded_length(step)) for step in range(64))
+    assert plan.padding() == pytest.approx(1 - real / padded)
+    assert 0 < plan.padding() < plan_of(split, bucket=False).padding() < 1
+
+
+def test_the_padding_of_texts_alone_is_that_of_their_batches():
+    split = random_split(80)
+    plan = plan_of(split)
+    padded = sum(8 * plan.padded_length(step) for step in range(10))
+    assert plan.padding() == pytest.approx(1 - len(split.tokens) / padded)
+
+
+def test_an_evaluation_reads_every_pair_once_in_shapes_that_hold_it():
+    split = random_pairs(50)
+    plan = plans.EvaluationPlan(split, settings(), 8)
+    sources, targets = np.diff(split.offsets), np.diff(split.target_offsets)
+    counted = []
+    for examples, real, (source, target) in plan:
+        assert len(examples) == 8
+        counted += examples[:real].tolist()
+        assert source >= sources[examples].max() and target >= targets[examples].max()
+    assert sorted(counted) == list(range(50))
+
+
+def test_pairs_are_cut_on_both_sides():
+    plan = plan_of(random_pairs(80), max_length=10)
+    assert max(plan.lengths) == (10, 10)

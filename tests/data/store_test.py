@@ -111,6 +111,137 @@ def test_tags_are_parallel_to_the_tokens(tmp_path):
     assert np.load(tmp_path / "d/train/tags.npy").dtype == np.int32
 
 
+PAIRS = [([1, 4, 5], [1, 4], "b\\"), ([1, 5], [1, 6, 5, 4], " C\u2028\n"), ([1, 4], [1, 4], "")]
+
+
+def fill_with_pairs(folder, pairs=PAIRS, shared=False):
+    sources, targets, texts = zip(*pairs)
+    lengths = [np.array(list(map(len, rows))) for rows in (sources, targets)]
+    split = store.SplitWriter(folder / "train", lengths[0], fields.TEXT, target_lengths=lengths[1])
+    for rows, write in ((sources, split.write), (targets, split.write_targets)):
+        write(np.concatenate(rows[:1]))
+        write(np.concatenate(rows[1:]))
+    split.write_target_texts(texts[:2])
+    split.write_target_texts(texts[2:])
+    files, description = split.close(), {}
+    for name, entries in (("vocabulary", "ab"), ("target_vocabulary", "xyz")):
+        if name == "vocabulary" or not shared:
+            lines = [*RESERVED, *entries]
+            files[f"{name}.txt"] = store.write_lines(folder / f"{name}.txt", lines)
+            description[f"{name}_size"] = len(lines)
+            description[f"{name}_sha256"] = files[f"{name}.txt"]["sha256"]
+    return {
+        **description,
+        "task": "translation",
+        "target": "text",
+        "order": "shuffled",
+        "tokenizer": {"name": "spaces", "version": 1},
+        "splits": {"train": split.described([])},
+        "files": files,
+    }
+
+
+def write_pairs(data_dir, pairs=PAIRS, shared=False):
+    """A small dataset of a text as the target."""
+    with store.new_folder(data_dir) as folder:
+        return store.publish(folder, fill_with_pairs(folder, pairs, shared), data_dir)
+
+
+def test_a_target_that_is_a_text_has_offsets_texts_and_a_vocabulary_of_its_own(tmp_path):
+    write_pairs(tmp_path / "d")
+    dataset = store.open_dataset(tmp_path / "d")
+    train = dataset.splits["train"]
+    assert dataset.target is fields.TEXT and dataset.labels == () and dataset.outputs == 7
+    assert dataset.target_vocabulary == (*RESERVED, "x", "y", "z") and len(train) == 3
+    assert not dataset.shared_vocabulary and dataset.vocabulary[4:] == ("a", "b")
+    assert train.tokens.tolist() == [1, 4, 5, 1, 5, 1, 4] and train.offsets.tolist() == [0, 3, 5, 7]
+    assert train.targets.tolist() == [1, 4, 1, 6, 5, 4, 1, 4] and train.targets.dtype == np.int32
+    assert train.target_offsets.tolist() == [0, 2, 6, 8]
+    assert train.target_offsets.dtype == np.int64 and not train.target_offsets.flags.writeable
+    assert dataset.target_texts("train") == [text for _, _, text in PAIRS]
+    described = dataset.description["splits"]["train"]
+    assert described == {
+        "examples": 3,
+        "tokens": 7,
+        "lengths": {"2": 2, "4": 1},
+        "longest": 3,
+        "empty_texts": 0,
+        "target_tokens": 8,
+        "target_lengths": {"2": 2, "4": 1},
+        "target_longest": 4,
+    }
+
+
+def test_a_target_may_share_the_vocabulary(tmp_path):
+    pairs = [(source, [id % 6 for id in target], text) for source, target, text in PAIRS]
+    dataset = write_pairs(tmp_path / "d", pairs, shared=True)
+    assert dataset.shared_vocabulary and dataset.target_vocabulary is dataset.vocabulary
+    assert dataset.outputs == 6 and not (tmp_path / "d/target_vocabulary.txt").exists()
+    assert not write(tmp_path / "labels").shared_vocabulary
+    assert write(tmp_path / "labels").target_vocabulary == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "target_vocabulary.txt",
+        "train/target_tokens.npy",
+        "train/target_offsets.npy",
+        "train/target_texts.txt",
+    ],
+)
+def test_a_damaged_file_of_a_target_is_an_error(tmp_path, name):
+    for number, damage in enumerate((flip_a_byte, cut, os.unlink)):
+        dataset = write_pairs(tmp_path / f"d{number}")
+        damage(dataset.folder / name)
+        with pytest.raises(DataError, match=f"{name}.*delete the folder {dataset.folder} and"):
+            store.open_dataset(dataset.folder)
+
+
+def test_parts_of_a_target_that_do_not_fit_are_found_although_the_hashes_match(tmp_path):
+    def refused(name, message, changed):
+        with store.new_folder(tmp_path / name) as folder:
+            description = fill_with_pairs(folder)
+            changed(folder, description)
+            with pytest.raises(DataError, match=message):
+                store.publish(folder, description, tmp_path / name)
+                store.open_dataset(tmp_path / name)
+
+    def array(part, values):
+        def changed(folder, description):
+            writer = store.ArrayWriter(
+                folder / f"train/{part}.npy", store.ARRAYS[part], len(values)
+            )
+            writer.write(np.array(values))
+            description["files"][f"train/{part}.npy"] = writer.close()
+
+        return changed
+
+    def texts(folder, description):
+        path = folder / "train/target_texts.txt"
+        description["files"]["train/target_texts.txt"] = store.write_lines(path, ["b", "C"])
+
+    def listed(part, value):
+        return lambda folder, description: description.update({part: value})
+
+    refused("a", "target_tokens.npy: an id is outside 0..6", array("target_tokens", [1, 7] * 4))
+    refused("b", "the count of target_tokens is 7, but", array("target_tokens", [1] * 7))
+    rise = "target_offsets.npy: the offsets do not rise"
+    refused("c", rise, array("target_offsets", [0, 2, 2, 8]))
+    refused("d", rise, array("target_offsets", [0, 2, 6, 7]))
+    refused("e", "the count of target_offsets is 2, but", array("target_offsets", [0, 2, 8]))
+    refused("f", "target_texts.txt: the count of texts is 2, but dataset.json has 3", texts)
+    refused("g", "its target_vocabulary_size is not", listed("target_vocabulary_size", 6))
+    refused("h", "its target_vocabulary_sha256 is not", listed("target_vocabulary_sha256", "ab"))
+
+
+def test_a_target_text_that_was_cut_is_damage_when_it_is_read(tmp_path):
+    dataset = write_pairs(tmp_path / "d")
+    store.write_lines(tmp_path / "d/train/target_texts.txt", ["b"])
+    with pytest.raises(DataError, match="the count of texts is 1, but dataset.json has 3"):
+        dataset.target_texts("train")
+
+
 def edit(folder, **changes):
     """Changes parts of dataset.json, or removes them with None, as an older version would write it:
     without its sha256 beside it.
@@ -124,7 +255,7 @@ def edit(folder, **changes):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"target": "smell"}, "the target is 'smell', but this version knows label, tags"),
+        ({"target": "smell"}, "the target is 'smell', but this version knows label, tags, next"),
         ({"order": "sorted"}, "the order is 'sorted', but this version knows shuffled, streams"),
         ({"order": ["streams"]}, "the order is"),
         ({"order": None}, "parts are missing"),

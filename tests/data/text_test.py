@@ -11,6 +11,7 @@ import unicodedata
 import pytest
 import tensorflow as tf
 
+from tests import datasets
 from trainer import config as configuration
 from trainer.data import text
 from trainer.exit_codes import UsageError
@@ -356,6 +357,21 @@ def test_a_saved_model_encodes_as_the_tokenizer_that_went_into_it(tmp_path, name
     expected = exported.encode(texts).numpy()
     tf.saved_model.save(exported, tmp_path / "saved")
     assert (tf.saved_model.load(tmp_path / "saved").encode(texts).numpy() == expected).all()
+
+
+@pytest.mark.parametrize("target_words", [None, ["cat"]])
+def test_the_target_of_a_dataset_has_the_same_tokenizer_with_its_own_vocabulary(
+    tmp_path, target_words
+):
+    dataset = datasets.write_pairs(
+        tmp_path / "d", {"train": [([5], [4])]}, words=["die", "Katze"], target_words=target_words
+    )
+    tokenizer = text.target_tokenizer_of(dataset)
+    ids = [1, 2, 4] if target_words else [1, 5, 2]
+    assert tokenizer.encode(["Katze cat"]).to_list() == [ids]
+    assert tokenizer.decode(tf.ragged.constant([[4]])).numpy().tolist() == [
+        b"cat" if target_words else b"die"
+    ]
 
 
 def test_a_tokenizer_without_words_names_the_missing_file():

@@ -39,16 +39,21 @@ def test_a_mask_of_another_shape_drops_whole_steps(noise):
     assert 0 < np.count_nonzero(dropped) < dropped.size
 
 
-@pytest.mark.parametrize("whole_steps", [False, True])
-def test_a_mask_that_xla_compiles_by_itself_has_the_same_bits_and_the_same_gradient(
-    noise, whole_steps
-):
+def test_a_mask_of_another_shape_drops_values_at_all_steps(noise):
+    values = tf.ones([2, 5, 40])
+    dropped = drop(values, "rnn_1", noise, rate=0.5, seed=3, all_steps=True).numpy()
+    np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], dropped.shape))
+    assert 0 < np.count_nonzero(dropped) < dropped.size
+
+
+@pytest.mark.parametrize("shape", [{}, {"whole_steps": True}, {"all_steps": True}])
+def test_a_mask_that_xla_compiles_by_itself_has_the_same_bits_and_the_same_gradient(noise, shape):
     values = tf.reshape(tf.range(1.0, 41), [2, 5, 4])
     found = []
     for each in (noise, noise._replace(compiled=True)):
         with tf.GradientTape() as tape:
             tape.watch(values)
-            dropped = drop(values, "rnn_1", each, rate=0.4, seed=3, whole_steps=whole_steps)
+            dropped = drop(values, "rnn_1", each, rate=0.4, seed=3, **shape)
         found.append((dropped.numpy(), tape.gradient(dropped, values).numpy()))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0][0], values * found[0][1])

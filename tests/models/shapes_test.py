@@ -8,6 +8,7 @@ import pytest
 from tests.steps import runs
 from trainer import config as configuration
 from trainer.models import recurrent, shapes
+from trainer.models.decoder import Decoder
 from trainer.models.networks import Network
 from trainer.steps import optimizer, state
 from trainer.tasks import table
@@ -27,6 +28,28 @@ def test_the_table_is_the_weights_that_the_network_builds_in_their_order(setting
     built = {name: tuple(weight.shape) for name, weight in network.initial_weights().items()}
     assert list(shapes.weights(model, 20, 3).items()) == list(built.items())
     assert shapes.parameters(model, 20, 3) == sum(map(np.prod, built.values()))
+
+
+@pytest.mark.parametrize("second", ["own", "shared"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("tied_embedding", [False, True])
+@pytest.mark.parametrize("attention", ["general", "dot", "none"])
+def test_with_a_decoder_the_table_is_what_the_network_builds(
+    second, bidirectional, tied_embedding, attention
+):
+    model = configuration.Model(
+        embedding_size=6,
+        units=(5, 3),
+        bidirectional=bidirectional,
+        tied_embedding=tied_embedding,
+        attention=attention,
+    )
+    network = Network(model, 20, 30, head=Decoder, second=second)
+    built = {name: tuple(weight.shape) for name, weight in network.initial_weights().items()}
+    assert list(shapes.weights(model, 20, 30, second).items()) == list(built.items())
+    assert network.parameters == sum(map(np.prod, built.values()))
+    assert ("target_embedding/embeddings" in built) == (second == "own")
+    assert ("attention/kernel" in built) == (attention == "general")
 
 
 @pytest.mark.parametrize(

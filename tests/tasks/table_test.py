@@ -407,6 +407,7 @@ OTHER = {
     "bidirectional": True,
     "class_weights": "balanced",
     "tied_embedding": True,
+    "attention": "dot",
 }
 
 

@@ -3,8 +3,9 @@
     MODEL_DIR/dataset/dataset.json    byte for byte, so that its sha256 is the dataset's digest
     MODEL_DIR/dataset/vocabulary.txt
     MODEL_DIR/dataset/labels.txt      absent if there are no classes
+    MODEL_DIR/dataset/target_vocabulary.txt  absent if the dataset has none
 
-Every checkpoint has the digest of the dataset, and dataset.json has those of the other two files.
+Every checkpoint has the digest of the dataset, and dataset.json has those of the other files.
 So whatever reads them compares every byte. They are there before the first checkpoint is.
 """
 
@@ -60,7 +61,7 @@ def opened(model_dir: pathlib.Path, digest: str) -> store.Dataset | None:
 def _digests(dataset: store.Dataset) -> list[tuple[str, str]]:
     """Returns (file, sha256) of what is kept, dataset.json last."""
     files = dataset.description["files"]
-    names = [name for name in (store.VOCABULARY, store.LABELS) if name in files]
+    names = [name for name in store.NAMES if name in files]
     return [*((name, files[name]["sha256"]) for name in names), (store.DESCRIPTION, dataset.digest)]
 
 

@@ -3,6 +3,7 @@
 tf.data only carries the arrays: it maps a range of steps to batches ahead of time.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,9 +12,23 @@ import tensorflow as tf
 
 from trainer import config as configuration
 from trainer.data import fields, plans
+from trainer.data.plans import Length
 from trainer.data.store import Dataset, Split
 
 START = 1  # `text.START`; this module needs no tokenizer.
+
+
+class Sentences(NamedTuple):
+    """The targets of pairs: sentences, which are read while they are told.
+
+    tokens: int32 [batch, length] from START on, 0 where padded.
+    following: int32 [batch, length], the token after each; START after the last one of a sentence.
+    lengths: int32 [batch], steps that count.
+    """
+
+    tokens: Any
+    following: Any
+    lengths: Any
 
 
 class Batch(NamedTuple):
@@ -22,7 +37,8 @@ class Batch(NamedTuple):
     rows: int32 [batch], the row of the global batch; dropout is keyed by it.
     inputs: int32 [batch, length] tokens, 0 where padded.
     lengths: int32 [batch], steps that count.
-    targets: int32 [batch], or [batch, length] if the target is one per step, 0 where padded.
+    targets: int32 [batch], or [batch, length] if the target is one per step, 0 where padded; or
+      `Sentences`, which have a length of their own.
     """
 
     rows: Any
@@ -34,7 +50,27 @@ class Batch(NamedTuple):
 def signature(target: fields.Target) -> Batch:
     """Returns the types of a batch, of any number of rows and any length."""
     per_row, per_step = (tf.TensorSpec([None] * rank, tf.int32) for rank in (1, 2))
+    if target.sequence:
+        return Batch(per_row, per_step, per_row, Sentences(per_step, per_step, per_row))
     return Batch(per_row, per_step, per_row, per_step if target.per_step else per_row)
+
+
+def cut(batch: Batch, length: Length) -> Batch:
+    """Returns a batch without the steps beyond `length`."""
+    source, target = length if isinstance(length, tuple) else (length, length)
+
+    def shorter(part: Any, steps: int) -> Any:
+        return tf.nest.map_structure(
+            lambda values: values[:, :steps] if values.shape.rank == 2 else values, part
+        )
+
+    return shorter(batch, source)._replace(targets=shorter(batch.targets, target))
+
+
+def row_bytes(length: Length, target: fields.Target) -> int:
+    """Returns the bytes of a row of a batch that is padded to `length`."""
+    row = blank(length, 1, target)
+    return sum(values.dtype.size * values.shape.num_elements() for values in tf.nest.flatten(row))
 
 
 # --- Padding --------------------------------------------------------------------------------------
@@ -72,7 +108,7 @@ def rows_of(split: Split, examples: np.ndarray, length: int, settings: configura
 def batch_of(
     split: Split,
     examples: np.ndarray,
-    length: int,
+    length: Length,
     settings: configuration.Input,
     first_row: int = 0,
     target: fields.Target = fields.LABEL,
@@ -82,13 +118,12 @@ def batch_of(
     The target is that of the dataset. The next token of an example's last one is START, with which
     the next example begins: so it also marks the end.
     """
+    length, target_length = length if isinstance(length, tuple) else (length, 0)
     rows = rows_of(split, examples, length, settings)
     if target is fields.NEXT_TOKEN:
-        # The token after the last one of an example is that of the next example, which is START
-        # too, except for the last example of all.
-        ends = rows.places + 1 == split.offsets[examples + 1][:, None]
-        after = _taken(split.tokens, rows.places + 1, rows.holds & ~ends)
-        targets = np.where(rows.holds & ends, START, after).astype(np.int32)
+        targets = _following(split, examples, rows)
+    elif target.sequence:
+        targets = _sentences(split, examples, target_length, settings)
     elif target.per_step:
         targets = _taken(split.targets, rows.places, rows.holds)
     else:
@@ -99,6 +134,29 @@ def batch_of(
         lengths=rows.lengths,
         targets=targets,
     )
+
+
+def _following(split: Split, examples: np.ndarray, rows: Rows) -> np.ndarray:
+    """Returns the token after each of `rows`, START after the last one of an example."""
+    # The token after the last one of an example is that of the next example, which is START too,
+    # except for the last example of all.
+    ends = rows.places + 1 == split.offsets[examples + 1][:, None]
+    after = _taken(split.tokens, rows.places + 1, rows.holds & ~ends)
+    return np.where(rows.holds & ends, START, after).astype(np.int32)
+
+
+def _sentences(
+    split: Split, examples: np.ndarray, length: int, settings: configuration.Input
+) -> Sentences:
+    """Returns the targets of pairs, padded to `length`.
+
+    A longer sentence is cut at its end, and what follows its last step is no end.
+    """
+    targets = Split(split.targets, split.target_offsets)
+    settings = dataclasses.replace(settings, truncate="end")
+    rows = rows_of(targets, examples, length, settings)
+    tokens = _taken(targets.tokens, rows.places, rows.holds)
+    return Sentences(tokens, _following(targets, examples, rows), rows.lengths)
 
 
 def _taken(values: np.ndarray, places: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -112,18 +170,22 @@ def loose_batch(
     split: Split, settings: configuration.Input, target: fields.Target = fields.LABEL
 ) -> Batch:
     """Returns all examples of a small split in its own order, as one batch: for new texts."""
-    length = plans.loose_length(split, settings)
+    length: Length = plans.loose_length(split, settings)
+    if target.sequence:
+        length = length, plans.loose_length(Split(split.targets, split.target_offsets), settings)
     return batch_of(split, np.arange(len(split)), length, settings, target=target)
 
 
-def blank(length: int, rows: int, target: fields.Target = fields.LABEL) -> Batch:
+def blank(length: Length, rows: int, target: fields.Target = fields.LABEL) -> Batch:
     """Returns a batch of padding, of `rows` rows: for its shape."""
-    return Batch(
-        tf.range(rows),
-        tf.zeros([rows, length], tf.int32),
-        tf.ones([rows], tf.int32),
-        tf.zeros([rows, length] if target.per_step else [rows], tf.int32),
-    )
+    length, target_length = length if isinstance(length, tuple) else (length, 0)
+    ones = tf.ones([rows], tf.int32)
+    if target.sequence:
+        padding = tf.zeros([rows, target_length], tf.int32)
+        targets = Sentences(padding, padding, ones)
+    else:
+        targets = tf.zeros([rows, length] if target.per_step else [rows], tf.int32)
+    return Batch(tf.range(rows), tf.zeros([rows, length], tf.int32), ones, targets)
 
 
 def stream_batch(split: Split, starts: np.ndarray, length: int, first_row: int = 0) -> Batch:
@@ -168,7 +230,7 @@ class TrainingBatches:
             self.plan.examples(step)[first_row:end_row], self.plan.padded_length(step), first_row
         )
 
-    def _of_rows(self, examples: np.ndarray, length: int, first_row: int = 0) -> Batch:
+    def _of_rows(self, examples: np.ndarray, length: Length, first_row: int = 0) -> Batch:
         """Returns the batch of rows that a plan names, int64 [rows]."""
         return batch_of(self._split, examples, length, self._settings, first_row, self.target)
 
@@ -212,7 +274,7 @@ class TrainingBatches:
         """
         length, count = self.plan.padded_length(step), 1
         if mixed:
-            length, count = int(max(self.plan.lengths)), most
+            length, count = max(self.plan.lengths), most
         while count < most and self.plan.padded_length(step + count) == length:
             count += 1
         size = self.plan.batch_size
@@ -229,7 +291,7 @@ class TrainingBatches:
         An element: (batches, int32 [most] their padded lengths as numbers of `plan.lengths`, how
         many they are).
         """
-        numbers = {int(length): number for number, length in enumerate(self.plan.lengths)}
+        numbers = {length: number for number, length in enumerate(self.plan.lengths)}
 
         def made() -> Iterator[tuple[Batch, np.ndarray, int]]:
             step = first_step

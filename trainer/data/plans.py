@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from trainer import config as configuration
-from trainer.data import epochs, fields, order
+from trainer.data import epochs, fields, order, pairs
 from trainer.data.epochs import Epochs
 from trainer.data.store import Split
 from trainer.exit_codes import UsageError
@@ -25,6 +25,9 @@ GRAIN = 8  # Padded lengths are multiples of it.
 # workers: each part begins without what came before it, so the number is part of the metric.
 EVALUATION_PARTS = 16
 EVALUATION_CHUNK = 64  # Steps of an evaluation's chunk; it affects no metric.
+
+# What a batch is padded to: the length of its rows, or (source, target) if they are pairs.
+Length = int | tuple[int, int]
 
 
 class Plan(Protocol):
@@ -40,12 +43,12 @@ class Plan(Protocol):
     rows_are: str
 
     @property
-    def lengths(self) -> np.ndarray: ...
+    def lengths(self) -> list[Length]: ...
 
     def examples(self, step: int) -> np.ndarray:
         """Returns what each row of a step is: int64 [batch_size]."""
 
-    def padded_length(self, step: int) -> int:
+    def padded_length(self, step: int) -> Length:
         """Returns the length that a step's batch is padded to."""
 
 
@@ -61,6 +64,12 @@ def training_plan(split: Split, order: str, settings: configuration.Input, seed:
 def cut_lengths(split: Split, max_length: int) -> np.ndarray:
     """Returns the tokens that count of each example: int32 [examples], at most `max_length`."""
     return np.minimum(np.diff(split.offsets), max_length).astype(np.int32)
+
+
+def pair_lengths(split: Split, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the tokens that count of each source and of each target: two int32 [examples]."""
+    targets = Split(split.targets, split.target_offsets)
+    return cut_lengths(split, max_length), cut_lengths(targets, max_length)
 
 
 def padded_lengths(lengths: np.ndarray, max_length: int, count: int = LENGTHS) -> np.ndarray:
@@ -83,22 +92,48 @@ def padded_lengths(lengths: np.ndarray, max_length: int, count: int = LENGTHS) -
 class Lengths:
     """The lengths of a split's examples and of its batches.
 
-    cut: int32 [examples], tokens that count. padded: the lengths that batches can have, increasing.
+    size: tokens that count of each example, int32 [examples]; of a pair on both sides. sorting: int
+    [examples], by which examples of about the same length come together. padded: the lengths that
+    batches can have, increasing.
     """
 
     def __init__(self, split: Split, settings: configuration.Input):
-        self.cut = cut_lengths(split, settings.max_length)
+        self.size = self.sorting = cut_lengths(split, settings.max_length)
         self.padded = (
-            np.array([settings.max_length])
+            [settings.max_length]
             if settings.padding == "pre"
-            else padded_lengths(self.cut, settings.max_length)
+            else padded_lengths(self.size, settings.max_length).tolist()
         )
 
-    def holding(self, examples: np.ndarray) -> int:
+    def holding(self, examples: np.ndarray) -> Length:
         """Returns the smallest of the padded lengths that holds each of `examples`."""
         if len(self.padded) == 1:
-            return int(self.padded[0])
-        return int(self.padded[np.searchsorted(self.padded, self.cut[examples].max())])
+            return self.padded[0]
+        return self.padded[np.searchsorted(self.padded, self.size[examples].max())]
+
+
+class PairLengths:
+    """The lengths of a split's pairs and of its batches, with the attributes of `Lengths`."""
+
+    def __init__(self, split: Split, settings: configuration.Input):
+        sources, targets = sides = pair_lengths(split, settings.max_length)
+        self.size = sources + targets
+        self.padded = pairs.shapes(*sides, LENGTHS)
+        self._number = pairs.first_holding(*sides, self.padded)
+        # By shape, in it by target and source: neighbours at the edge of a shape are alike.
+        self.sorting = np.ravel_multi_index(
+            (self._number, targets, sources),
+            (LENGTHS, settings.max_length + 1, settings.max_length + 1),
+        )
+
+    def holding(self, examples: np.ndarray) -> Length:
+        """Returns the smallest of the padded lengths that holds each of `examples`."""
+        return self.padded[self._number[examples].max()]
+
+
+def lengths_of(split: Split, settings: configuration.Input) -> Lengths | PairLengths:
+    """Returns the lengths of a split's examples, whether they are pairs or not."""
+    return (Lengths if split.target_offsets is None else PairLengths)(split, settings)
 
 
 class ShuffledPlan:
@@ -118,21 +153,28 @@ class ShuffledPlan:
         self.epochs = Epochs(self.size, self.batch_size)
         self.window = min(WINDOW_BATCHES, max(1, self.size // self.batch_size))
         self._seed = seed
-        self._lengths = Lengths(split, settings)
+        self._lengths = lengths_of(split, settings)
         self._bucket = settings.bucket and settings.padding == "post"
         self._examples_of = functools.lru_cache(maxsize=8)(self._window_examples)
 
     @property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> list[Length]:
         """The lengths that batches can have."""
         return self._lengths.padded
+
+    def padding(self) -> float:
+        """Returns the share of padding in the batches of the first epoch, in [0, 1)."""
+        steps = range(-(-self.size // self.batch_size))
+        held = sum(self._lengths.size[self.examples(step)].sum() for step in steps)
+        shapes = np.array([self.padded_length(step) for step in steps])
+        return float(1 - held / (shapes.sum() * self.batch_size))
 
     def examples(self, step: int) -> np.ndarray:
         """Returns the examples of a step: int64 [batch_size]."""
         window, place = divmod(step, self.window)
         return self._examples_of(window)[place]
 
-    def padded_length(self, step: int) -> int:
+    def padded_length(self, step: int) -> Length:
         """Returns the length that a step's batch is padded to."""
         return self._lengths.holding(self.examples(step))
 
@@ -142,7 +184,7 @@ class ShuffledPlan:
         positions = np.arange(first, first + self.window * self.batch_size)
         examples = order.examples_at(positions, self.size, self._seed)
         if self._bucket:
-            examples = examples[np.argsort(self._lengths.cut[examples], kind="stable")]
+            examples = examples[np.argsort(self._lengths.sorting[examples], kind="stable")]
         batches = examples.reshape(self.window, self.batch_size)
         if self._bucket:
             # Three parts, so it never equals a key of `order`, which has two.
@@ -187,9 +229,9 @@ class StreamsPlan:
         self.epochs = Epochs(self.size, self.batch_size)
 
     @property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> list[Length]:
         """The length that all batches have."""
-        return np.array([self._chunk])
+        return [self._chunk]
 
     def examples(self, step: int) -> np.ndarray:
         """Returns the place of the first token of each row: int64 [batch_size]."""
@@ -223,9 +265,9 @@ class StreamEvaluationPlan:
         self._chunks = -(-longest // self._chunk)
 
     @property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> list[Length]:
         """The length that all chunks have."""
-        return np.array([self._chunk])
+        return [self._chunk]
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Yields (places of first tokens int64 [parts], steps that count int32 [parts], length)."""
@@ -244,16 +286,16 @@ class EvaluationPlan:
 
     def __init__(self, split: Split, settings: configuration.Input, batch_size: int):
         self.batch_size = batch_size
-        self._lengths = Lengths(split, settings)
+        self._lengths = lengths_of(split, settings)
 
     @property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> list[Length]:
         """The lengths that batches can have."""
         return self._lengths.padded
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, int, int]]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int, Length]]:
         """Yields (examples int64 [batch_size], how many of them count, the padded length)."""
-        by_length = np.argsort(self._lengths.cut, kind="stable")
+        by_length = np.argsort(self._lengths.sorting, kind="stable")
         for first in range(0, len(by_length), self.batch_size):
             examples = by_length[first : first + self.batch_size]
             missing = self.batch_size - len(examples)

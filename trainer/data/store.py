@@ -5,11 +5,15 @@
     DATA_DIR/dataset.json.sha256  the sha256 of dataset.json, as `sha256sum -c` reads it
     DATA_DIR/vocabulary.txt  line i (from 0) is id i, the reserved ids first
     DATA_DIR/labels.txt      line i (from 0) is class i; absent if there are no classes
+    DATA_DIR/target_vocabulary.txt  of a target that is a text; absent if it shares vocabulary.txt
     DATA_DIR/SPLIT/          for each of train, validation, test:
         tokens.npy           int32 [total], all examples end to end, never truncated
         offsets.npy          int64 [examples + 1], example i is tokens[offsets[i]:offsets[i + 1]]
         labels.npy           int32 [examples], the class of each example; or
-        tags.npy             int32 [total], the class of each token
+        tags.npy             int32 [total], the class of each token; or
+        target_tokens.npy    int32 [total of the targets], all of them end to end
+        target_offsets.npy   int64 [examples + 1], as offsets.npy
+        target_texts.txt     line i (from 0) is the target of example i as it was read (`escape`)
 
 Format 1 of dataset.json is a dataset of labels. Format 2 also names the `task`, the kind of
 `target` (`fields.TARGETS`) and the `order` in which steps meet the examples (`fields.ORDERS`).
@@ -33,7 +37,7 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -47,11 +51,16 @@ FORMATS = (1, 2)
 SPLITS = ("train", "validation", "test")
 DESCRIPTION, DIGEST = "dataset.json", "dataset.json.sha256"
 VOCABULARY, LABELS = "vocabulary.txt", "labels.txt"
+TARGET_VOCABULARY, TARGET_TEXTS = "target_vocabulary.txt", "target_texts.txt"
+# What texts are read with, and answers written.
+NAMES = (VOCABULARY, TARGET_VOCABULARY, LABELS)
 ARRAYS = {
     "tokens": np.dtype("<i4"),
     "offsets": np.dtype("<i8"),
     "labels": np.dtype("<i4"),
     "tags": np.dtype("<i4"),
+    "target_tokens": np.dtype("<i4"),
+    "target_offsets": np.dtype("<i8"),
 }
 _BLOCK = 1 << 20
 
@@ -61,12 +70,15 @@ class Split:
     """The examples of a split, as read-only memory maps.
 
     tokens: int32 [total]. offsets: int64 [examples + 1]. targets: classes, int32 [examples] or
-    [total] (`fields.Target.per_step`); None if the tokens themselves are the target.
+    [total] (`fields.Target.per_step`); ids, int32 [total of the targets], of which example i has
+    targets[target_offsets[i]:target_offsets[i + 1]] (`fields.Target.sequence`); None if the tokens
+    themselves are the target.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     targets: np.ndarray | None = None
+    target_offsets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -77,7 +89,8 @@ class Dataset:
     """An open dataset.
 
     digest: sha256 of dataset.json. vocabulary[i]: token of id i. labels[i]: name of class i; () if
-    there are no classes.
+    there are no classes. target_vocabulary[i]: token of id i of a target that is a text (it may be
+    `vocabulary` itself); () if the target is not a text.
     """
 
     folder: pathlib.Path
@@ -86,10 +99,11 @@ class Dataset:
     labels: tuple[str, ...]
     vocabulary: tuple[str, ...]
     splits: dict[str, Split]
+    target_vocabulary: tuple[str, ...] = ()
 
     @property
     def tokenizer(self) -> dict:
-        """The settings for `text.Tokenizer`."""
+        """The settings for `text.Tokenizer`; those of the target, too, if that is a text."""
         return self.description["tokenizer"]
 
     @property
@@ -109,13 +123,35 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """The number of classes, or of ids if the target is the next token."""
-        return len(self.labels) if self.target.array else len(self.vocabulary)
+        """The number of classes, or of ids if the target is the next token or a text."""
+        if self.target.classes:
+            return len(self.labels)
+        return len(self.target_vocabulary or self.vocabulary)
+
+    @property
+    def shared_vocabulary(self) -> bool:
+        """Whether the target is a text whose ids are those of `vocabulary`."""
+        return shares_vocabulary(self.description)
+
+    @property
+    def second(self) -> str:
+        """How the words of a target that is a text are embedded: `second` of `shapes.weights`."""
+        return second_in(self.description)
 
     @property
     def vocabulary_sha256(self) -> str:
         """Identifies the vocabulary: equal ones give every token the same id."""
         return vocabulary_sha256(self.description)
+
+    def target_texts(self, split: str) -> list[str]:
+        """Returns the target of each example of a split as it was read; reads the file.
+
+        Raises DataError if it is damaged or cannot be read.
+        """
+        path = self.folder / split / TARGET_TEXTS
+        lines = _read_lines(path)
+        _check_count(path, "texts", len(lines), self.description["splits"][split]["examples"])
+        return list(map(unescape, lines))
 
 
 def task_in(description: Mapping) -> str:
@@ -131,6 +167,18 @@ def order_in(description: Mapping) -> str:
 def target_in(description: Mapping) -> fields.Target:
     """Returns the target of a dataset, from the content of its dataset.json."""
     return fields.TARGETS[description.get("target", fields.LABEL.kind)]
+
+
+def second_in(description: Mapping) -> str:
+    """Returns whose vocabulary a target has that is a text: "own" or "shared"; else ""."""
+    if not target_in(description).sequence:
+        return ""
+    return "shared" if shares_vocabulary(description) else "own"
+
+
+def shares_vocabulary(description: Mapping) -> bool:
+    """Returns whether a dataset has a text as its target whose ids are those of its inputs."""
+    return target_in(description).sequence and TARGET_VOCABULARY not in description["files"]
 
 
 class Damaged(DataError):
@@ -161,19 +209,23 @@ def open_dataset(folder: str | os.PathLike, verify: bool = True, splits: bool = 
     description, digest = read_description(folder)
     files = description["files"]
     if not splits:
-        files = {name: entry for name, entry in files.items() if name in (VOCABULARY, LABELS)}
+        files = {name: entry for name, entry in files.items() if name in NAMES}
     _check_files(folder, files, verify)
-    vocabulary = tuple(unescape(line) for line in _read_lines(folder / VOCABULARY))
+    vocabulary = _read_entries(folder / VOCABULARY)
     target = target_in(description)
-    labels = tuple(_read_lines(folder / LABELS)) if target.array else ()
-    _check_names(folder, description, vocabulary, labels)
+    labels = tuple(_read_lines(folder / LABELS)) if target.classes else ()
+    target_vocabulary = vocabulary if shares_vocabulary(description) else ()
+    if TARGET_VOCABULARY in files:
+        target_vocabulary = _read_entries(folder / TARGET_VOCABULARY)
+    dataset = Dataset(folder, description, digest, labels, vocabulary, {}, target_vocabulary)
+    _check_names(dataset)
     names = [name for name in SPLITS if splits and name in description["splits"]]
     opened = {name: _open_split(folder / name, target) for name in names}
     for name, split in opened.items():
         _check_shapes(folder / name, split, target, description["splits"][name])
         if verify:
-            _check_ranges(folder / name, split, target, len(vocabulary), len(labels))
-    return Dataset(folder, description, digest, labels, vocabulary, opened)
+            _check_ranges(folder / name, split, target, len(vocabulary), dataset.outputs)
+    return dataclasses.replace(dataset, splits=opened)
 
 
 def _root(path: pathlib.Path) -> pathlib.Path:
@@ -250,17 +302,21 @@ def _check_parts(path: pathlib.Path, description: Mapping) -> None:
     """Raises Damaged if the parts of dataset.json are not those of one dataset."""
     splits, files, target = description["splits"], description["files"], target_in(description)
     tokenizer, task = description["tokenizer"], task_in(description)
+    counted = ("examples", "tokens", *([target.array] if target.sequence else []))
     if (
         not all(isinstance(part, dict) for part in (splits, files, tokenizer))
         or not all(isinstance(name, str) for name in (tokenizer.get("name"), task))
-        or not all(_counts(split, "examples", "tokens") for split in splits.values())
+        or not all(_counts(split, *counted) for split in splits.values())
         or not all(_counts(file, "size") and "sha256" in file for file in files.values())
     ):
         raise Damaged(path, "a part of it is not as `prepare` wrote it")
     if unknown := splits.keys() - set(SPLITS):
         raise Damaged(path, f"a split is named {min(unknown)[:200]!r}")
     expected = {f"{split}/{name}.npy" for split in splits for name in _arrays(target)}
-    expected |= {VOCABULARY, LABELS} if target.array else {VOCABULARY}
+    expected |= {VOCABULARY, LABELS} if target.classes else {VOCABULARY}
+    if target.sequence:
+        expected |= {f"{split}/{TARGET_TEXTS}" for split in splits}
+        expected |= {TARGET_VOCABULARY} & files.keys()
     if different := expected ^ files.keys():
         raise Damaged(path, f"its splits and its files do not agree about {min(different)[:200]}")
 
@@ -272,18 +328,20 @@ def _counts(entry: object, *names: str) -> bool:
     )
 
 
-def _check_names(
-    folder: pathlib.Path, description: Mapping, vocabulary: Sequence[str], labels: Sequence[str]
-) -> None:
-    """Raises Damaged if dataset.json describes another vocabulary or other classes."""
-    files = description["files"]
-    for part, found in (
-        ("classes", list(labels)),
-        ("vocabulary_size", len(vocabulary)),
-        ("vocabulary_sha256", files[VOCABULARY]["sha256"]),
-    ):
-        if description.get(part, found) != found:
-            raise Damaged(folder / DESCRIPTION, f"its {part} is not what its files hold")
+def _check_names(dataset: Dataset) -> None:
+    """Raises Damaged if dataset.json describes other vocabularies or other classes."""
+    files = dataset.description["files"]
+    found = {
+        "classes": list(dataset.labels),
+        "vocabulary_size": len(dataset.vocabulary),
+        "vocabulary_sha256": files[VOCABULARY]["sha256"],
+    }
+    if TARGET_VOCABULARY in files:
+        found["target_vocabulary_size"] = len(dataset.target_vocabulary)
+        found["target_vocabulary_sha256"] = files[TARGET_VOCABULARY]["sha256"]
+    for part, value in found.items():
+        if dataset.description.get(part, value) != value:
+            raise Damaged(dataset.folder / DESCRIPTION, f"its {part} is not what its files hold")
 
 
 def vocabulary_sha256(description: Mapping) -> str:
@@ -308,7 +366,8 @@ def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: boo
 
 def _arrays(target: fields.Target) -> list[str]:
     """Returns the names of the arrays of a split."""
-    return [name for name in ("tokens", "offsets", target.array) if name]
+    offsets = "target_offsets" if target.sequence else ""
+    return [name for name in ("tokens", "offsets", target.array, offsets) if name]
 
 
 def _open_split(folder: pathlib.Path, target: fields.Target) -> Split:
@@ -325,7 +384,9 @@ def _open_split(folder: pathlib.Path, target: fields.Target) -> Split:
                 path,
                 f"{arrays[name].dtype} of rank {arrays[name].ndim}, but must be {dtype} of rank 1",
             )
-    return Split(arrays["tokens"], arrays["offsets"], arrays.get(target.array))
+    return Split(
+        arrays["tokens"], arrays["offsets"], arrays.get(target.array), arrays.get("target_offsets")
+    )
 
 
 def _check_shapes(
@@ -335,33 +396,55 @@ def _check_shapes(
         ("offsets", len(split), expected["examples"]),
         ("tokens", len(split.tokens), expected["tokens"]),
     ]
-    if split.targets is not None:
+    if target.sequence:
+        counts.append(("target_offsets", len(split.target_offsets) - 1, expected["examples"]))
+        counts.append((target.array, len(split.targets), expected[target.array]))
+    elif split.targets is not None:
         wanted = expected["tokens" if target.per_step else "examples"]
         counts.append((target.array, len(split.targets), wanted))
     for name, seen, wanted in counts:
-        if seen != wanted:
-            raise Damaged(
-                folder / f"{name}.npy",
-                f"the count of {name} is {seen}, but dataset.json has {wanted}",
-            )
+        _check_count(folder / f"{name}.npy", name, seen, wanted)
+
+
+def _check_count(path: pathlib.Path, name: str, seen: int, wanted: int) -> None:
+    if seen != wanted:
+        raise Damaged(path, f"the count of {name} is {seen}, but dataset.json has {wanted}")
 
 
 def _check_ranges(
-    folder: pathlib.Path, split: Split, target: fields.Target, vocabulary_size: int, classes: int
+    folder: pathlib.Path, split: Split, target: fields.Target, vocabulary_size: int, outputs: int
 ) -> None:
-    offsets = split.offsets
-    if offsets[0] != 0 or offsets[-1] != len(split.tokens) or (np.diff(offsets) < 1).any():
-        raise Damaged(
-            folder / "offsets.npy", "the offsets do not rise from 0 to the number of tokens"
-        )
+    _check_offsets(folder / "offsets.npy", split.offsets, len(split.tokens))
     columns = [("tokens", split.tokens, vocabulary_size)]
     if split.targets is not None:
-        columns.append((target.array, split.targets, classes))
+        columns.append((target.array, split.targets, outputs))
+    if target.sequence:
+        _check_offsets(folder / "target_offsets.npy", split.target_offsets, len(split.targets))
+        texts = folder / TARGET_TEXTS
+        _check_count(texts, "texts", _count_lines(texts), len(split))
     for name, values, limit in columns:
         for begin in range(0, len(values), _BLOCK):
             part = values[begin : begin + _BLOCK]
             if part.min() < 0 or part.max() >= limit:
                 raise Damaged(folder / f"{name}.npy", f"an id is outside 0..{limit - 1}")
+
+
+def _check_offsets(path: pathlib.Path, offsets: np.ndarray, total: int) -> None:
+    if offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 1).any():
+        raise Damaged(path, "the offsets do not rise from 0 to the number of tokens")
+
+
+def _count_lines(path: pathlib.Path) -> int:
+    try:
+        with open(path, "rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
+
+
+def _read_entries(path: pathlib.Path) -> tuple[str, ...]:
+    """Returns the entries of a vocabulary."""
+    return tuple(map(unescape, _read_lines(path)))
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:
@@ -429,6 +512,7 @@ class SplitWriter:
         lengths: np.ndarray,
         target: fields.Target = fields.LABEL,
         starts: int = 1,
+        target_lengths: np.ndarray | None = None,
     ):
         """
         Args:
@@ -436,13 +520,20 @@ class SplitWriter:
           lengths: int [examples], ids of each example.
           target: of the dataset.
           starts: ids at the start of an example that stand for no token of it.
+          target_lengths: int [examples], ids of the target of each example, if that is a sequence.
         """
         folder.mkdir()
         self._folder, self._lengths, self._target, self._starts = folder, lengths, target, starts
+        self._target_lengths = target_lengths
         self._total = int(lengths.sum())
         self._tokens = self._array("tokens", self._total)
+        self._offsets = {"offsets": lengths}
         self._counts = np.zeros(0, np.int64)  # Of each class.
-        if target.array:
+        if target.sequence:
+            self._offsets["target_offsets"] = target_lengths
+            self._targets = self._array(target.array, int(target_lengths.sum()))
+            self._texts = HashedFile(folder / TARGET_TEXTS)
+        elif target.array:
             count = self._total if target.per_step else len(lengths)
             self._targets = self._array(target.array, count)
 
@@ -453,40 +544,65 @@ class SplitWriter:
         """Appends tokens of the examples, in order and end to end."""
         self._tokens.write(tokens)
 
-    def write_targets(self, classes: np.ndarray) -> None:
-        """Appends classes of the examples, or of their tokens (`fields.Target.per_step`)."""
-        self._targets.write(classes)
-        counts = np.bincount(classes, minlength=len(self._counts))
-        counts[: len(self._counts)] += self._counts
-        self._counts = counts
+    def write_targets(self, values: np.ndarray) -> None:
+        """Appends targets, in order and end to end.
+
+        They are classes of the examples or of their tokens (`fields.Target.per_step`), or tokens
+        (`fields.Target.sequence`).
+        """
+        self._targets.write(values)
+        if self._target.classes:
+            counts = np.bincount(values, minlength=len(self._counts))
+            counts[: len(self._counts)] += self._counts
+            self._counts = counts
+
+    def write_target_texts(self, texts: Iterable[str]) -> None:
+        """Appends the targets of the examples as they were read, if they are texts."""
+        self._texts.write("".join(f"{escape(text)}\n" for text in texts).encode("utf-8"))
 
     def close(self) -> dict[str, dict]:
         """Closes the files; returns {name below the dataset's folder: {"size", "sha256"}}."""
-        offsets = self._array("offsets", len(self._lengths) + 1)
-        offsets.write(np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]))
-        writers = {"tokens": self._tokens, "offsets": offsets}
+        writers = {"tokens.npy": self._tokens}
+        for name, lengths in self._offsets.items():
+            writers[f"{name}.npy"] = self._array(name, len(lengths) + 1)
+            writers[f"{name}.npy"].write(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
         if self._target.array:
-            writers[self._target.array] = self._targets
-        return {
-            f"{self._folder.name}/{name}.npy": writer.close() for name, writer in writers.items()
-        }
+            writers[f"{self._target.array}.npy"] = self._targets
+        if self._target.sequence:
+            writers[TARGET_TEXTS] = self._texts
+        return {f"{self._folder.name}/{name}": writer.close() for name, writer in writers.items()}
 
     def described(self, names: Sequence[str]) -> dict:
         """Returns the entry of the split in dataset.json; `names`: names of the classes by id.
 
-        `lengths` counts examples by the smallest power of two that is not below their length.
+        `lengths` counts examples by the smallest power of two that is not below their length;
+        `target_lengths` counts them by the length of their target.
         """
-        buckets = collections.Counter((1 << np.ceil(np.log2(self._lengths)).astype(int)).tolist())
         counts = np.zeros(len(names), np.int64)
         counts[: len(self._counts)] = self._counts
         return {
             "examples": len(self._lengths),
             "tokens": self._total,
             **({self._target.array: dict(zip(names, counts.tolist()))} if names else {}),
-            "lengths": {str(bucket): buckets[bucket] for bucket in sorted(buckets)},
+            "lengths": _histogram(self._lengths),
             "longest": int(self._lengths.max()),
             "empty_texts": int((self._lengths == self._starts).sum()),
+            **(
+                {
+                    "target_tokens": int(self._target_lengths.sum()),
+                    "target_lengths": _histogram(self._target_lengths),
+                    "target_longest": int(self._target_lengths.max()),
+                }
+                if self._target.sequence
+                else {}
+            ),
         }
+
+
+def _histogram(lengths: np.ndarray) -> dict[str, int]:
+    """Returns {smallest power of two that is not below a length: how many have such a length}."""
+    buckets = collections.Counter((1 << np.ceil(np.log2(lengths)).astype(int)).tolist())
+    return {str(bucket): buckets[bucket] for bucket in sorted(buckets)}
 
 
 class ArrayWriter:

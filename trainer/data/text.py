@@ -325,3 +325,8 @@ def joined(settings: Mapping, tokens: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
 def tokenizer_of(dataset: store.Dataset) -> Tokenizer:
     """Returns the tokenizer that `dataset` was prepared with."""
     return Tokenizer(dataset.tokenizer, dataset.vocabulary)
+
+
+def target_tokenizer_of(dataset: store.Dataset) -> Tokenizer:
+    """Returns the tokenizer of the targets of a dataset whose target is a text."""
+    return Tokenizer(dataset.tokenizer, dataset.target_vocabulary)

@@ -393,7 +393,9 @@ def check_space(config: configuration.Config, facts: Facts) -> Finding:
     if not isinstance(facts.data, Data) or not isinstance(facts.model_folder, Folder):
         return Finding(SKIPPED, "free space", "needs a dataset and a model folder")
     data = facts.data
-    size = shapes.checkpoint_bytes(config, data.vocabulary_size, data.outputs, data.in_streams)
+    size = shapes.checkpoint_bytes(
+        config, data.vocabulary_size, data.outputs, data.in_streams, data.second
+    )
     wanted = max(1, copies(config, data) - facts.checkpoints)
     free, where = facts.model_folder.free, facts.model_folder.probed
     needs = (

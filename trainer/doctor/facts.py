@@ -61,7 +61,8 @@ class Folder:
 class Data:
     """Size of a prepared dataset: its training split, vocabulary and classes, 0 without any.
 
-    order: how steps meet the examples, one of `fields.ORDERS`.
+    classes: those of the labels, or the words of a target. order: how steps meet the examples, one
+    of `fields.ORDERS`. second: as in `shapes.weights`.
     """
 
     examples: int
@@ -69,6 +70,7 @@ class Data:
     classes: int
     tokens: int = 0
     order: str = fields.SHUFFLED
+    second: str = ""
 
     @property
     def outputs(self) -> int:
@@ -170,16 +172,17 @@ def described(folder: str) -> Data | str:
         description, _ = store.read_description(pathlib.Path(folder))
         lines = {
             name: pathlib.Path(folder, name).read_bytes().count(b"\n")
-            for name in ("vocabulary.txt", "labels.txt")
+            for name in store.NAMES
             if name in description["files"]
         }
         split = description["splits"].get("train", {})
         return Data(
             split.get("examples", 0),
-            lines["vocabulary.txt"],
-            lines.get("labels.txt", 0),
+            lines[store.VOCABULARY],
+            lines.get(store.LABELS, lines.get(store.TARGET_VOCABULARY, 0)),
             split.get("tokens", 0),
             store.order_in(description),
+            store.second_in(description),
         )
     except (TrainerError, OSError) as problem:
         return str(problem)

@@ -66,7 +66,14 @@ class Encoder:
         after = {}
         for layer, name in enumerate(shapes.layer_names(self.settings)):
             place = name if layer else "embedding"  # What the first layer sees is the embedding.
-            states = drop(states, place, noise, rate=rate, seed=self.seed)
+            states = drop(
+                states,
+                place,
+                noise,
+                rate=rate,
+                seed=self.seed,
+                all_steps=self.settings.variational_dropout,
+            )
             states, final = self._run_layer(weights, name, states, lengths, carry)
             after |= final
         return states, after
@@ -87,7 +94,7 @@ class Encoder:
         for name in shapes.layer_names(self.settings):
             names = [f"{name}/{part}" for part in shapes.STATE[self.settings.cell]]
             state = recurrent.one_step(self.settings.cell)(
-                _of_layer(weights, name), values, tuple(carry[part] for part in names)
+                of_layer(weights, name), values, tuple(carry[part] for part in names)
             )
             values = tf.cast(state[0], self.dtype)
             after |= dict(zip(names, state))
@@ -101,17 +108,18 @@ class Encoder:
     def _run_layer(self, weights, name, inputs, lengths, carry):
         """Returns (states, the part of the carry that belongs to the layer)."""
         if self.settings.bidirectional:
-            forward, backward = (_of_layer(weights, f"{name}/{way}") for way in shapes.DIRECTIONS)
+            forward, backward = (of_layer(weights, f"{name}/{way}") for way in shapes.DIRECTIONS)
             return recurrent.bidirectional(self.recurrence, forward, backward, inputs, lengths), {}
         if not carry:
-            states, _ = self.recurrence(_of_layer(weights, name), inputs)
+            states, _ = self.recurrence(of_layer(weights, name), inputs)
             return states, {}
         names = [f"{name}/{part}" for part in shapes.STATE[self.settings.cell]]
         states, final = self.recurrence(
-            _of_layer(weights, name), inputs, state=tuple(carry[part] for part in names)
+            of_layer(weights, name), inputs, state=tuple(carry[part] for part in names)
         )
         return states, dict(zip(names, final))
 
 
-def _of_layer(weights, name):
+def of_layer(weights: Mapping[str, tf.Tensor], name: str) -> recurrent.Weights:
+    """Returns the weights of the recurrent layer `name`."""
     return tuple(weights[f"{name}/{part}"] for part in ("kernel", "recurrent_kernel", "bias"))

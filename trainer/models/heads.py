@@ -1,6 +1,7 @@
 """Heads of networks: from the states of an encoder to the outputs of a task.
 
-`Pooled` has one output for each row, `PerStep` one for each step.
+`Pooled` has one output for each row, `PerStep` one for each step, `Decoder` one for each step of a
+second sequence.
 
 Poolings make one vector of the states of a row. They see its steps and not its padding. In all of
 them, hidden is [batch, time, units]; lengths is int32 [batch], the steps of each row, or None if
@@ -9,7 +10,7 @@ every row fills the array. A row of length 0 gives zero, the state before any st
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -24,6 +25,7 @@ class Pooled:
 
     settings: configuration.Model
     seed: int
+    recurrence: recurrent.Recurrence | None = None  # It has no layers of its own.
 
     def __call__(
         self,
@@ -31,12 +33,13 @@ class Pooled:
         states: tf.Tensor,
         lengths: tf.Tensor,
         noise: Noise | None = None,
+        targets: Any = None,
     ) -> tf.Tensor:
         """Returns the scores of the classes: [batch, classes].
 
         weights: {logical name: tensor}; states: [batch, time, width], those of an `Encoder` with
         the same settings; lengths: int32 [batch], steps of each row that count; noise: turns
-        dropout on.
+        dropout on; targets: not used.
         """
         pooled = self._pool(states, lengths)
         pooled = drop(pooled, "logits", noise, rate=self.settings.dropout, seed=self.seed)
@@ -77,6 +80,7 @@ class PerStep:
 
     settings: configuration.Model
     seed: int
+    recurrence: recurrent.Recurrence | None = None  # It has no layers of its own.
 
     def __call__(
         self,
@@ -84,9 +88,17 @@ class PerStep:
         states: tf.Tensor,
         lengths: tf.Tensor,
         noise: Noise | None = None,
+        targets: Any = None,
     ) -> StepOutputs:
         """Returns the outputs of each step; the arguments are those of `Pooled`."""
-        states = drop(states, "logits", noise, rate=self.settings.dropout, seed=self.seed)
+        states = drop(
+            states,
+            "logits",
+            noise,
+            rate=self.settings.dropout,
+            seed=self.seed,
+            all_steps=self.settings.variational_dropout,
+        )
         if not self.settings.tied_embedding:
             return StepOutputs(states, weights["logits/kernel"], weights["logits/bias"], True)
         if "projection/kernel" in weights:

@@ -7,15 +7,19 @@ averaged weights of an evaluation.
 
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer.models import recurrent, shapes
+from trainer.models import decoder, recurrent, shapes
+from trainer.models.decoder import Decoder
 from trainer.models.encoder import Carry, Encoder
 from trainer.models.heads import PerStep, Pooled, StepOutputs
 from trainer.models.noise import Noise
+
+Head = type[Pooled] | type[PerStep] | type[Decoder]
 
 # For each cell its layer, and its cell for --rnn_from_cell.
 _KERAS = {
@@ -30,7 +34,7 @@ class Network:
 
     weights: {logical name: tf.TensorSpec} of everything that is trained, in the order of
     `shapes.weights`. carried: {name: tf.TensorSpec [batch, units]} of the states that a stream
-    carries. implementations: [(layer, implementation, reason)] for the log. jit: as given.
+    carries. implementations: [(layer, implementation, reason)] for the log. jit, second: as given.
     """
 
     def __init__(
@@ -43,8 +47,10 @@ class Network:
         precision: str = "float32",
         device_type: str = "CPU",
         jit: str = "auto",
-        head: type[Pooled] | type[PerStep] = Pooled,
+        head: Head = Pooled,
+        second: str = "",
     ):
+        """second: as in `shapes.weights`; the other arguments are those of the class."""
         self.settings = settings
         self.vocabulary_size = vocabulary_size
         self.classes = classes
@@ -57,11 +63,12 @@ class Network:
         self.implementations = [
             (name, implementation, reason) for name in shapes.layer_names(settings)
         ]
+        self.second = second
         self._encoder = Encoder(settings, vocabulary_size, recurrence, seed, precision)
-        self._head = head(settings, seed)
+        self._head = head(settings, seed, recurrence)
         self.weights = {
             name: tf.TensorSpec(shape, self._dtype)
-            for name, shape in shapes.weights(settings, vocabulary_size, classes).items()
+            for name, shape in shapes.weights(settings, vocabulary_size, classes, second).items()
         }
         self.carried = {
             name: tf.TensorSpec([None, units], self._dtype)
@@ -71,7 +78,7 @@ class Network:
     @property
     def parameters(self) -> int:
         """The number of trained values."""
-        return shapes.parameters(self.settings, self.vocabulary_size, self.classes)
+        return shapes.parameters(self.settings, self.vocabulary_size, self.classes, self.second)
 
     def outputs(
         self,
@@ -80,6 +87,7 @@ class Network:
         lengths: tf.Tensor,
         noise: Noise | None = None,
         carry: Carry | None = None,
+        targets: Any = None,
     ) -> tuple[tf.Tensor | StepOutputs, Carry]:
         """Returns (what the head makes of the states, the carry after the last step).
 
@@ -89,14 +97,15 @@ class Network:
           lengths: int32 [batch], tokens of each row that count.
           noise: turns dropout on.
           carry: as in `Encoder`.
+          targets: those of the batch, for a head that reads them while it tells them.
 
         Returns:
           Of a pooled head the scores of the classes, [batch, classes]: float64 at that precision,
           else float32. Of one per step `StepOutputs`.
         """
-        weights = {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
+        weights = self._cast(weights)
         states, after = self._encoder(weights, tokens, lengths, noise, carry)
-        outputs = self._head(weights, states, lengths, noise)
+        outputs = self._head(weights, states, lengths, noise, targets)
         if not isinstance(outputs, StepOutputs):
             outputs = tf.cast(outputs, self._dtype)
         return outputs, after
@@ -115,9 +124,53 @@ class Network:
         self, weights: Mapping[str, tf.Tensor], tokens: tf.Tensor, carry: Carry
     ) -> tuple[StepOutputs, Carry]:
         """Returns (the outputs of one step, not multiplied yet, the carry), as `step`."""
-        weights = {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
+        weights = self._cast(weights)
         states, after = self._encoder.step(weights, tokens, carry)
         return self._head(weights, states[:, None], tf.ones_like(tokens)), after
+
+    # --- a second sequence, whose head is a `Decoder` ---------------------------------------------
+
+    def memory(
+        self, weights: Mapping[str, tf.Tensor], tokens: tf.Tensor, lengths: tf.Tensor
+    ) -> decoder.Memory:
+        """Returns what the decoder knows of sources; the arguments are those of `outputs`."""
+        weights = self._cast(weights)
+        states, _ = self._encoder(weights, tokens, lengths)
+        return self._head.memory(weights, states, lengths)
+
+    def decoder_start(
+        self, weights: Mapping[str, tf.Tensor], memory: decoder.Memory
+    ) -> decoder.State:
+        """Returns the state before the first word of each sentence."""
+        return self._head.start(self._cast(weights), memory)
+
+    def decoder_step(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        memory: decoder.Memory,
+        ids: tf.Tensor,
+        state: decoder.State,
+    ) -> tuple[tf.Tensor, decoder.State]:
+        """Returns (scores, the state) after one more word of each row, as `Decoder.step`."""
+        return self._head.step(self._cast(weights), memory, ids, state)
+
+    def attention(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        tokens: tf.Tensor,
+        lengths: tf.Tensor,
+        words: tf.Tensor,
+    ) -> tf.Tensor:
+        """Returns how much each step of `words`, int32 [batch, target], attends to each token.
+
+        It is [batch, target, length], as `Decoder.attention`.
+        """
+        memory = self.memory(weights, tokens, lengths)
+        return tf.cast(self._head.attention(self._cast(weights), memory, words), self._dtype)
+
+    def _cast(self, weights: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the weights in the type of the arithmetic."""
+        return {name: tf.cast(weight, self.compute_dtype) for name, weight in weights.items()}
 
     def logits(
         self,
@@ -138,28 +191,37 @@ class Network:
 
     def initial_weights(self) -> dict[str, tf.Tensor]:
         """Returns {logical name: tensor}: the initial values of `weights`, from the seed alone."""
-        weights, width = {}, self.vocabulary_size
+        weights = {}
         for name, layer in self.layers():
-            if name == "embedding":
-                width = layer.output_dim
+            if isinstance(layer, keras.layers.Embedding):
                 # The identity matrix of a large vocabulary is large, and nothing reads it.
                 if not self.settings.one_hot:
                     layer.build(None)
-                    weights["embedding/embeddings"] = layer.embeddings
-            elif name in ("projection", "logits"):
-                layer.build((None, width))
-                built = {f"{name}/{weight.name}": weight for weight in layer.trainable_variables}
-                # The output of a tied embedding has no kernel of its own.
-                weights |= {key: value for key, value in built.items() if key in self.weights}
-                width = layer.units
+                    weights[f"{name}/embeddings"] = layer.embeddings
+            elif isinstance(layer, keras.layers.Dense):
+                layer.build((None, self._inputs_of(name)))
+                weights |= {f"{name}/{weight.name}": weight for weight in layer.trainable_variables}
             else:
-                layer.build((None, None, width))
+                layer.build((None, None, self._inputs_of(name)))
                 weights |= recurrent_weights(name, layer)
-                width = layer.compute_output_shape((None, None, width))[-1]
+        # The output of a tied embedding has no kernel of its own.
+        weights = {name: value for name, value in weights.items() if name in self.weights}
         return {name: tf.convert_to_tensor(weight.value) for name, weight in weights.items()}
+
+    def _inputs_of(self, name: str) -> int:
+        """Returns the width of what a layer with a kernel reads."""
+        kernels = (
+            weight.shape[0]
+            for key, weight in self.weights.items()
+            if key.startswith(f"{name}/") and key.endswith("/kernel")
+        )
+        return next(kernels, self.settings.embedding_size)
 
     def layers(self) -> list[tuple[str, keras.Layer]]:
         """Returns fresh Keras layers by name, in order: embedding, rnn_0, ..., logits.
+
+        Before the logits come those of a decoder: target_embedding, start_0, decoder_0, ...,
+        attention, combine; as far as `weights` has them.
 
         A tied embedding may have a `projection` before the logits, which is as wide as itself. The
         kernel of the logits is then the embedding turned round. Initial values come from the seed.
@@ -175,38 +237,52 @@ class Network:
                 dtype=self._dtype,
             )
         else:
-            embedding = keras.layers.Embedding(
-                self.vocabulary_size,
-                settings.embedding_size,
-                name="embedding",
-                dtype=self._dtype,
-                embeddings_initializer=keras.initializers.RandomUniform(
-                    seed=self._seed_of("embedding")
-                ),
-            )
+            embedding = self._embedding("embedding", self.vocabulary_size)
         rnns = [
             (name, self._recurrent_layer(name, units))
             for name, units in zip(shapes.layer_names(settings), settings.units)
         ]
-        logits = keras.layers.Dense(
-            self.classes,
-            name="logits",
-            dtype=self._dtype,
-            kernel_initializer=keras.initializers.GlorotUniform(seed=self._seed_of("logits")),
-        )
-        return [("embedding", embedding), *rnns, *self._projection(), ("logits", logits)]
+        before = self._decoder_layers() if self.second else self._projection()
+        logits = self._dense("logits", self.classes)
+        return [("embedding", embedding), *rnns, *before, ("logits", logits)]
 
     def _projection(self) -> list[tuple[str, keras.Layer]]:
         if "projection/kernel" not in self.weights:
             return []
-        layer = keras.layers.Dense(
+        width = self.settings.embedding_size
+        return [("projection", self._dense("projection", width, use_bias=False))]
+
+    def _decoder_layers(self) -> list[tuple[str, keras.Layer]]:
+        layers = {}
+        if self.second == "own":
+            layers["target_embedding"] = self._embedding("target_embedding", self.classes)
+        widths = shapes.decoder_layers(self.settings)
+        for number, (name, units) in enumerate(widths.items()):
+            layers[f"start_{number}"] = self._dense(f"start_{number}", units, activation="tanh")
+            layers[name] = self._one_direction(name, units)
+        if self.settings.attention == "general":
+            layers["attention"] = self._dense("attention", units, use_bias=False)
+        width = self.settings.embedding_size
+        layers["combine"] = self._dense("combine", width, activation="tanh")
+        return list(layers.items())
+
+    def _embedding(self, name: str, words: int) -> keras.layers.Embedding:
+        return keras.layers.Embedding(
+            words,
             self.settings.embedding_size,
-            use_bias=False,
-            name="projection",
+            name=name,
             dtype=self._dtype,
-            kernel_initializer=keras.initializers.GlorotUniform(seed=self._seed_of("projection")),
+            embeddings_initializer=keras.initializers.RandomUniform(seed=self._seed_of(name)),
         )
-        return [("projection", layer)]
+
+    def _dense(self, name: str, width: int, **options: Any) -> keras.layers.Dense:
+        return keras.layers.Dense(
+            width,
+            name=name,
+            dtype=self._dtype,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=self._seed_of(name)),
+            **options,
+        )
 
     def _seed_of(self, name: str) -> int:
         """Returns the seed of one weight, so that no two start with the same numbers."""
@@ -246,9 +322,13 @@ def of_run(
     vocabulary_size: int,
     classes: int,
     device_type: str,
-    head: type[Pooled] | type[PerStep] = Pooled,
+    head: Head = Pooled,
+    second: str = "",
 ) -> Network:
-    """Returns the network of a run for a dataset of the given sizes and a task with that head."""
+    """Returns the network of a run for a dataset of the given sizes and a task with that head.
+
+    second: as in `shapes.weights`.
+    """
     return Network(
         config.model,
         vocabulary_size,
@@ -258,6 +338,7 @@ def of_run(
         device_type=device_type,
         jit=config.run.jit,
         head=head,
+        second=second,
     )
 
 

@@ -32,16 +32,18 @@ def drop(
     rate: float,
     seed: int,
     whole_steps: bool = False,
+    all_steps: bool = False,
 ) -> tf.Tensor:
     """Returns `values` with dropout; `values` itself if `noise` is None or `rate` is 0.
 
-    values: [batch, ...], with `whole_steps` [batch, time, width]: a step is dropped or kept whole.
+    values: [batch, ...], with one of the flags [batch, time, width]. whole_steps: a step is dropped
+    or kept whole. all_steps: a value is dropped or kept at all steps of its row.
     """
     if noise is None or not rate:
         return values
     mask = _compiled_mask if noise.compiled else _mask
     return values * mask(
-        tf.stop_gradient(values), noise.rows, noise.step, place, rate, seed, whole_steps
+        tf.stop_gradient(values), noise.rows, noise.step, place, rate, seed, whole_steps, all_steps
     )
 
 
@@ -53,11 +55,16 @@ def _mask(
     rate: float,
     seed: int,
     whole_steps: bool,
+    all_steps: bool,
 ) -> tf.Tensor:
     """Returns the mask for values of the shape and type of `values`."""
     shape = tf.unstack(tf.shape(values))[1:]
+    if whole_steps:
+        shape = [shape[0], 1]
+    elif all_steps:
+        shape = [1, shape[1]]
     return dropout.keep_mask(
-        [shape[0], 1] if whole_steps else shape,
+        shape,
         rows,
         seed=seed,
         step=step,

@@ -19,20 +19,68 @@ GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
 STATE = {"simple_rnn": ("hidden",), "lstm": ("hidden", "memory"), "gru": ("hidden",)}
 
 
-def weights(settings: configuration.Model, vocabulary_size: int, classes: int) -> Shapes:
-    """Returns {logical name: shape} of all trained weights, in the order of `Network.weights`."""
+def weights(
+    settings: configuration.Model, vocabulary_size: int, classes: int, second: str = ""
+) -> Shapes:
+    """Returns {logical name: shape} of all trained weights, in the order of `Network.weights`.
+
+    second: "" without a second sequence. "own" or "shared" if the network tells one, whose words
+    are the `classes`: by their own embedding, or by that of the input.
+    """
     if settings.one_hot:
         found, width = {}, vocabulary_size  # The identity matrix is not trained.
     else:
         width = settings.embedding_size
         found = {"embedding/embeddings": (vocabulary_size, width)}
     found |= recurrent_layers(settings, width)
-    width = settings.units[-1] * (len(DIRECTIONS) if settings.bidirectional else 1)
+    if second:
+        found |= decoder(settings, classes, own_embedding=second == "own")
+        width = settings.embedding_size
+    else:
+        width = encoded_width(settings)
     if not settings.tied_embedding:
         found["logits/kernel"] = (width, classes)
     elif width != settings.embedding_size:
         found["projection/kernel"] = (width, settings.embedding_size)
     return found | {"logits/bias": (classes,)}
+
+
+def encoded_width(settings: configuration.Model) -> int:
+    """Returns the width of what the last recurrent layer says of a step."""
+    return settings.units[-1] * (len(DIRECTIONS) if settings.bidirectional else 1)
+
+
+def decoder(settings: configuration.Model, words: int, own_embedding: bool) -> Shapes:
+    """Returns the part of `weights` that tells a second sequence, but for the logits.
+
+    Its layers are as wide as those of the encoder in all its directions. Each starts from a dense
+    layer over the end of the input. The last state and what it attends to are combined to the width
+    of the embedding.
+    """
+    found = {}
+    if own_embedding:
+        found["target_embedding/embeddings"] = (words, settings.embedding_size)
+    width = settings.embedding_size
+    for number, (name, units) in enumerate(decoder_layers(settings).items()):
+        found |= _dense(f"start_{number}", encoded_width(settings), units)
+        layer = recurrent_layer(settings.cell, width, units)
+        found |= {f"{name}/{part}": shape for part, shape in layer.items()}
+        width = units
+    if settings.attention == "general":
+        found["attention/kernel"] = (encoded_width(settings), width)
+    if settings.attention != "none":
+        width += encoded_width(settings)
+    return found | _dense("combine", width, settings.embedding_size)
+
+
+def decoder_layers(settings: configuration.Model) -> dict[str, int]:
+    """Returns {name: width} of the recurrent layers of a decoder, from the first to the last."""
+    directions = len(DIRECTIONS) if settings.bidirectional else 1
+    return {f"decoder_{layer}": directions * units for layer, units in enumerate(settings.units)}
+
+
+def _dense(name: str, width: int, outputs: int) -> Shapes:
+    return {f"{name}/kernel": (width, outputs), f"{name}/bias": (outputs,)}
 
 
 def carried(settings: configuration.Model) -> dict[str, int]:
@@ -88,9 +136,11 @@ def depths(names: Iterable[str]) -> dict[str, int]:
     return {name: depth.get(layer, 0) for name, layer in layers.items()}
 
 
-def parameters(settings: configuration.Model, vocabulary_size: int, classes: int) -> int:
+def parameters(
+    settings: configuration.Model, vocabulary_size: int, classes: int, second: str = ""
+) -> int:
     """Returns the number of trained values."""
-    return sum(map(math.prod, weights(settings, vocabulary_size, classes).values()))
+    return sum(map(math.prod, weights(settings, vocabulary_size, classes, second).values()))
 
 
 def slots(settings: configuration.Optimizer) -> int:
@@ -100,7 +150,11 @@ def slots(settings: configuration.Optimizer) -> int:
 
 
 def checkpoint_bytes(
-    config: configuration.Config, vocabulary_size: int, classes: int, streams: bool = False
+    config: configuration.Config,
+    vocabulary_size: int,
+    classes: int,
+    streams: bool = False,
+    second: str = "",
 ) -> int:
     """Returns the bytes of one checkpoint, without the few thousand of names and manifest.
 
@@ -108,5 +162,5 @@ def checkpoint_bytes(
     """
     size = 8 if config.run.precision == "float64" else 4
     carry = config.input.batch_size * sum(carried(config.model).values()) if streams else 0
-    weights = parameters(config.model, vocabulary_size, classes)
+    weights = parameters(config.model, vocabulary_size, classes, second)
     return size * ((1 + slots(config.optimizer)) * weights + carry)

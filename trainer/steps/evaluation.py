@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from trainer.data import pipeline
 from trainer.data.pipeline import Batch
+from trainer.data.plans import Length
 from trainer.devices.placement import Placement
 from trainer.models.encoder import Carry
 from trainer.models.networks import Network
@@ -87,7 +88,7 @@ class EvaluationStep:
         return outcomes[:, 0], outcomes[:, 1:], carry
 
     def warm_up(
-        self, weights: Mapping[str, tf.Tensor], length: int, rows: int, streams: bool = False
+        self, weights: Mapping[str, tf.Tensor], length: Length, rows: int, streams: bool = False
     ) -> None:
         """Compiles the step for batches of `rows` rows padded to `length`."""
         batch = pipeline.blank(length, rows, self.task.target)
@@ -113,5 +114,7 @@ class EvaluationStep:
     def _outcomes_of(
         self, weights: Mapping[str, tf.Tensor], batch: Batch, carry: Carry
     ) -> tuple[tf.Tensor, tf.Tensor, Carry]:
-        outputs, carry = self.network.outputs(weights, batch.inputs, batch.lengths, carry=carry)
+        outputs, carry = self.network.outputs(
+            weights, batch.inputs, batch.lengths, carry=carry, targets=batch.targets
+        )
         return *self.task.outcomes(outputs, batch), carry

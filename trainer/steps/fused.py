@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from trainer.data import fields, pipeline
 from trainer.data.pipeline import Batch
+from trainer.data.plans import Length
 from trainer.devices.placement import Placement
 from trainer.models.encoder import Carry
 from trainer.steps.gradient import Computed, Gradient
@@ -29,13 +30,9 @@ STACK = 32
 Choices = tf.Tensor | tuple[()]
 
 
-def stack_bytes(rows: int, length: int, target: fields.Target) -> int:
+def stack_bytes(rows: int, length: Length, target: fields.Target) -> int:
     """Returns the bytes of a stack of batches of `rows` rows padded to `length`: a call's input."""
-    per_row = sum(
-        spec.dtype.size * (length if spec.shape.rank == 2 else 1)
-        for spec in tf.nest.flatten(pipeline.signature(target))
-    )
-    return STACK * rows * per_row
+    return STACK * rows * pipeline.row_bytes(length, target)
 
 
 class Stacks:
@@ -74,13 +71,13 @@ class Fused:
         gradient: Gradient,
         update: Update,
         batch_size: int,
-        lengths: Sequence[int] = (),
+        lengths: Sequence[Length] = (),
     ):
         self._state = state
         self._placement = placement
         self._gradient = gradient
         self._update = update
-        self._lengths = tuple(map(int, lengths))
+        self._lengths = tuple(lengths)
         self.exchange = gradient.exchange
         stack = tf.nest.map_structure(
             lambda spec: tf.TensorSpec([STACK, batch_size, *spec.shape[1:]], spec.dtype),
@@ -116,7 +113,7 @@ class Fused:
                 break
         return self._update.metrics(np.concatenate(rows), np.concatenate(waits))
 
-    def warm_up(self, length: int, rows: int) -> None:
+    def warm_up(self, length: Length, rows: int) -> None:
         """Compiles the program for batches of `rows` rows padded to `length`; takes no step.
 
         The program of mixed lengths is compiled by the first call, for all of them.
@@ -209,10 +206,8 @@ class Fused:
         weights, step, scale = self._shaped(values), values["step"], loss_scale(values)
         carry = self._own_carry(values)
 
-        def of_length(length: int | None = None) -> Computed:
-            rows = tf.nest.map_structure(
-                lambda values: values[:, :length] if values.shape.rank == 2 else values, batch
-            )
+        def of_length(length: Length | None = None) -> Computed:
+            rows = batch if length is None else pipeline.cut(batch, length)
             return self._gradient.of_rows(weights, step, scale, rows, carry)
 
         if choice is None:

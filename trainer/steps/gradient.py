@@ -231,6 +231,7 @@ class Gradient:
                 batch.lengths,
                 Noise(batch.rows, step, compiled=self._compiles_masks),
                 carry,
+                batch.targets,
             )
             sums = self._task.training_sums(outputs, batch, self._smoothing, self._class_weights)
             scaled = sums[LOSS_SUM] * tf.cast(scale, sums[LOSS_SUM].dtype)
@@ -249,8 +250,9 @@ def _exchange(
 ) -> exchange.Exchange:
     embedding = network.weights.get(EMBEDDING)
     # The parts of an accumulated batch are added up before they are sent. As the weights of the
-    # output an embedding has a gradient in every row.
-    if embedding is None or config.optimizer.accumulate > 1 or config.model.tied_embedding:
+    # output an embedding has a gradient in every row; the one of both sides has two of them.
+    whole = config.model.tied_embedding or network.second == "shared"
+    if embedding is None or config.optimizer.accumulate > 1 or whole:
         return exchange.exchange(network.parameters, 0, 0, 0, placement.workers)
     tokens = -(-config.input.batch_size // placement.workers) * config.input.max_length
     return exchange.exchange(network.parameters, *embedding.shape, tokens, placement.workers)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from trainer.data import pipeline
 from trainer.data.pipeline import Batch
+from trainer.data.plans import Length
 from trainer.devices.placement import Placement
 from trainer.models.encoder import Carry
 from trainer.steps.gradient import Computed, Gradient
@@ -46,7 +47,7 @@ class Stepwise:
         table = self._loop(source, tf.constant(steps, tf.int32)).numpy()
         return self._update.metrics(table[:, :-1], table[:, -1])
 
-    def warm_up(self, length: int, rows: int) -> None:
+    def warm_up(self, length: Length, rows: int) -> None:
         """Compiles the gradient of `rows` rows padded to `length`; changes no state."""
         weights = [
             tf.zeros(weight.shape, weight.dtype) for weight in self._state.network.weights.values()

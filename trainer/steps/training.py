@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from trainer import config as configuration
 from trainer.data import pipeline
+from trainer.data.plans import Length
 from trainer.devices.exchange import Exchange
 from trainer.devices.placement import Placement
 from trainer.steps.fused import STACK, Fused, stack_bytes
@@ -47,7 +48,7 @@ class TrainSteps(Protocol):
         must end after these steps. `steps` 0 traces the loop.
         """
 
-    def warm_up(self, length: int, rows: int) -> None:
+    def warm_up(self, length: Length, rows: int) -> None:
         """Compiles what depends on the shape of batches, of `rows` rows padded to `length`."""
 
 
@@ -55,7 +56,7 @@ def train_steps(
     state: State,
     placement: Placement,
     config: configuration.Config,
-    lengths: Sequence[int],
+    lengths: Sequence[Length],
     class_weights: Sequence[float] = (),
 ) -> TrainSteps:
     """Returns the train steps of a run, for batches padded to one of `lengths`.
@@ -76,7 +77,7 @@ def train_steps(
         log.info("steps are small: up to %d at a time inside one program", STACK)
         return Fused(state, placement, gradient, update, config.input.batch_size)
     sent = stack_bytes(
-        config.input.batch_size // placement.replicas, int(max(lengths)), state.task.target
+        config.input.batch_size // placement.replicas, max(lengths), state.task.target
     )
     log.info(
         "up to %d steps of any of %d lengths inside one program, whose input is %.3g MB for each "

@@ -13,7 +13,7 @@ from trainer import config as configuration
 from trainer.data import fields
 from trainer.data.store import Dataset
 from trainer.exit_codes import UsageError
-from trainer.models import heads
+from trainer.models import heads, networks
 from trainer.tasks import classification, language_model, serving, tagging, views
 
 # Sums that every task has: the summed loss, whose gradient a step takes, and its divisor.
@@ -59,7 +59,7 @@ class Task:
 
     name: str
     target: fields.Target
-    head: type[heads.Pooled] | type[heads.PerStep]
+    head: networks.Head
     counts: str
     sums: Mapping[str, tf.DType]
     training_sums: Callable[..., dict[str, tf.Tensor]]
@@ -102,7 +102,8 @@ _PER_STEP = {
     "padding": ("post", "every step of a sequence has a target, so padding must not count as one"),
     "pooling": ("last", "every step has an output of its own, so nothing is pooled"),
 }
-_NOT_TIED = {"tied_embedding": (False, "only a language model has one output for each word")}
+_NOT_TIED = {"tied_embedding": (False, "its outputs are classes and not the words that it reads")}
+_NO_SECOND = {"attention": ("general", "there is no second sequence that could attend to a first")}
 TASKS = {
     task.name: task
     for task in (
@@ -119,7 +120,7 @@ TASKS = {
             served=serving.TextClassifier,
             keras_activation="softmax",
             view=views.ClassesView,
-            refused=_NOT_TIED,
+            refused={**_NOT_TIED, **_NO_SECOND},
         ),
         Task(
             name="language_model",
@@ -136,6 +137,7 @@ TASKS = {
             view=views.TextView,
             refused={
                 **_PER_STEP,
+                **_NO_SECOND,
                 "bidirectional": (False, "a model that tells the next token must not see it"),
                 "class_weights": ("none", "the words of a vocabulary have no class weights"),
             },
@@ -153,7 +155,7 @@ TASKS = {
             served=serving.Tagger,
             keras_activation="softmax",
             view=views.TagsView,
-            refused={**_PER_STEP, **_NOT_TIED},
+            refused={**_PER_STEP, **_NOT_TIED, **_NO_SECOND},
         ),
     )
 }
