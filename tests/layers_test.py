@@ -49,7 +49,7 @@ INSIDE = {
     " / imdb texts tagged / folders formats imdb_npz splits spool / tfrecord rows reading"
     " / raw_files",
     "reporting": "command / progress goodput summaries pictures",
-    "steps": "training / stepwise fused evaluation / gradient update"
+    "steps": "training translations / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",
     "tasks": "table / views / translator / serving / tagging translation / language_model"
     " / classification bleu",

@@ -60,12 +60,17 @@ def likeliest(
     """
 
     def scored(ids, state):
-        """Returns (scores without the banned ids, log of the sum of all [rows, 1], state)."""
+        """Returns (scores without the banned ids, log of the sum of all [rows, 1], state).
+
+        The scores are those below the highest: of likely words nothing is lost by rounding.
+        """
         scores, state = step(ids, state)
         scores = tf.cast(scores, tf.float32)
+        scores -= tf.reduce_max(scores, axis=-1, keepdims=True)
+        total = tf.math.log(tf.reduce_sum(tf.exp(scores), axis=-1, keepdims=True))
         bans = np.zeros(scores.shape[-1], "float32")
         bans[list(banned)] = -np.inf
-        return scores + bans, tf.reduce_logsumexp(scores, axis=-1, keepdims=True), state
+        return scores + bans, total, state
 
     search = _greedy if size == 1 else _beam
     return search(scored, state, size, limits, length, start, ends_with, penalty)

@@ -12,6 +12,8 @@ from trainer.exit_codes import UsageError
 
 INSTALL = "pip install 'sacrebleu>=2.4'"
 
+METRICS = ("bleu", "chrf")
+
 
 class Quality(NamedTuple):
     """How well translations match references. bleu, chrf: from 0 to 100.
