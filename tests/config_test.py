@@ -101,6 +101,9 @@ def test_accumulation_leaves_a_part_of_the_batch_to_compute_at_once(flags, rows)
     assert config(**flags).rows_at_once == rows
 
 
+PARALLEL = {"task": "translation", "source": "parallel", "raw_data": "a", "target_data": "b"}
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -171,6 +174,50 @@ def test_accumulation_leaves_a_part_of_the_batch_to_compute_at_once(flags, rows)
             {"raw_data": "a", "split_column": "text", "task": "language_model"},
             "--text_column=text and --split_column=text: must be different columns",
         ),
+        (
+            {"raw_data": "a", "source": "parallel", "task": "translation"},
+            "--target_data is empty: --raw_data=a are one side of the pairs. Name the files of the "
+            "other side with --target_data",
+        ),
+        (
+            {"target_data": "a", "source": "parallel", "task": "translation"},
+            "--raw_data is empty: --source=parallel reads files",
+        ),
+        ({**PARALLEL, "test_data": "c"}, "--test_target_data is empty: --test_data=c are one side"),
+        (
+            {**PARALLEL, "validation_target_data": "c"},
+            "--validation_data is empty: --validation_target_data=c are one side",
+        ),
+        (
+            {**PARALLEL, "target_data": "a"},
+            "--raw_data=a and --target_data=a: the texts and their translations must be different",
+        ),
+        (
+            {**PARALLEL, "test_data": "c", "test_target_data": "c"},
+            "--test_data=c and --test_target_data=c: the texts and their",
+        ),
+        (
+            {**PARALLEL, "split_column": "set"},
+            "--split_column=set: --source=parallel has no columns",
+        ),
+        ({**PARALLEL, "task": "tagging"}, "--source=parallel: this source serves --task=trans"),
+        (
+            {"raw_data": "a", "task": "translation", "source": "text"},
+            "For --task=translation use --source=csv . tsv . jsonl . parallel",
+        ),
+        (
+            {"raw_data": "a", "target_data": "b"},
+            "--target_data=b: --source=csv does not read it. Leave it out",
+        ),
+        (
+            {"raw_data": "a", "shared_vocabulary": True},
+            "--shared_vocabulary: --task=classification has one vocabulary anyway",
+        ),
+        (
+            {"raw_data": "a", "task": "translation", "target_column": "text"},
+            "--text_column=text and --target_column=text: must be different columns",
+        ),
+        ({**PARALLEL, "lines": True}, "--lines: --task=translation has an example per row"),
         ({"raw_data": "a", "odd_labels": "drop"}, "--odd_labels=drop: must be one of strict"),
         ({"raw_data": "a", "vocabulary_size": 4}, "--vocabulary_size=4: must be at least 5"),
         *(

@@ -45,8 +45,8 @@ INSIDE = {
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / decoder search / encoder heads / decoding vocabulary / recurrent noise"
     " shapes / dropout",
-    "prepare": "command / targets findings / sources classes vocabulary borrowed layout"
-    " / imdb texts tagged / folders formats imdb_npz splits spool / tfrecord rows reading"
+    "prepare": "command / targets findings sides / sources classes vocabulary borrowed layout"
+    " / imdb texts tagged parallel / folders formats imdb_npz splits spool / tfrecord rows reading"
     " / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training translations / stepwise fused evaluation / gradient update"

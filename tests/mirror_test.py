@@ -29,6 +29,7 @@ WHOLE_PROGRAM = {
     "packaging_test.py": "does the package install and carry its files?",
     "prepare/language_model_test.py": "does a text become what a language model learns from?",
     "prepare/tagging_test.py": "do tagged sentences become what a tagger learns from?",
+    "prepare/translation_test.py": "do pairs of texts become what a translator learns from?",
     "resume_test.py": "is a resumed run the same run?",
     "scripts/ngram_test.py": "is the 3-gram that language models must beat the right one?",
     "scripts/prove_checks_test.py": "do the checks of a GPU notice its faults?",

@@ -139,13 +139,14 @@ SHARE = Rule("must be greater than 0 and at most 1", lambda value: 0 < value <= 
 # {source of `prepare`: the tasks that it serves}.
 _TEXTS = ("classification", "language_model")
 SOURCES = {
-    "csv": _TEXTS,
-    "tsv": _TEXTS,
-    "jsonl": (*_TEXTS, "tagging"),
+    "csv": (*_TEXTS, "translation"),
+    "tsv": (*_TEXTS, "translation"),
+    "jsonl": (*_TEXTS, "tagging", "translation"),
     "tfrecord": _TEXTS,
     "folder": _TEXTS,
     "text": ("language_model",),
     "conll": ("tagging",),
+    "parallel": ("translation",),
     "imdb": _TEXTS,
     "movie_reviews": _TEXTS,
     "spellchecker": _TEXTS,
@@ -155,6 +156,12 @@ TABLES = ("csv", "tsv", "jsonl")  # What `predict` reads, too.
 # The sources whose columns, keys or features have names.
 NAMED_COLUMNS = ("csv", "tsv", "jsonl", "tfrecord")
 TOKENIZERS = ("words", "words_and_marks", "spaces", "characters", "bytes")
+# {flag of the files of a split: the flag of the files with their translations}.
+TARGET_DATA = {
+    "raw_data": "target_data",
+    "validation_data": "validation_target_data",
+    "test_data": "test_target_data",
+}
 VOCABULARY_SIZE = 20_000
 
 POSITIVE = Rule("must be greater than 0", lambda value: value > 0)
@@ -211,13 +218,13 @@ class Prepare(Checked):
     task: str = knob(
         "classification",
         "What a model will learn from the dataset: the label of a text, the next token of a text, "
-        "or the tag of each token.",
-        one_of("classification", "language_model", "tagging"),
+        "the tag of each token, or the translation of a text.",
+        one_of("classification", "language_model", "tagging", "translation"),
     )
     source: str = knob(
         "csv",
         "Format of the raw data, or name of a known dataset. text: running text; conll: a token "
-        "and its tag per line.",
+        "and its tag per line; parallel: line i of one file is translated by line i of another.",
         one_of(*SOURCES),
     )
     raw_data: str = knob(
@@ -228,6 +235,16 @@ class Prepare(Checked):
     )
     validation_data: str = knob("", "Globs of a validation split; it is used as it is.", PLACE)
     test_data: str = knob("", "Globs of a test split; it is used as it is.", PLACE)
+    target_data: str = knob(
+        "",
+        "With --source=parallel: globs of the files with the translations, as many as --raw_data "
+        "has. Files are matched in the order of globs and names.",
+        PLACE,
+    )
+    validation_target_data: str = knob(
+        "", "With --source=parallel: the same for --validation_data.", PLACE
+    )
+    test_target_data: str = knob("", "With --source=parallel: the same for --test_data.", PLACE)
     split_column: str = knob(
         "", "Column or feature with the split of each example: train, validation or test."
     )
@@ -237,8 +254,9 @@ class Prepare(Checked):
     label_column: str = knob(
         "label",
         "Column or feature with the label: a word or a number; with --task=tagging the list of "
-        "tags. --task=language_model needs none.",
+        "tags. --task=language_model and translation need none.",
     )
+    target_column: str = knob("target", "With --task=translation: column with the translation.")
     token_column: int = knob(
         0, "With --source=conll: the column of the token, from 0; -1 is the last one."
     )
@@ -253,8 +271,9 @@ class Prepare(Checked):
     tokenizer: str = knob(
         "",
         "How a text is split into tokens: words unless the flag says otherwise (spaces with "
-        "--task=tagging). words_and_marks: words, numbers and punctuation, from which the text can "
-        "be put back together; spaces: text that is tokenized already.",
+        "--task=tagging, words_and_marks with --task=translation). words_and_marks: words, numbers "
+        "and punctuation, from which the text can be put back together; spaces: text that is "
+        "tokenized already.",
         Rule(f"must be one of {' | '.join(TOKENIZERS)}", lambda value: value in ("", *TOKENIZERS)),
     )
     lowercase: bool | None = knob(
@@ -265,8 +284,17 @@ class Prepare(Checked):
     vocabulary_size: int = knob(
         0,
         "Largest number of ids, including four reserved ones; rarer tokens become 'unknown'. "
-        f"{VOCABULARY_SIZE:,} unless the flag says otherwise.",
+        f"{VOCABULARY_SIZE:,} unless the flag says otherwise. It holds for each vocabulary.",
         Rule("must be at least 5", lambda value: value == 0 or value >= 5),
+    )
+    shared_vocabulary: bool = knob(
+        False, "With --task=translation: texts and translations have one vocabulary, not one each."
+    )
+    longest_pair: int = knob(
+        0,
+        "With --task=translation: pairs with more tokens on a side are left out and counted; 0 "
+        "keeps them all.",
+        at_least(0),
     )
     vocabulary_from: str = knob(
         "",
@@ -333,6 +361,7 @@ class Prepare(Checked):
             )
         self._check_task()
         self._check_columns()
+        self._check_targets()
         # The tokenizer of another dataset is known only when it is read.
         tokenizer = self.tokenizer if self.vocabulary_from else self.with_defaults("tokenizer")
         if self.lowercase is False and tokenizer == "words":
@@ -378,9 +407,8 @@ class Prepare(Checked):
         """Raises UsageError if two flags name the same column."""
         if self.source not in NAMED_COLUMNS:
             return
-        names = ["text_column", "split_column"]
-        if self.task != "language_model":
-            names.insert(1, "label_column")
+        answer = {"language_model": [], "translation": ["target_column"]}
+        names = ["text_column", *answer.get(self.task, ["label_column"]), "split_column"]
         given = {}
         for name in names:
             column = getattr(self, name)
@@ -391,10 +419,48 @@ class Prepare(Checked):
                 )
             given[column] = name
 
+    def _check_targets(self) -> None:
+        """Raises UsageError if the flags of translations do not fit the others."""
+        for flag, target_flag in TARGET_DATA.items():
+            files, targets = getattr(self, flag), getattr(self, target_flag)
+            if self.source != "parallel":
+                if targets:
+                    raise UsageError(
+                        f"--{target_flag}={targets}: --source={self.source} does not read it. "
+                        "Leave it out, or use --task=translation --source=parallel."
+                    )
+            elif bool(files) != bool(targets):
+                given, missing = (flag, target_flag) if files else (target_flag, flag)
+                raise UsageError(
+                    f"--{missing} is empty: --{given}={getattr(self, given)} are one side of the "
+                    f"pairs. Name the files of the other side with --{missing}."
+                )
+            elif files and files == targets:
+                raise UsageError(
+                    f"--{flag}={files} and --{target_flag}={targets}: the texts and their "
+                    "translations must be different files. Name the right ones."
+                )
+        if self.source == "parallel" and self.split_column:
+            raise UsageError(
+                f"--split_column={self.split_column}: --source=parallel has no columns. Leave out "
+                "the flag, and name the files of a split or use a fraction."
+            )
+        if self.longest_pair and self.task != "translation":
+            raise UsageError(
+                f"--longest_pair={self.longest_pair}: --task={self.task} has no pairs. Leave out "
+                "the flag: `train --max_length` cuts longer texts."
+            )
+        if self.shared_vocabulary and self.task != "translation":
+            raise UsageError(
+                f"--shared_vocabulary: --task={self.task} has one vocabulary anyway. Leave out the "
+                "flag, or use --task=translation."
+            )
+
     def with_defaults(self, name: str) -> Any:
         """Returns the value of --tokenizer or --vocabulary_size, or what it is without the flag."""
+        tokenizers = {"tagging": "spaces", "translation": "words_and_marks"}
         defaults = {
-            "tokenizer": "spaces" if self.task == "tagging" else "words",
+            "tokenizer": tokenizers.get(self.task, "words"),
             "vocabulary_size": VOCABULARY_SIZE,
         }
         return getattr(self, name) or defaults[name]

@@ -10,7 +10,9 @@ from trainer.prepare import findings
 def told(caplog):
     """Returns a function that reports on a dataset and returns what is logged."""
 
-    def told(unknown=0, entries=("a", "b"), classes=None, splits=("train", "test"), **flags):
+    def told(
+        unknown=0, entries=("a", "b"), classes=None, splits=("train", "test"), target=None, **flags
+    ):
         caplog.clear()
         caplog.set_level("INFO", "trainer")
         lengths = flags.pop("lengths", {"8": 10})
@@ -21,6 +23,9 @@ def told(caplog):
             "lengths": lengths,
             "empty_texts": 0,
             "labels": classes or {"x": 5, "y": 5},
+            "target_tokens": 60,
+            "target_longest": 9,
+            "target_lengths": flags.pop("target_lengths", {"8": 10}),
         }
         description = {
             "splits": dict.fromkeys(splits, split),
@@ -29,7 +34,10 @@ def told(caplog):
         }
         unknowns = {name: 0 if name == "train" else unknown for name in splits}
         settings = config.Prepare(data_dir="d", raw_data="f", **flags)
-        findings.report(description, "labels", 1, unknowns, entries, settings)
+        sides = [findings.Side(unknowns, entries)]
+        if target:
+            sides.append(findings.Side(dict.fromkeys(splits, target), entries, target=True))
+        findings.report(description, "" if target else "labels", 1, sides, settings)
         return caplog.text
 
     return told
@@ -85,3 +93,22 @@ def test_many_unknown_tokens_in_a_held_out_split_are_a_warning(told, flags, reme
     assert "test: 32 % of the tokens are not in the vocabulary" in text and remedy in text
     assert "train: 32 %" not in text
     assert "not in the vocabulary" not in told(unknown=15, **flags)
+
+
+def test_the_target_side_is_reported_and_doubted_as_the_source_is(told):
+    flags = {"task": "translation", "source": "csv", "target": 16}
+    text = told(**flags)
+    assert "train: 10 examples, 60 tokens, longest 8, 60 target tokens, longest 9" in text
+    assert "train: 0 of 50 tokens are unknown (0 %)" in text
+    assert "train: 16 of 50 target tokens are unknown (32 %)" in text
+    # What is never written cannot be right: a reason to doubt the training split, too.
+    for split in ("train", "test"):
+        assert f"{split}: 32 % of the target tokens are not in the vocabulary" in text
+    assert (
+        "test: 32 % of the target tokens are not in the vocabulary, so that a model cannot tell "
+        "them apart. Raise --vocabulary_size or bring more training data, or use "
+        "--tokenizer=characters. Check that texts and translations are not swapped" in text
+    )
+    assert "not in the vocabulary" not in told(**flags | {"target": 15})
+    short = told(**flags | {"target": 1}, target_lengths={"2": 6, "8": 4})
+    assert "train: 6 of 10 texts have at most one token of --tokenizer=words_and_marks" in short

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.exit_codes import DataError
-from trainer.prepare import formats, raw_files
+from trainer.prepare import formats, raw_files, rows
 
 COLUMNS = formats.Columns("text", "label")
 
@@ -104,6 +104,22 @@ def test_the_command_that_converts_a_table_makes_it_readable(tmp_path):
     command = command.replace("FILE", str(path)).replace("NEW", str(tmp_path / "g"))
     subprocess.run(["bash", "-c", command], check=True)
     assert [row[1] for row in read(tmp_path / "g", "csv")] == [b"a, b; c", b"d"]
+
+
+@pytest.mark.parametrize(
+    "format, content",
+    [
+        ("csv", 'n,de,en\n1,"a, b",c\n'),
+        ("tsv", "n\tde\ten\n1\ta, b\tc\n"),
+        ("jsonl", '\n{"n": 1, "de": "a, b", "en": "c"}\n'),
+    ],
+)
+def test_a_second_column_of_text_is_the_target(tmp_path, format, content):
+    path = written(tmp_path / "f", content)
+    expected = (2, b"a, b", rows.TargetText((str(path), 2), b"c"), None)
+    assert read(path, format, formats.Columns("de", target="en")) == [expected]
+    with pytest.raises(DataError, match="no (columns )?'fr'.*--target_column"):
+        read(path, format, formats.Columns("de", target="fr"))
 
 
 def test_one_column_may_repeat_its_own_name(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from trainer import config
 from trainer.prepare import layout, spool
-from trainer.prepare.splits import TEST, TRAIN, VALIDATION
+from trainer.prepare.splits import DROPPED, TEST, TRAIN, VALIDATION
 
 
 def streams(folder, lengths, begins, given=None, **fractions):
@@ -54,6 +54,25 @@ def test_only_training_rows_are_cut(tmp_path):
     assert found.splits.tolist() == [TRAIN, VALIDATION, TEST, VALIDATION]
     assert found.lengths.tolist() == [2, 2, 8, 6] and found.opened.tolist() == [0, 1, 0, 0]
     assert found.counts == {}
+
+
+def test_pairs_without_units_are_left_out_and_those_that_repeat_both_sides_are_duplicates(tmp_path):
+    with spool.Spool(tmp_path / "spool") as rows:
+        rows.add(
+            np.zeros(11, np.int32),
+            lengths=np.array([2, 3, 0, 3, 3]),
+            splits=np.full(5, TRAIN),
+            keys=np.array([[2**63, 1], [1, 1], [2, 2], [1, 1], [1, 1]], np.uint64),
+        )
+        targets = np.array([7, 5, 5, 6, 5], np.uint64)
+        settings = config.Prepare(raw_data="x", validation_fraction=0.1)
+        found = layout.pairs(rows, targets, settings)
+    assert found.splits.tolist() == [TRAIN, VALIDATION, DROPPED, VALIDATION, DROPPED]
+    assert found.counts == {
+        "duplicates_removed": 1,
+        "overlaps": {},
+        "texts_with_several_targets": 1,
+    }
 
 
 def test_each_row_is_an_example_if_rows_are_shuffled(tmp_path):

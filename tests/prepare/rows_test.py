@@ -23,6 +23,18 @@ def test_batches_are_bounded_in_bytes_and_rows(monkeypatch):
     assert rows.at(made[1].places[0]) == "f.csv:3"
 
 
+def test_target_texts_become_rows_of_their_own_and_count_as_bytes(monkeypatch):
+    monkeypatch.setattr(rows, "BATCH_BYTES", 10)
+    made = [
+        (("f.de", i), b"ab", rows.TargetText(("f.en", i), text), None)
+        for i, text in enumerate([b"c" * 8, b"d", b"e"])
+    ]
+    first, second = rows.batches(made, "train")
+    assert first.texts == (b"ab",) and first.labels == [None]
+    assert first.targets == rows.Rows("train", (("f.en", 0),), (b"c" * 8,), [None])
+    assert second.targets.texts == (b"d", b"e") and second.targets.places[1] == ("f.en", 2)
+
+
 def test_a_batch_without_a_given_split_holds_the_split_column():
     (batch,) = rows.batches([row(1, b"a", "dev"), row(2, b"b", "test")], None)
     assert batch.split is None and batch.splits == ("dev", "test")

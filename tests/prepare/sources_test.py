@@ -54,6 +54,26 @@ def test_files_of_each_split_are_read_in_order_of_splits_and_names(tmp_path):
     assert source.size == sum(path.stat().st_size for path in tmp_path.iterdir())
 
 
+def test_parallel_files_are_read_side_by_side(tmp_path):
+    lines = {"raw_data": "a", "target_data": "bb", "test_data": "c", "test_target_data": "dd"}
+    flags = {flag: f"{tmp_path}/{flag}" for flag in lines}
+    for flag, line in lines.items():
+        (tmp_path / flag).write_text(f"{line}\n")
+    source = opened(task="translation", source="parallel", **flags)
+    assert source.paths == {
+        "train": [flags["raw_data"], flags["target_data"]],
+        "test": [flags["test_data"], flags["test_target_data"]],
+    }
+    sizes = []
+    found = list(source.read(sizes.append))
+    assert [(batch.split, batch.texts, batch.targets.texts) for batch in found] == [
+        ("train", (b"a",), (b"bb",)),
+        ("test", (b"c",), (b"dd",)),
+    ]
+    assert found[1].targets.places == ((flags["test_target_data"], 1),)
+    assert sum(sizes) == source.size == 10
+
+
 def test_a_split_column_leaves_the_split_to_each_row(tmp_path):
     (tmp_path / "f.csv").write_text("text,label,set\na,1,test\n")
     (batch,) = opened(raw_data=f"{tmp_path}/f.csv", split_column="set").read(lambda count: None)

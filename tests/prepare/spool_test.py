@@ -4,6 +4,13 @@ import pytest
 from trainer.prepare import spool
 
 
+def test_units_have_the_type_that_is_asked_for(tmp_path):
+    with spool.Spool(tmp_path / "spool", np.uint8) as rows:
+        rows.add(np.frombuffer(b"ab", np.uint8), lengths=np.array([1, 0, 1]))
+        ((_, content),) = rows.chunks(rows.read("lengths"))
+        assert content.tobytes() == b"ab"
+
+
 @pytest.mark.parametrize("lengths", [[3], [1] * 50, [40, 1, 1, 40, 2], [7, 8, 9, 10, 11, 12]])
 def test_chunks_hold_whole_rows_in_order_however_long_they_are(tmp_path, monkeypatch, lengths):
     monkeypatch.setattr(spool, "_CHUNK", 10)

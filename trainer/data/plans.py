@@ -18,6 +18,8 @@ from trainer.exit_codes import UsageError
 
 # The most batches that are sorted by length together; also the unit in which the order is computed.
 WINDOW_BATCHES = 64
+# Of pairs: a batch at the edge of two of their shapes has the larger one, so edges must be rare.
+PAIR_WINDOW_BATCHES = 512
 # Padded lengths, each compiled once by XLA: fewer mean more padding, more mean more compiling.
 LENGTHS = 6
 GRAIN = 8  # Padded lengths are multiples of it.
@@ -151,7 +153,8 @@ class ShuffledPlan:
         self.size = len(split)
         self.batch_size = settings.batch_size
         self.epochs = Epochs(self.size, self.batch_size)
-        self.window = min(WINDOW_BATCHES, max(1, self.size // self.batch_size))
+        windows = WINDOW_BATCHES if split.target_offsets is None else PAIR_WINDOW_BATCHES
+        self.window = min(windows, max(1, self.size // self.batch_size))
         self._seed = seed
         self._lengths = lengths_of(split, settings)
         self._bucket = settings.bucket and settings.padding == "post"

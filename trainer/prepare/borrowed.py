@@ -14,15 +14,22 @@ from trainer.exit_codes import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer's entry in dataset.json, and what the ids from FIRST_ID on stand for."""
+    """The tokenizer's entry in dataset.json, and what the ids from FIRST_ID on stand for.
+
+    entries: for each side of the rows. shared: whether both have the same.
+    """
 
     tokenizer: dict
-    entries: tuple[str, ...]
+    entries: tuple[tuple[str, ...], ...]
+    shared: bool = False
 
     def applied(self, config: configuration.Prepare) -> configuration.Prepare:
         """Returns `config` with the tokenizer of this vocabulary."""
         return dataclasses.replace(
-            config, tokenizer=self.tokenizer["name"], lowercase=self.tokenizer.get("lowercase")
+            config,
+            tokenizer=self.tokenizer["name"],
+            lowercase=self.tokenizer.get("lowercase"),
+            shared_vocabulary=self.shared,
         )
 
 
@@ -43,15 +50,16 @@ def of_dataset(config: configuration.Prepare) -> Vocabulary:
     try:
         dataset = store.open_dataset(folder)
         text.tokenizer_of(dataset)
+        vocabularies = _vocabularies(dataset, config)
     except UsageError as problem:
         raise UsageError(f"--vocabulary_from={folder}: {problem}") from None
     settings = dataset.tokenizer
-    asked = {
-        "tokenizer": (config.tokenizer or None, settings["name"]),
-        "lowercase": (config.lowercase, settings.get("lowercase", settings["name"] == "words")),
-        "vocabulary_size": (config.vocabulary_size or None, len(dataset.vocabulary)),
-    }
-    for flag, (value, there) in asked.items():
+    asked = [
+        ("tokenizer", config.tokenizer or None, settings["name"]),
+        ("lowercase", config.lowercase, settings.get("lowercase", settings["name"] == "words")),
+        *(("vocabulary_size", config.vocabulary_size or None, len(ids)) for ids in vocabularies),
+    ]
+    for flag, value, there in asked:
         if value is not None and value != there:
             raise UsageError(
                 f"--{flag}={value}: the dataset of --vocabulary_from={folder} has {there}, and its "
@@ -63,4 +71,28 @@ def of_dataset(config: configuration.Prepare) -> Vocabulary:
             "--task=tagging are split already, which is --tokenizer=spaces. Name a dataset that "
             "was prepared with it."
         )
-    return Vocabulary(settings, dataset.vocabulary[text.FIRST_ID :])
+    entries = tuple(ids[text.FIRST_ID :] for ids in vocabularies)
+    return Vocabulary(settings, entries, len(entries) > 1 and dataset.shared_vocabulary)
+
+
+def _vocabularies(
+    dataset: store.Dataset, config: configuration.Prepare
+) -> tuple[tuple[str, ...], ...]:
+    """Returns the vocabulary of each side that the task has.
+
+    Raises UsageError if the dataset has no target vocabulary, or one of its own although
+    `config` shares one.
+    """
+    if config.task != "translation":
+        return (dataset.vocabulary,)
+    if not dataset.target_vocabulary:
+        raise UsageError(
+            f"it was prepared for --task={dataset.task}, so it has no vocabulary of translations. "
+            "Name a dataset of --task=translation, or leave out the flag."
+        )
+    if config.shared_vocabulary and not dataset.shared_vocabulary:
+        raise UsageError(
+            "it has two vocabularies, and its ids are kept. Leave out --shared_vocabulary, or "
+            "--vocabulary_from."
+        )
+    return dataset.vocabulary, dataset.target_vocabulary

@@ -5,14 +5,17 @@
     passes over the spool:   splits and duplicates -> counts in the training split -> vocabulary
                              -> ids -> arrays of each split -> dataset.json -> renamed to its place
 
+A target that is a text takes the same way beside it (`sides`).
+
 Units of text are numbers that stand for words, characters or bytes before the vocabulary is known.
 What differs between tasks is in `targets.RECIPES`.
 """
 
+import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +26,7 @@ from trainer.exit_codes import DataError, UsageError
 from trainer.prepare import borrowed, findings, folders, rows, sources, splits, targets, vocabulary
 from trainer.prepare.layout import Layout
 from trainer.prepare.reading import ReadingProgress, ahead
+from trainer.prepare.sides import Side, Targets, unknown_in, usable_pairs
 from trainer.prepare.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -52,8 +56,13 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
     else:
         units = vocabulary.units_of(tokenizer)
     with store.new_folder(config.data_dir) as folder:
-        with Spool(folder / "spool") as spool:
-            replaced = _read(source, units, recipe, reader, config, spool)
+        with contextlib.ExitStack() as opened:
+            side, target_side = opened.enter_context(Side(units, folder / "spool")), None
+            if recipe.target.sequence:
+                of_targets = units if config.shared_vocabulary else vocabulary.units_of(tokenizer)
+                target_side = opened.enter_context(Targets(of_targets, folder / "target_spool"))
+            spool = side.spool
+            counts = _read(source, side, target_side, recipe, reader, config)
             _check_given_splits(source, spool)
             log.info(
                 "read %d rows; ranking the vocabulary and writing the splits",
@@ -62,17 +71,30 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
             names, class_ids = reader.ranked()
             layout = recipe.layout(spool, reader.answers(spool), config)
             reader.check(layout, source)
-            entries, ids = _vocabulary(spool, layout, units, config, known)
-            written = _split_files(folder, layout, recipe)
-            unknown = _write_arrays(spool, layout, ids, class_ids, recipe.target, written)
-            description = _describe(folder, written, entries, names)
+            read = {side: layout}
+            if target_side:
+                read[target_side] = target_side.layout(layout)
+            vocabularies = _vocabularies(read, config, known)
+            written = _split_files(folder, list(read.values()), recipe)
+            entries, ids = vocabularies[0]
+            unknown = _write_arrays(side, layout, ids, class_ids, recipe.target, written)
+            found = [findings.Side(unknown, entries)]
+            if target_side:
+                entries, ids = vocabularies[1]
+                unknown = target_side.write(read[target_side], ids, written)
+                found.append(findings.Side(unknown, entries, target=True))
+            listed = found[:1] if config.shared_vocabulary else found
+            description = _describe(
+                folder,
+                written,
+                {f"{each.prefix}vocabulary": each.entries for each in listed},
+                names,
+            )
         description |= {"source": config.source, "tokenizer": tokenizer}
         description |= recipe.described(config.task)
-        description["counts"] = dict(layout.counts)
-        description["counts"]["replaced"] = replaced
-        findings.report(
-            description, recipe.target.array, int(recipe.starts), unknown, entries, config
-        )
+        description["counts"] = {**layout.counts, **counts}
+        kind = recipe.target.array if recipe.target.classes else ""
+        findings.report(description, kind, int(recipe.starts), found, config)
         return store.publish(folder, description, config.data_dir)
 
 
@@ -106,29 +128,44 @@ def _tokenizer_name(source: rows.Source, config: configuration.Prepare) -> str:
 
 def _read(
     source: rows.Source,
-    units: vocabulary.Units,
+    side: Side,
+    target_side: Targets | None,
     recipe: targets.Recipe,
     reader: targets.Reader,
     config: configuration.Prepare,
-    spool: Spool,
-) -> int:
-    """Reads the whole source into `spool` and the targets into `reader`.
+) -> dict[str, int]:
+    """Reads the whole source into its sides and the targets into `reader`.
 
     Returns:
-      How many ill-formed byte sequences were replaced.
+      The counts of dataset.json that are known then: how many ill-formed byte sequences were
+      replaced, and how many pairs were left out.
     """
-    replaced = 0
+    counts = {"replaced": 0}
+    if target_side:
+        counts |= {"empty_pairs": 0, "long_pairs": 0}
     is_text = source.entries is None
 
-    def begin(batch: rows.Rows) -> tuple[rows.Rows, int, Sequence[np.ndarray]]:
+    def begin(batch: rows.Rows) -> tuple[rows.Rows, int, list[Sequence[np.ndarray]]]:
         mended = rows.clean(batch, config.encoding_errors) if is_text else 0
-        return batch, mended, units.begin(batch.texts)
+        begun = [side.units.begin(batch.texts)]
+        if target_side:
+            mended += rows.clean(batch.targets, config.encoding_errors)
+            begun.append(target_side.units.begin(batch.targets.texts))
+        return batch, mended, begun
 
     with ReadingProgress(source.size) as progress:
         for batch, mended, begun in ahead(
             begin, source.read(progress.advance), threads=os.cpu_count() or 1
         ):
-            numbers, lengths = units.finish(begun)
+            numbers, lengths = side.units.finish(begun[0])
+            if target_side:
+                usable = usable_pairs(
+                    config.longest_pair, (numbers, lengths), target_side.units.finish(begun[1])
+                )
+                (numbers, lengths), of_targets = usable.sides
+                counts["empty_pairs"] += usable.empty
+                counts["long_pairs"] += usable.long
+                target_side.add(*of_targets, batch.targets.texts)
             begins = np.ones(len(batch), bool)
             if batch.continues is not None:
                 begins = ~np.array(batch.continues)
@@ -137,7 +174,7 @@ def _read(
                 numbers, lengths = vocabulary.without_start(numbers, lengths, without)
             given = _splits_of(batch)
             contents = batch.texts if is_text else (row.tobytes() for row in batch.texts)
-            spool.add(
+            side.spool.add(
                 numbers,
                 lengths=lengths,
                 splits=given,
@@ -145,21 +182,26 @@ def _read(
                 keys=splits.keys(contents, config.seed),
                 **reader.add(batch, given),
             )
-            replaced += mended
+            counts["replaced"] += mended
             progress.add_rows(int(begins.sum()))
-    return replaced
+    return counts
 
 
 def _check_given_splits(source: rows.Source, spool: Spool) -> None:
     """Raises DataError if the files of a split hold no row for it."""
-    given = spool.read("splits")[spool.read("lengths") > 0]
+    given, filled = spool.read("splits"), spool.read("lengths") > 0
     for split, paths in source.paths.items():
-        if not (given == store.SPLITS.index(split)).any():
-            others = f" or in the {len(paths) - 1} files after it" if len(paths) > 1 else ""
-            raise DataError(
-                f"{paths[0]}:1: no row for the {split} split in this file{others}. "
-                "Check the flag that names the data."
-            )
+        found = given == store.SPLITS.index(split)
+        if (found & filled).any():
+            continue
+        others = f" or in the {len(paths) - 1} files after it" if len(paths) > 1 else ""
+        empty = ""
+        if found.any():
+            empty = f" (its {found.sum()} rows have no token, or are pairs that were left out)"
+        raise DataError(
+            f"{paths[0]}:1: no row for the {split} split in this file{others}{empty}. "
+            "Check the flag that names the data."
+        )
 
 
 def _splits_of(batch: rows.Rows) -> np.ndarray:
@@ -177,68 +219,66 @@ def _splits_of(batch: rows.Rows) -> np.ndarray:
     return np.array([store.SPLITS.index(folders.SPLIT_NAMES[name]) for name in names], np.int8)
 
 
-def _vocabulary(
-    spool: Spool,
-    layout: Layout,
-    units: vocabulary.Units,
-    config: configuration.Prepare,
-    known: borrowed.Vocabulary | None,
-) -> tuple[Sequence[str], np.ndarray]:
-    """Returns the entries of the vocabulary from id FIRST_ID on, and the id of every unit.
+def _vocabularies(
+    read: dict[Side, Layout], config: configuration.Prepare, known: borrowed.Vocabulary | None
+) -> list[tuple[Sequence[str], np.ndarray]]:
+    """Returns, for each side, the entries from id FIRST_ID on and the id of every unit.
 
     They are those of `known`, or else ranked by frequency in the training split.
 
     Raises:
-      DataError: the training split holds no token.
+      DataError: the training split holds no token, or all of its targets are of one token.
     """
     if known:
-        return known.entries, units.ids_of(known.entries)
-    counts = _count(spool, layout, units.size)
+        return [(entries, side.units.ids_of(entries)) for side, entries in zip(read, known.entries)]
+    counts = [side.counts(layout) for side, layout in read.items()]
+    for of_targets in counts[1:]:
+        if (np.delete(of_targets, vocabulary.START_UNIT) > 0).sum() == 1:
+            raise DataError(
+                "all target texts of the train split are made of one and the same token, so there "
+                "is nothing to learn. Check the flags that name them, or --tokenizer="
+                f"{config.with_defaults('tokenizer')}."
+            )
+    if config.shared_vocabulary:
+        counts = [sum(counts)] * len(counts)
     limit = config.with_defaults("vocabulary_size") - text.FIRST_ID
-    entries, ids = units.vocabulary(counts, limit)
-    if not entries:
-        raise DataError(
-            f"no training text holds a token of --tokenizer={config.with_defaults('tokenizer')}. "
-            "Check the flags that name the text, or use --tokenizer=characters, which takes every "
-            "character."
-        )
-    return entries, ids
-
-
-def _count(spool: Spool, layout: Layout, size: int) -> np.ndarray:
-    """Returns how often each unit occurs in the training split, int64 [size]."""
-    counts = np.zeros(size, np.int64)
-    for chunk, units in spool.chunks(layout.lengths):
-        wanted = layout.splits[chunk] == splits.TRAIN
-        counts += np.bincount(units[np.repeat(wanted, layout.lengths[chunk])], minlength=size)
-    return counts
+    found = [side.units.vocabulary(of_side, limit) for side, of_side in zip(read, counts)]
+    for entries, _ in found:
+        if not entries:
+            raise DataError(
+                "no training text holds a token of --tokenizer="
+                f"{config.with_defaults('tokenizer')}. Check the flags that name the text, or use "
+                "--tokenizer=characters, which takes every character."
+            )
+    return found
 
 
 def _split_files(
-    folder: pathlib.Path, layout: Layout, recipe: targets.Recipe
+    folder: pathlib.Path, layouts: Sequence[Layout], recipe: targets.Recipe
 ) -> dict[int, store.SplitWriter]:
-    """Returns a writer for each split that has rows."""
+    """Returns a writer for each split that has rows; `layouts`: of each side."""
     return {
         split: store.SplitWriter(
             folder / store.SPLITS[split],
-            layout.example_lengths(split),
+            layouts[0].example_lengths(split),
             recipe.target,
             int(recipe.starts),
+            *(layout.example_lengths(split) for layout in layouts[1:]),
         )
         for split in range(len(store.SPLITS))
-        if (layout.splits == split).any()
+        if (layouts[0].splits == split).any()
     }
 
 
 def _write_arrays(
-    spool: Spool,
+    side: Side,
     layout: Layout,
     ids: np.ndarray,
     class_ids: np.ndarray,
     target: fields.Target,
     written: dict[int, store.SplitWriter],
 ) -> dict[str, int]:
-    """Writes the tokens and targets of all rows.
+    """Writes the tokens of all rows, and their classes if they have some.
 
     Args:
       ids: the id of each unit.
@@ -249,44 +289,43 @@ def _write_arrays(
       {name of a split: how many of its tokens are unknown}.
     """
     unknown = dict.fromkeys((store.SPLITS[split] for split in written), 0)
-    for chunk, units, *numbers in spool.chunks(layout.lengths, *filter(None, [target.array])):
-        lengths, opened = layout.lengths[chunk], layout.opened[chunk]
-        if opened.any():
-            starts = (np.cumsum(lengths) - lengths)[opened]
-            units, lengths = np.insert(units, starts, vocabulary.START_UNIT), lengths + opened
-        split_of_row = layout.splits[chunk]
-        split_of_unit = np.repeat(split_of_row, lengths)
-        split_of_target = split_of_unit if target.per_step else split_of_row
+    beside = [target.array] if target.classes else []
+    for of_rows, of_tokens, tokens, *numbers in side.tokens(layout, ids, *beside):
+        of_targets = of_tokens if target.per_step else of_rows
         for split, files in written.items():
-            tokens = ids[units[split_of_unit == split]]
-            files.write(tokens)
-            unknown[store.SPLITS[split]] += int((tokens == text.UNKNOWN).sum())
+            found = tokens[of_tokens == split]
+            files.write(found)
+            unknown[store.SPLITS[split]] += unknown_in(found)
             for values in numbers:
-                files.write_targets(class_ids[values[split_of_target == split]])
+                files.write_targets(class_ids[values[of_targets == split]])
     return unknown
 
 
 def _describe(
     folder: pathlib.Path,
     written: dict[int, store.SplitWriter],
-    entries: Sequence[str],
+    vocabularies: Mapping[str, Sequence[str]],
     names: Sequence[str],
 ) -> dict:
-    """Writes vocabulary and names of classes, closes all files; returns their part of dataset.json.
+    """Writes vocabularies and names of classes, closes all files.
+
+    Returns:
+      Their part of dataset.json.
 
     Args:
-      entries: the vocabulary from FIRST_ID on.
+      vocabularies: {name of the file without .txt: what the ids from FIRST_ID on stand for}.
       names: classes by id; empty if the target has none.
     """
     files = {name: entry for files in written.values() for name, entry in files.close().items()}
-    lines = [*text.RESERVED, *map(store.escape, entries)]
-    files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", lines)
+    described = {"classes": names} if names else {}
+    for name, entries in vocabularies.items():
+        lines = [*text.RESERVED, *map(store.escape, entries)]
+        file = files[f"{name}.txt"] = store.write_lines(folder / f"{name}.txt", lines)
+        described |= {f"{name}_size": len(lines), f"{name}_sha256": file["sha256"]}
     if names:
         files["labels.txt"] = store.write_lines(folder / "labels.txt", names)
     return {
-        **({"classes": names} if names else {}),
-        "vocabulary_size": len(lines),
-        "vocabulary_sha256": files["vocabulary.txt"]["sha256"],
+        **described,
         "splits": {
             store.SPLITS[split]: of_split.described(names) for split, of_split in written.items()
         },

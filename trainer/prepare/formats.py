@@ -27,7 +27,7 @@ from google.protobuf import message as protobuf
 from trainer import shown
 from trainer.exit_codes import DataError
 from trainer.prepare import raw_files, tfrecord
-from trainer.prepare.rows import Place, Row, at
+from trainer.prepare.rows import Place, Row, TargetText, at
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Columns:
     text: str
     label: str = ""
     split: str = ""
+    target: str = ""
 
     @property
     def names(self) -> list[tuple[str, str]]:
@@ -60,6 +61,7 @@ class Columns:
         named = [
             ("text_column", self.text),
             ("label_column", self.label),
+            ("target_column", self.target),
             ("split_column", self.split),
         ]
         return [(flag, column) for flag, column in named if column]
@@ -173,7 +175,9 @@ def _table(
     """Returns the rows of records that follow a header record."""
     number, header = next(records, (1, []))
     positions = columns.positions(header, (stream.path, number), records)
-    text, label, split = map(positions.get, (columns.text, columns.label, columns.split))
+    text, label, split, target = map(
+        positions.get, (columns.text, columns.label, columns.split, columns.target)
+    )
     labels = set()
     for number, fields in records:
         place = (stream.path, number)
@@ -191,10 +195,13 @@ def _table(
             labels.add(fields[label])
         if any("\n" in field for field in fields):
             _check_not_swallowed(place, fields, label, labels)
+        answer = None if label is None else fields[label]
+        if target is not None:
+            answer = TargetText(place, fields[target].encode("utf-8", "surrogateescape"))
         yield (
             place,
             fields[text].encode("utf-8", "surrogateescape"),
-            None if label is None else fields[label],
+            answer,
             None if split is None else fields[split],
         )
 
@@ -306,24 +313,31 @@ def _check_names(place: Place, row: dict, columns: Columns) -> None:
 
 def _row(place: Place, row: dict, columns: Columns) -> Row:
     """Returns the row that {column: value} describes."""
-    text = row[columns.text]
+    text = _text(place, row, columns.text)
     label, split = (row[column] if column else None for column in (columns.label, columns.split))
-    text = utf8(text) if isinstance(text, str) else text
     label, split = (
         _decoded(value) if isinstance(value, bytes) else value for value in (label, split)
     )
-    if not isinstance(text, bytes):
-        raise DataError(
-            f"{at(place)}: {columns.text!r} is {shown.value(text)}, but a text must be a string. "
-            "Every row must be an object or record of its own: repair it."
-        )
-    if columns.label and not is_label(label):
+    if columns.target:
+        label = TargetText(place, _text(place, row, columns.target))
+    elif columns.label and not is_label(label):
         raise DataError(
             f"{at(place)}: {columns.label!r} is {shown.value(label)}, but a label must be a string "
             "or a whole number. Write it as one, or remove the row."
         )
     check_split(place, split, columns)
     return place, text, label, split
+
+
+def _text(place: Place, row: dict, column: str) -> bytes:
+    text = row[column]
+    text = utf8(text) if isinstance(text, str) else text
+    if not isinstance(text, bytes):
+        raise DataError(
+            f"{at(place)}: {column!r} is {shown.value(text)}, but a text must be a string. "
+            "Every row must be an object or record of its own: repair it."
+        )
+    return text
 
 
 def is_label(value: Any) -> bool:

@@ -52,31 +52,37 @@ def shuffled(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -
     Raises:
       UsageError: a fraction above 0 leaves its split or the training split empty.
     """
+    layout, ambiguous = _assigned(spool, answers, config)
+    drawn = bool(config.validation_fraction or config.test_fraction)
+    if ambiguous and not drawn:
+        log.warning("%d training texts occur with more than one label", ambiguous)
+    # Of splits that are drawn: a dataset keeps the digest that earlier versions gave it.
+    several = {"texts_with_several_labels": ambiguous if drawn else 0}
+    return dataclasses.replace(layout, counts={**layout.counts, **several})
+
+
+def _assigned(
+    spool: Spool, answers: np.ndarray, config: configuration.Prepare
+) -> tuple[Layout, int]:
+    """Returns the layout of `shuffled`, and how many training texts have more than one answer."""
     lengths, given = spool.read("lengths"), spool.read("splits")
-    given[lengths == 0] = splits.DROPPED  # Only a row without the start id can be empty.
+    given[lengths == 0] = splits.DROPPED  # Only without the start id can a row be empty.
     assignment = splits.assign(
         spool.read("keys"), given, answers, config.validation_fraction, config.test_fraction
     )
-    drawn = bool(config.validation_fraction or config.test_fraction)
     if assignment.repeated:
         log.info(
             "%d training rows repeat an earlier row; they stay, since no split is drawn",
             assignment.repeated,
         )
-    if assignment.ambiguous and not drawn:
-        log.warning("%d training texts occur with more than one label", assignment.ambiguous)
-    return Layout(
+    layout = Layout(
         lengths,
         assignment.splits,
         begins=np.ones(spool.rows, bool),
         opened=np.zeros(spool.rows, bool),
-        counts={
-            "duplicates_removed": assignment.duplicates,
-            # Of splits that are drawn: a dataset keeps the digest that earlier versions gave it.
-            "texts_with_several_labels": assignment.ambiguous if drawn else 0,
-            "overlaps": assignment.overlaps,
-        },
+        counts={"duplicates_removed": assignment.duplicates, "overlaps": assignment.overlaps},
     )
+    return layout, assignment.ambiguous
 
 
 def sentences(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -> Layout:
@@ -85,6 +91,17 @@ def sentences(spool: Spool, answers: np.ndarray, config: configuration.Prepare) 
     return dataclasses.replace(
         layout, counts={**layout.counts, "empty_sentences": int((layout.lengths == 0).sum())}
     )
+
+
+def pairs(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -> Layout:
+    """Returns the layout of pairs of which each is an example; duplicates are dropped.
+
+    So are pairs that were left out: they have no units in the spool. answers: uint64 [rows], a
+    hash of each target.
+    """
+    layout, several = _assigned(spool, answers, config)
+    counts = {**layout.counts, "texts_with_several_targets": several}
+    return dataclasses.replace(layout, counts=counts)
 
 
 def streams(spool: Spool, _: np.ndarray, config: configuration.Prepare) -> Layout:

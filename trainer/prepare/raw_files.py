@@ -295,7 +295,7 @@ def _line_blocks(
     """Returns `lines`, many at a time: (number of the first one, lines, end of the last one)."""
     number, head = 1, stream.read(len(BOM))
     rest = b"" if head == BOM else head
-    while piece := stream.piece():
+    while (piece := stream.piece()) or head:  # A small file is all head.
         if head:
             refuse(stream.path, head.removeprefix(BOM) + piece)
             head = b""
@@ -308,7 +308,7 @@ def _line_blocks(
     if number == 1 and b"\r" in rest[:-1]:
         raise DataError(f"{stream.path}:1: {_CR_ONLY}")
     if rest:
-        yield number, _without_cr(stream.path, number, rest.split(b"\n"), max_line_bytes), b""
+        yield number, _without_cr(stream.path, number, [rest], max_line_bytes), b""
 
 
 def _without_cr(path: str, number: int, lines: list[bytes], max_line_bytes: int) -> list[bytes]:

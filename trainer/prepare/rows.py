@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,17 @@ _REPLACEMENT = "\ufffd".encode()
 
 # Where a row begins: (file, line), or (file, record) for TFRecord.
 Place = tuple[str, int]
-# What is to be learned about a row: a label, the tag of each token, or nothing.
-Label = str | int | Sequence[str | int] | None
+
+
+class TargetText(NamedTuple):
+    """A text that is to be learned about a row, and where it begins."""
+
+    place: Place
+    text: bytes
+
+
+# What is to be learned about a row: a label, the tag of each token, a text, or nothing.
+Label = str | int | Sequence[str | int] | TargetText | None
 # One row as a format reads it: place, text, label, value of the split column (None without one).
 Row = tuple[Place, bytes, Label, str | None]
 
@@ -33,6 +43,7 @@ class Rows:
       splits: the value of the split column for each row, or None.
       continues: whether each row continues the text of the row before it. None if no row does;
         otherwise the rows are whole lines of a file.
+      targets: the rows of the target texts, if those are to be learned; then `labels` has none.
     """
 
     split: str | None
@@ -41,6 +52,7 @@ class Rows:
     labels: Sequence[Label]
     splits: Sequence[str] | None = None
     continues: Sequence[bool] | None = None
+    targets: "Rows | None" = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -76,6 +88,8 @@ def batches(rows: Iterable[Row], split: str | None) -> Iterator[Rows]:
     for row in rows:
         pending.append(row)
         size += len(row[1])
+        if isinstance(row[2], TargetText):
+            size += len(row[2].text)
         if size >= BATCH_BYTES or len(pending) == BATCH_ROWS:
             yield _joined(pending, split)
             pending, size = [], 0
@@ -85,7 +99,13 @@ def batches(rows: Iterable[Row], split: str | None) -> Iterator[Rows]:
 
 def _joined(rows: Sequence[Row], split: str | None) -> Rows:
     places, texts, labels, splits = zip(*rows)
-    return Rows(split, places, texts, labels, splits if split is None else None)
+    joined = Rows(split, places, texts, labels, splits if split is None else None)
+    if isinstance(labels[0], TargetText):
+        nothing = [None] * len(labels)
+        target_places, target_texts = zip(*labels)
+        targets = Rows(split, target_places, target_texts, nothing, joined.splits)
+        joined = dataclasses.replace(joined, labels=nothing, targets=targets)
+    return joined
 
 
 def at(place: Place) -> str:

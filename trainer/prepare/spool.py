@@ -22,6 +22,7 @@ _ARRAYS = {
     "labels": np.int32,
     "tags": np.int32,
     "tag_keys": np.uint64,
+    "target_keys": np.uint64,
 }
 _PER_UNIT = ("units", "tags")
 _CHUNK = 1 << 20
@@ -30,10 +31,15 @@ _CHUNK = 1 << 20
 class Spool:
     """Appends batches of rows to files, then returns them in chunks."""
 
-    def __init__(self, folder: pathlib.Path):
-        """`folder`: made here for the files, and removed at the end."""
+    def __init__(self, folder: pathlib.Path, dtype: type[np.integer] = np.int32):
+        """
+        Args:
+          folder: made here for the files, and removed at the end.
+          dtype: of the units.
+        """
         folder.mkdir()
         self._folder = folder
+        self._dtypes = {**_ARRAYS, "units": np.dtype(dtype)}
         self._files: dict[str, BinaryIO] = {}
         self.rows = 0
 
@@ -41,23 +47,23 @@ class Spool:
         """Appends rows.
 
         Args:
-          units: int32 [total], the units of all rows end to end.
+          units: [total], the units of all rows end to end.
           arrays: lengths, splits, labels [rows], keys [rows, 2], tags [total] and so on; the same
             ones in every call.
         """
         for name, values in (("units", units), *arrays.items()):
             if name not in self._files:
                 self._files[name] = open(self._folder / name, "w+b")
-            self._files[name].write(np.ascontiguousarray(values, _ARRAYS[name]).tobytes())
+            self._files[name].write(np.ascontiguousarray(values, self._dtypes[name]).tobytes())
         self.rows += len(arrays["lengths"])
 
     def read(self, name: str) -> np.ndarray:
         """Returns a whole array, for example lengths [rows] or keys [rows, 2]."""
         if not self.rows:
-            values = np.zeros(0, _ARRAYS[name])
+            values = np.zeros(0, self._dtypes[name])
         else:
             self._files[name].flush()
-            values = np.fromfile(self._folder / name, _ARRAYS[name])
+            values = np.fromfile(self._folder / name, self._dtypes[name])
         return values.reshape(-1, 2) if name == "keys" else values
 
     def chunks(self, lengths: np.ndarray, *beside: str) -> Iterator[tuple]:
@@ -83,7 +89,7 @@ class Spool:
             yield (
                 slice(begin, end),
                 *(
-                    np.fromfile(file, _ARRAYS[name], count)
+                    np.fromfile(file, self._dtypes[name], count)
                     for (name, file), count in zip(files.items(), counts)
                 ),
             )

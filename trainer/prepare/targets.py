@@ -5,6 +5,7 @@ A `Recipe` says it all for one task; the story in `command` is the same for ever
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,6 +18,11 @@ from trainer.prepare import layout, rows, splits
 from trainer.prepare.classes import Classes
 from trainer.prepare.spool import Spool
 
+log = logging.getLogger(__name__)
+
+# A larger share of pairs with the same text on both sides is a warning.
+MOST_EQUAL = 0.5
+
 
 class Reader(Protocol):
     """Reads the targets of a source, batch by batch, and knows their classes at the end."""
@@ -24,11 +30,11 @@ class Reader(Protocol):
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the arrays that the spool keeps; `given`: int8 [rows], the splits of the rows.
 
-        The array with the name of `Target.array` has the number of each class.
+        The array with the name of `Target.array` has the number of each class, if there are any.
         """
 
     def ranked(self) -> tuple[list[str], np.ndarray]:
-        """Returns the names of the classes by id, and the class id of each number."""
+        """Returns the names of the classes by id, and the class id of each number; or nothing."""
 
     def answers(self, spool: Spool) -> np.ndarray:
         """Returns what tells rows of equal text apart, int [rows]."""
@@ -81,6 +87,53 @@ class Tags:
 
     def check(self, found: layout.Layout, source: rows.Source) -> None:
         """Any row will do."""
+
+
+class TargetTexts:
+    """A text for each row, whose tokens are to be told."""
+
+    def __init__(self, config: configuration.Prepare):
+        flags = ("raw_data", "target_data")
+        if config.source != "parallel":
+            flags = ("text_column", "target_column")
+        self._named = " and ".join(f"--{flag}={getattr(config, flag)}" for flag in flags)
+        self._pairs = np.zeros(len(splits.SPLITS), np.int64)
+        self._equal = np.zeros(len(splits.SPLITS), np.int64)
+
+    def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
+        pairs = list(zip(batch.texts, batch.targets.texts))
+        filled = np.array([bool(text.strip() and target.strip()) for text, target in pairs])
+        equal = np.array([text == target for text, target in pairs])
+        for counts, wanted in ((self._pairs, filled), (self._equal, filled & equal)):
+            counts += np.bincount(given[wanted], minlength=len(counts))
+        return {"target_keys": splits.keys(batch.targets.texts, seed=0)[:, 0]}
+
+    def ranked(self) -> tuple[list[str], np.ndarray]:
+        return [], np.zeros(0, np.int32)
+
+    def answers(self, spool: Spool) -> np.ndarray:
+        return spool.read("target_keys")
+
+    def check(self, found: layout.Layout, source: rows.Source) -> None:
+        """Raises DataError if both sides of all pairs are equal; warns if they mostly are."""
+        for name, pairs, equal in zip(splits.SPLITS, self._pairs, self._equal):
+            if not equal:
+                continue
+            if equal == pairs:
+                path = source.paths.get(name, source.paths["train"])[0]
+                raise DataError(
+                    f"{path}:1: the {name} split has {pairs} pairs, and both sides of all of them "
+                    f"are equal, so there is nothing to translate. Check {self._named}."
+                )
+            if equal > MOST_EQUAL * pairs:
+                log.warning(
+                    "%s: both sides of %d of %d pairs are equal, so a model learns to repeat its "
+                    "input; check %s",
+                    name,
+                    equal,
+                    pairs,
+                    self._named,
+                )
 
 
 class NextTokens:
@@ -178,4 +231,5 @@ RECIPES = {
         fields.NEXT_TOKEN, fields.SHUFFLED, True, NextTokens, layout.shuffled
     ),
     ("tagging", False): Recipe(fields.TAGS, fields.SHUFFLED, False, Tags, layout.sentences),
+    ("translation", False): Recipe(fields.TEXT, fields.SHUFFLED, True, TargetTexts, layout.pairs),
 }
