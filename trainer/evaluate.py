@@ -4,6 +4,7 @@ They depend neither on the batch size nor on the number of replicas.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,10 +21,13 @@ from trainer.exit_codes import BY_NAME, UsageError
 from trainer.models.networks import Network
 from trainer.reporting.progress import number
 from trainer.steps.evaluation import EvaluationStep
-from trainer.tasks import table
+from trainer.steps.translations import Translations
+from trainer.tasks import bleu, table
 from trainer.tasks.serving import Served
 from trainer.tasks.table import Metrics
 from trainer.tasks.views import View
+
+log = logging.getLogger(__name__)
 
 ROWS_PER_BATCH = 256  # It affects speed and memory, and no metric.
 
@@ -37,6 +41,7 @@ class Evaluator:
     batches: EvaluationBatches | StreamEvaluationBatches
     step: EvaluationStep
     settings: configuration.Input
+    translations: Translations | None = None
     _served: list[Served] = dataclasses.field(default_factory=list)
 
     @classmethod
@@ -45,7 +50,8 @@ class Evaluator:
     ) -> "Evaluator | None":
         """Returns the evaluator that a training run asks for, None if it evaluates nothing.
 
-        Raises UsageError if the split does not exist, or if a test split would stop the run early.
+        Raises UsageError if the split does not exist, if a test split would stop the run early, or
+        if nothing computes the metric of the best checkpoint.
         """
         run = config.run
         default = next((name for name in ("validation", "test") if name in dataset.splits), "")
@@ -65,7 +71,8 @@ class Evaluator:
             return None
         batches = pipeline.evaluation_batches(dataset, split, config.input, ROWS_PER_BATCH)
         step = EvaluationStep(network, placement, table.task_of(dataset))
-        return cls(dataset, split, batches, step, config.input)
+        translations = _translations_of_run(config, step, dataset, split)
+        return cls(dataset, split, batches, step, config.input, translations)
 
     def lengths(self) -> list[Length]:
         """Returns the lengths that its batches are padded to."""
@@ -100,7 +107,49 @@ class Evaluator:
 
         Shows every batch to `view`.
         """
-        return metrics(self.step, weights, self.dataset, self.batches, abandon, view)
+        found = metrics(self.step, weights, self.dataset, self.batches, abandon, view)
+        return _with_quality(found, self.translations, weights, abandon)
+
+
+def _translations_of_run(
+    config: configuration.Config, step: EvaluationStep, dataset: Dataset, split: str
+) -> Translations | None:
+    """Returns what a training run translates at each evaluation, None if it translates nothing."""
+    if not dataset.target.sequence:
+        return None
+    run = config.run
+    wanted = run.best_metric in bleu.METRICS
+    if wanted:
+        bleu.require(f"--best_metric={run.best_metric}")
+    if wanted and not run.translate_examples:
+        raise UsageError(
+            f"--best_metric={run.best_metric}: is computed of translations, and "
+            "--translate_examples=0 asks for none. Set that higher, or name another metric."
+        )
+    # All workers compute the same metrics.
+    installed = step.placement.everyones([bleu.is_installed()]).all()
+    if not installed and run.translate_examples:
+        log.warning(
+            "evaluations have no BLEU and chrF: sacrebleu is missing. Run: %s", bleu.INSTALL
+        )
+    if not installed or not run.translate_examples:
+        return None
+    return Translations(
+        step, dataset, split, config.input, beam=1, penalty=1.0, examples=run.translate_examples
+    )
+
+
+def _with_quality(
+    found: Metrics | None,
+    translations: Translations | None,
+    weights: Mapping[str, tf.Tensor],
+    abandon: Callable[[], bool] = lambda: False,
+) -> Metrics | None:
+    """Returns metrics with BLEU and chrF, if there are translations; None if given up."""
+    if found is None or translations is None:
+        return found
+    quality = translations.quality(weights, abandon)
+    return dataclasses.replace(found, quality=quality) if quality else None
 
 
 def metrics(
@@ -143,7 +192,19 @@ def command(settings: configuration.Evaluate) -> int:
     batches = pipeline.evaluation_batches(
         model.dataset, settings.split, model.config.input, ROWS_PER_BATCH
     )
+    translations = None
+    if model.dataset.target.sequence:
+        bleu.require(f"--model_dir={settings.model_dir}: it translates")
+        translations = Translations(
+            model.step,
+            model.dataset,
+            settings.split,
+            model.config.input,
+            beam=settings.beam,
+            penalty=settings.length_penalty,
+        )
     found = metrics(model.step, model.weights, model.dataset, batches)
+    found = _with_quality(found, translations, model.weights)
     report = as_report(settings.split, model.checkpoint_step, found, model.dataset.labels)
     print(streams.as_json(report) if settings.format == "json" else as_text(report))
     return BY_NAME["done"]

@@ -44,7 +44,6 @@ def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     _check_files(settings)
     model = trained_model.open_model(settings, examples=trained_model.Examples.UNUSED)
     served = model.served()
-    _refuse_options(settings, served, model.dataset.task)
     at_a_terminal = not words and not settings.input and sys.stdin.isatty()
     # A person at a terminal gets each answer at once.
     size = 1 if at_a_terminal else TEXTS_PER_BATCH
@@ -57,18 +56,6 @@ def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     if settings.output:
         log.info("%d answers are in %s", count, settings.output)
     return BY_NAME["done"]
-
-
-def _refuse_options(settings: configuration.Predict, served: serving.Served, task: str) -> None:
-    """Raises UsageError if a flag was given that the model has no use for."""
-    fields = {field.name: field for field in dataclasses.fields(settings)}
-    for name in serving.OPTIONS - served.options:
-        value = getattr(settings, name)
-        if value != fields[name].default:
-            raise UsageError(
-                f"--{name}={configuration.as_text(value)}: the model was trained for {task}, which "
-                "would ignore it. Leave the flag out."
-            )
 
 
 def _check_files(settings: configuration.Predict) -> None:

@@ -64,8 +64,9 @@ def open_model(
 
     Its step runs on `devices` devices, in batches of at least `rows` rows.
 
-    Raises UsageError if there is no model or if the dataset differs from the one it was trained on,
-    DataError if every checkpoint, the configuration or the dataset is damaged.
+    Raises UsageError if there is no model, if the dataset differs from the one it was trained on,
+    or if a flag in `settings` is one that the model ignores; DataError if every checkpoint, the
+    configuration or the dataset is damaged.
     """
     folder = pathlib.Path(settings.model_dir)
     config = configuration.from_flat(resuming.written_in(folder))
@@ -76,6 +77,7 @@ def open_model(
     placement = strategy.place(run, rows)
     dataset = _dataset(settings, config, found, examples)
     task = table.task_of(dataset)
+    _refuse_ignored(settings, task)
     network = networks.of_run(
         config,
         len(dataset.vocabulary),
@@ -93,6 +95,18 @@ def open_model(
         EvaluationStep(network, placement, task),
         found.step,
     )
+
+
+def _refuse_ignored(settings: Settings, task: table.Task) -> None:
+    """Raises UsageError if a flag was given that only other tasks obey."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        ignored = field.name in table.OPTIONS - task.served.options
+        if ignored and value != field.default:
+            raise UsageError(
+                f"--{field.name}={configuration.as_text(value)}: the model was trained for "
+                f"{task.name}, which would ignore it. Leave the flag out."
+            )
 
 
 def _dataset(

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests.export import small_models
-from tests.export.small_models import a_model, answers_from_here
+from tests.export.small_models import OPTIONS, a_model, answers_from_here
 from trainer import config as configuration
 from trainer import durable
 from trainer.exit_codes import StorageError, UsageError
@@ -36,6 +36,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
         ("a_stream", {"one_hot": True, "cell": "simple_rnn"}),
         ("tagged", {"precision": "bfloat16", "bidirectional": True, "max_length": 3}),
         ("tagged", {"cell": "gru", "units": (5, 4), "jit": "off"}),
+        ("pairs", {"precision": "bfloat16", "cell": "gru", "bidirectional": True, "units": (5, 4)}),
     ],
 )
 def test_what_is_written_agrees_in_float32_whatever_the_precision(
@@ -43,12 +44,13 @@ def test_what_is_written_agrees_in_float32_whatever_the_precision(
 ):
     monkeypatch.setattr(readback, "answers", answers_from_here)
     dataset = request.getfixturevalue(name)
-    differences = export.export(a_model(dataset, **flags), tmp_path / "out")
+    differences = export.export(a_model(dataset, **flags), tmp_path / "out", OPTIONS)
     assert (
         list(differences) == ["saved_model", "model.keras"]
         and max(differences.values()) <= proof.BOUND
     )
-    lists = {"vocabulary.txt"} | ({"labels.txt"} if dataset.labels else set())
+    lists = {path.name for path in dataset.folder.glob("*.txt")}
+    assert "vocabulary.txt" in lists
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "saved_model",
         "model.keras",
@@ -62,7 +64,7 @@ def test_a_model_without_the_examples_of_its_dataset_is_exported_too(words, monk
     """As from a model folder whose dataset is gone."""
     monkeypatch.setattr(readback, "answers", answers_from_here)
     alone = a_model(dataclasses.replace(words, splits={}), cell="simple_rnn", jit="off")
-    differences = export.export(alone, tmp_path / "out")
+    differences = export.export(alone, tmp_path / "out", OPTIONS)
     assert list(differences) == ["saved_model", "model.keras"]
     assert max(differences.values()) <= proof.BOUND
 
@@ -77,7 +79,7 @@ def test_a_dataset_without_words_gives_a_model_of_ids_and_says_so(
 ):
     monkeypatch.setattr(logging.getLogger("trainer"), "propagate", True)
     monkeypatch.setattr(readback, "answers", answers_from_here)
-    differences = export.export(a_model(without_words), tmp_path / "out")
+    differences = export.export(a_model(without_words), tmp_path / "out", OPTIONS)
     assert list(differences) == ["model.keras"] and differences["model.keras"] <= proof.BOUND
     assert not (tmp_path / "out" / "saved_model").exists()
     assert "no saved_model" in caplog.text
@@ -94,9 +96,11 @@ def test_a_folder_with_content_is_refused_and_left_as_it_is(tmp_path):
 def nothing_but_the_place(monkeypatch):
     """Leaves out what takes time and has no part in where the files go."""
     monkeypatch.setattr(
-        export, "_write", lambda model, folder: (folder / "model.keras").write_text("written")
+        export,
+        "_write",
+        lambda model, folder, options: (folder / "model.keras").write_text("written"),
     )
-    monkeypatch.setattr(proof, "differences", lambda model, folder: {"model.keras": 0.0})
+    monkeypatch.setattr(proof, "differences", lambda model, folder, options: {"model.keras": 0.0})
 
 
 @pytest.mark.usefixtures("nothing_but_the_place")
@@ -107,7 +111,7 @@ def test_content_that_appears_meanwhile_is_not_replaced(monkeypatch, tmp_path):
 
     monkeypatch.setattr(proof, "differences", meanwhile)
     with pytest.raises(UsageError, match="not an empty folder"):
-        export.export(None, tmp_path / "out")
+        export.export(None, tmp_path / "out", OPTIONS)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious"]
 
 
@@ -120,14 +124,14 @@ def test_a_name_that_cannot_be_synced_is_a_storage_error(monkeypatch, tmp_path):
 
     monkeypatch.setattr(durable, "sync", sync)
     with pytest.raises(StorageError, match="Input/output error"):
-        export.export(None, tmp_path / "out")
+        export.export(None, tmp_path / "out", OPTIONS)
 
 
 @pytest.mark.usefixtures("nothing_but_the_place")
 def test_an_empty_folder_is_filled_and_a_missing_one_made(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "some/where/new"):
-        export.export(None, tmp_path / name)
+        export.export(None, tmp_path / name, OPTIONS)
         assert (tmp_path / name / "model.keras").read_text() == "written"
 
 
@@ -136,7 +140,7 @@ def test_an_empty_folder_is_filled_and_a_missing_one_made(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(place, error, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(error, match=f"--export_dir={tmp_path / place}"):
-        export.export(None, tmp_path / place)
+        export.export(None, tmp_path / place, OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

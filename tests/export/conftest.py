@@ -23,6 +23,11 @@ def tagged(tmp_path_factory):
     return small_models.a_tagged_text(tmp_path_factory.mktemp("tagged"))
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return small_models.some_pairs(tmp_path_factory.mktemp("pairs"))
+
+
 @pytest.fixture
 def without_words(words):
     return dataclasses.replace(

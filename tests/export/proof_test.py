@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.export.small_models import a_model
+from tests.export.small_models import OPTIONS, a_model
 from trainer.exit_codes import TrainerError
 from trainer.export import command as export
 from trainer.export import expected, keras_model, proof, readback
@@ -17,6 +17,7 @@ MODELS = {
     "words": {"jit": "off"},
     "a_text": {"tied_embedding": True},
     "tagged": {"bidirectional": True},
+    "pairs": {"bidirectional": True, "cell": "gru"},
 }
 
 
@@ -28,7 +29,7 @@ def proved(request):
     def of(name):
         if name not in made:
             model = a_model(request.getfixturevalue(name), **MODELS[name])
-            made[name] = model, expected.checks(model)
+            made[name] = model, expected.checks(model, OPTIONS)
         return made[name]
 
     return of
@@ -84,6 +85,9 @@ def another(strings):
         ("a_text", SAVED_MODEL, 4, "probabilities", larger, "next: probabilities differs by"),
         ("a_text", SAVED_MODEL, 7, "text", another, "continue: text differs .*b'another'"),
         ("a_text", SAVED_MODEL, 10, "text", another, "continue: text differs .*b'another'"),
+        ("pairs", KERAS, 1, "log_probabilities", larger, "log_probabilities differs by 2.*e-05"),
+        ("pairs", SAVED_MODEL, 0, "translation", another, "translation differs .*b'another'"),
+        ("pairs", SAVED_MODEL, 1, "score", much_larger, "score differs by .*at most 0.0001"),
     ],
 )
 def test_a_difference_is_an_error_and_nothing_appears(
@@ -91,15 +95,15 @@ def test_a_difference_is_an_error_and_nothing_appears(
 ):
     model, checks = proved(name)
     answers = {of_file: [right(check) for check in checks[of_file]] for of_file in checks}
-    monkeypatch.setattr(expected, "checks", lambda model: checks)
+    monkeypatch.setattr(expected, "checks", lambda model, options: checks)
     monkeypatch.setattr(
         readback, "answers", lambda calls: dict(zip(calls, answers.values(), strict=True))
     )
-    monkeypatch.setattr(export, "_write", lambda model, folder: None)
-    assert export.export(model, tmp_path / "right") == dict.fromkeys(checks, 0.0)
+    monkeypatch.setattr(export, "_write", lambda model, folder, options: None)
+    assert export.export(model, tmp_path / "right", OPTIONS) == dict.fromkeys(checks, 0.0)
     answers[file][place][output] = spoil(answers[file][place][output])
     with pytest.raises(TrainerError, match=told) as caught:
-        export.export(model, tmp_path / "out")
+        export.export(model, tmp_path / "out", OPTIONS)
     assert caught.value.code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["right"]
 
@@ -112,7 +116,8 @@ def test_each_weight_of_a_keras_file_is_proved(name, proved):
     def answer(weights):
         network, task = expected.network_of(model), model.step.task
         built = keras_model.build(network, weights, model.config.input, task)
-        return {built.output_names[0]: built(check.call.arguments["ids"]).numpy()}
+        given = list(check.call.arguments.values())
+        return {built.output_names[0]: built(given if len(given) > 1 else given[0]).numpy()}
 
     proof._checked(KERAS, check, answer(model.weights))
     for weight in model.weights:
@@ -129,7 +134,7 @@ def test_each_weight_of_a_saved_model_is_proved(name, proved):
         served = expected.served_of(dataclasses.replace(model, weights=weights))
         [given] = check.call.arguments.values()
         given = tf.constant(given.ravel().tolist(), tf.string, given.shape)
-        found = served.signatures[check.call.signature](given)
+        found = served.signatures(OPTIONS)[check.call.signature](given)
         return {output: value.numpy() for output, value in found.items()}
 
     proof._checked(SAVED_MODEL, check, answer(model.weights))

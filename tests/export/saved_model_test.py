@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.export.small_models import a_dataset, a_model, a_text, probabilities
+from tests.export.small_models import OPTIONS, a_dataset, a_model, a_text, probabilities
 from trainer.data import pipeline, text
 from trainer.export import expected, saved_model
 
 
 def saved(model, folder):
     """The signatures of a model that was saved and loaded."""
-    saved_model.save(expected.served_of(model), folder / "saved_model")
+    saved_model.save(expected.served_of(model), folder / "saved_model", OPTIONS)
     return tf.saved_model.load(str(folder / "saved_model")).signatures
 
 

@@ -19,6 +19,7 @@ from trainer.steps.evaluation import EvaluationStep
 from trainer.tasks import table
 
 VOCABULARY, CLASSES, LENGTH = 11, 3, 7
+OPTIONS = configuration.Export()
 
 
 def large_weights(network: Network) -> dict[str, tf.Tensor]:
@@ -90,6 +91,15 @@ def a_tagged_text(folder: pathlib.Path) -> store.Dataset:
     return datasets.write_tagged(folder / "data", splits, words=WORDS["words"], labels=TAGS)
 
 
+def some_pairs(folder: pathlib.Path, **options) -> store.Dataset:
+    """A dataset of translation, of random words."""
+    splits = datasets.random_pairs(vocabulary_size=9, train=12, test=8, longest=9)
+    words = WORDS["words"][:5]
+    return datasets.write_pairs(
+        folder / "data", splits, words=words, target_words=words[::-1], tokenizer="words", **options
+    )
+
+
 def is_utf8(case: bytes) -> bool:
     return case.decode("utf-8", "replace").encode() == case
 
@@ -106,6 +116,7 @@ def a_model(dataset: store.Dataset, **flags) -> trained_model.TrainedModel:
         dataset.outputs,
         precision=config.run.precision,
         head=task.head,
+        second=dataset.second,
     )
     on_cpu = Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
     step = EvaluationStep(network, on_cpu, task)

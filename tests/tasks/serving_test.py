@@ -48,7 +48,7 @@ def test_no_texts_are_padded_to_a_length_that_a_network_can_read(padding, length
 
 
 def test_options_are_those_that_some_task_obeys():
-    assert set().union(*(task.served.options for task in table.TASKS.values())) == serving.OPTIONS
+    assert set().union(*(task.served.options for task in table.TASKS.values())) == table.OPTIONS
 
 
 # --- The next token -------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ def test_what_a_task_serves_answers_and_can_be_saved(task):
     """What the answers are is tested in `serving_test` and in `tests/export`."""
     assert {"options", "between", "answers", "shown", "signatures"} <= set(dir(task.served))
     assert task.served.options <= {field.name for field in dataclasses.fields(config.Predict)}
-    assert task.served.options <= serving.OPTIONS
+    assert task.served.options <= table.OPTIONS
     assert keras.activations.get(task.keras_activation)
 
 

@@ -196,6 +196,18 @@ class Tokenizer(tf.Module):
         """Returns the ids of tokens of any shape, each by itself; works in graphs."""
         return self._lookup(self._mended(tokens))
 
+    def written(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Returns the tokens of texts themselves, known or not: string [n] -> string [n, tokens].
+
+        Not those of bytes, all of which are known.
+        """
+        units = self._split(self._mended(texts))
+        if units.dtype == tf.string:
+            return units
+        return units.with_flat_values(
+            tf.strings.unicode_encode(units.flat_values[:, None], "UTF-8")
+        )
+
     def tokens(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the tokens that ids of any shape stand for, as strings; works in graphs."""
         return tf.gather(self._tokens, ids)
@@ -295,6 +307,11 @@ def settings(name: str, lowercase: bool = False) -> dict:
     """
     options = {"lowercase": lowercase} if name == "words_and_marks" else {}
     return {"name": name, "version": VERSION, **options}
+
+
+def lowers(settings: Mapping) -> bool:
+    """Returns whether a tokenizer takes texts in lower case; `settings`: `Dataset.tokenizer`."""
+    return settings.get("lowercase", settings["name"] == "words")
 
 
 def splitter(settings: Mapping) -> Callable[[tf.Tensor], tf.RaggedTensor]:

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from trainer import config as configuration
 from trainer import durable, trained_model
+from trainer.data import store
 from trainer.exit_codes import BY_NAME, StorageError, UsageError
 from trainer.export import expected, keras_model, proof, saved_model
 from trainer.reporting.progress import number
@@ -32,14 +33,18 @@ def command(settings: configuration.Export) -> int:
     folder = pathlib.Path(settings.export_dir).resolve()
     _refuse_content(folder)
     model = trained_model.open_model(settings, examples=trained_model.Examples.WELCOME)
-    for name, difference in export(model, folder).items():
+    for name, difference in export(model, folder, settings).items():
         print(f"{name} {folder / name} max_difference {number(difference)}")
     print(f"step {model.checkpoint_step}")
     return BY_NAME["done"]
 
 
-def export(model: trained_model.TrainedModel, folder: pathlib.Path) -> dict[str, float]:
+def export(
+    model: trained_model.TrainedModel, folder: pathlib.Path, options: configuration.Export
+) -> dict[str, float]:
     """Writes the files of a model into `folder`, which appears whole or not at all.
+
+    options: what of the answers is fixed in the files.
 
     Returns:
       {file: largest difference of a number from the trained model's}.
@@ -52,8 +57,8 @@ def export(model: trained_model.TrainedModel, folder: pathlib.Path) -> dict[str,
     try:
         durable.make_folder(folder.parent)
         with durable.temporary_folder(folder) as new:
-            _write(model, new)
-            differences = proof.differences(model, new)
+            _write(model, new, options)
+            differences = proof.differences(model, new, options)
             _publish(new, folder)
     except OSError as problem:
         raise StorageError(
@@ -63,7 +68,9 @@ def export(model: trained_model.TrainedModel, folder: pathlib.Path) -> dict[str,
     return differences
 
 
-def _write(model: trained_model.TrainedModel, folder: pathlib.Path) -> None:
+def _write(
+    model: trained_model.TrainedModel, folder: pathlib.Path, options: configuration.Export
+) -> None:
     log.info("writing %s", expected.KERAS)
     keras_model.build(
         expected.network_of(model), model.weights, model.config.input, model.step.task
@@ -71,14 +78,16 @@ def _write(model: trained_model.TrainedModel, folder: pathlib.Path) -> None:
     if saved_model.has_words(model.dataset):
         log.info("writing %s", expected.SAVED_MODEL)
         with tf.device("CPU:0"):
-            saved_model.save(expected.served_of(model), folder / expected.SAVED_MODEL)
+            saved_model.save(expected.served_of(model), folder / expected.SAVED_MODEL, options)
     else:
         log.warning(
             "no saved_model: %s was prepared from ids without words, so no text can be encoded; "
             "model.keras takes ids",
             model.dataset.folder,
         )
-    for name in ("vocabulary.txt", "labels.txt") if model.dataset.labels else ("vocabulary.txt",):
+    for name in store.NAMES:
+        if name not in model.dataset.description["files"]:
+            continue
         shutil.copyfile(model.dataset.folder / name, folder / name)
 
 

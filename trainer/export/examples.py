@@ -52,6 +52,13 @@ def texts_of_examples(dataset: store.Dataset) -> Texts:
     return _with(dataset, rows, (*CORNER_CASES, LONG_TEXT))
 
 
+def texts_of_sources(dataset: store.Dataset) -> Texts:
+    """Returns examples from all over a held-out split and difficult texts, none of them long."""
+    split = _held_out(dataset)
+    rows = [_example(split, example)[:STEPS] for example in _spread(len(split))]
+    return _with(dataset, rows, CORNER_CASES)
+
+
 def texts_of_pieces(dataset: store.Dataset) -> Texts:
     """Returns pieces from all over the text of a held-out split and, if it has words, difficult
     texts.

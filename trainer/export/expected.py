@@ -20,7 +20,7 @@ from trainer.models.heads import StepOutputs
 from trainer.models.networks import Network
 from trainer.steps import programs
 from trainer.steps.evaluation import EvaluationStep
-from trainer.tasks import serving
+from trainer.tasks import serving, translator
 
 SAVED_MODEL, KERAS = "saved_model", "model.keras"
 VALUES = 1 << 22  # The most numbers that a Keras model is asked for at once, in rows of steps.
@@ -79,6 +79,7 @@ def network_of(model: trained_model.TrainedModel, jit: str = "auto") -> Network:
         device_type="CPU",
         jit=jit,
         head=model.step.task.head,
+        second=model.dataset.second,
     )
 
 
@@ -89,17 +90,23 @@ def served_of(model: trained_model.TrainedModel) -> serving.Served:
     )
 
 
-def checks(model: trained_model.TrainedModel) -> dict[str, list[Check]]:
-    """Returns {file: checks}; without SAVED_MODEL if the dataset has no words."""
+def checks(
+    model: trained_model.TrainedModel, options: configuration.Export
+) -> dict[str, list[Check]]:
+    """Returns {file: checks}; without SAVED_MODEL if the dataset has no words.
+
+    options: those that the files were written with.
+    """
     with tf.device("CPU:0"):
-        found = _CHECKS[model.step.task.served](_Reference(model))
+        found = _CHECKS[model.step.task.served](_Reference(model, options))
     return {name: of_file for name, of_file in found.items() if of_file}
 
 
 class _Reference:
     """The trained model in float32 on the CPU, as `evaluate` computes it there."""
 
-    def __init__(self, model: trained_model.TrainedModel):
+    def __init__(self, model: trained_model.TrainedModel, options: configuration.Export):
+        self.options = options
         self.model, self.dataset, self.settings = model, model.dataset, model.config.input
         # If it sees a GPU, a layer of Keras would run cuDNN there, with fewer bits than the bound
         # needs.
@@ -153,13 +160,15 @@ class _Reference:
     def computed(self, function: Callable, batch: pipeline.Batch) -> np.ndarray:
         """Returns function(outputs of the network), compiled as the evaluation is."""
 
-        def run(weights, inputs, lengths):
-            outputs, _ = self._step.network.outputs(weights, inputs, lengths)
+        def run(weights, batch):
+            outputs, _ = self._step.network.outputs(
+                weights, batch.inputs, batch.lengths, targets=batch.targets
+            )
             return function(outputs)
 
         compiled = programs.function(run, jit_compile=self._step.compiled)
-        given = tf.constant(batch.inputs), tf.constant(batch.lengths)
-        return compiled(self.model.weights, *given).numpy()
+        batch = tf.nest.map_structure(tf.constant, batch)
+        return compiled(self.model.weights, batch).numpy()
 
 
 def _all_first_none(check: Check) -> list[Check]:
@@ -311,12 +320,68 @@ def _continuations(reference: _Reference, texts: list[bytes]) -> list[Check]:
             "temperature": np.array(temperature, np.float32),
             "seed": np.array(seed, np.int64),
         }
-        answer = served.signatures["continue"](
+        answer = served.signatures(reference.options)["continue"](
             tf.constant(some.tolist()), *map(tf.constant, list(arguments.values())[1:])
         )
         check = Check(Call("continue", arguments), {"text": answer["text"].numpy()})
         found += _all_first_none(check)
     return found
+
+
+# --- A text for each text -------------------------------------------------------------------------
+
+
+def _of_translator(reference: _Reference) -> dict[str, list[Check]]:
+    texts, rows = examples.texts_of_sources(reference.dataset)
+    batch = reference.batch(rows, reference.settings)
+    batch = batch._replace(targets=_translations(reference, batch))
+    following, lengths = batch.targets.following, batch.targets.lengths
+    # The probability of a sentence that a search found word by word is the one that `evaluate`
+    # computes of all its words at once.
+    losses, _ = reference.outcomes(batch)
+    penalty = ((5 + lengths) / 6) ** reference.options.length_penalty
+    words = translator.words_of(tf.constant(following))
+    translations = text.target_tokenizer_of(reference.dataset).decode(words).numpy()
+    by_text = Check(
+        Call("serving_default", {"text": _strings(texts)}),
+        {"translation": translations, "score": -losses / penalty},
+    )
+    steps = following.shape[1]
+    fitting = tf.nest.map_structure(
+        lambda values: values[: _rows_that_fit(steps, reference.dataset.outputs)], batch
+    )
+    log_p = reference.computed(lambda outputs: tf.nn.log_softmax(outputs.scores()), fitting)
+    holds = np.arange(steps) < fitting.targets.lengths[:, None]
+    by_ids = Check(
+        Call("", {"ids": fitting.inputs, "target_ids": fitting.targets.tokens}),
+        {"log_probabilities": _counting(log_p, holds)},
+    )
+    return {SAVED_MODEL: _all_first_none(by_text), KERAS: [by_ids, by_ids.first(1)]}
+
+
+def _translations(reference: _Reference, batch: pipeline.Batch) -> pipeline.Sentences:
+    """Returns what this process translates, as the targets of a batch.
+
+    The operations are those of the file: other ones would round otherwise, and of two translations
+    that are about as likely find the other.
+    """
+    network, options = network_of(reference.model), reference.options
+
+    def run(tokens, lengths):
+        return translator.hypotheses(
+            network,
+            reference.model.weights,
+            reference.dataset,
+            tokens,
+            lengths,
+            size=options.beam,
+            penalty=options.length_penalty,
+        ).ids[:, 0]
+
+    ids = programs.function(run)(tf.constant(batch.inputs), tf.constant(batch.lengths)).numpy()
+    lengths = np.count_nonzero(ids, axis=1).astype(np.int32)
+    before = np.pad(ids[:, :-1], [(0, 0), (1, 0)], constant_values=text.START)
+    return pipeline.Sentences(np.where(ids != text.PADDING, before, text.PADDING), ids, lengths)
 
 
 # --- Outputs of steps -----------------------------------------------------------------------------
@@ -341,4 +406,5 @@ _CHECKS = {
     serving.TextClassifier: _of_classifier,
     serving.Tagger: _of_tagger,
     serving.LanguageModel: _of_language_model,
+    translator.Translator: _of_translator,
 }

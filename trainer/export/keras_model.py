@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainer import config as configuration
 from trainer.data import text
-from trainer.models import heads
+from trainer.models import heads, shapes
 from trainer.models.networks import Network, recurrent_weights
 from trainer.tasks.table import Task
 
@@ -20,26 +20,26 @@ def build(
     Its output is `probabilities` or `log_probabilities`, of each row [N, classes] or each step [N,
     length, classes]. Ids are cut and padded as in training. With padding=post id 0 counts nowhere
     and any length will do; with padding=pre every id counts and the length is max_length.
+
+    A network with a decoder has a second input, target_ids int32 [N, steps], the words that come
+    before those whose probabilities it gives, [N, steps, ids].
     """
     pre = settings.padding == "pre"
     ids = keras.Input([settings.max_length if pre else None], dtype="int32", name="ids")
     mask = None if pre else keras.ops.not_equal(ids, text.PADDING)
     layers = dict(network.layers())
-    states = layers["embedding"](ids)
-    *_, last = recurrent = [name for name in layers if name.startswith("rnn_")]
-    pooling = _POOLING[network.settings.pooling] if task.head is heads.Pooled else _none
-    if pooling is _last:
-        layers[last] = _returning_the_last_state(layers[last])
-    for name in recurrent:
-        states = layers[name](states, mask=mask)
-    states = pooling(states, mask)
+    if task.target.sequence:
+        target_ids = keras.Input([None], dtype="int32", name="target_ids")
+        inputs, states = [ids, target_ids], _decoded(network, layers, ids, mask, target_ids)
+    else:
+        inputs, states = ids, _encoded(network, layers, ids, mask, pooled=task.head is heads.Pooled)
     if "projection" in layers:
         states = layers["projection"](states)
     logits = layers["logits"](states)
     activation = keras.layers.Activation(
         task.keras_activation, name=_OUTPUTS[task.keras_activation], dtype=logits.dtype
     )
-    model = keras.Model(ids, activation(logits), name=task.name)
+    model = keras.Model(inputs, activation(logits), name=task.name)
     values = _with_kernel_of_logits(weights)
     for name, layer in layers.items():
         for key, variable in _trained(name, layer).items():
@@ -47,11 +47,67 @@ def build(
     return model
 
 
+def _encoded(
+    network: Network,
+    layers: dict[str, keras.Layer],
+    ids: tf.Tensor,
+    mask: tf.Tensor | None,
+    pooled: bool,
+) -> tf.Tensor:
+    """Returns the states of an encoder, [N, length, width], or what is pooled of them."""
+    states = layers["embedding"](ids)
+    *_, last = recurrent = [name for name in layers if name.startswith("rnn_")]
+    pooling = _POOLING[network.settings.pooling] if pooled else _none
+    if pooling is _last:
+        layers[last] = _returning_the_last_state(layers[last])
+    for name in recurrent:
+        states = layers[name](states, mask=mask)
+    return pooling(states, mask)
+
+
+def _decoded(
+    network: Network,
+    layers: Mapping[str, keras.Layer],
+    ids: tf.Tensor,
+    mask: tf.Tensor,
+    target_ids: tf.Tensor,
+) -> tf.Tensor:
+    """Returns what a decoder makes of the words before, [N, steps, embedding], as `Decoder`."""
+    memory = _encoded(network, layers, ids, mask, pooled=False)
+    end = _ends(memory, mask, network.settings.bidirectional)
+    states = layers.get("target_embedding", layers["embedding"])(target_ids)
+    for number, name in enumerate(shapes.decoder_layers(network.settings)):
+        hidden = layers[f"start_{number}"](end)
+        parts = len(shapes.STATE[network.settings.cell])
+        rest = [keras.ops.zeros_like(hidden) for _ in range(parts - 1)]
+        states = layers[name](states, initial_state=[hidden, *rest])
+    if network.settings.attention != "none":
+        keys = layers["attention"](memory) if "attention" in layers else memory
+        scores = keras.ops.matmul(states, keras.ops.transpose(keys, [0, 2, 1]))
+        scores = keras.ops.where(keras.ops.expand_dims(mask, 1), scores, -1e30)
+        context = keras.ops.matmul(keras.ops.softmax(scores), memory)
+        states = keras.ops.concatenate([context, states], axis=-1)
+    return layers["combine"](states)
+
+
+def _ends(states: tf.Tensor, mask: tf.Tensor, bidirectional: bool) -> tf.Tensor:
+    """Returns the state of each direction after its last step [N, width], as `heads.ends`."""
+    counts = keras.ops.cast(mask, states.dtype)
+    after = keras.ops.pad(counts[:, 1:], [[0, 0], [0, 1]])
+    is_last = keras.ops.expand_dims(counts - after, -1)
+    forward = keras.ops.sum(states * is_last, axis=1)
+    if not bidirectional:
+        return forward
+    units = states.shape[-1] // 2
+    return keras.ops.concatenate([forward[:, :units], states[:, 0, units:]], axis=-1)
+
+
 def _with_kernel_of_logits(weights: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Returns the weights with a kernel of the logits: of a tied embedding that turned round."""
     if "logits/kernel" in weights:
         return dict(weights)
-    return {**weights, "logits/kernel": tf.transpose(weights["embedding/embeddings"])}
+    embeddings = weights.get("target_embedding/embeddings", weights["embedding/embeddings"])
+    return {**weights, "logits/kernel": tf.transpose(embeddings)}
 
 
 def _returning_the_last_state(layer: keras.Layer) -> keras.Layer:
@@ -103,6 +159,6 @@ _POOLING: dict[str, Callable] = {"last": _last, "max": _maximum, "mean": _mean}
 
 def _trained(name: str, layer: keras.Layer) -> dict[str, keras.Variable]:
     """Returns {logical name: variable} of the trained weights of a built layer."""
-    if name.startswith("rnn_"):
+    if name.startswith(("rnn_", "decoder_")):
         return recurrent_weights(name, layer)
     return {f"{name}/{variable.name}": variable for variable in layer.trainable_variables}

@@ -18,8 +18,8 @@ import numpy as np
 class Call(NamedTuple):
     """A call of an exported model.
 
-    signature: of a SavedModel; "" calls a Keras model with its only argument. arguments: {name:
-    array}; strings are arrays of bytes objects.
+    signature: of a SavedModel; "" calls a Keras model with the arguments in their order. arguments:
+    {name: array}; strings are arrays of bytes objects.
     """
 
     signature: str
@@ -125,8 +125,8 @@ def _keras_model(path):
     [output] = model.output_names
 
     def call(signature, arguments):
-        [ids] = arguments.values()
-        return {output: model(ids).numpy()}
+        given = list(arguments.values())
+        return {output: model(given if len(given) > 1 else given[0]).numpy()}
 
     return call
 

@@ -4,6 +4,7 @@ import pathlib
 
 import tensorflow as tf
 
+from trainer import config as configuration
 from trainer.data import store
 from trainer.tasks.serving import Served
 
@@ -13,12 +14,14 @@ def has_words(dataset: store.Dataset) -> bool:
     return dataset.tokenizer["name"] != "none"
 
 
-def save(served: Served, path: pathlib.Path) -> None:
+def save(served: Served, path: pathlib.Path, options: configuration.Export) -> None:
     """Writes a SavedModel with the signatures of `served`, which was made with `compiled=False`.
+
+    options: what of the answers is fixed in the file.
 
     Raises OSError if it cannot.
     """
     try:
-        tf.saved_model.save(served, str(path), served.signatures)
+        tf.saved_model.save(served, str(path), served.signatures(options))
     except tf.errors.OpError as problem:
         raise OSError(problem.message) from problem

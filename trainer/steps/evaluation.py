@@ -20,13 +20,14 @@ from trainer.tasks.table import Task
 class EvaluationStep:
     """Computes the outcome of each row with given weights, over the replicas of a placement.
 
-    network: computes the outputs. task: makes outcomes of them. compiled: whether XLA compiles it.
+    network: computes the outputs. placement: as given. task: makes outcomes of them. compiled:
+    whether XLA compiles it.
     """
 
     def __init__(self, network: Network, placement: Placement, task: Task):
         self.task = task
         self.network = network
-        self._placement = placement
+        self.placement = placement
         self.compiled = compiles(network, placement)
         retraces = placement.device_type == "TPU"  # A TPU needs the lengths in the trace.
         self._outcomes = function(
@@ -40,7 +41,7 @@ class EvaluationStep:
 
         Otherwise they travel to every replica with every batch.
         """
-        if self._placement.replicas == 1 and self._placement.device_type != "TPU":
+        if self.placement.replicas == 1 and self.placement.device_type != "TPU":
             return weights
         return self._copies(dict(weights))
 
@@ -55,16 +56,16 @@ class EvaluationStep:
 
     def fresh_carry(self, rows: int) -> Any:
         """Returns what `rows` streams carry before their first chunk, for `outcomes_of_chunk`."""
-        first, end = self._placement.rows(rows)
+        first, end = self.placement.rows(rows)
         zeros = {
             name: tf.zeros([end - first, spec.shape[-1]], spec.dtype)
             for name, spec in self.network.carried.items()
         }
 
         def own() -> Carry:
-            return part_of(zeros, self._placement.local_replica(), self._placement.replicas)
+            return part_of(zeros, self.placement.local_replica(), self.placement.replicas)
 
-        return self._placement.strategy.run(function(own))
+        return self.placement.strategy.run(function(own))
 
     def outcomes_of_chunk(
         self, weights: Mapping[str, Any], batch: Batch, carry: Any
@@ -74,17 +75,17 @@ class EvaluationStep:
         carry: `fresh_carry`, or what was returned for the chunk before. It stays where the rows are
         computed.
         """
-        first, end = self._placement.rows(len(batch.rows))
+        first, end = self.placement.rows(len(batch.rows))
         own = tf.nest.map_structure(lambda values: values[first:end], batch)
         losses, answers, carry = self._replicas(weights, own, carry)
         losses, answers = (
-            np.concatenate(self._placement.strategy.experimental_local_results(per_replica))
+            np.concatenate(self.placement.strategy.experimental_local_results(per_replica))
             for per_replica in (losses, answers)
         )
         # Rows of other workers are 0: the sum is what each row's own worker computed, bit for bit.
         outcomes = np.zeros((len(batch.rows), 1 + answers.shape[1]), answers.dtype)
         outcomes[first:end, 0], outcomes[first:end, 1:] = losses, answers
-        outcomes = self._placement.sum_over_workers(outcomes)
+        outcomes = self.placement.sum_over_workers(outcomes)
         return outcomes[:, 0], outcomes[:, 1:], carry
 
     def warm_up(
@@ -96,7 +97,7 @@ class EvaluationStep:
         self.outcomes_of_chunk(self.placed(weights), batch, carry)
 
     def _copies_of_replicas(self, weights: Mapping[str, tf.Tensor]) -> Mapping[str, Any]:
-        return self._placement.strategy.run(
+        return self.placement.strategy.run(
             lambda values: tf.nest.map_structure(tf.identity, values), args=(weights,)
         )
 
@@ -106,10 +107,10 @@ class EvaluationStep:
         def replica(
             weights: Mapping[str, tf.Tensor], batch: Batch, carry: Carry
         ) -> tuple[tf.Tensor, tf.Tensor, Carry]:
-            number, replicas = self._placement.local_replica(), self._placement.replicas
+            number, replicas = self.placement.local_replica(), self.placement.replicas
             return self._outcomes(weights, part_of(batch, number, replicas), carry)
 
-        return self._placement.strategy.run(replica, args=(weights, batch, carry))
+        return self.placement.strategy.run(replica, args=(weights, batch, carry))
 
     def _outcomes_of(
         self, weights: Mapping[str, tf.Tensor], batch: Batch, carry: Carry

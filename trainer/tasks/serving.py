@@ -33,8 +33,8 @@ class Text(NamedTuple):
 class Served(Protocol):
     """A model with its tokenizer; a `tf.Module`, so that it can be saved.
 
-    options: the flags of `predict` that it obeys, beside those that every task has. between: what
-    `--format=text` prints between two answers.
+    options: the flags that it obeys, beside those that every task has, of the commands that use a
+    trained model. between: what `--format=text` prints between two answers.
     """
 
     options: frozenset[str]
@@ -61,13 +61,12 @@ class Served(Protocol):
     def shown(self, answer: Mapping[str, Any]) -> str:
         """Returns what `--format=text` prints of an answer, with the ends of its lines."""
 
-    @property
-    def signatures(self) -> dict[str, Callable]:
-        """The signatures of a SavedModel; `serving_default` among them."""
+    def signatures(self, options: configuration.Export) -> dict[str, Callable]:
+        """Returns the signatures of a SavedModel; `serving_default` among them."""
 
 
-def _module_state(module, network, weights, dataset, settings) -> None:
-    """Gives a module what all of them hold."""
+def module_state(module, network, weights, dataset, settings) -> None:
+    """Gives a module what all that is served holds; the arguments are those of `Served`."""
     module.tokenizer = text.tokenizer_of(dataset)
     module.weights = {
         name: tf.Variable(weight, trainable=False) for name, weight in weights.items()
@@ -75,7 +74,7 @@ def _module_state(module, network, weights, dataset, settings) -> None:
     module._network, module._settings, module._labels = network, settings, dataset.labels
 
 
-def _batch_of(ids: tf.RaggedTensor, settings: configuration.Input) -> Batch:
+def batch_of(ids: tf.RaggedTensor, settings: configuration.Input) -> Batch:
     """Returns rows of ids as one batch, padded to one of a few lengths, without targets."""
     rows = store.Split(ids.values.numpy(), ids.row_splits.numpy(), np.zeros(ids.nrows(), np.int32))
     return pipeline.loose_batch(rows, settings)
@@ -88,7 +87,7 @@ class _OfLabels(tf.Module):
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
-        _module_state(self, network, weights, dataset, settings)
+        module_state(self, network, weights, dataset, settings)
         self._chances = tf.function(
             self._probabilities, autograph=False, jit_compile=compiled, reduce_retracing=True
         )
@@ -105,8 +104,7 @@ class TextClassifier(_OfLabels):
 
     between = ""
 
-    @property
-    def signatures(self):
+    def signatures(self, options):
         return {"serving_default": self.classify}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
@@ -118,7 +116,7 @@ class TextClassifier(_OfLabels):
         return {"probabilities": probabilities, "label": labels}
 
     def answers(self, texts, options):
-        batch = _batch_of(self.tokenizer.encode(_contents(texts)), self._settings)
+        batch = batch_of(self.tokenizer.encode(contents(texts)), self._settings)
         rows = self._chances(tf.constant(batch.inputs), tf.constant(batch.lengths)).numpy()
         return [self._answer(shown.content, chances) for shown, chances in zip(texts, rows)]
 
@@ -170,8 +168,7 @@ class Tagger(_OfLabels):
 
     between = "\n"
 
-    @property
-    def signatures(self):
+    def signatures(self, options):
         return {"serving_default": self.tag}
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.string, "tokens")])
@@ -194,10 +191,10 @@ class Tagger(_OfLabels):
         }
 
     def answers(self, texts, options):
-        sentences = tf.strings.split(_contents(texts))
+        sentences = tf.strings.split(contents(texts))
         ids = sentences.with_flat_values(self.tokenizer.encode_tokens(sentences.flat_values))
         # A length of a power of two, so that XLA compiles few shapes.
-        longest = _rounded(int(tf.reduce_max(ids.row_lengths())))
+        longest = rounded(int(tf.reduce_max(ids.row_lengths())))
         rows = ids.to_tensor(text.PADDING, shape=[None, longest])
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         likeliest = tf.argmax(self._chances(rows, lengths), axis=-1).numpy()
@@ -228,7 +225,7 @@ class LanguageModel(tf.Module):
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
-        _module_state(self, network, weights, dataset, settings)
+        module_state(self, network, weights, dataset, settings)
         # An example of a text read in streams is a piece of it: its end is no end of a text.
         self._ends = dataset.order == fields.SHUFFLED
         compile = {"autograph": False, "jit_compile": compiled, "reduce_retracing": True}
@@ -236,8 +233,7 @@ class LanguageModel(tf.Module):
         self._next = tf.function(self._next_probabilities, **compile)
         self._continuation = tf.function(self._continued, **compile)
 
-    @property
-    def signatures(self):
+    def signatures(self, options):
         return {"serving_default": self.score, "continue": self.continuation, "next": self.next}
 
     # --- signatures -------------------------------------------------------------------------------
@@ -411,12 +407,12 @@ class LanguageModel(tf.Module):
     # --- predict ----------------------------------------------------------------------------------
 
     def answers(self, texts, options):
-        ids = self.tokenizer.encode(_contents(texts))
+        ids = self.tokenizer.encode(contents(texts))
         return (self._scored_texts if options.score else self._continued_texts)(texts, ids, options)
 
     def _scored_texts(self, texts, ids, options):
         inputs, targets, lengths = self._with_targets(ids)
-        pad = [[0, 0], [0, _rounded(inputs.shape[1]) - inputs.shape[1]]]
+        pad = [[0, 0], [0, rounded(inputs.shape[1]) - inputs.shape[1]]]
         found = self._scored(tf.pad(inputs, pad), tf.pad(targets, pad), lengths)
         return [
             {"text": shown.content, "log_probability": float(log_p), "perplexity": float(each)}
@@ -426,7 +422,7 @@ class LanguageModel(tf.Module):
     def _continued_texts(self, texts, ids, options):
         _refuse_unknown(texts, ids)
         rows, lengths = padded(ids)
-        rows = tf.pad(rows, [[0, 0], [0, _rounded(rows.shape[1]) - rows.shape[1]]])
+        rows = tf.pad(rows, [[0, 0], [0, rounded(rows.shape[1]) - rows.shape[1]]])
         found = self._continuation(
             rows,
             lengths,
@@ -459,11 +455,12 @@ class LanguageModel(tf.Module):
         return f"{answer['log_probability']:.4f}\t{answer['perplexity']:.4f}\t{one_line}\n"
 
 
-def _contents(texts: Sequence[Text]) -> tf.Tensor:
+def contents(texts: Sequence[Text]) -> tf.Tensor:
+    """Returns what the texts say: string [N]."""
     return tf.constant([shown.content for shown in texts], tf.string)
 
 
-def _rounded(length: int) -> int:
+def rounded(length: int) -> int:
     """Returns a power of two, at least 16, that holds `length`: XLA compiles few shapes."""
     return max(16, 1 << (length - 1).bit_length())
 
@@ -478,7 +475,3 @@ def _refuse_unknown(texts: Sequence[Text], ids: tf.RaggedTensor) -> None:
                 "so it knows nothing that could follow. Begin with words that the training text "
                 "has."
             )
-
-
-# Flags of `predict` that only some tasks obey.
-OPTIONS = TextClassifier.options | Tagger.options | LanguageModel.options

@@ -14,7 +14,16 @@ from trainer.data import fields
 from trainer.data.store import Dataset
 from trainer.exit_codes import UsageError
 from trainer.models import heads, networks
-from trainer.tasks import classification, language_model, serving, tagging, views
+from trainer.models.decoder import Decoder
+from trainer.tasks import (
+    classification,
+    language_model,
+    serving,
+    tagging,
+    translation,
+    translator,
+    views,
+)
 
 # Sums that every task has: the summed loss, whose gradient a step takes, and its divisor.
 LOSS_SUM, COUNT = "loss_sum", "count"
@@ -157,8 +166,31 @@ TASKS = {
             view=views.TagsView,
             refused={**_PER_STEP, **_NOT_TIED, **_NO_SECOND},
         ),
+        Task(
+            name="translation",
+            target=fields.TEXT,
+            head=Decoder,
+            counts="tokens",
+            sums=_SUMS,
+            training_sums=translation.training_sums,
+            metrics=translation.metrics,
+            outcomes=translation.outcomes,
+            exact_metrics=translation.Metrics,
+            served=translator.Translator,
+            keras_activation="log_softmax",
+            view=views.PairsView,
+            refused={
+                "padding": ("post", "attention would see padding before a sentence"),
+                "pooling": ("last", "a translation begins with the end of its source"),
+                "one_hot": (False, "both sides need an embedding that is trained"),
+                "class_weights": ("none", "the words of a vocabulary have no class weights"),
+            },
+        ),
     )
 }
+
+# Flags of the commands that use a trained model, which only some tasks obey.
+OPTIONS = frozenset().union(*(task.served.options for task in TASKS.values()))
 
 
 def task_of(dataset: Dataset) -> Task:

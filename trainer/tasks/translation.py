@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer.data.pipeline import Batch
 from trainer.models.heads import StepOutputs
-from trainer.tasks import language_model
+from trainer.tasks import bleu, language_model
 
 
 def training_sums(
@@ -46,11 +46,13 @@ def _without_bits(metrics: dict[str, float]) -> dict[str, float]:
 class Metrics:
     """The exact metrics of some pairs; those of several parts add up.
 
-    tokens: those of the targets, ends of sentences included.
+    tokens: those of the targets, ends of sentences included. quality: that of translations, None
+    if nothing was translated; a sum has none.
     """
 
     tokens: language_model.Metrics
     sentences: int
+    quality: bleu.Quality | None = None
 
     @classmethod
     def of(
@@ -64,8 +66,17 @@ class Metrics:
 
     def metrics(self) -> dict[str, float]:
         """Returns the metrics that an evaluation records and `--best_metric` can name."""
-        return _without_bits(self.tokens.metrics())
+        found = _without_bits(self.tokens.metrics())
+        if self.quality:
+            found |= {name: getattr(self.quality, name) for name in bleu.METRICS}
+        return found
 
     def report(self, labels: Sequence[str]) -> dict[str, Any]:
         """Returns what `evaluate --format=json` prints of a split."""
-        return {**self.metrics(), "tokens": self.tokens.tokens, "sentences": self.sentences}
+        signatures = self.quality._asdict() if self.quality else {}
+        return {
+            **self.metrics(),
+            "tokens": self.tokens.tokens,
+            "sentences": self.sentences,
+            **signatures,
+        }

@@ -158,6 +158,23 @@ class TextView:
         summaries.text("sample", "  \n".join(map(_as_markdown, lines)), step)
 
 
+class PairsView:
+    """A translation for each source: those of a few sentences beside their references."""
+
+    def __init__(self, dataset: store.Dataset, split: str):
+        self._dataset, self._split = dataset, split
+
+    def __call__(
+        self, examples: np.ndarray, batch: Batch, losses: np.ndarray, answers: np.ndarray
+    ) -> None:
+        pass
+
+    def write(
+        self, summaries: Summaries, step: int, found: Any, served: Callable[[], Served]
+    ) -> None:
+        """Writes nothing yet."""
+
+
 def _as_markdown(shown: str) -> str:
     """Returns the Markdown that TensorBoard renders as `shown`."""
     shown = shown.replace("&", "&amp;").replace("<", "&lt;")
