@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer.data import store, text
+from trainer.data import pipeline, plans, store, text
+from trainer.data.pipeline import Batch
 from trainer.models import search
 from trainer.models.networks import Network
 from trainer.tasks import serving
@@ -69,6 +70,19 @@ def words_of(ids: tf.Tensor) -> tf.RaggedTensor:
     return tf.ragged.boolean_mask(ids, (ids != text.PADDING) & (ids != text.START))
 
 
+class Explained(NamedTuple):
+    """A translation, and what its words attend to.
+
+    words: of the translation, with its end. sources: tokens of the source, from the start on.
+    shares: float [words, sources], how much each word attends to each token.
+    """
+
+    translation: str
+    words: list[str]
+    sources: list[str]
+    shares: np.ndarray
+
+
 class Translator(tf.Module):
     """From texts to their translations."""
 
@@ -120,6 +134,35 @@ class Translator(tf.Module):
             for shown, (best, *others) in zip(texts, _sentences(translations, found.scores))
         ]
 
+    def explained(self, split: store.Split, examples: np.ndarray) -> list[Explained]:
+        """Returns what the model makes of `examples`, int64 [rows], by the likeliest word each time
+        (no beam).
+        """
+        most = self._settings.max_length
+        longest = int(plans.cut_lengths(split, most)[examples].max())
+        batch = pipeline.batch_of(
+            store.Split(split.tokens, split.offsets, np.zeros(len(split), np.int32)),
+            examples,
+            longest,
+            self._settings,
+        )
+        tokens, lengths = _few_shapes(batch)
+        found = self._found(tokens, lengths, 1, 1.0, False).ids[:, 0]
+        shares = self._network.attention(self.weights, tokens, lengths, _before(found)).numpy()
+        translations = self._targets.decode(words_of(found)).numpy()
+        names = [self._targets.tokens(found).numpy(), self.tokenizer.tokens(tokens).numpy()]
+        explained = []
+        for row in range(len(batch.rows)):
+            counts = int((found[row].numpy() != text.PADDING).sum()), int(lengths[row])
+            words, sources = (
+                [name.decode("utf-8", "replace") for name in each[row][:count]]
+                for each, count in zip(names, counts)
+            )
+            translation = translations[row].decode("utf-8", "replace")
+            of_row = shares[row, : counts[0], : counts[1]]
+            explained.append(Explained(translation, words, sources, of_row))
+        return explained
+
     def _hypotheses(self, tokens, lengths, size, penalty, may_be_unknown):
         return hypotheses(
             self._network,
@@ -159,8 +202,7 @@ class Translator(tf.Module):
 
         tokens: int32 [rows, source]; ids: int32 [rows, target]. It is int32 [rows, target].
         """
-        before = tf.pad(ids[:, :-1], [[0, 0], [1, 0]], constant_values=text.START)
-        shares = self._network.attention(self.weights, tokens, lengths, before)
+        shares = self._network.attention(self.weights, tokens, lengths, _before(ids))
         words = tf.logical_and(tokens != text.PADDING, tokens != text.START)
         return tf.argmax(tf.where(words[:, None], shares, -1), axis=-1, output_type=tf.int32)
 
@@ -177,7 +219,12 @@ class Translator(tf.Module):
         return " ".join(answer["translation"].splitlines()) + "\n"
 
 
-def _few_shapes(batch: serving.Batch) -> tuple[tf.Tensor, tf.Tensor]:
+def _before(ids: tf.Tensor) -> tf.Tensor:
+    """Returns the token before each of a translation: int32 [rows, length], from START on."""
+    return tf.pad(ids[:, :-1], [[0, 0], [1, 0]], constant_values=text.START)
+
+
+def _few_shapes(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns tokens and lengths with a power of two of rows: XLA compiles few shapes."""
     rows = len(batch.lengths)
     more = (1 << (rows - 1).bit_length()) - rows

@@ -15,12 +15,15 @@ from trainer.data import store, text
 from trainer.data.pipeline import Batch
 from trainer.reporting import pictures
 from trainer.reporting.summaries import Summaries
-from trainer.tasks import classification, language_model, tagging
+from trainer.tasks import classification, language_model, tagging, translation
 from trainer.tasks.serving import LanguageModel, Served
+from trainer.tasks.translator import Translator
 
 MISTAKES = 12  # The costliest mistakes are listed, at most this many.
 CURVES = 20  # Classes with a precision-recall curve: those with the most examples.
-SHOWN_TOKENS = 80  # At most, of each listed mistake.
+SHOWN_TOKENS = 80  # At most, of each listed text.
+SHOWN_PAIRS, ATTENTION_PICTURES = 8, 3  # Sentences of an evaluation: translated, and drawn.
+SHOWN_WORDS = 40  # At most, of each side of a picture.
 
 
 class View(Protocol):
@@ -98,19 +101,11 @@ class ClassesView:
         names = self._dataset.labels
         lines = [
             f"1. **{names[self._split.targets[example]]}**, taken for **{names[predicted]}** at "
-            f"{chance:.3f}, loss {loss:.3f}: {self._text(example)}"
+            f"{chance:.3f}, loss {loss:.3f}: "
+            + _as_markdown(_text_of(self._dataset, self._split, example))
             for loss, example, predicted, chance in sorted(self._mistakes, reverse=True)
         ]
         return "\n".join(lines) or "No mistake."
-
-    def _text(self, example: int) -> str:
-        begin, end = self._split.offsets[example : example + 2]
-        # The first is the start id.
-        ids = self._split.tokens[begin + 1 : min(end, begin + 1 + SHOWN_TOKENS)]
-        tokens = tf.constant([[self._dataset.vocabulary[i] for i in ids]], tf.string)
-        [shown] = text.joined(self._dataset.tokenizer, tokens).numpy()
-        more = " …" if end - begin - 1 > SHOWN_TOKENS else ""
-        return _as_markdown(" ".join((shown.decode() + more).split()))
 
 
 class TagsView:
@@ -159,10 +154,14 @@ class TextView:
 
 
 class PairsView:
-    """A translation for each source: those of a few sentences beside their references."""
+    """A translation for each source: those of a few sentences, and what their words attend to."""
 
     def __init__(self, dataset: store.Dataset, split: str):
-        self._dataset, self._split = dataset, split
+        self._dataset, self._split = dataset, dataset.splits[split]
+        size = len(self._split)
+        self._examples = np.unique(np.linspace(0, size - 1, SHOWN_PAIRS).astype(np.int64))
+        references = dataset.target_texts(split)
+        self._references = [references[example] for example in self._examples]
 
     def __call__(
         self, examples: np.ndarray, batch: Batch, losses: np.ndarray, answers: np.ndarray
@@ -170,9 +169,45 @@ class PairsView:
         pass
 
     def write(
-        self, summaries: Summaries, step: int, found: Any, served: Callable[[], Served]
+        self,
+        summaries: Summaries,
+        step: int,
+        found: translation.Metrics,
+        served: Callable[[], Translator],
     ) -> None:
-        """Writes nothing yet."""
+        """Writes a list of translations beside their references, and pictures of attention."""
+        explained = served().explained(self._split, self._examples)
+        lines = [
+            f"1. {_shortened(_text_of(self._dataset, self._split, example))}: "
+            f"**{_shortened(each.translation)}**, reference: {_shortened(reference)}"
+            for example, reference, each in zip(self._examples, self._references, explained)
+        ]
+        summaries.text("translations", "\n".join(lines), step)
+        for number, each in enumerate(explained[:ATTENTION_PICTURES]):
+            if each.words and each.shares.any():  # There is none with --attention=none.
+                picture = pictures.attention(
+                    each.shares[:SHOWN_WORDS, :SHOWN_WORDS],
+                    each.words[:SHOWN_WORDS],
+                    each.sources[:SHOWN_WORDS],
+                )
+                summaries.image(f"attention/{number}", picture, step)
+
+
+def _text_of(dataset: store.Dataset, split: store.Split, example: int) -> str:
+    """Returns the text of an example, as far as its first SHOWN_TOKENS tokens tell it."""
+    begin, end = split.offsets[example : example + 2]
+    # The first is the start id.
+    ids = split.tokens[begin + 1 : min(end, begin + 1 + SHOWN_TOKENS)]
+    tokens = tf.constant([[dataset.vocabulary[i] for i in ids]], tf.string)
+    [shown] = text.joined(dataset.tokenizer, tokens).numpy()
+    more = " …" if end - begin - 1 > SHOWN_TOKENS else ""
+    return " ".join((shown.decode() + more).split())
+
+
+def _shortened(shown: str) -> str:
+    """Returns the Markdown of a sentence, cut to a readable length."""
+    words = shown.split()
+    return _as_markdown(" ".join([*words[:SHOWN_TOKENS], *(["…"] * (len(words) > SHOWN_TOKENS))]))
 
 
 def _as_markdown(shown: str) -> str:
