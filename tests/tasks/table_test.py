@@ -24,7 +24,7 @@ from trainer.data.store import Dataset, Split
 from trainer.exit_codes import UsageError
 from trainer.models.heads import StepOutputs
 from trainer.models.networks import Network
-from trainer.tasks import serving, table
+from trainer.tasks import table
 
 ROWS, LENGTH, WIDTH = 40, 6, 3
 PARTS = [slice(0, 7), slice(7, 8), slice(8, ROWS)]
