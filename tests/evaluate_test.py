@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from tests import classifier, commands
+from tests.export import small_models
 from trainer import config as configuration
 from trainer import evaluate as evaluate_module
 from trainer.data import fields, pipeline
 from trainer.exit_codes import UsageError
-from trainer.tasks import table
+from trainer.steps.translations import Translations
+from trainer.tasks import bleu, table
 
 # More than one batch of rows; the last one is not full.
 TEST_ROWS = classifier.sentences(301, seed=3)
@@ -230,7 +232,9 @@ def test_a_split_that_is_missing_is_named(tmp_path):
 
 def evaluator(*splits, **flags) -> evaluate_module.Evaluator | None:
     """The evaluator of a run on a dataset with these splits."""
-    dataset = types.SimpleNamespace(splits=dict.fromkeys(splits, "its rows"), task="classification")
+    dataset = types.SimpleNamespace(
+        splits=dict.fromkeys(splits, "its rows"), task="classification", target=fields.LABEL
+    )
     config = configuration.from_flat(flags)
     return evaluate_module.Evaluator.of_run(config, dataset, network=None, placement=None)
 
@@ -273,6 +277,101 @@ def test_a_run_without_evaluations_has_no_evaluator(no_step, splits, flags):
 def test_a_split_that_cannot_serve_is_refused(no_step, splits, flags, message):
     with pytest.raises(UsageError, match=message):
         evaluator(*splits, **flags)
+
+
+# --- translations ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def translating(tmp_path_factory):
+    dataset = small_models.some_pairs(tmp_path_factory.mktemp("pairs"))
+    return small_models.a_model(dataset, cell="gru")
+
+
+@pytest.mark.skipif(not bleu.is_installed(), reason=bleu.INSTALL)
+def test_a_translation_has_the_quality_of_its_search(translating, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate_module.trained_model, "open_model", lambda *_: translating)
+    reports = {}
+    for beam in (1, 3):
+        settings = configuration.Evaluate(split="test", format="json", beam=beam)
+        evaluate_module.command(settings)
+        reports[beam] = json.loads(capsys.readouterr().out)
+        translations = Translations(
+            translating.step,
+            translating.dataset,
+            "test",
+            translating.config.input,
+            beam=beam,
+            penalty=1.0,
+        )
+        quality = translations.quality(translating.weights)
+        assert {name: reports[beam][name] for name in quality._fields} == quality._asdict()
+    assert reports[1]["loss"] == reports[3]["loss"]
+    assert reports[1]["bleu"] != reports[3]["bleu"] or reports[1]["chrf"] != reports[3]["chrf"]
+    assert reports[1]["tokens"] == len(translating.dataset.splits["test"].targets)
+
+
+@pytest.fixture
+def without_sacrebleu(monkeypatch):
+    monkeypatch.setattr(bleu, "is_installed", lambda: False)
+
+
+def test_without_sacrebleu_a_translation_is_not_evaluated(
+    translating, without_sacrebleu, monkeypatch
+):
+    monkeypatch.setattr(evaluate_module.trained_model, "open_model", lambda *_: translating)
+    with pytest.raises(UsageError, match="--model_dir=m: .*pip install"):
+        evaluate_module.command(configuration.Evaluate(model_dir="m", split="test"))
+
+
+def of_translating_run(model, **flags):
+    """Returns the evaluator of a run that learns what `model` learned."""
+    config = configuration.from_flat({"eval_split": "test", "best_metric": "loss", **flags})
+    return evaluate_module.Evaluator.of_run(
+        config, model.dataset, model.network, model.step.placement
+    )
+
+
+def test_without_sacrebleu_a_run_evaluates_all_but_translations(
+    translating, without_sacrebleu, caplog
+):
+    assert of_translating_run(translating).translations is None
+    [record] = caplog.records
+    assert "no BLEU and chrF" in record.getMessage() and bleu.INSTALL in record.getMessage()
+    caplog.clear()
+    assert of_translating_run(translating, translate_examples=0).translations is None
+    assert not caplog.records
+
+
+def test_a_best_metric_that_nothing_computes_is_refused(translating, without_sacrebleu):
+    with pytest.raises(UsageError, match="--best_metric=bleu: .*pip install"):
+        of_translating_run(translating, best_metric="bleu")
+
+
+@pytest.mark.skipif(not bleu.is_installed(), reason=bleu.INSTALL)
+def test_a_best_metric_of_translations_needs_some(translating):
+    with pytest.raises(UsageError, match="--translate_examples=0 asks for none"):
+        of_translating_run(translating, best_metric="chrf", translate_examples=0)
+
+
+@pytest.mark.skipif(not bleu.is_installed(), reason=bleu.INSTALL)
+def test_a_run_translates_the_first_examples_while_it_trains(translating):
+    evaluator = of_translating_run(translating, translate_examples=3)
+    found = evaluator.metrics(translating.weights, lambda: False, view=None)
+    assert {"loss", "bleu", "chrf"} <= found.metrics().keys()
+    first = Translations(
+        translating.step,
+        translating.dataset,
+        "test",
+        translating.config.input,
+        beam=1,
+        penalty=1.0,
+        examples=3,
+    )
+    assert found.quality == first.quality(translating.weights)
+
+
+# --- batches --------------------------------------------------------------------------------------
 
 
 DATASET = types.SimpleNamespace(order=fields.SHUFFLED, labels=("bad", "good"))

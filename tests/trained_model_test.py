@@ -1,5 +1,6 @@
 """Which checkpoint of a run is opened, and with which weights."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -189,3 +190,21 @@ def test_a_damaged_excerpt_without_the_dataset_is_bad_data(moved, model):
     (model / "dataset/labels.txt").write_text("other names")
     with pytest.raises(DataError, match=f"{model}/dataset/labels.txt: "):
         opened(model, examples=Examples.UNUSED)
+
+
+@pytest.mark.parametrize(
+    "settings, flag",
+    [
+        (configuration.Evaluate(beam=2), "--beam=2"),
+        (configuration.Evaluate(length_penalty=0.5), "--length_penalty=0.5"),
+        (configuration.Predict(replace_unknown=True), "--replace_unknown=True"),
+        (configuration.Predict(seed=3), "--seed=3"),
+        (configuration.Export(beam=1), "--beam=1"),
+    ],
+)
+def test_a_flag_that_the_model_would_ignore_is_refused(settings, flag, model, dataset):
+    commit(model, "best", 10, dataset)
+    settings = dataclasses.replace(settings, model_dir=str(model))
+    with pytest.raises(UsageError) as refused:
+        trained_model.open_model(settings)
+    assert str(refused.value).startswith(f"{flag}: the model was trained for classification")

@@ -91,12 +91,13 @@ def a_tagged_text(folder: pathlib.Path) -> store.Dataset:
     return datasets.write_tagged(folder / "data", splits, words=WORDS["words"], labels=TAGS)
 
 
-def some_pairs(folder: pathlib.Path, **options) -> store.Dataset:
+def some_pairs(folder: pathlib.Path, words=WORDS["words"], tokenizer="words") -> store.Dataset:
     """A dataset of translation, of random words."""
-    splits = datasets.random_pairs(vocabulary_size=9, train=12, test=8, longest=9)
-    words = WORDS["words"][:5]
+    splits = datasets.random_pairs(
+        vocabulary_size=text.FIRST_ID + len(words), train=12, test=8, longest=9
+    )
     return datasets.write_pairs(
-        folder / "data", splits, words=words, target_words=words[::-1], tokenizer="words", **options
+        folder / "data", splits, words=words, target_words=words[::-1], tokenizer=tokenizer
     )
 
 
