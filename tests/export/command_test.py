@@ -105,7 +105,7 @@ def nothing_but_the_place(monkeypatch):
 
 @pytest.mark.usefixtures("nothing_but_the_place")
 def test_content_that_appears_meanwhile_is_not_replaced(monkeypatch, tmp_path):
-    def meanwhile(model, folder):
+    def meanwhile(model, folder, options):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "precious").write_text("mine")
 

@@ -19,12 +19,12 @@ import trainer
 from tests.tasks.tagging_test import bio_spans
 from trainer import config, evaluate
 from trainer.data import fields
-from trainer.data.pipeline import Batch
+from trainer.data.pipeline import Batch, Sentences
 from trainer.data.store import Dataset, Split
 from trainer.exit_codes import UsageError
 from trainer.models.heads import StepOutputs
 from trainer.models.networks import Network
-from trainer.tasks import table
+from trainer.tasks import bleu, table
 
 ROWS, LENGTH, WIDTH = 40, 6, 3
 PARTS = [slice(0, 7), slice(7, 8), slice(8, ROWS)]
@@ -66,6 +66,14 @@ def of_steps(outputs, batch):
     return tuple(values[holds] for values in found)
 
 
+def of_targets(outputs, batch):
+    """(costs, predictions, targets) of what counts: the words of the targets."""
+    told = batch._replace(
+        inputs=batch.targets.tokens, lengths=batch.targets.lengths, targets=batch.targets.following
+    )
+    return of_steps(outputs, told)
+
+
 def macro_f1(predictions, targets):
     both = [
         (2 * ((predictions == k) & (targets == k)).sum(), (predictions == k).sum() + there)
@@ -81,6 +89,10 @@ def classification_metrics(outputs, batch, costs, predictions, targets):
 
 def language_model_metrics(outputs, batch, costs, predictions, targets):
     return {"perplexity": np.exp(costs.mean()), "bits": np.log2(np.exp(costs.mean()))}
+
+
+def translation_metrics(outputs, batch, costs, predictions, targets):
+    return {"perplexity": np.exp(costs.mean())}
 
 
 def tagging_metrics(outputs, batch, costs, predictions, targets):
@@ -110,8 +122,16 @@ class Case:
             if isinstance(self.outputs, StepOutputs)
             else self.outputs[rows]
         )
-        batch = Batch(*(values[rows] for values in self.batch))
+        batch = tf.nest.map_structure(lambda values: values[rows], self.batch)
         return dataclasses.replace(self, outputs=outputs, batch=batch)
+
+
+def with_targets(batch, output):
+    """The batch with the same output as every target."""
+    if isinstance(batch.targets, Sentences):
+        following = np.full_like(batch.targets.following, output)
+        return batch._replace(targets=batch.targets._replace(following=following))
+    return batch._replace(targets=np.full_like(batch.targets, output))
 
 
 CASES = {
@@ -132,6 +152,19 @@ CASES = {
         batch_of(np.where(HOLDS, GENERATOR.integers(0, 4, (ROWS, LENGTH)), 0)),
         of_steps,
         tagging_metrics,
+    ),
+    "translation": Case(
+        step_outputs(9),
+        # Each target is as long as the source of another row.
+        batch_of(np.zeros(ROWS))._replace(
+            targets=Sentences(
+                INPUTS[::-1],
+                np.where(HOLDS, GENERATOR.integers(1, 9, (ROWS, LENGTH)), 0).astype(np.int32)[::-1],
+                LENGTHS[::-1],
+            )
+        ),
+        of_targets,
+        translation_metrics,
     ),
 }
 # An empty mapping, which a task without such flags may have.
@@ -195,8 +228,12 @@ def test_a_task_has_all_of_its_parts(task):
 
 
 def test_no_other_module_distinguishes_tasks_by_name():
-    """`config` has their names, `prepare` makes their datasets, format 1 of a dataset has none."""
+    """`config` has their names, `prepare` makes their datasets, format 1 of a dataset has none.
+
+    A translation is also what an answer holds.
+    """
     knows = {"config.py", "tasks/table.py", "data/store.py"}
+    knows |= {"tasks/translator.py", "export/expected.py"}
     root = pathlib.Path(trainer.__file__).parent
     for path in root.rglob("*.py"):
         name = path.relative_to(root).as_posix()
@@ -217,8 +254,8 @@ def test_the_task_of_a_dataset_is_the_one_it_was_prepared_for(name):
 
 
 def test_a_dataset_of_another_versions_task_is_refused():
-    dataset = types.SimpleNamespace(task="translation", folder="words")
-    with pytest.raises(UsageError, match="words was prepared for translation, and this version"):
+    dataset = types.SimpleNamespace(task="parsing", folder="words")
+    with pytest.raises(UsageError, match="words was prepared for parsing, and this version"):
         table.task_of(dataset)
 
 
@@ -266,10 +303,7 @@ def test_label_smoothing_spreads_a_share_of_the_target_over_all_outputs(task, sm
         case.outputs.bias.size if isinstance(case.outputs, StepOutputs) else case.outputs.shape[-1]
     )
     costs = [  # of each possible target
-        case.counted(
-            case.outputs, case.batch._replace(targets=np.full_like(case.batch.targets, output))
-        )[0]
-        for output in range(outputs)
+        case.counted(case.outputs, with_targets(case.batch, output))[0] for output in range(outputs)
     ]
     wanted = np.sum(
         (1 - smoothing) * np.choose(targets, costs) + smoothing * np.mean(costs, axis=0)
@@ -297,7 +331,8 @@ def test_sums_and_exact_metrics_add_up_over_any_split_of_the_rows(task):
 def test_exact_metrics_are_those_of_numpy_and_those_that_the_configuration_names(task):
     case = CASES[task.name]
     exact = exact_of(task, case).metrics()
-    assert set(exact) == set(config.TASKS[task.name])
+    # Those of whole texts come from what a network makes by itself.
+    assert set(exact) == set(config.TASKS[task.name]) - set(bleu.METRICS)
     assert exact == pytest.approx(expected(case), rel=1e-12)
     assert all(type(value) is float for value in exact.values())
 
@@ -336,18 +371,23 @@ def test_a_report_has_the_metrics_and_tables_with_a_heading(task):
 def test_padding_plays_no_part_in_what_a_network_is_worth(task):
     """With the head of the task, and with weights of the size that a dataset asks for."""
     case = CASES[task.name]
-    outputs = case.outputs.bias.size if task.target.per_step else case.outputs.shape[-1]
+    several = isinstance(case.outputs, StepOutputs)
+    outputs = case.outputs.bias.size if several else case.outputs.shape[-1]
     settings = config.Model(cell="gru", units=(3,), embedding_size=2)
-    network = Network(settings, 9, outputs, precision="float64", jit="on", head=task.head)
+    second = "own" if task.target.sequence else ""
+    network = Network(
+        settings, 9, outputs, precision="float64", jit="on", head=task.head, second=second
+    )
     weights = network.initial_weights()
 
     def pad(values):
         return np.pad(values, [(0, 0), (0, 2)]) if values.ndim == 2 else values
 
-    padded = case.batch._replace(inputs=pad(case.batch.inputs), targets=pad(case.batch.targets))
+    padded = tf.nest.map_structure(pad, case.batch)
     found = []
     for batch in (case.batch, padded):
-        made, _ = network.outputs(weights, tf.constant(batch.inputs), tf.constant(batch.lengths))
+        read = tf.nest.map_structure(tf.constant, batch)
+        made, _ = network.outputs(weights, read.inputs, read.lengths, targets=read.targets)
         found.append(
             (
                 {name: float(value) for name, value in task.training_sums(made, batch).items()},
@@ -407,6 +447,7 @@ OTHER = {
     "bidirectional": True,
     "class_weights": "balanced",
     "tied_embedding": True,
+    "one_hot": True,
     "attention": "dot",
 }
 

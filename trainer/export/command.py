@@ -3,8 +3,10 @@
     EXPORT_DIR/saved_model/     raw input -> answers: the `signatures` of what the task serves
     EXPORT_DIR/model.keras      ids int32[N, length] -> probabilities float32[N, classes], or of
                                 each step their logarithms [N, length, ids] (language_model) or
-                                [N, length, tags] (tagging)
+                                [N, length, tags] (tagging); of a network with a decoder also
+                                target_ids int32[N, steps] -> logarithms [N, steps, ids]
     EXPORT_DIR/vocabulary.txt   line i (from 0) is id i
+    EXPORT_DIR/target_vocabulary.txt  the same of targets that have a vocabulary of their own
     EXPORT_DIR/labels.txt       line i (from 0) is class i; absent if there are no classes
 
 `saved_model` computes with our function of the weights, `keras_model` with the Keras layers that

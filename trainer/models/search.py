@@ -60,17 +60,19 @@ def likeliest(
     """
 
     def scored(ids, state):
-        """Returns (scores without the banned ids, log of the sum of all [rows, 1], state).
-
-        The scores are those below the highest: of likely words nothing is lost by rounding.
-        """
+        """Returns (scores without the banned ids, log_p of such scores [rows, n], state)."""
         scores, state = step(ids, state)
         scores = tf.cast(scores, tf.float32)
-        scores -= tf.reduce_max(scores, axis=-1, keepdims=True)
-        total = tf.math.log(tf.reduce_sum(tf.exp(scores), axis=-1, keepdims=True))
+        highest = tf.reduce_max(scores, axis=-1, keepdims=True)
+        log_sum = tf.math.log(tf.reduce_sum(tf.exp(scores - highest), axis=-1, keepdims=True))
         bans = np.zeros(scores.shape[-1], "float32")
         bans[list(banned)] = -np.inf
-        return scores + bans, total, state
+
+        def log_p(some):
+            # In this order nothing of a likely word is lost by rounding.
+            return (some - highest) - log_sum
+
+        return scores + bans, log_p, state
 
     search = _greedy if size == 1 else _beam
     return search(scored, state, size, limits, length, start, ends_with, penalty)
@@ -85,13 +87,13 @@ def _greedy(scored, state, size, limits, length, start, ends_with, penalty):
     rows = tf.shape(limits)[0]
 
     def body(at, last, open, found, log_p, tokens, state):
-        scores, total, state = scored(last, state)
+        scores, log_p_of, state = scored(last, state)
         highest = tf.reduce_max(scores, axis=-1)
         # The first of the highest. XLA's argmax on a CPU takes one number at a time.
         places = tf.where(scores >= highest[:, None], tf.range(scores.shape[-1]), scores.shape[-1])
         ids = tf.where(open, tf.reduce_min(places, axis=-1), PADDING)
         found = tf.where(tf.range(length) == at, ids[:, None], found)
-        log_p = tf.where(open, log_p + highest - total[:, 0], log_p)
+        log_p = tf.where(open, log_p + log_p_of(highest[:, None])[:, 0], log_p)
         tokens += tf.cast(open, tf.int32)
         open = open & (ids != ends_with) & (at + 1 < limits)
         return at + 1, ids, open, found, log_p, tokens, state
@@ -120,12 +122,12 @@ def _beam(scored, state, size, limits, length, start, ends_with, penalty):
     longest = _scale(limits, penalty)
 
     def body(at, open, open_log_p, ended, ended_scores, last, state):
-        scores, total, state = scored(tf.reshape(last, [-1]), state)
+        scores, log_p_of, state = scored(tf.reshape(last, [-1]), state)
         of_each = min(2 * size, scores.shape[-1])
         # The best 2 * size: at most `size` of them end here, so that `size` go on. First those of
         # each hypothesis, then those of a row.
-        log_p, words = tf.math.top_k(scores, of_each)
-        log_p = tf.reshape(log_p - total, [rows, size, of_each]) + open_log_p[:, :, None]
+        highest, words = tf.math.top_k(scores, of_each)
+        log_p = tf.reshape(log_p_of(highest), [rows, size, of_each]) + open_log_p[:, :, None]
         log_p, places = tf.math.top_k(tf.reshape(log_p, [rows, size * of_each]), 2 * size)
         words = tf.gather(tf.reshape(words, [rows, size * of_each]), places, batch_dims=1)
         before = places // of_each
