@@ -8,6 +8,7 @@
                                                     with a supervisor against without
     python scripts/bench.py language                a step of a language model against Keras and
                                                     PyTorch, and two shards against one
+    python scripts/bench.py translation             the same of a translation, in target tokens
 
 Each contender is a process of its own, so that none inherits threads or caches. A turn runs every
 contender once; the table has the median of the turns, their spread, and the median of the ratios
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
@@ -296,27 +298,49 @@ def compare_scaling(data_dir: str, turns: int) -> None:
         )
 
 
-# --- language -------------------------------------------------------------------------------------
+# --- language, translation ------------------------------------------------------------------------
 
 
-def compare_language(turns: int) -> None:
-    """Compares training steps on streams of random texts; all data is made here."""
-    from scripts import bench_language
+def compare_libraries(script: Any, turns: int) -> None:
+    """Compares training steps on random texts, which are made here.
 
-    for shape in bench_language.SHAPES:
+    script: `bench_language` or `bench_translation`.
+    """
+    for name, shape in script.SHAPES.items():
         with tempfile.TemporaryDirectory() as folder:
-            data_dir = bench_language.make_data(bench_language.SHAPES[shape], pathlib.Path(folder))
-            rates = {name: [] for name in bench_language.CONTENDERS}
+            data_dir = script.make_data(shape, pathlib.Path(folder))
+            rates = {contender: [] for contender in script.CONTENDERS}
             for turn in range(turns):
-                for name in rates:
-                    rates[name].append(bench_language.measured(name, shape, data_dir))
-                    print(f"turn {turn + 1} {name} {rates[name][-1]:.0f} tokens/s", flush=True)
-        for name, values in rates.items():
+                for contender in rates:
+                    rates[contender].append(_tokens_per_second(script, contender, name, data_dir))
+                    print(
+                        f"turn {turn + 1} {contender} {rates[contender][-1]:.0f} tokens/s",
+                        flush=True,
+                    )
+        for contender, values in rates.items():
             ratio = statistics.median(ours / other for ours, other in zip(rates["ours"], values))
             print(
-                f"{shape}: {name:15} median {statistics.median(values):.0f} min {min(values):.0f} "
-                f"max {max(values):.0f} tokens/s, ours is {ratio:.2f} times as fast"
+                f"{name}: {contender:15} median {statistics.median(values):.0f} min "
+                f"{min(values):.0f} max {max(values):.0f} tokens/s, ours is {ratio:.2f} times as "
+                "fast"
             )
+
+
+def _tokens_per_second(script: Any, contender: str, shape: str, data_dir: str) -> float:
+    """Returns the speed of a contender, on as many cores as it has threads."""
+    cores = sorted(os.sched_getaffinity(0))[: script.CONTENDERS[contender][1]]
+    done = subprocess.run(
+        [
+            *("taskset", "-c", ",".join(map(str, cores)), sys.executable, script.__file__),
+            *(contender, shape, data_dir, str(script.SHAPES[shape].steps)),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])["tokens_per_second"]
 
 
 # --- prepare --------------------------------------------------------------------------------------
@@ -385,7 +409,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", choices=["seed", "long", "prepare", "scaling", "language", "contender", "vectorize"]
+        "what",
+        choices=[
+            *("seed", "long", "prepare", "scaling", "language", "translation"),
+            *("contender", "vectorize"),
+        ],
     )
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--data_dir", default="")
@@ -400,7 +428,13 @@ def main() -> None:
     elif given.what == "scaling":
         compare_scaling(given.data_dir, given.turns)
     elif given.what == "language":
-        compare_language(given.turns)
+        from scripts import bench_language
+
+        compare_libraries(bench_language, given.turns)
+    elif given.what == "translation":
+        from scripts import bench_translation
+
+        compare_libraries(bench_translation, given.turns)
     elif given.what == "prepare":
         compare_prepare(given.tsv, given.turns)
     else:

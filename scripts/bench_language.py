@@ -8,7 +8,6 @@ of its own and prints tokens per second.
 """
 
 import json
-import os
 import pathlib
 import random
 import subprocess
@@ -168,23 +167,6 @@ CONTENDERS = {
     "pytorch": (pytorch, 1),
     "ours_two_shards": (ours_two, 2),
 }
-
-
-def measured(name: str, shape: str, data_dir: str) -> float:
-    """Returns tokens per second of a contender, on as many cores as it has threads."""
-    cores = sorted(os.sched_getaffinity(0))[: CONTENDERS[name][1]]
-    done = subprocess.run(
-        [
-            *("taskset", "-c", ",".join(map(str, cores)), sys.executable, __file__),
-            *(name, shape, data_dir, str(SHAPES[shape].steps)),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])["tokens_per_second"]
 
 
 if __name__ == "__main__":

@@ -130,7 +130,15 @@ def test_a_run_continues_with_two_three_and_one_worker(data, alone, tmp_path):
     np.testing.assert_allclose(losses(model, 100), losses(alone, 100), rtol=1e-9)
 
 
-def test_workers_carry_the_states_of_their_streams_as_one_does(text, tmp_path):
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(31, 1), (100, 2)],
+        pytest.param([(31, 1), (50, 2), (75, 3), (100, 1)], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_workers_carry_the_states_of_their_streams_as_one_does(text, tmp_path, parts):
     model, changing = tmp_path / "two", tmp_path / "changing"
     flags = [*EXACT, "--tied_embedding"]
     [answer] = run(1, text, tmp_path / "one", *flags)
@@ -138,7 +146,7 @@ def test_workers_carry_the_states_of_their_streams_as_one_does(text, tmp_path):
     answers = run(2, text, model, *flags)
     assert [answer.code for answer in answers] == [0, 0], answers[0].err + answers[1].err
     assert answers[0].digest == answers[1].digest
-    for steps, workers in ((31, 1), (50, 2), (75, 3), (100, 1)):
+    for steps, workers in parts:
         of_part = [*flags, f"--steps={steps}", "--eval_steps=-1", "--accumulate=2"]
         answers = run(workers, text, changing, *of_part)
         assert [answer.code for answer in answers] == [0] * workers, answers[0].err

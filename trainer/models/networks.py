@@ -21,6 +21,11 @@ from trainer.models.noise import Noise
 
 Head = type[Pooled] | type[PerStep] | type[Decoder]
 
+# Initial values of an embedding lie between plus and minus this: as in Keras, or with a decoder.
+# From values as small as those of Keras a decoder tells the same words whatever it reads, for the
+# first thousand steps.
+_LIMIT, _LIMIT_OF_PAIRS = 0.05, 0.3
+
 # For each cell its layer, and its cell for --rnn_from_cell.
 _KERAS = {
     "simple_rnn": (keras.layers.SimpleRNN, keras.layers.SimpleRNNCell),
@@ -267,12 +272,15 @@ class Network:
         return list(layers.items())
 
     def _embedding(self, name: str, words: int) -> keras.layers.Embedding:
+        limit = _LIMIT_OF_PAIRS if self.second else _LIMIT
         return keras.layers.Embedding(
             words,
             self.settings.embedding_size,
             name=name,
             dtype=self._dtype,
-            embeddings_initializer=keras.initializers.RandomUniform(seed=self._seed_of(name)),
+            embeddings_initializer=keras.initializers.RandomUniform(
+                -limit, limit, seed=self._seed_of(name)
+            ),
         )
 
     def _dense(self, name: str, width: int, **options: Any) -> keras.layers.Dense:
