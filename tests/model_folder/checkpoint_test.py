@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -559,6 +560,23 @@ def test_submit_returns_while_the_save_is_running_and_the_next_one_waits(tmp_pat
         next_one.join()
         assert 10 in commits.list_steps(tmp_path)
     assert commits.list_steps(tmp_path) == [10, 20]
+
+
+def test_a_name_whose_sync_failed_is_synced_before_the_step_counts_as_saved(
+    tmp_path, monkeypatch, no_pauses
+):
+    synced, sync, turns = [], durable.sync, itertools.count()
+
+    def failing_once_for_the_parent(path):
+        synced.append(path)
+        if path == tmp_path and next(turns) == 0:
+            raise FULL
+        sync(path)
+
+    monkeypatch.setattr(durable, "sync", failing_once_for_the_parent)
+    commit(tmp_path, 10)
+    assert names(tmp_path) == ["step-00000010"]
+    assert synced.count(tmp_path) == 2 and synced[-1] == tmp_path
 
 
 def test_a_failed_save_is_logged_and_raised_by_every_later_call(

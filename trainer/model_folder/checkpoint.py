@@ -308,7 +308,10 @@ def _retrying(verb: str, path: pathlib.Path, action: Callable[[], Result]) -> Re
 
 def _put(folder: pathlib.Path, manifest: Manifest, tensors: Tensors, held: lock.Hold) -> Manifest:
     found = _present(folder, manifest["state_digest"], held)
-    found = found or _write(folder, manifest, tensors, held)
+    if found:
+        durable.sync(folder.parent)  # A try before may have failed between the name and its sync.
+    else:
+        found = _write(folder, manifest, tensors, held)
     # Once more: if this process was frozen before the rename and the folder was taken over, it must
     # not report the state as saved.
     held.check()
