@@ -129,6 +129,18 @@ def test_a_name_that_cannot_be_made_durable_is_taken_back(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert (tmp_path / "new" / "part").read_bytes() == b"1"
 
+    replace, turns = os.replace, iter([True])
+
+    def failing_the_second_time(source, target):
+        if not next(turns, False):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing_the_second_time)
+    with pytest.raises(OSError, match="Input/output"):
+        durable.publish(tmp_path / "new", tmp_path / "there")
+    assert not list(tmp_path.iterdir())
+
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
 def test_sha256_is_that_of_the_whole_content(size, tmp_path):

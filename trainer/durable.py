@@ -120,15 +120,17 @@ def rename(source: pathlib.Path, target: pathlib.Path) -> None:
 def publish(folder: pathlib.Path, target: pathlib.Path) -> None:
     """Gives a finished folder its final name: `target` appears complete or not at all.
 
-    Raises OSError if `target` has content, or if the storage fails; then `folder` has its old name.
+    Raises OSError if `target` has content, or if the storage fails; then nothing has that name.
     """
     sync_tree(folder)
     try:
         rename(folder, target)
     except OSError:
         if not folder.exists():  # The new name could not be made durable.
-            with contextlib.suppress(OSError):
+            try:
                 os.replace(target, folder)
+            except OSError:
+                shutil.rmtree(target, ignore_errors=True)
         raise
 
 
