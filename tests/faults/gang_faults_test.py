@@ -20,7 +20,8 @@ from trainer.model_folder import commits
 network = network_cut_test.network
 
 FAULTS = ("kill a worker", "kill a training process", "freeze", "stop", "cut")
-LONGEST = 14.0  # Seconds of a freeze and of a cut; a peer is lost after 10.
+SILENCE = 10.0  # Seconds after which a peer is lost.
+LONGEST = 14.0  # Seconds of a freeze and of a cut.
 
 
 def start(job, network, *indices) -> None:
@@ -66,6 +67,7 @@ def disturb(job, network, fault, index, seconds) -> None:
         start(job, network, 0, 1)
     elif fault == "cut":
         network.cut(seconds)
+        time.sleep(SILENCE + 2)  # TCP may be slow to send again what was lost.
     else:
         job.until(lambda: child_of(job, index))
         pid = child_of(job, index)
