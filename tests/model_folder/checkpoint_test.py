@@ -640,6 +640,17 @@ def test_the_next_commit_removes_what_killed_attempts_left_half_written(tmp_path
     assert names(tmp_path) == ["step-00000005.damaged-1", "step-00000010"]
 
 
+def test_a_resume_removes_what_killed_attempts_left_even_if_it_saves_nothing(tmp_path):
+    commit(tmp_path, 10)
+    for attempt in (1, 2, 3):
+        (tmp_path / f"step-00000005.tmp-{attempt}").mkdir()
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=False).step == 10
+    assert len(names(tmp_path)) == 4
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2).step == 10
+    # The third attempt has taken the folder over.
+    assert names(tmp_path) == ["step-00000005.tmp-3", "step-00000010"]
+
+
 def test_a_step_that_was_discarded_can_be_written_with_another_state(tmp_path):
     commit(tmp_path, 10)
     checkpoint.discard(commits.folder_of(tmp_path, 10), attempt=1)
