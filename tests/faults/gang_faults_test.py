@@ -93,6 +93,7 @@ def test_a_gang_recovers_from_each_of_five_faults(network, tmp_path, seed):
             print(f"{fault}, worker {index}, newest checkpoint {before}", flush=True)
             disturb(job, network, fault, index, chance.uniform(0.5, LONGEST))
             until_saved(job, before)
+        until_saved(job, newest(job))  # A stop has saved before the gang formed again.
         stop(job, chance.randrange(2))
     finally:
         job.close()
