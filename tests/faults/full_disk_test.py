@@ -2,10 +2,11 @@
 
 Each command writes to a small file system in memory, which is full at ten moments: a prepare and an
 export get ten sizes up to what they need. A training run, which does not begin on a small disk,
-gets a large one that shrinks. Then the disk grows, and the same command must end as one never
-disturbed.
+gets a larger one that something else fills. Then there is space, and the same command must end as
+one never disturbed.
 """
 
+import contextlib
 import mmap
 import os
 import pathlib
@@ -43,11 +44,21 @@ class SmallDisk:
             pytest.skip(f"no file system can be mounted here: {self._holder.communicate()[1]}")
         self.prefix = (*INSIDE, f"--target={self._holder.pid}")
         self.seen = pathlib.Path(f"/proc/{self._holder.pid}/root{folder}")
+        self._filler = self.seen / "filler"
 
-    def resize(self, size: int) -> None:
-        """Changes its size to at least what is taken."""
-        again = ("mount", "-o", f"remount,size={size}", self.folder)
-        subprocess.run([*self.prefix, *again], check=size == ENOUGH)
+    def fill(self) -> None:
+        """Takes all the space that is left."""
+        about = os.statvfs(self.seen)
+        if about.f_bavail:
+            with open(self._filler, "ab") as filler, contextlib.suppress(OSError):
+                taken = about.f_bavail * about.f_frsize
+                os.posix_fallocate(filler.fileno(), filler.tell(), taken)
+
+    def free(self) -> None:
+        """Makes room for anything."""
+        self._filler.unlink(missing_ok=True)
+        grown = ("mount", "-o", f"remount,size={ENOUGH}", self.folder)
+        subprocess.run([*self.prefix, *grown], check=True)
 
     def used(self) -> int:
         """Returns how many bytes are taken."""
@@ -86,13 +97,12 @@ def test_a_disk_that_is_full_at_any_moment_costs_a_message(made, command, tmp_pa
     codes = []
     for moment in range(1, MOMENTS + 1):
         size = -(-needed * moment // (MOMENTS + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-        shrinks = command == "train"
-        with SmallDisk(tmp_path / str(moment), ENOUGH if shrinks else empty + size) as disk:
+        room = 3 * needed if command == "train" else size
+        with SmallDisk(tmp_path / str(moment), empty + room) as disk:
             process = start(disk, command, flag, arguments)
-            while shrinks and process.poll() is None:
+            while command == "train" and process.poll() is None:
                 if disk.used() >= empty + size:
-                    disk.resize(disk.used())
-                    shrinks = False
+                    disk.fill()
                 time.sleep(0.001)
             answer = commands.finish(process)
             about = f"{command} with {size} of {needed} bytes: {answer.code}\n{answer.err}"
@@ -103,9 +113,13 @@ def test_a_disk_that_is_full_at_any_moment_costs_a_message(made, command, tmp_pa
             if answer.code:
                 error = answer.err[answer.err.rindex("error: ") :]
                 assert str(disk.folder) in error and "free" in error.lower(), about
-                left = [path.name for path in disk.seen.iterdir() if path.name != "place"]
+                left = [
+                    path.name
+                    for path in disk.seen.iterdir()
+                    if path.name not in ("place", "filler")
+                ]
                 assert not left, f"{about}\nleft behind: {left}"
-            disk.resize(ENOUGH)
+            disk.free()
             again = commands.finish(start(disk, command, flag, arguments))
             assert again.code == 0, f"{about}\nagain: {again.err}"
             assert result_of(command, disk.seen / "place") == expected, about
