@@ -24,6 +24,7 @@ made = failing_storage_test.made
 
 MOMENTS = 10
 ENOUGH = 1 << 28
+WANTED = 110 << 20  # Bytes without which a training run does not begin.
 INSIDE = ("nsenter", "--user", "--mount", "--preserve-credentials")
 MOUNT = 'mount -t tmpfs -o size="$1" none "$2" && echo mounted && exec cat'
 
@@ -97,7 +98,7 @@ def test_a_disk_that_is_full_at_any_moment_costs_a_message(made, command, tmp_pa
     codes = []
     for moment in range(1, MOMENTS + 1):
         size = -(-needed * moment // (MOMENTS + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-        room = 3 * needed if command == "train" else size
+        room = needed + WANTED if command == "train" else size
         with SmallDisk(tmp_path / str(moment), empty + room) as disk:
             process = start(disk, command, flag, arguments)
             while command == "train" and process.poll() is None:
