@@ -111,6 +111,37 @@ def test_a_folder_with_content_is_never_replaced(tmp_path):
     assert (tmp_path / "there" / "mine").exists()
 
 
+def test_a_name_that_cannot_be_made_durable_is_taken_back(tmp_path, monkeypatch):
+    sync = durable.sync
+
+    def failing_for_the_parent(path):
+        if path == tmp_path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(path)
+
+    monkeypatch.setattr(durable, "sync", failing_for_the_parent)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "part").write_bytes(b"1")
+    with pytest.raises(OSError, match="Input/output"):
+        durable.publish(tmp_path / "new", tmp_path / "there")
+    with pytest.raises(OSError, match="Input/output"):
+        durable.make_folder(tmp_path / "model" / "checkpoints")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert (tmp_path / "new" / "part").read_bytes() == b"1"
+
+    replace, turns = os.replace, iter([True])
+
+    def failing_the_second_time(source, target):
+        if not next(turns, False):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing_the_second_time)
+    with pytest.raises(OSError, match="Input/output"):
+        durable.publish(tmp_path / "new", tmp_path / "there")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
 def test_sha256_is_that_of_the_whole_content(size, tmp_path):
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)

@@ -422,3 +422,11 @@ def test_an_evaluation_that_is_abandoned_has_no_metrics():
     found = evaluate_module.metrics(step, {}, DATASET, ThreeBatches(), lambda: next(answers))
     assert found is None
     assert step.batches == 2
+
+
+def test_a_label_cannot_control_the_terminal():
+    row = {"precision": 1.0, "support": 2}
+    report = {"split": "test", "loss": 0.5, "classes": {"a\x1b[2J\nb": row, "\x9bc": row}}
+    lines = evaluate_module.as_text(report).splitlines()
+    assert [line.split()[0] for line in lines[3:]] == [r"a\x1b[2J\nb", r"\x9bc"]
+    assert lines[3].index("1.0000") == lines[4].index("1.0000")

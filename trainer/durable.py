@@ -118,9 +118,20 @@ def rename(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def publish(folder: pathlib.Path, target: pathlib.Path) -> None:
-    """Gives a finished folder its final name: `target` appears complete or not at all."""
+    """Gives a finished folder its final name: `target` appears complete or not at all.
+
+    Raises OSError if `target` has content, or if the storage fails; then nothing has that name.
+    """
     sync_tree(folder)
-    rename(folder, target)
+    try:
+        rename(folder, target)
+    except OSError:
+        if not folder.exists():  # The new name could not be made durable.
+            try:
+                os.replace(target, folder)
+            except OSError:
+                shutil.rmtree(target, ignore_errors=True)
+        raise
 
 
 def why_not_replaced(target: pathlib.Path) -> str:
@@ -218,11 +229,21 @@ def replacing(path: pathlib.Path, temporary: pathlib.Path | None = None) -> Iter
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Creates `folder` and its missing parents; when this returns, each new name is durable."""
+    """Creates `folder` and its missing parents; when this returns, each new name is durable.
+
+    Raises OSError if the storage fails; the new folders are gone then, so that the next call does
+    not take them for durable ones.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in reversed(missing):
-        sync(path.parent)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in reversed(missing):
+            sync(path.parent)
+    except OSError:
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # Fails if another process has filled it.
+        raise
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer import streams, trained_model
+from trainer import shown, streams, trained_model
 from trainer.data import fields, pipeline
 from trainer.data.pipeline import EvaluationBatches, StreamEvaluationBatches
 from trainer.data.plans import Length
@@ -237,6 +237,7 @@ _HEADINGS = {"classes": "class", "tags": "tag", "spans": "span"}
 
 def _table(heading: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns the lines of a table: names of rows, fractions with four digits, counts."""
+    rows = {shown.bare(name): row for name, row in rows.items()}  # A label may hold any character.
     width = max(map(len, [heading, *rows]))
     columns = list(next(iter(rows.values())))
     wide = {column: max(6, len(column)) for column in columns}

@@ -584,6 +584,24 @@ def test_a_loss_during_a_stop_does_not_restart_the_gang(killed):
     ] and simulation.members == [3]
 
 
+@pytest.mark.parametrize("number", [2, 15])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_stop_that_meets_a_gang_that_forms_again_ends_as_any_other(index, number):
+    """At second 7 worker 2 asks to join; the others save for it and meet in second 8."""
+    for hundredths in range(690, 860):
+        simulation = Simulation(3, minimum=2, steps=100, save_steps=100, rendezvous_seconds=4.0)
+        for moment, worker in ((0.0, 0), (0.0, 1), (7.0, 2)):
+            simulation.at(moment, simulation.come, worker)
+        simulation.at(hundredths / 100, simulation.signal, index, number)
+        simulation.run()
+        saved = simulation.committed
+        assert set(simulation.codes.values()) == {128 + number}, hundredths
+        assert saved == simulation.step > 0, hundredths
+        # A training process that hears of the stop in time prints the line itself.
+        expected = f"stopped step={saved} state_digest={saved:x}" if hundredths >= 702 else ""
+        assert [simulation.lines[worker] for worker in (0, 1)] == [expected] * 2, hundredths
+
+
 def test_a_gang_that_never_saves_gives_up_with_code_76():
     simulation = started(
         2, max_restarts=3, plan={(1, generation): "-11" for generation in range(1, 100)}

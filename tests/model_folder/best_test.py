@@ -107,6 +107,12 @@ def test_pruning_without_evaluations_removes_what_a_killed_attempt_left(tmp_path
     assert [path.name for path in (tmp_path / "best").iterdir()] == []
 
 
+def test_what_a_kill_left_half_removed_is_gone_when_the_next_attempt_begins(tmp_path):
+    (tmp_path / "best" / "step-00000010.tmp-1").mkdir(parents=True)
+    keeping(tmp_path, holder=Holder(number=2))
+    assert not list((tmp_path / "best").iterdir())
+
+
 def test_a_run_killed_at_any_evaluation_ends_with_the_same_best_checkpoint(tmp_path):
     evaluations = history(0.5, 0.7, 0.6, 0.8, 0.4)
     saves = {20, 40, 50}

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -561,6 +562,23 @@ def test_submit_returns_while_the_save_is_running_and_the_next_one_waits(tmp_pat
     assert commits.list_steps(tmp_path) == [10, 20]
 
 
+def test_a_name_whose_sync_failed_is_synced_before_the_step_counts_as_saved(
+    tmp_path, monkeypatch, no_pauses
+):
+    synced, sync, turns = [], durable.sync, itertools.count()
+
+    def failing_once_for_the_parent(path):
+        synced.append(path)
+        if path == tmp_path and next(turns) == 0:
+            raise FULL
+        sync(path)
+
+    monkeypatch.setattr(durable, "sync", failing_once_for_the_parent)
+    commit(tmp_path, 10)
+    assert names(tmp_path) == ["step-00000010"]
+    assert synced.count(tmp_path) == 2 and synced[-1] == tmp_path
+
+
 def test_a_failed_save_is_logged_and_raised_by_every_later_call(
     tmp_path, monkeypatch, no_pauses, caplog
 ):
@@ -620,6 +638,17 @@ def test_the_next_commit_removes_what_killed_attempts_left_half_written(tmp_path
     (tmp_path / "step-00000005.damaged-1").mkdir()
     commit(tmp_path, 10, attempt=2)
     assert names(tmp_path) == ["step-00000005.damaged-1", "step-00000010"]
+
+
+def test_a_resume_removes_what_killed_attempts_left_even_if_it_saves_nothing(tmp_path):
+    commit(tmp_path, 10)
+    for attempt in (1, 2, 3):
+        (tmp_path / f"step-00000005.tmp-{attempt}").mkdir()
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=False).step == 10
+    assert len(names(tmp_path)) == 4
+    assert checkpoint.newest_valid(tmp_path, fences=(), repair=True, attempt=2).step == 10
+    # The third attempt has taken the folder over.
+    assert names(tmp_path) == ["step-00000005.tmp-3", "step-00000010"]
 
 
 def test_a_step_that_was_discarded_can_be_written_with_another_state(tmp_path):

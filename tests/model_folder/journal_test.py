@@ -122,10 +122,22 @@ def test_a_journal_that_cannot_be_written_is_reported_once_and_raises_nothing(tm
     assert len(caplog.records) == 1 and str(tmp_path / "missing") in caplog.text
     (tmp_path / "missing").mkdir()
     journal.write("stop")
-    assert [entry["event"] for entry in read(tmp_path / "missing" / "journal.jsonl")] == ["stop"]
+    entries = read(tmp_path / "missing" / "journal.jsonl")
+    assert [entry["event"] for entry in entries] == ["start", "loop", "stop"]
 
 
-def test_a_full_disk_leaves_whole_lines_around_the_lost_one(tmp_path, monkeypatch):
+def test_lines_that_wait_for_a_storage_that_never_works_take_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.model_folder.journal.LONGEST_WAITING", 1000)
+    journal = Journal(tmp_path / "missing" / "journal.jsonl", 1)
+    for number in range(100):
+        journal.write("loop", step=number)
+        assert len(journal._waiting) <= 1000
+    (tmp_path / "missing").mkdir()
+    journal.close()
+    assert read(tmp_path / "missing" / "journal.jsonl")[-1]["step"] == 99
+
+
+def test_a_line_that_a_full_disk_cuts_off_is_written_again(tmp_path, monkeypatch):
     path = tmp_path / "journal.jsonl"
     journal = Journal(path, 1)
     journal.write("start")
@@ -134,7 +146,7 @@ def test_a_full_disk_leaves_whole_lines_around_the_lost_one(tmp_path, monkeypatc
         full_disk.setattr("os.write", lambda descriptor, line: write(descriptor, line[:10]))
         journal.write("loop")
     journal.write("stop")
-    assert [entry["event"] for entry in read(path)] == ["start", "stop"]
+    assert [entry["event"] for entry in read(path)] == ["start", "loop", "stop"]
 
 
 def test_each_second_since_the_beginning_belongs_to_one_lap(tmp_path, monkeypatch):

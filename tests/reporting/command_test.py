@@ -1,5 +1,6 @@
 """`trainer report` as its user meets it. The arithmetic: goodput_test."""
 
+import dataclasses
 import datetime
 import json
 import signal
@@ -167,6 +168,12 @@ first cause: worker 1, exit code 3 (bad data (file and line named), or every che
 
 def test_text_of_a_failure_ends_with_its_first_cause_and_its_last_lines():
     assert report.as_text(FAILED) == TEXT
+
+
+def test_lines_of_a_log_cannot_control_the_terminal():
+    cause = dataclasses.replace(FAILED.cause, last_lines=("\x1b[2J\x9bgone",))
+    text = report.as_text(dataclasses.replace(FAILED, cause=cause))
+    assert text.endswith("\n    " + r"\x1b[2J\x9bgone")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import random
@@ -208,6 +209,58 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         Summaries(tmp_path / "file" / "train", 1, 0)
+
+
+@pytest.fixture
+def failing_writes(monkeypatch):
+    """A list of errors: each write to an event file takes the next one, after half a record."""
+    errors, write = [], os.pwrite
+
+    def pwrite(descriptor, data, position):
+        if errors and (number := errors.pop(0)):
+            write(descriptor, data[: len(data) // 2], position)
+            raise OSError(number, os.strerror(number))
+        return write(descriptor, data, position)
+
+    monkeypatch.setattr("trainer.durable.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("trainer.reporting.summaries.os.pwrite", pwrite)
+    return errors
+
+
+def test_a_write_that_fails_for_a_moment_loses_no_point(tmp_path, failing_writes):
+    failing_writes += [errno.EIO, errno.ENOSPC]
+    summaries = Summaries(tmp_path, 1, 0)
+    for step in (1, 2, 3):
+        failing_writes += [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EIO]
+        summaries.write(step, {"loss": step})
+    summaries.close()
+    assert points(tmp_path, "loss") == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_a_storage_that_fails_for_good_costs_points_and_one_warning(
+    tmp_path, failing_writes, caplog
+):
+    summaries = Summaries(tmp_path, 1, 0)
+    summaries.write(1, {"loss": 1})
+    failing_writes += [errno.ENOSPC] * 7  # Five tries, then one for each point.
+    for step in (2, 3, 4, 5):
+        summaries.write(step, {"loss": step})
+    summaries.close()
+    assert points(tmp_path, "loss") == [(1, 1), (5, 5)]
+    warnings = [line for line in caplog.messages if "training continues" in line]
+    assert len(warnings) == 1 and "No space left" in warnings[0] and str(tmp_path) in warnings[0]
+
+
+def test_a_flush_that_fails_for_good_does_not_end_the_run(tmp_path, monkeypatch, caplog):
+    def failing(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    summaries = Summaries(tmp_path, 1, 0)
+    monkeypatch.setattr("trainer.durable.sync", failing)
+    summaries.flush()
+    summaries.projector(np.zeros((2, 2)), ["a", "b"])
+    summaries.close()
+    assert caplog.text.count("training continues") == 1
 
 
 # Views

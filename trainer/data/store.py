@@ -679,12 +679,10 @@ def publish(folder: pathlib.Path, description: Mapping, data_dir: str | os.PathL
     file.write(content.encode())
     digest = file.close()["sha256"]
     (folder / DIGEST).write_bytes(_digest_line(digest))
-    durable.sync_tree(folder)
     try:
-        durable.rename(folder, data_dir)
+        durable.publish(folder, data_dir)
     except OSError:
-        # If the folder is gone, the rename succeeded and the sync failed: no other writer won.
-        if not folder.exists() or not data_dir.exists():
+        if not data_dir.exists():  # No other writer won: the storage failed.
             raise
         _accept_existing(data_dir, digest)
         return open_dataset(data_dir)

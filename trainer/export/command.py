@@ -97,9 +97,7 @@ def _publish(new: pathlib.Path, folder: pathlib.Path) -> None:
     try:
         durable.publish(new, folder)  # An empty folder is replaced.
     except OSError:
-        # If `new` is gone, the rename succeeded and only the sync of its parent failed.
-        if new.exists():
-            _refuse_content(folder)
+        _refuse_content(folder)
         raise
 
 

@@ -175,6 +175,7 @@ class Member:
         self._stopping = 0  # The signal that requested a stop.
         self._interrupted: float | None = None  # When Ctrl-C reached this worker itself first.
         self._stop_deadline = float("inf")
+        self._line = ""  # What the training process would have printed at a stop, after a reform.
         self._reforming = False
         self._finished: dict[int, int] = {}  # {index: exit code} of members that ended well.
         self._report: Exit | None = None  # The exit that this member has reported to the leader.
@@ -444,6 +445,7 @@ class Member:
         self._members = tuple(index for index, _ in message["members"])
         self.phase, self.generation = "running", message["generation"]
         self._alive, self._trained, self._reforming, self._finished = True, False, False, {}
+        self._line = ""
         self._restarts, self._saved = message["restarts"], message["saved"]
         self._say(
             f"generation {self.generation}: {len(self._members)} of {self._rules.workers} "
@@ -489,6 +491,7 @@ class Member:
             # A gang at work does not count as waiting.
             self._since, self._deadline = now, now + self._rules.rejoin_seconds
             self._tell_status(now)
+        self._count_met(now)
         self._decide(now)
 
     def _take_in_newcomers(self, now: float) -> None:
@@ -523,6 +526,10 @@ class Member:
         self, code: int, reason: str, last_lines: tuple[str, ...], now: float
     ) -> None:
         index = self._rules.index
+        if code == BY_NAME["peer_lost"] and self._reforming:
+            # It has saved; if a stop came too late for it, this worker prints its last line.
+            self._line = commits.stopped_line(self._world.newest())
+            code = STOPPED.get(self._stopping, code)
         if code in CLEAN:
             self.phase = "finished"
             if self.is_leader:
@@ -532,7 +539,7 @@ class Member:
                 self._send(
                     self.leader, {"kind": "finished", "generation": self.generation, "code": code}
                 )
-        elif code == BY_NAME["peer_lost"] and self._reforming and not self._stopping:
+        elif code == BY_NAME["peer_lost"] and self._reforming:
             self._meet(self._cause, now)
         elif code < 0 or code == BY_NAME["peer_lost"]:
             why = reason or (
@@ -653,6 +660,7 @@ class Member:
         self._tell_members(_stop_message(number, trained=True))
         if self._alive:
             self._do(Ask({"ask": "stop", "signal": number}))
+        self._count_met(now)
 
     def _on_stop(self, index: int, message: Mapping[str, Any], now: float) -> None:
         number = message["signal"]
@@ -679,6 +687,15 @@ class Member:
         self._finished[index] = code
         if set(self._finished) == set(self._members):
             self._end(max(self._finished.values()), "all training ended", now)
+
+    def _count_met(self, now: float) -> None:
+        """At the leader: a member that saved and met again before it heard of a stop has ended."""
+        if not (self._stopping and self._reforming and self.is_leader):
+            return
+        for index, peer in self._peers.items():
+            met = peer.status.state != "running" and peer.status.generation == self.generation
+            if met and index in self._members and self.phase in ("running", "finished"):
+                self._count_finished(index, STOPPED[self._stopping], now)
 
     def _on_finished(self, index: int, message: Mapping[str, Any], now: float) -> None:
         if (
@@ -760,7 +777,7 @@ class Member:
         if self._alive:
             self._do(Kill())
         self.phase = "over"
-        self._do(Exit(code, reason, line))
+        self._do(Exit(code, reason, line or (self._line if code in STOPPED.values() else "")))
 
     # --- actions ----------------------------------------------------------------------------------
 

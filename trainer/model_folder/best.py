@@ -29,6 +29,7 @@ class BestCheckpoint:
         self._metric = metric
         self._held = held
         self._of_run = of_run
+        checkpoint.remove_leftovers(folder, held.number)
 
     def offer(
         self,

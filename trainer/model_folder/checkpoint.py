@@ -226,6 +226,8 @@ def newest_valid(
     read.
     """
     parent = pathlib.Path(parent)
+    if repair:
+        remove_leftovers(parent, attempt)
     checkpoint, damaged = _first_valid(parent, tuple(fences))
     if checkpoint is None:
         _refuse_to_start_over(parent, damaged)
@@ -308,7 +310,10 @@ def _retrying(verb: str, path: pathlib.Path, action: Callable[[], Result]) -> Re
 
 def _put(folder: pathlib.Path, manifest: Manifest, tensors: Tensors, held: lock.Hold) -> Manifest:
     found = _present(folder, manifest["state_digest"], held)
-    found = found or _write(folder, manifest, tensors, held)
+    if found:
+        durable.sync(folder.parent)  # A try before may have failed between the name and its sync.
+    else:
+        found = _write(folder, manifest, tensors, held)
     # Once more: if this process was frozen before the rename and the folder was taken over, it must
     # not report the state as saved.
     held.check()
@@ -350,10 +355,7 @@ def _present(folder: pathlib.Path, digest: str, held: lock.Hold) -> Manifest | N
 def _write(folder: pathlib.Path, manifest: Manifest, tensors: Tensors, held: lock.Hold) -> Manifest:
     temporary = commits.temporary_of(folder, held.number)
     durable.make_folder(folder.parent)
-    # Leftovers of later attempts stay: if there are any, this process was taken over and does not
-    # know it yet.
-    for leftover in commits.leftovers(folder.parent, held.number):
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(folder.parent, held.number)
     try:
         temporary.mkdir()
         _save_bundle(temporary / PAYLOAD, tensors)
@@ -409,6 +411,16 @@ def _prune(parent: pathlib.Path, keep: int, newest: int, held: lock.Hold) -> Non
     own = [step for step in steps if step not in foreign]
     for step in foreign + (own[:-keep] if keep else []):
         discard(folder_of(parent, step), held.number)
+
+
+def remove_leftovers(parent: pathlib.Path, attempt: int) -> None:
+    """Removes what killed attempts up to `attempt`, which holds the folder, left half written.
+
+    Leftovers of later attempts stay: if there are any, this process was taken over and does not
+    know it yet.
+    """
+    for leftover in commits.leftovers(parent, attempt):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def discard(folder: pathlib.Path, attempt: int) -> None:

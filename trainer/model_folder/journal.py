@@ -1,10 +1,11 @@
 """The journal of a model folder: a JSON line for each event that took time or changed the run.
 
 All attempts append to the same file, so that `trainer report` can add up the time of all of them.
-The journal never stops training: if a line cannot be written, that is reported once and the line is
-lost; a line that cannot be read is skipped.
+The journal never stops training and never waits: a line that cannot be written is reported once and
+written with the next one; a line that cannot be read is skipped.
 """
 
+import contextlib
 import datetime
 import json
 import logging
@@ -18,6 +19,8 @@ from typing import Any
 from trainer import durable
 
 log = logging.getLogger(__name__)
+
+LONGEST_WAITING = 1 << 20  # Bytes of lines that wait for a storage that fails; then they are lost.
 
 
 class Journal:
@@ -42,6 +45,7 @@ class Journal:
         self._turn = threading.Lock()
         self._descriptor: int | None = None
         self._inside_a_line = False
+        self._waiting = b""  # Lines that could not be written yet.
         self._failed = False
         self._lap_began = time.monotonic() if began is None else began
 
@@ -57,8 +61,9 @@ class Journal:
             entry["seconds"] = seconds
         line = json.dumps(_plain({**entry, **fields}), allow_nan=False, ensure_ascii=False) + "\n"
         with self._turn:
+            self._waiting += line.encode("utf-8", "backslashreplace")
             try:
-                self._append(line.encode("utf-8", "backslashreplace"))
+                self._append()
             except OSError as problem:
                 if not self._failed:
                     log.error(
@@ -67,6 +72,8 @@ class Journal:
                         problem,
                     )
                 self._failed = True
+                if len(self._waiting) > LONGEST_WAITING:
+                    self._waiting = b""
 
     def lap(self, event: str, **fields: Any) -> None:
         """Writes `event` with the seconds since the lap before: each moment belongs to one lap.
@@ -80,19 +87,24 @@ class Journal:
     def close(self) -> None:
         """Closes the file; a later `write` opens it again."""
         with self._turn:
+            if self._waiting:
+                with contextlib.suppress(OSError):
+                    self._append()
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._descriptor = None
 
-    def _append(self, line: bytes) -> None:
+    def _append(self) -> None:
+        """Writes the lines that wait; those that a full disk cuts off wait for the next call."""
         if self._descriptor is None:
             self._descriptor = os.open(
                 self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
             )
             self._inside_a_line = _ends_inside_a_line(self._descriptor)
-        if self._inside_a_line:
-            line = b"\n" + line
-        self._inside_a_line = os.write(self._descriptor, line) < len(line)
+        lines = b"\n" * self._inside_a_line + self._waiting
+        written = os.write(self._descriptor, lines)
+        self._inside_a_line = written < len(lines)
+        self._waiting = lines[lines.rfind(b"\n", 0, written) + 1 :]
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:

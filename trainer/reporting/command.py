@@ -61,7 +61,7 @@ def as_text(report: goodput.RunSummary) -> str:
             f"first cause: {_in_words(report.cause)}",
             *(f"    {line}" for line in report.cause.last_lines),
         ]
-    return "\n".join(lines)
+    return streams.printable("\n".join(lines))  # A log may hold any character.
 
 
 def _standing(report: goodput.RunSummary) -> str:

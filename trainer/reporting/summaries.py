@@ -7,17 +7,23 @@ have them in memory already. (The START alone would leave orphaned points in Ten
 loader, and texts and PR curves twice in `EventAccumulator`.)
 
 Call `flush` before a checkpoint is saved: then the points up to it survive any kill.
+
+Points are no reason to lose a run. If storage fails, a write is tried again; if it fails for good,
+that is reported once, the points are lost and training continues.
 """
 
 import contextlib
+import functools
 import io
+import logging
+import os
 import pathlib
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
+from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -25,9 +31,12 @@ from tensorboard.plugins import projector as projector_plugin
 from tensorboard.plugins.hparams import api as hparams_plugin
 from tensorboard.plugins.text import summary_v2 as text_plugin
 from tensorboard.summary import v1 as summary_v1
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from trainer import durable
 from trainer.exit_codes import StorageError
+
+log = logging.getLogger(__name__)
 
 PROJECTOR_ROWS = 10_000
 
@@ -36,25 +45,38 @@ class Summaries:
     """Writes the events of one attempt into `folder` (for example MODEL_DIR/tensorboard/train).
 
     A value is visible to a running TensorBoard when the call returns. A (step, tag) of the restored
-    step that the folder already has is not written twice. Every method raises StorageError if the
-    folder cannot be written.
+    step that the folder already has is not written twice.
     """
 
     def __init__(self, folder: str | pathlib.Path, attempt: int, restored_step: int):
         """Removes the events beyond `restored_step` from the folder, all of them if it is 0.
+
+        Raises StorageError if the folder cannot be written: no step was made yet.
 
         attempt: its number. restored_step: step of the restored checkpoint, 0 if there was none.
         """
         folder = pathlib.Path(folder)
         first = restored_step + 1 if restored_step else 0
         self._path = folder / f"events.out.tfevents.{attempt:08d}.{socket.gethostname()}"
-        with self._storing():
+        self._failed = False
+        self._end = 0  # Bytes of the file; what lies behind them is of a write that failed.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        opening = _record(event_pb2.Event(file_version="brain.Event:2"))
+        opening += _record(event_pb2.Event(step=first, session_log=start))
+
+        def begin() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             self._there = _forget(folder, first)
-            self._file = tf.io.TFRecordWriter(str(self._path))
-            self._append(event_pb2.Event(file_version="brain.Event:2"))
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._append(event_pb2.Event(step=first, session_log=start))
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+            self._write(opening)
+
+        try:
+            durable.retried(self._path, begin)
+        except OSError as problem:
+            raise StorageError(
+                f"{self._path} cannot be written: {problem}; the model folder must stay writable; "
+                "check free space and permissions, then run the same command again"
+            ) from problem
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes scalars ({tag: number}) at the global step `step`."""
@@ -113,44 +135,52 @@ class Summaries:
         config.embeddings.add(
             tensor_name="embedding", tensor_path="vectors.tsv", metadata_path="labels.tsv"
         )
-        with self._storing():
-            _replace(self._path.with_name("vectors.tsv"), _lines(vectors))
-            _replace(
-                self._path.with_name("labels.tsv"), _lines(map(_visible, labels[:PROJECTOR_ROWS]))
-            )
-            projector_plugin.visualize_embeddings(str(self._path.parent), config)
+        contents = {
+            "vectors.tsv": _lines(vectors),
+            "labels.tsv": _lines(map(_visible, labels[:PROJECTOR_ROWS])),
+            "projector_config.pbtxt": text_format.MessageToString(config).encode(),
+        }
+        for name, content in contents.items():
+            self._store(functools.partial(_replace, self._path.with_name(name), content))
 
     def flush(self) -> None:
         """Returns when everything written would survive a loss of power."""
-        with self._storing():
-            self._file.flush()
-            durable.sync(self._path)
+        self._store(lambda: durable.sync(self._path))
 
     def close(self) -> None:
         """Flushes and closes the file; the object cannot be used any more."""
         self.flush()
-        self._file.close()
+        os.close(self._file)
 
     def _add(self, step: int, values: Iterable[summary_pb2.Summary.Value]) -> None:
         values = [value for value in values if (step, value.tag) not in self._there]
         if values:
-            with self._storing():
-                self._append(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
-                self._file.flush()
+            summary = summary_pb2.Summary(value=values)
+            record = _record(event_pb2.Event(step=step, summary=summary))
+            self._store(lambda: self._write(record))
 
-    def _append(self, event: event_pb2.Event) -> None:
-        event.wall_time = time.time()
-        self._file.write(event.SerializeToString())
+    def _write(self, record: bytes) -> None:
+        """Writes a record behind the last one that is whole; may be called again after OSError."""
+        written = 0
+        while written < len(record):
+            written += os.pwrite(self._file, record[written:], self._end + written)
+        self._end += written
 
-    @contextlib.contextmanager
-    def _storing(self) -> Iterator[None]:
+    def _store(self, action: Callable[[], None]) -> None:
+        """Does `action`, and tries again if storage fails; after a failure for good only once."""
         try:
-            yield
-        except (OSError, tf.errors.OpError) as problem:
-            raise StorageError(
-                f"{self._path} cannot be written: {problem}; the model folder must stay writable; "
-                "check free space and permissions, then run the same command again"
-            ) from problem
+            action() if self._failed else durable.retried(self._path, action)
+        except OSError as problem:
+            if not self._failed:
+                log.warning(
+                    "%s cannot be written (%s): training continues, and TensorBoard will lack the "
+                    "points that are lost",
+                    self._path,
+                    problem,
+                )
+            self._failed = True
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._end)  # Readers stop at half a record.
 
 
 class Nowhere:
@@ -160,6 +190,14 @@ class Nowhere:
         pass
 
     write = text = image = pr_curve = hparams = projector = flush = close = _nothing
+
+
+def _record(event: event_pb2.Event) -> bytes:
+    """Returns an event of this moment as a record of an event file."""
+    event.wall_time = time.time()
+    framed = io.BytesIO()
+    RecordWriter(framed).write(event.SerializeToString())
+    return framed.getvalue()
 
 
 def _lines(texts: Iterable[str]) -> bytes:
@@ -217,4 +255,5 @@ def _records(data: bytes) -> Iterator[tuple[bytes, event_pb2.Event]]:
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
     # TensorBoard reads no file of this name.
-    durable.replace_file(path, content, temporary=path.with_name("rewriting.tmp"))
+    with durable.replacing(path, path.with_name("rewriting.tmp")) as file:
+        file.write(content)
