@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.reporting.pictures import confusion_matrix
+from trainer.reporting.pictures import attention, confusion_matrix
 
 
 def cell_colours(counts, labels):
@@ -48,3 +48,17 @@ def test_only_the_most_frequent_of_many_classes_are_drawn():
     most = confusion_matrix(counts[40:, 40:], [f"{label}" for label in range(40, 100)])
     cells = 14 * 60  # 60 classes are drawn, 14 pixels each, and end 8 pixels before the edge.
     np.testing.assert_array_equal(few[-cells - 8 :, -cells - 8 :], most[-cells - 8 :, -cells - 8 :])
+
+
+def test_attention_is_as_dark_as_its_share_and_need_not_be_square():
+    shares = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+    picture = attention(shares, ["a", "b"], ["x", "y", "z"])
+    # The cells are 24 pixels wide and end 8 pixels before the edge.
+    rows, columns = (
+        picture.shape[axis] - 8 - 24 * np.arange(cells, 0, -1) + 2
+        for axis, cells in ((0, 2), (1, 3))
+    )
+    colours = picture[np.ix_(rows, columns)].astype(int)
+    assert colours[0].tolist() == [[20, 60, 130], [255, 255, 255], [255, 255, 255]]
+    np.testing.assert_array_equal(colours[1, 1], colours[1, 2])
+    assert colours[0, 0].sum() < colours[1, 1].sum() < 765

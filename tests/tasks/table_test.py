@@ -421,6 +421,13 @@ class Written:
         self.calls.append(("curve", tag, step))
 
 
+class InMemory(Dataset):
+    """A dataset without files."""
+
+    def target_texts(self, split):
+        return ["w5 w6"] * ROWS
+
+
 @every_task
 def test_a_view_takes_the_outcomes_of_each_batch_and_writes_at_the_step(task):
     case, written = CASES[task.name], Written()
@@ -428,12 +435,14 @@ def test_a_view_takes_the_outcomes_of_each_batch_and_writes_at_the_step(task):
     split = Split(INPUTS[HOLDS], offsets, case.batch.targets)
     words = tuple(f"w{i}" for i in range(9))
     description = {"tokenizer": {"name": "spaces"}}
-    dataset = Dataset(pathlib.Path("words"), description, "", LABELS, words, {"test": split})
+    dataset = InMemory(pathlib.Path("words"), description, "", LABELS, words, {"test": split})
     view = task.view(dataset, "test")
     for rows in PARTS:
         part = case.part(rows)
         view(np.arange(ROWS)[rows], part.batch, *outcomes_of(task, part))
-    served = types.SimpleNamespace(sample=lambda seed: f"text of seed {seed}")
+    served = types.SimpleNamespace(
+        sample=lambda seed: f"text of seed {seed}", explained=lambda split, examples: []
+    )
     view.write(written, 7, exact_of(task, case), lambda: served)
     assert {step for _, _, step in written.calls} <= {7}
 

@@ -155,3 +155,20 @@ def test_a_saved_search_finds_what_predict_finds(served, model, tmp_path):
     ]
     np.testing.assert_allclose(found["score"], [one["score"] for one in wanted], rtol=1e-5)
     assert saved(text=tf.constant([], tf.string))["translation"].shape == (0,)
+
+
+def test_what_is_explained_is_the_translation_without_a_beam_and_sums_to_one(served, dataset):
+    split = dataset.splits["validation" if "validation" in dataset.splits else "train"]
+    examples = np.array([0, 2])
+    found = served.explained(split, examples)
+    sources = [
+        " ".join(
+            dataset.vocabulary[i] for i in split.tokens[split.offsets[e] + 1 : split.offsets[e + 1]]
+        )
+        for e in examples
+    ]
+    assert [each.sources[0] for each in found] == [dataset.vocabulary[text.START]] * 2
+    assert [" ".join(each.sources[1:]) for each in found] == sources
+    for each in found:
+        assert each.shares.shape == (len(each.words), len(each.sources))
+        np.testing.assert_allclose(each.shares.sum(axis=1), 1, rtol=1e-5)

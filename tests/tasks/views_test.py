@@ -14,6 +14,7 @@ from trainer.data.pipeline import Batch
 from trainer.reporting.summaries import Summaries
 from trainer.tasks import views
 from trainer.tasks.classification import Metrics
+from trainer.tasks.translator import Explained
 
 TEXTS = [[1, 4, 5], [1, 6], [1, 7, 8], [1, 9]]
 LABELS = np.array([0, 1, 1, 0], np.int32)
@@ -136,3 +137,35 @@ def test_a_language_model_shows_a_text_that_it_makes_with_the_step_as_its_seed(t
     [event] = EventAccumulator(str(tmp_path / "events")).Reload().Tensors("sample")
     shown = tensor_util.make_ndarray(event.tensor_proto).item().decode()
     assert event.step == 7 and shown == "To \\*be\\*,  \nor &lt;not> 7"
+
+
+def test_translations_are_listed_beside_their_references_and_their_attention_is_drawn(tmp_path):
+    pairs = [([4 + i, 5], [6 + i]) for i in range(3)]
+    words = [f"s{i}" for i in range(9)]
+    dataset = datasets.write_pairs(
+        tmp_path / "data", {"test": pairs}, words=words, target_words=["*", "t1", "t2", "t3", "t4"]
+    )
+    asked = []
+
+    def explained(split, examples):
+        asked.append(examples.tolist())
+        shares = np.full((2, 3), 1 / 3)
+        return [
+            Explained(f"said <{i}>", ["said", "."], ["[start]", "s0", "s1"], shares * (i != 1))
+            for i in examples
+        ]
+
+    summaries = Summaries(tmp_path / "events", attempt=1, restored_step=0)
+    served = types.SimpleNamespace(explained=explained)
+    views.PairsView(dataset, "test").write(summaries, 7, None, lambda: served)
+    summaries.close()
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    [event] = events.Tensors("translations")
+    assert tensor_util.make_ndarray(event.tensor_proto).item().decode().splitlines() == [
+        "1. s0 s1: **said &lt;0>**, reference: t2",
+        "1. s1 s1: **said &lt;1>**, reference: t3",
+        "1. s2 s1: **said &lt;2>**, reference: t4",
+    ]
+    assert event.step == 7 and asked == [[0, 1, 2]]
+    # A model without attention has none to show.
+    assert events.Tags()["images"] == ["attention/0", "attention/2"]

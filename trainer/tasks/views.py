@@ -158,8 +158,8 @@ class PairsView:
 
     def __init__(self, dataset: store.Dataset, split: str):
         self._dataset, self._split = dataset, dataset.splits[split]
-        size = len(self._split)
-        self._examples = np.unique(np.linspace(0, size - 1, SHOWN_PAIRS).astype(np.int64))
+        last = len(self._split) - 1
+        self._examples = np.unique(np.linspace(0, last, SHOWN_PAIRS).astype(np.int64))
         references = dataset.target_texts(split)
         self._references = [references[example] for example in self._examples]
 
