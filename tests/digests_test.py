@@ -96,6 +96,13 @@ OF_TEXT = {
     "streams, tied embedding": ["--tied_embedding", "--shards=2", "--dropout=0.2", "--units=5,4"],
     "streams, output of its own": ["--cell=gru", "--clip_norm=0.5", "--eval_steps=6"],
 }
+OF_PAIRS = {
+    "pairs": ["--cell=gru", "--bidirectional", "--label_smoothing=0.1", "--shards=2"],
+    "pairs, tied and dropped": [
+        *("--tied_embedding", "--attention=dot", "--dropout=0.2", "--variational_dropout"),
+        "--translate_examples=0",
+    ],
+}
 OF_TAGS = {"tags": ["--bidirectional", "--dropout=0.1", "--class_weights=balanced"]}
 # 30 s of tracing.
 SLOW = {
@@ -176,6 +183,17 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A dataset of 60 pairs."""
+    folder = tmp_path_factory.mktemp("digests") / "pairs"
+    splits = datasets.random_pairs(train=60)
+    splits["validation"] = splits.pop("test")
+    words = [f"w{number}" for number in range(26)]
+    datasets.write_pairs(folder, splits, words=words, target_words=words)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def tags(tmp_path_factory):
     """A prepared dataset of 90 sentences whose long words are tagged."""
     folder = tmp_path_factory.mktemp("digests")
@@ -225,14 +243,15 @@ def test_a_run_ends_with_the_same_bits(name, data, tmp_path, golden):
         golden(f"{name}: evaluations.jsonl", sha256(tmp_path / "model/evaluations.jsonl"))
 
 
-@pytest.mark.parametrize("name", OF_TEXT | OF_TAGS)
-def test_a_run_of_another_task_ends_with_the_same_bits(name, text, tags, tmp_path, golden):
+@pytest.mark.parametrize("name", OF_TEXT | OF_TAGS | OF_PAIRS)
+def test_a_run_of_another_task_ends_with_the_same_bits(name, tmp_path, golden, request):
+    data = "text" if name in OF_TEXT else "tags" if name in OF_TAGS else "pairs"
     answer = commands.call(
         "train",
-        f"--data_dir={text if name in OF_TEXT else tags}",
+        f"--data_dir={request.getfixturevalue(data)}",
         f"--model_dir={tmp_path / 'model'}",
         *JOB,
-        *(OF_TEXT | OF_TAGS)[name],
+        *(OF_TEXT | OF_TAGS | OF_PAIRS)[name],
     )
     assert answer.code == 0, answer.err
     golden(name, answer.digest)

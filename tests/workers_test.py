@@ -49,6 +49,17 @@ def text(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Pairs whose targets can be learned."""
+    folder = tmp_path_factory.mktemp("pairs") / "data"
+    splits = datasets.random_pairs(train=100)
+    splits["validation"] = splits.pop("test")
+    words = [f"w{number}" for number in range(26)]
+    datasets.write_pairs(folder, splits, words=words, target_words=words)
+    return folder
+
+
 def start(workers: int, data, model, *flags) -> list:
     """Starts the processes of a gang as supervisors would."""
     addresses = free_addresses(workers)
@@ -165,6 +176,25 @@ def test_workers_carry_the_states_of_their_streams_as_one_does(text, tmp_path, p
         for folder in (model, tmp_path / "one")
     ]
     assert len(metrics[0]) == 3 and metrics[0] == pytest.approx(metrics[1], rel=1e-9)
+
+
+def test_workers_translate_as_one_does(pairs, tmp_path):
+    """The loss of each step, and at the end the same weights, translations and BLEU."""
+    flags = ["--precision=float64", "--steps=20", "--save_steps=1", "--keep=0", "--eval_steps=20"]
+    found = []
+    for workers in (1, 2):
+        answers = run(workers, pairs, tmp_path / str(workers), *flags, "--bidirectional")
+        assert {answer.code for answer in answers} == {0}, answers[0].err
+        assert len({answer.digest for answer in answers}) == 1
+        events = journal.read(tmp_path / str(workers) / "journal.jsonl")
+        found.append([event for event in events if event["event"] == "evaluate"])
+    np.testing.assert_allclose(losses(tmp_path / "2", 20), losses(tmp_path / "1", 20), rtol=1e-9)
+    theirs = tensors(tmp_path / "1", 20)
+    for name, values in tensors(tmp_path / "2", 20).items():
+        np.testing.assert_allclose(values, theirs[name], rtol=1e-7, atol=1e-9, err_msg=name)
+    [[alone], [together]] = found
+    for metric in ("loss", "bleu", "chrf"):
+        assert together[metric] == pytest.approx(alone[metric], rel=1e-9)
 
 
 @pytest.mark.slow
