@@ -299,6 +299,9 @@ async def test_workers_with_different_tokens_are_strangers_to_each_other(caplog)
     # It calls many times a second, and the log has one line.
     told = [record for record in caplog.records if "is not from a worker" in record.message]
     assert len(told) == 1 and "from 127.0.0.1" in told[0].message
+    # So has the other end's, although it calls until it gives up, and may then find nobody.
+    told = [record for record in caplog.records if "the same --gang_token_file" in record.message]
+    assert len(told) == 1 and "worker 0 at 127.0.0.1" in told[0].message
     assert not any(token in caplog.text for token in ("t" * 32, "u" * 32))
 
 

@@ -430,6 +430,7 @@ class Links:
 
     async def _dial(self, index: int) -> None:
         host, port = host_and_port(self._roster.addresses[index])
+        told = ""
         while not self._closing:
             try:
                 wire = _Wire(*await _connect(host, port))
@@ -446,7 +447,12 @@ class Links:
                 if refusal.final:
                     self._listener.refused(index, str(refusal))
             except _Strange as problem:
-                self._listener.unreachable(index, f"answered by {problem}")
+                reason = f"answered by {problem}"
+                if reason != told:
+                    # At the end of the wait there may be nobody any more, and a worse reason.
+                    log.warning("worker %d at %s: %s", index, self._roster.addresses[index], reason)
+                    told = reason
+                self._listener.unreachable(index, reason)
             except asyncio.TimeoutError:
                 self._listener.unreachable(index, "no answer")
             except OSError as problem:
