@@ -62,3 +62,9 @@ def test_attention_is_as_dark_as_its_share_and_need_not_be_square():
     assert colours[0].tolist() == [[20, 60, 130], [255, 255, 255], [255, 255, 255]]
     np.testing.assert_array_equal(colours[1, 1], colours[1, 2])
     assert colours[0, 0].sum() < colours[1, 1].sum() < 765
+
+
+def test_accents_are_left_out_since_the_font_has_none():
+    shares = np.eye(1)
+    plain, accented = (attention(shares, [word], ["ou"]) for word in ("protegerai", "protégerai"))
+    np.testing.assert_array_equal(plain, accented)

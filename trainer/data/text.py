@@ -61,7 +61,7 @@ _WHITE_SPACE = (
 # A mark keeps the combining characters after it, so that none of them begins a token right after a
 # joiner.
 _MARK = r"[^\pL\pM\pN ]\pM*"
-_JOINER = "\uffed"
+JOINER = "\uffed"
 # Behind a U+FFED of the text, which is a mark like others. It is a combining character without a
 # look of its own, and never follows a joiner.
 _OWN = "\ufe0e"
@@ -107,15 +107,13 @@ def split_words_and_marks(texts: tf.Tensor, lowercase: bool = False) -> tf.Ragge
     if lowercase:
         texts = lower(texts)
     replace = tf.strings.regex_replace
-    texts = replace(texts, _JOINER, _JOINER + _OWN)
+    texts = replace(texts, JOINER, JOINER + _OWN)
     texts = replace(texts, _WHITE_SPACE, " ")
-    texts = replace(texts, _MARK, rf" {_JOINER}\0{_JOINER} ")
+    texts = replace(texts, _MARK, rf" {JOINER}\0{JOINER} ")
     texts = tf.strings.join([" ", texts, " "])
-    texts = replace(
-        texts, f"{_JOINER}  {_JOINER}", f" {_JOINER}"
-    )  # Two marks in touch: one joiner.
-    texts = replace(texts, f"{_JOINER}  ", " ")  # White space, or the end, came after the mark.
-    texts = replace(texts, f"  {_JOINER}", " ")  # White space, or the start, came before it.
+    texts = replace(texts, f"{JOINER}  {JOINER}", f" {JOINER}")  # Two marks in touch: one joiner.
+    texts = replace(texts, f"{JOINER}  ", " ")  # White space, or the end, came after the mark.
+    texts = replace(texts, f"  {JOINER}", " ")  # White space, or the start, came before it.
     return tf.strings.split(texts)
 
 
@@ -257,10 +255,10 @@ def _without_spaces(tokens: tf.RaggedTensor) -> tf.Tensor:
 def _without_joiners(tokens: tf.RaggedTensor) -> tf.Tensor:
     # The start of a token: after a space, which goes, and maybe a joiner of the token before, or at
     # the start of the text. Neither may be in front of a U+FFED of the text itself.
-    before = rf"(?:{_JOINER}? |^){_JOINER}([^{_OWN}])"
-    after = rf"{_JOINER}(?: |$)"
+    before = rf"(?:{JOINER}? |^){JOINER}([^{_OWN}])"
+    after = rf"{JOINER}(?: |$)"
     texts = tf.strings.regex_replace(_with_spaces(tokens), f"{before}|{after}", r"\1")
-    return tf.strings.regex_replace(texts, _JOINER + _OWN, _JOINER)
+    return tf.strings.regex_replace(texts, JOINER + _OWN, JOINER)
 
 
 def _bytes(vocabulary: Sequence[str]) -> list[bytes]:

@@ -1,5 +1,6 @@
 """Draws tables of cells: a confusion matrix, and the attention of a translation."""
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -87,6 +88,9 @@ class _Table:
 
 
 def _shorten(label: str) -> str:
+    """Returns a label of readable length, without accents: the font of Pillow has none."""
+    decomposed = unicodedata.normalize("NFKD", label)
+    label = "".join(mark for mark in decomposed if not unicodedata.combining(mark))
     return label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…"
 
 

@@ -185,11 +185,12 @@ class PairsView:
         summaries.text("translations", "\n".join(lines), step)
         for number, each in enumerate(explained[:ATTENTION_PICTURES]):
             if each.words and each.shares.any():  # There is none with --attention=none.
-                picture = pictures.attention(
-                    each.shares[:SHOWN_WORDS, :SHOWN_WORDS],
-                    each.words[:SHOWN_WORDS],
-                    each.sources[:SHOWN_WORDS],
+                words, sources = (
+                    [token.replace(text.JOINER, "") for token in tokens[:SHOWN_WORDS]]
+                    for tokens in (each.words, each.sources)
                 )
+                shares = each.shares[:SHOWN_WORDS, :SHOWN_WORDS]
+                picture = pictures.attention(shares, words, sources)
                 summaries.image(f"attention/{number}", picture, step)
 
 
