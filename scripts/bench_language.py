@@ -66,7 +66,7 @@ def streams_of(shape: Shape, data_dir: str):
     from trainer.data import store
 
     dataset = store.open_dataset(data_dir)
-    tokens = np.asarray(dataset.splits["train"].tokens)
+    tokens = np.asarray(dataset.splits["train"].inputs)
     part = len(tokens) // shape.streams
     chunks = (part - 1) // shape.chunk
     rows = tokens[: part * shape.streams].reshape(shape.streams, part)

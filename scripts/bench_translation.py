@@ -64,7 +64,7 @@ def sentences_of(shape: Shape, data_dir: str):
     from trainer.data import store
 
     split = store.open_dataset(data_dir).splits["train"]
-    sources = np.asarray(split.tokens).reshape(-1, shape.source)
+    sources = np.asarray(split.inputs).reshape(-1, shape.source)
     targets = np.asarray(split.targets).reshape(-1, shape.target)
     following = np.concatenate([targets[:, 1:], np.ones_like(targets[:, :1])], axis=1)
     return sources, targets, following

@@ -115,8 +115,8 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     given = parser.parse_args()
     dataset = store.open_dataset(given.data_dir)
-    model = KneserNey(dataset.splits["train"].tokens, len(dataset.vocabulary))
-    tokens = np.asarray(dataset.splits[given.split].tokens)
+    model = KneserNey(dataset.splits["train"].inputs, len(dataset.vocabulary))
+    tokens = np.asarray(dataset.splits[given.split].inputs)
     print(f"perplexity {model.perplexity(tokens):.2f} tokens {len(tokens) - 1}")
 
 

@@ -101,6 +101,7 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
         placement.device_type,
         task.head,
         dataset.second,
+        dataset.frame,
     )
     for layer, implementation, reason in network.implementations:
         log.info("%s: %s of %s: %s", layer, implementation, config.model.cell, reason)
@@ -291,7 +292,7 @@ def _data(dataset: store.Dataset, plan: plans.Plan) -> str:
         else ""
     )
     return (
-        f"{len(split)} training examples, {len(split.tokens)} tokens{classes}, vocabulary of "
+        f"{len(split)} training examples, {len(split.inputs)} tokens{classes}, vocabulary of "
         f"{len(dataset.vocabulary)}{target}; {read}"
     )
 

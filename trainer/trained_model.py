@@ -85,6 +85,7 @@ def open_model(
         placement.device_type,
         task.head,
         dataset.second,
+        dataset.frame,
     )
     weights = states.evaluation_weights(found.tensors)
     return TrainedModel(

@@ -99,7 +99,7 @@ def test_a_batch_holds_the_rows_of_its_examples(changes):
         assert labels.tolist() == split.targets[examples].tolist()
         assert tokens.shape[1] == batches.plan.padded_length(step) in batches.plan.lengths
         for row, example in enumerate(examples):
-            full = split.tokens[split.offsets[example] : split.offsets[example + 1]]
+            full = split.inputs[split.offsets[example] : split.offsets[example + 1]]
             kept = (
                 full[-chosen.max_length :]
                 if chosen.truncate == "start"
@@ -185,7 +185,7 @@ def test_the_dataset_carries_the_batches_from_any_step_on(first):
     batches = of_step(random_split(100))
     for step, batch in zip(range(first, first + 6), batches.dataset(first)):
         for tensor, array, spec in zip(
-            batch, batches.batch(step), pipeline.signature(fields.LABEL)
+            batch, batches.batch(step), pipeline.signature(fields.Form(fields.LABEL))
         ):
             np.testing.assert_array_equal(tensor.numpy(), array)
             assert spec.is_compatible_with(tensor)
@@ -215,7 +215,7 @@ LINES = [[1, 7, 8, 9], [1, 5], [1, 6, 4]]
 )
 def test_the_target_of_a_step_is_the_next_token_of_the_line(truncate, length, inputs, targets):
     split = split_of(LINES)
-    split = Split(split.tokens, split.offsets)
+    split = Split(split.inputs, split.offsets)
     batch = pipeline.batch_of(
         split, np.arange(3), length, settings(truncate=truncate), target=fields.NEXT_TOKEN
     )
@@ -228,7 +228,7 @@ def test_the_mark_at_the_end_of_a_line_is_the_start_whatever_stands_next():
     """The last line has no next one; a line of another program may begin with anything."""
     split = split_of([[7, 8], [9]])
     batch = pipeline.batch_of(
-        Split(split.tokens, split.offsets), np.array([1, 0]), 3, settings(), 4, fields.NEXT_TOKEN
+        Split(split.inputs, split.offsets), np.array([1, 0]), 3, settings(), 4, fields.NEXT_TOKEN
     )
     assert batch.targets.tolist() == [[1, 0, 0], [8, 1, 0]]
     assert batch.rows.tolist() == [4, 5]
@@ -239,7 +239,7 @@ def test_the_mark_at_the_end_of_a_line_is_the_start_whatever_stands_next():
 def test_tags_are_cut_and_padded_like_their_tokens(truncate, max_length):
     split = random_split(60)
     # A tag that its token determines.
-    split = Split(split.tokens, split.offsets, split.tokens % 7 + 1)
+    split = Split(split.inputs, split.offsets, split.inputs % 7 + 1)
     chosen = settings(truncate=truncate, max_length=max_length)
     plan = plans.ShuffledPlan(split, chosen, 3)
     batches = pipeline.TrainingBatches(split, chosen, plan, fields.TAGS)
@@ -297,7 +297,7 @@ def test_the_dataset_carries_streams_from_any_step_on(first):
     batches = streams()
     for step, batch in zip(range(first, first + 6), batches.dataset(first, (1, 3))):
         for tensor, array, spec in zip(
-            batch, batches.batch(step, 1, 3), pipeline.signature(fields.NEXT_TOKEN)
+            batch, batches.batch(step, 1, 3), pipeline.signature(fields.Form(fields.NEXT_TOKEN))
         ):
             np.testing.assert_array_equal(tensor.numpy(), array)
             assert spec.is_compatible_with(tensor)
@@ -314,8 +314,13 @@ def test_the_dataset_carries_streams_from_any_step_on(first):
 )
 def test_a_stack_holds_the_batches_of_its_steps(order, target, mixed):
     split = random_split(60)
-    targets = {"label": split.targets, "tags": split.tokens % 7, "next_token": None}[target.kind]
-    split = Split(split.tokens, split.offsets, targets)
+    targets = {
+        "label": split.targets,
+        "tags": split.inputs % 7,
+        "next_token": None,
+        "values": np.stack([split.targets, -split.targets], axis=1).astype(np.float32),
+    }[target.kind]
+    split = Split(split.inputs, split.offsets, targets)
     dataset = dataset_of(split, order, target)
     batches = pipeline.training_batches(dataset, settings(batch_size=4), 3)
     step = 2
@@ -436,7 +441,7 @@ def test_loose_texts_stay_in_their_order():
 
 def pairs_of(sources, targets):
     source, target = split_of(sources), split_of(targets)
-    return Split(source.tokens, source.offsets, target.tokens, target.offsets)
+    return Split(source.inputs, source.offsets, target.inputs, target.offsets)
 
 
 def test_a_target_is_read_from_its_start_and_told_up_to_its_end():
@@ -461,23 +466,23 @@ def test_a_target_that_is_cut_has_no_end(truncate):
 
 
 def test_batches_of_pairs_have_the_signature_of_their_target_and_are_cut_on_each_side():
-    batch = pipeline.blank((5, 7), 3, fields.TEXT)
-    types = pipeline.signature(fields.TEXT)
+    batch = pipeline.blank((5, 7), 3, fields.Form(fields.TEXT))
+    types = pipeline.signature(fields.Form(fields.TEXT))
     tf.nest.map_structure(
         lambda values, spec: spec.shape.assert_is_compatible_with(values.shape), batch, types
     )
     shorter = pipeline.cut(batch, (2, 4))
     assert shorter.inputs.shape == (3, 2) and shorter.targets.tokens.shape == (3, 4)
     assert shorter.targets.lengths.shape == shorter.lengths.shape == (3,)
-    assert pipeline.row_bytes((5, 7), fields.TEXT) == 4 * (1 + 5 + 1 + 7 + 7 + 1)
+    assert pipeline.row_bytes((5, 7), fields.Form(fields.TEXT)) == 4 * (1 + 5 + 1 + 7 + 7 + 1)
 
 
 @pytest.mark.parametrize("target, steps", [(fields.LABEL, 1), (fields.TAGS, 5)])
 def test_a_batch_of_texts_is_cut_as_its_rows_are(target, steps):
-    shorter = pipeline.cut(pipeline.blank(9, 3, target), 5)
+    shorter = pipeline.cut(pipeline.blank(9, 3, fields.Form(target)), 5)
     assert shorter.inputs.shape == (3, 5)
     assert shorter.targets.shape == ((3, 5) if target.per_step else (3,))
-    assert pipeline.row_bytes(5, target) == 4 * (1 + 5 + 1 + steps)
+    assert pipeline.row_bytes(5, fields.Form(target)) == 4 * (1 + 5 + 1 + steps)
 
 
 def test_stacks_of_pairs_hold_the_batches_of_their_steps():
@@ -501,3 +506,59 @@ def test_stacks_of_pairs_hold_the_batches_of_their_steps():
     [first, second] = list(batches.dataset(0).take(2))
     np.testing.assert_array_equal(second.targets.tokens, batches.batch(1).targets.tokens)
     assert first.rows.shape == (8,)
+
+
+# --- frames and values ----------------------------------------------------------------------------
+
+FRAMES = np.arange(10, dtype=np.float32).reshape(5, 2) ** 2
+SCALE = fields.Scale(np.float32([1, 2]), np.float32([4, 0.5]))
+
+
+def frames_of(targets, **scales):
+    """Two examples, of three and of two frames of two features."""
+    return Split(FRAMES, np.array([0, 3, 5], np.int64), np.asarray(targets), **scales)
+
+
+@pytest.mark.parametrize("padding", ["post", "pre"])
+@pytest.mark.parametrize("truncate", ["end", "start"])
+def test_frames_are_normalised_cut_and_padded_with_zeros(padding, truncate):
+    chosen = settings(max_length=2, padding=padding, truncate=truncate)
+    split = frames_of(np.int32([0, 1]), normalise=SCALE)
+    batch = pipeline.batch_of(split, np.array([1, 0]), 3, chosen)
+    seen = (FRAMES - [1, 2]) / [4, 0.5]
+    rows = [seen[3:5], seen[:2] if truncate == "end" else seen[1:3]]
+    zero = np.zeros((1, 2))
+    rows = [np.concatenate([zero, row] if padding == "pre" else [row, zero]) for row in rows]
+    np.testing.assert_allclose(batch.inputs, rows, rtol=1e-6)
+    assert batch.inputs.dtype == np.float32 and batch.targets.tolist() == [1, 0]
+
+
+def test_values_are_standardised():
+    split = frames_of(np.float32([[5, 2.5], [1, 3]]), standardise=SCALE)
+    batch = pipeline.batch_of(split, np.array([1, 0]), 3, settings(), target=fields.VALUES)
+    assert batch.targets.tolist() == [[0, 2], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    "form", [fields.Form(features=2), fields.Form(fields.VALUES, features=2, values=3)]
+)
+def test_batches_of_frames_have_the_signature_of_their_form_and_keep_their_values_when_cut(form):
+    blank = pipeline.blank(9, 4, form)
+    tf.nest.map_structure(
+        lambda values, spec: spec.shape.assert_is_compatible_with(values.shape),
+        blank,
+        pipeline.signature(form),
+    )
+    shorter = pipeline.cut(blank, 2)
+    assert shorter.inputs.shape == (4, 2, 2)
+    assert shorter.targets.shape == blank.targets.shape
+    assert pipeline.row_bytes(5, form) == 4 * (1 + 5 * 2 + 1 + (form.values or 1))
+
+
+def test_training_batches_of_frames_are_carried_as_they_are_made():
+    split = frames_of(np.float32([[5], [1]]))
+    plan = plans.training_plan(split, fields.SHUFFLED, settings(batch_size=2), seed=0)
+    batches = pipeline.TrainingBatches(split, settings(batch_size=2), plan, fields.VALUES)
+    for step, batch in zip(range(3), batches.dataset(0)):
+        tf.nest.map_structure(np.testing.assert_array_equal, batch, batches.batch(step))
+        assert sorted(batch.targets.numpy()[:, 0].tolist()) == [1, 5]

@@ -445,7 +445,7 @@ def random_pairs(size, longest=30, seed=0):
     lengths = np.diff(sources.offsets)
     lengths = np.maximum(1, lengths + np.random.default_rng(seed).integers(-3, 4, size))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Split(sources.tokens, sources.offsets, np.ones(offsets[-1], np.int32), offsets)
+    return Split(sources.inputs, sources.offsets, np.ones(offsets[-1], np.int32), offsets)
 
 
 def test_an_epoch_sees_every_pair_once_in_few_shapes_that_hold_both_sides():
@@ -464,7 +464,7 @@ def test_an_epoch_sees_every_pair_once_in_few_shapes_that_hold_both_sides():
 def test_the_share_of_padding_is_that_of_the_batches_of_an_epoch():
     split = random_pairs(512)
     plan = plan_of(split)
-    real = len(split.tokens) + len(split.targets)
+    real = len(split.inputs) + len(split.targets)
     padded = sum(8 * sum(plan.padded_length(step)) for step in range(64))
     assert plan.padding() == pytest.approx(1 - real / padded)
     assert 0 < plan.padding() < plan_of(split, bucket=False).padding() < 1
@@ -474,7 +474,7 @@ def test_the_padding_of_texts_alone_is_that_of_their_batches():
     split = random_split(80)
     plan = plan_of(split)
     padded = sum(8 * plan.padded_length(step) for step in range(10))
-    assert plan.padding() == pytest.approx(1 - len(split.tokens) / padded)
+    assert plan.padding() == pytest.approx(1 - len(split.inputs) / padded)
 
 
 def test_an_evaluation_reads_every_pair_once_in_shapes_that_hold_it():

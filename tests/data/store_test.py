@@ -51,7 +51,7 @@ def test_what_is_written_is_read(tmp_path):
     assert dataset.tokenizer == {"name": "words", "version": 1}
     assert len(train) == 3 and list(dataset.splits) == ["train", "test"]
     for name, values in (
-        ("tokens", [1, 4, 5, 1, 1, 4]),
+        ("inputs", [1, 4, 5, 1, 1, 4]),
         ("offsets", [0, 3, 4, 6]),
         ("targets", [0, 1, 0]),
     ):
@@ -154,7 +154,7 @@ def test_a_target_that_is_a_text_has_offsets_texts_and_a_vocabulary_of_its_own(t
     assert dataset.target is fields.TEXT and dataset.labels == () and dataset.outputs == 7
     assert dataset.target_vocabulary == (*RESERVED, "x", "y", "z") and len(train) == 3
     assert not dataset.shared_vocabulary and dataset.vocabulary[4:] == ("a", "b")
-    assert train.tokens.tolist() == [1, 4, 5, 1, 5, 1, 4] and train.offsets.tolist() == [0, 3, 5, 7]
+    assert train.inputs.tolist() == [1, 4, 5, 1, 5, 1, 4] and train.offsets.tolist() == [0, 3, 5, 7]
     assert train.targets.tolist() == [1, 4, 1, 6, 5, 4, 1, 4] and train.targets.dtype == np.int32
     assert train.target_offsets.tolist() == [0, 2, 6, 8]
     assert train.target_offsets.dtype == np.int64 and not train.target_offsets.flags.writeable
@@ -574,3 +574,109 @@ def test_a_new_folder_that_is_not_locked_yet_is_not_a_leftover(tmp_path):
         young.mkdir()
         durable.remove_leftovers(tmp_path / "d")
         assert young.exists()
+
+
+# --- frames and values ----------------------------------------------------------------------------
+
+INPUT = {
+    "kind": "frames",
+    "shape": [2, 1],
+    "names": ["x", "y"],
+    "mean": [1.0, 2.0],
+    "deviation": [4.0, 0.5],
+}
+VALUES = [{"name": "speed", "mean": 3.0, "deviation": 2.0}]
+FORM = fields.Form(fields.VALUES, features=2, values=1)
+
+
+def write_frames(folder, read=INPUT, values=VALUES, frames=((1, 2), (5, 2), (1, 3))):
+    """Writes two examples of frames of two features, each with a value."""
+    with store.new_folder(folder) as new:
+        lengths = np.array([1, 2])
+        writer = store.SplitWriter(new / "train", lengths, fields.VALUES, starts=0, form=FORM)
+        writer.write(np.float32(frames))
+        writer.write_targets(np.float32([[5], [3]]))
+        files = writer.close()
+        described = {
+            "task": "regression",
+            "order": fields.SHUFFLED,
+            "target": fields.VALUES.kind,
+            "input": read,
+            "values": values,
+            "splits": {"train": writer.described([])},
+            "files": files,
+        }
+        return store.publish(new, described, folder)
+
+
+def test_frames_and_values_are_read_back_as_they_were_written(tmp_path):
+    write_frames(tmp_path / "d")
+    dataset = store.open_dataset(tmp_path / "d")
+    split = dataset.splits["train"]
+    assert split.inputs.tolist() == [[1, 2], [5, 2], [1, 3]]
+    assert split.offsets.tolist() == [0, 1, 3] and split.targets.tolist() == [[5], [3]]
+    assert split.normalise.applied(split.inputs).tolist() == [[0, 0], [1, 0], [0, 2]]
+    assert split.standardise.applied(split.targets).tolist() == [[1], [0]]
+    assert dataset.form == FORM and dataset.frame == (2, 1) and dataset.outputs == 1
+    assert dataset.features == ("x", "y") and dataset.values == ("speed",)
+    assert dataset.vocabulary == dataset.labels == ()
+    assert dataset.description["splits"]["train"]["frames"] == 3
+
+
+def test_frames_that_are_not_normalised_have_no_scale(tmp_path):
+    dataset = write_frames(tmp_path / "d", {"kind": "frames", "shape": [2]})
+    assert dataset.splits["train"].normalise is None and dataset.features == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": {**INPUT, "shape": [2, 0]}},
+        {"input": {**INPUT, "shape": 2}},
+        {"input": {**INPUT, "names": ["x"]}},
+        {"input": {**INPUT, "mean": [1.0, "2"]}},
+        {"input": {**INPUT, "deviation": None}},
+        {"input": "frames"},
+        {"values": []},
+        {"values": [{"name": "speed", "mean": 3.0}]},
+        {"values": [3]},
+        {"values": 1},
+        {"target": "label"},
+    ],
+)
+def test_a_description_of_frames_that_is_incomplete_is_damage(tmp_path, change):
+    write_frames(tmp_path / "d")
+    _rewrite(tmp_path / "d", change)
+    with pytest.raises(DataError, match="delete the folder"):
+        store.open_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"input": {**INPUT, "kind": "waves"}}, "the input is 'waves', but this version knows"),
+        (
+            {"input": {"kind": "frames", "shape": [3]}},
+            "a row has 2 numbers, but dataset.json has 3",
+        ),
+        ({"values": VALUES * 2}, "a row has 1 numbers, but dataset.json has 2"),
+    ],
+)
+def test_frames_of_another_form_than_described_are_refused(tmp_path, change, message):
+    write_frames(tmp_path / "d")
+    _rewrite(tmp_path / "d", change)
+    with pytest.raises(DataError, match=message):
+        store.open_dataset(tmp_path / "d")
+
+
+def test_a_number_that_is_not_finite_is_damage(tmp_path):
+    write_frames(tmp_path / "d", frames=((1, 2), (5, np.nan), (1, 3)))
+    with pytest.raises(DataError, match="frames.npy: a number in it is not finite"):
+        store.open_dataset(tmp_path / "d")
+
+
+def _rewrite(folder, change):
+    """Changes dataset.json, as a program would that seals what it writes."""
+    path = folder / store.DESCRIPTION
+    path.write_text(json.dumps(json.loads(path.read_text()) | change), encoding="utf-8")
+    (folder / store.DIGEST).unlink()

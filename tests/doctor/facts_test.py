@@ -61,7 +61,7 @@ def test_a_tf_config_that_train_refuses_is_known(tf_config, told):
 
 def test_a_dataset_is_measured_and_a_damaged_one_named(tmp_path):
     made = datasets.write(tmp_path / "d", datasets.random_splits(), vocabulary_size=30, classes=3)
-    tokens = len(made.splits["train"].tokens)
+    tokens = len(made.splits["train"].inputs)
     assert (
         facts.data(str(tmp_path / "d"))
         == facts.described(str(tmp_path / "d"))

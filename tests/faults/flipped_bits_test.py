@@ -209,7 +209,7 @@ def test_every_bit_of_what_the_model_folder_keeps_of_it_counts(run, bits, name):
 def _opened(data):
     dataset = store.open_dataset(data)
     splits = {
-        name: (split.tokens.tolist(), split.offsets.tolist(), split.targets.tolist())
+        name: (split.inputs.tolist(), split.offsets.tolist(), split.targets.tolist())
         for name, split in dataset.splits.items()
     }
     return dataset.digest, dataset.vocabulary, dataset.labels, splits

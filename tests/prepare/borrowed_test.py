@@ -47,7 +47,7 @@ def test_tokenizer_and_vocabulary_are_those_of_the_other_dataset(run, flags):
         old.folder / "vocabulary.txt"
     ).read_bytes()
     encoded = text.tokenizer_of(old).encode([NEW])
-    assert new.splits["train"].tokens.tolist() == encoded.flat_values.numpy().tolist()
+    assert new.splits["train"].inputs.tolist() == encoded.flat_values.numpy().tolist()
 
 
 def test_every_task_takes_it_and_the_share_of_unknown_tokens_is_logged(run, caplog):
@@ -60,7 +60,7 @@ def test_every_task_takes_it_and_the_share_of_unknown_tokens_is_logged(run, capl
         source="conll",
         vocabulary_from="old",
     )
-    ids = [tagged.vocabulary[i] for i in tagged.splits["train"].tokens]
+    ids = [tagged.vocabulary[i] for i in tagged.splits["train"].inputs]
     assert ids == ["the", "cat", "[unknown]", "sat"]
     assert "train: 1 of 4 tokens are unknown (25 %)" in caplog.text
     rows = run(
@@ -122,7 +122,7 @@ def test_ids_get_the_ids_of_another_dataset_by_their_words_only(run, tmp_path):
     old = run("cat zebra", "old")
     new = run("", "new", vocabulary_from="old", **npz(tmp_path / "words", ["the", "cat", "zebra"]))
     assert new.vocabulary == old.vocabulary
-    assert new.splits["train"].tokens.tolist() == [1, 2, 4, 1, 4, 5, 5]
+    assert new.splits["train"].inputs.tolist() == [1, 2, 4, 1, 4, 5, 5]
     without = npz(tmp_path / "ids", None)
     with pytest.raises(UsageError, match="ids/imdb.npz holds ids without words"):
         run("", "other", vocabulary_from="old", **without)

@@ -53,7 +53,7 @@ def run(tmp_path):
 def rows(dataset, split="train"):
     """Returns [(words, label)] of a split."""
     part = dataset.splits[split]
-    ids = np.split(np.asarray(part.tokens), part.offsets[1:-1])
+    ids = np.split(np.asarray(part.inputs), part.offsets[1:-1])
     return [
         ([dataset.vocabulary[i] for i in row[1:]], dataset.labels[label])
         for row, label in zip(ids, part.targets)
@@ -70,7 +70,7 @@ def test_texts_become_ids_ranked_by_frequency(run):
         (["a", "film"], "pos"),
         (["long", "long", "long"], "neg"),
     ]
-    assert dataset.splits["train"].tokens[:4].tolist() == [1, 5, 9, 6]
+    assert dataset.splits["train"].inputs[:4].tolist() == [1, 5, 9, 6]
 
 
 def test_the_vocabulary_size_includes_the_reserved_ids(run):
@@ -203,9 +203,9 @@ def test_prepared_ids_are_those_that_the_tokenizer_encodes(run):
         dataset = run({"raw.jsonl": content}, "jsonl", "raw.jsonl", folder, **flags)
         split = dataset.splits["train"]
         encoded = text.tokenizer_of(store.open_dataset(dataset.folder)).encode(tf.constant(texts))
-        assert encoded.flat_values.numpy().tolist() == split.tokens.tolist()
+        assert encoded.flat_values.numpy().tolist() == split.inputs.tolist()
         assert encoded.row_splits.numpy().tolist() == split.offsets.tolist()
-        assert text.UNKNOWN not in split.tokens
+        assert text.UNKNOWN not in split.inputs
 
 
 def test_prepared_words_and_marks_are_put_back_together(run):
@@ -258,7 +258,7 @@ def test_pre_tokenized_text_keeps_its_tokens_and_its_unknown_ones(run):
     ]
     assert "<unk>" not in dataset.vocabulary
     # Of the two that are written alike, the second is a token of the text.
-    unknown = np.flatnonzero(split.tokens == text.UNKNOWN).tolist()
+    unknown = np.flatnonzero(split.inputs == text.UNKNOWN).tolist()
     assert unknown == [2, 13]
 
 

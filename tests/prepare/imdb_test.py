@@ -29,7 +29,7 @@ def prepared(tmp_path, raw_data, **others):
 
 def examples(dataset, split):
     part = dataset.splits[split]
-    return np.split(np.asarray(part.tokens), part.offsets[1:-1])
+    return np.split(np.asarray(part.inputs), part.offsets[1:-1])
 
 
 def rows(source):

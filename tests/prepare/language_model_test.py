@@ -52,7 +52,7 @@ def documents(dataset, split="train", separator=""):
     """The documents of a split as text; the start id must be where one begins, and nowhere else."""
     part = dataset.splits[split]
     found = []
-    for ids in np.split(np.asarray(part.tokens), part.offsets[1:-1]):
+    for ids in np.split(np.asarray(part.inputs), part.offsets[1:-1]):
         assert ids[0] == text.START and text.START not in ids[1:]
         found.append(separator.join(dataset.vocabulary[i] for i in ids[1:]))
     return found
@@ -82,7 +82,7 @@ def test_tokens_do_not_depend_on_the_pieces(run, monkeypatch, tokenizer, block):
     monkeypatch.setattr(rows, "BATCH_BYTES", block)
     dataset = run({"book.txt": BOOK + "\n"}, tokenizer=tokenizer)
     encoded = text.tokenizer_of(dataset).encode(tf.constant([BOOK + "\n"]))
-    assert dataset.splits["train"].tokens.tolist() == encoded.flat_values.numpy().tolist()
+    assert dataset.splits["train"].inputs.tolist() == encoded.flat_values.numpy().tolist()
     assert len(dataset.splits["train"]) == 1
 
 
@@ -102,7 +102,7 @@ def test_fractions_cut_by_position_to_the_token(run, monkeypatch, block, validat
     monkeypatch.setattr(raw_files, "_BLOCK", block)
     monkeypatch.setattr(rows, "BATCH_BYTES", block)
     files = {"a.txt": "one\ntwo\nthree\n", "b.txt": "four five\nsix", "c.txt": "seven\neight\n" * 9}
-    whole = run(files, "*.txt", "whole", tokenizer="bytes").splits["train"].tokens.tolist()
+    whole = run(files, "*.txt", "whole", tokenizer="bytes").splits["train"].inputs.tolist()
     dataset = run(
         files, "?.txt", tokenizer="bytes", validation_fraction=validation, test_fraction=test
     )
@@ -113,7 +113,7 @@ def test_fractions_cut_by_position_to_the_token(run, monkeypatch, block, validat
         end -= size
         # A cut document begins again with the start id.
         expected = part if not part or part[0] == text.START else [text.START, *part]
-        found = dataset.splits[name].tokens.tolist() if name in dataset.splits else []
+        found = dataset.splits[name].inputs.tolist() if name in dataset.splits else []
         assert found == expected
         if found:
             starts = [i for i, token in enumerate(found) if token == text.START]

@@ -143,7 +143,7 @@ def test_spellchecker_words_are_those_of_one_language_only(tmp_path):
         (word, language) for language, words in lists.items() for word in words if times[word] == 1
     }
     found = {
-        ("".join(dataset.vocabulary[i] for i in split.tokens[begin + 1 : end]), label)
+        ("".join(dataset.vocabulary[i] for i in split.inputs[begin + 1 : end]), label)
         for split in dataset.splits.values()
         for begin, end, label in zip(
             split.offsets, split.offsets[1:], (dataset.labels[i] for i in split.targets)

@@ -41,7 +41,7 @@ def sentences(dataset, split="train"):
     part = dataset.splits[split]
     pairs = [
         (dataset.vocabulary[token], dataset.labels[tag])
-        for token, tag in zip(part.tokens, part.targets)
+        for token, tag in zip(part.inputs, part.targets)
     ]
     return [pairs[begin:end] for begin, end in zip(part.offsets[:-1], part.offsets[1:])]
 
@@ -54,7 +54,7 @@ def test_tokens_and_tags_are_parallel_without_a_start(run):
         [("EU", "O")],
         [("Peter", "B-PER"), ("rejects", "O")],
     ]
-    assert text.START not in dataset.splits["train"].tokens
+    assert text.START not in dataset.splits["train"].inputs
     assert np.load(dataset.folder / "train/tags.npy").dtype == np.int32
     assert dataset.task == "tagging" and dataset.target is fields.TAGS
     assert dataset.order == fields.SHUFFLED and dataset.description["format"] == 2

@@ -54,7 +54,7 @@ def pairs_of(dataset, split="train"):
     part = dataset.splits[split]
     found = []
     for ids, offsets, words in (
-        (part.tokens, part.offsets, dataset.vocabulary),
+        (part.inputs, part.offsets, dataset.vocabulary),
         (part.targets, part.target_offsets, dataset.target_vocabulary),
     ):
         rows = [row.tolist() for row in np.split(np.asarray(ids), offsets[1:-1])]
@@ -108,7 +108,7 @@ def test_both_sides_are_encoded_as_their_tokenizers_do(run, tokenizer, shared):
     assert opened.shared_vocabulary is shared
     part = opened.splits["train"]
     for side, made, ids, offsets in (
-        (0, text.tokenizer_of, part.tokens, part.offsets),
+        (0, text.tokenizer_of, part.inputs, part.offsets),
         (1, text.target_tokenizer_of, part.targets, part.target_offsets),
     ):
         lines = [pair[side] for pair in PAIRS]

@@ -46,7 +46,7 @@ def test_outcomes_are_those_of_each_row_on_any_number_of_replicas(devices, jit):
 
 def text_in_parts(made, size):
     """Returns (loss sum, right tokens) of a text by NumPy: each part in one pass from zero."""
-    tokens = runs.a_text(size).tokens
+    tokens = runs.a_text(size).inputs
     edges = (size - 1) * np.arange(plans.EVALUATION_PARTS + 1) // plans.EVALUATION_PARTS
     weights, loss, right = runs.weights_of(made), 0.0, 0
     for begin, end in zip(edges, edges[1:]):
@@ -140,7 +140,7 @@ def test_tags_of_a_batch_come_back_in_the_order_of_its_rows(devices, rows):
         made.config.model, runs.VOCABULARY, 4, precision="float64", jit="off", head=task.head
     )
     split, weights = runs.a_split(rows), network.initial_weights()
-    split = Split(split.tokens, split.offsets, split.tokens % 4)
+    split = Split(split.inputs, split.offsets, split.inputs % 4)
     batch = pipeline.batch_of(
         split, np.arange(rows)[::-1], 8, made.config.input, target=fields.TAGS
     )

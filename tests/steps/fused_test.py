@@ -49,15 +49,16 @@ def test_on_a_tpu_a_call_takes_as_many_steps_whatever_their_lengths(padding):
 @pytest.mark.parametrize("target", fields.TARGETS.values(), ids=lambda target: target.kind)
 @pytest.mark.parametrize("rows, length", [(14, 8), (3, 16)])
 def test_the_bytes_of_a_call_are_those_of_its_stack(rows, length, target):
+    form = fields.Form(target, values=3 if target.numbers else 0)
     batch = tf.nest.map_structure(
         lambda spec: np.zeros(
-            [fused.STACK, rows, *[length] * (spec.shape.rank - 1)], spec.dtype.name
+            [fused.STACK, rows, *(size or length for size in spec.shape[1:])], spec.dtype.name
         ),
-        fused.pipeline.signature(target),
+        fused.pipeline.signature(form),
     )
     padded = (length, length) if target.sequence else length
     found = sum(values.nbytes for values in tf.nest.flatten(batch))
-    assert fused.stack_bytes(rows, padded, target) == found
+    assert fused.stack_bytes(rows, padded, form) == found
 
 
 def test_a_core_of_a_tpu_gets_its_own_rows_and_no_others():

@@ -6,14 +6,14 @@ import tensorflow as tf
 
 from tests.steps import runs
 from trainer import config
-from trainer.data import pipeline
+from trainer.data import fields, pipeline
 from trainer.devices import placement
 from trainer.steps.parts import part_of, put_part
 
 
 @pytest.mark.parametrize("rows, parts", [(14, 3), (14, 1), (2, 5)])
 def test_uneven_parts_have_the_bounds_of_a_placement(rows, parts):
-    batch = pipeline.blank(4, rows)
+    batch = pipeline.blank(4, rows, fields.Form())
     for part, (first, end) in enumerate(placement.bounds(rows, parts)):
         found = part_of(batch, part, parts)
         np.testing.assert_array_equal(found.rows, range(first, end))

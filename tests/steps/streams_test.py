@@ -40,7 +40,7 @@ def test_chunks_cost_what_the_whole_text_costs_in_one_pass(flags):
     made = make(**STILL, **flags)
     assert made.batches.plan.epochs.end(1) >= 4
     places = made.batches.plan.examples(0)[:, None] + np.arange(4 * 8 + 1)
-    text = runs.a_text().tokens
+    text = runs.a_text().inputs
     costs, after = losses_of(made, runs.weights_of(made), text[places % len(text)])
     metrics = runs.run(made, 4)
     expected = costs.reshape(runs.BATCH, 4, 8).sum(axis=(0, 2))

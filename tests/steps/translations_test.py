@@ -42,7 +42,7 @@ def of_test(model, replicas=1, beam=2, **options):
 def by_themselves(model):
     """Returns what `predict` answers to each source of the split, one after the other."""
     split = model.dataset.splits["test"]
-    rows = tf.RaggedTensor.from_row_splits(split.tokens, split.offsets)
+    rows = tf.RaggedTensor.from_row_splits(split.inputs, split.offsets)
     served = model.served()
     sources = [shown.decode() for shown in served.tokenizer.decode(rows[:, 1:]).numpy()]
     options = configuration.Predict(beam=2)

@@ -121,7 +121,7 @@ def test_small_gradients_survive_float16_because_the_loss_is_scaled():
     made = runs.make(precision="float16", optimizer="sgd", momentum=0.0, learning_rate=1e6)
     made.state.weights["logits/bias"].assign(np.array([12.0, 0.0, 0.0]))
     split = runs.a_split()
-    split = Split(split.tokens, split.offsets, np.zeros_like(split.targets))
+    split = Split(split.inputs, split.offsets, np.zeros_like(split.targets))
     right = runs.batches_of(split, made.config.input)
     before = runs.weights_of(made)
     made.steps.run(iter(right.dataset(0)), 1)

@@ -163,7 +163,7 @@ def test_what_is_explained_is_the_translation_without_a_beam_and_sums_to_one(ser
     found = served.explained(split, examples)
     sources = [
         " ".join(
-            dataset.vocabulary[i] for i in split.tokens[split.offsets[e] + 1 : split.offsets[e + 1]]
+            dataset.vocabulary[i] for i in split.inputs[split.offsets[e] + 1 : split.offsets[e + 1]]
         )
         for e in examples
     ]

@@ -35,10 +35,11 @@ class Batch(NamedTuple):
     """What a step needs of its rows; NumPy arrays, tensors or their types.
 
     rows: int32 [batch], the row of the global batch; dropout is keyed by it.
-    inputs: int32 [batch, length] tokens, 0 where padded.
+    inputs: int32 [batch, length] tokens, or float32 [batch, length, features] normalised frames; 0
+      where padded.
     lengths: int32 [batch], steps that count.
     targets: int32 [batch], or [batch, length] if the target is one per step, 0 where padded; or
-      `Sentences`, which have a length of their own.
+      `Sentences`, which have a length of their own; or float32 [batch, values], standardised.
     """
 
     rows: Any
@@ -47,12 +48,19 @@ class Batch(NamedTuple):
     targets: Any
 
 
-def signature(target: fields.Target) -> Batch:
+def signature(form: fields.Form) -> Batch:
     """Returns the types of a batch, of any number of rows and any length."""
     per_row, per_step = (tf.TensorSpec([None] * rank, tf.int32) for rank in (1, 2))
-    if target.sequence:
-        return Batch(per_row, per_step, per_row, Sentences(per_step, per_step, per_row))
-    return Batch(per_row, per_step, per_row, per_step if target.per_step else per_row)
+    inputs = per_step
+    if form.features:
+        inputs = tf.TensorSpec([None, None, form.features], tf.float32)
+    if form.target.sequence:
+        targets = Sentences(per_step, per_step, per_row)
+    elif form.target.numbers:
+        targets = tf.TensorSpec([None, form.values], tf.float32)
+    else:
+        targets = per_step if form.target.per_step else per_row
+    return Batch(per_row, inputs, per_row, targets)
 
 
 def cut(batch: Batch, length: Length) -> Batch:
@@ -61,15 +69,21 @@ def cut(batch: Batch, length: Length) -> Batch:
 
     def shorter(part: Any, steps: int) -> Any:
         return tf.nest.map_structure(
-            lambda values: values[:, :steps] if values.shape.rank == 2 else values, part
+            # Numbers of rank 2 are values: a row has them, and no step.
+            lambda values: (
+                values[:, :steps]
+                if values.shape.rank == 3 or values.shape.rank == 2 and values.dtype.is_integer
+                else values
+            ),
+            part,
         )
 
     return shorter(batch, source)._replace(targets=shorter(batch.targets, target))
 
 
-def row_bytes(length: Length, target: fields.Target) -> int:
+def row_bytes(length: Length, form: fields.Form) -> int:
     """Returns the bytes of a row of a batch that is padded to `length`."""
-    row = blank(length, 1, target)
+    row = blank(length, 1, form)
     return sum(values.dtype.size * values.shape.num_elements() for values in tf.nest.flatten(row))
 
 
@@ -127,10 +141,10 @@ def batch_of(
     elif target.per_step:
         targets = _taken(split.targets, rows.places, rows.holds)
     else:
-        targets = np.asarray(split.targets[examples])
+        targets = _scaled(np.asarray(split.targets[examples]), split.standardise)
     return Batch(
         rows=np.arange(first_row, first_row + len(examples), dtype=np.int32),
-        inputs=_taken(split.tokens, rows.places, rows.holds),
+        inputs=_taken(split.inputs, rows.places, rows.holds, split.normalise),
         lengths=rows.lengths,
         targets=targets,
     )
@@ -141,7 +155,7 @@ def _following(split: Split, examples: np.ndarray, rows: Rows) -> np.ndarray:
     # The token after the last one of an example is that of the next example, which is START too,
     # except for the last example of all.
     ends = rows.places + 1 == split.offsets[examples + 1][:, None]
-    after = _taken(split.tokens, rows.places + 1, rows.holds & ~ends)
+    after = _taken(split.inputs, rows.places + 1, rows.holds & ~ends)
     return np.where(rows.holds & ends, START, after).astype(np.int32)
 
 
@@ -155,15 +169,24 @@ def _sentences(
     targets = Split(split.targets, split.target_offsets)
     settings = dataclasses.replace(settings, truncate="end")
     rows = rows_of(targets, examples, length, settings)
-    tokens = _taken(targets.tokens, rows.places, rows.holds)
+    tokens = _taken(targets.inputs, rows.places, rows.holds)
     return Sentences(tokens, _following(targets, examples, rows), rows.lengths)
 
 
-def _taken(values: np.ndarray, places: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Returns values at `places` where `wanted`, else 0: int32 of the shape of both."""
-    taken = np.zeros(wanted.shape, np.int32)
-    taken[wanted] = values[places[wanted]]
+def _taken(
+    values: np.ndarray, places: np.ndarray, wanted: np.ndarray, scale: fields.Scale | None = None
+) -> np.ndarray:
+    """Returns values at `places` where `wanted`, scaled, else 0.
+
+    It has the shape of both, and for frames an axis of their features.
+    """
+    taken = np.zeros((*wanted.shape, *values.shape[1:]), values.dtype)
+    taken[wanted] = _scaled(values[places[wanted]], scale)
     return taken
+
+
+def _scaled(values: np.ndarray, scale: fields.Scale | None) -> np.ndarray:
+    return scale.applied(values) if scale else values
 
 
 def loose_batch(
@@ -176,16 +199,20 @@ def loose_batch(
     return batch_of(split, np.arange(len(split)), length, settings, target=target)
 
 
-def blank(length: Length, rows: int, target: fields.Target = fields.LABEL) -> Batch:
+def blank(length: Length, rows: int, form: fields.Form) -> Batch:
     """Returns a batch of padding, of `rows` rows: for its shape."""
-    length, target_length = length if isinstance(length, tuple) else (length, 0)
+    length, target_length = length if isinstance(length, tuple) else (length, length)
+
+    def zeros(spec: tf.TensorSpec, steps: int) -> tf.Tensor:
+        sizes = [rows, steps, *spec.shape[2:]][: spec.shape.rank]
+        return tf.zeros([size or given for size, given in zip(spec.shape, sizes)], spec.dtype)
+
+    types = signature(form)
     ones = tf.ones([rows], tf.int32)
-    if target.sequence:
-        padding = tf.zeros([rows, target_length], tf.int32)
-        targets = Sentences(padding, padding, ones)
-    else:
-        targets = tf.zeros([rows, length] if target.per_step else [rows], tf.int32)
-    return Batch(tf.range(rows), tf.zeros([rows, length], tf.int32), ones, targets)
+    targets = tf.nest.map_structure(lambda spec: zeros(spec, target_length), types.targets)
+    if form.target.sequence:
+        targets = targets._replace(lengths=ones)
+    return Batch(tf.range(rows), zeros(types.inputs, length), ones, targets)
 
 
 def stream_batch(split: Split, starts: np.ndarray, length: int, first_row: int = 0) -> Batch:
@@ -193,8 +220,8 @@ def stream_batch(split: Split, starts: np.ndarray, length: int, first_row: int =
 
     starts: int64 [rows], the place of each row's first token. A target is the token after it.
     """
-    places = (starts[:, None] + np.arange(length + 1)[None, :]) % len(split.tokens)
-    tokens = np.asarray(split.tokens[places.ravel()]).reshape(places.shape)
+    places = (starts[:, None] + np.arange(length + 1)[None, :]) % len(split.inputs)
+    tokens = np.asarray(split.inputs[places.ravel()]).reshape(places.shape)
     return Batch(
         rows=np.arange(first_row, first_row + len(starts), dtype=np.int32),
         inputs=np.ascontiguousarray(tokens[:, :-1]),
@@ -218,6 +245,7 @@ class TrainingBatches:
     ):
         self.plan = plan
         self.target = target
+        self.form = _form(split, target)
         self._split = split
         self._settings = settings
 
@@ -240,7 +268,7 @@ class TrainingBatches:
         rows: [first, end) of the global batch.
         """
 
-        types = signature(self.target)
+        types = signature(self.form)
 
         def load(step: tf.Tensor) -> Batch:
             arrays = tf.numpy_function(
@@ -302,7 +330,7 @@ class TrainingBatches:
                 step += count
 
         types = tf.nest.map_structure(
-            lambda spec: tf.TensorSpec([most, *spec.shape], spec.dtype), signature(self.target)
+            lambda spec: tf.TensorSpec([most, *spec.shape], spec.dtype), signature(self.form)
         )
         return tf.data.Dataset.from_generator(
             made,
@@ -323,6 +351,12 @@ def training_batches(dataset: Dataset, settings: configuration.Input, seed: int)
     plan = plans.training_plan(split, dataset.order, settings, seed)
     makes = {fields.SHUFFLED: TrainingBatches, fields.STREAMS: StreamBatches}
     return makes[dataset.order](split, settings, plan, dataset.target)
+
+
+def _form(split: Split, target: fields.Target) -> fields.Form:
+    """Returns what the batches of a split hold."""
+    features = split.inputs.shape[1] if split.inputs.ndim > 1 else 0
+    return fields.Form(target, features, split.targets.shape[1] if target.numbers else 0)
 
 
 def _filled(values: np.ndarray, count: int) -> np.ndarray:

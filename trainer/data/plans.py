@@ -208,7 +208,7 @@ class StreamsPlan:
     rows_are = "tokens of the training text at which its rows begin"
 
     def __init__(self, split: Split, settings: configuration.Input, seed: int):
-        self._tokens, self._chunk, self._seed = len(split.tokens), settings.max_length, seed
+        self._tokens, self._chunk, self._seed = len(split.inputs), settings.max_length, seed
         self.batch_size = settings.batch_size
         self._part = self._tokens // self.batch_size
         self._chunks = epochs.chunks(self._tokens, settings)
@@ -261,7 +261,7 @@ class StreamEvaluationPlan:
     batch_size = EVALUATION_PARTS
 
     def __init__(self, split: Split):
-        edges = (len(split.tokens) - 1) * np.arange(EVALUATION_PARTS + 1) // EVALUATION_PARTS
+        edges = (len(split.inputs) - 1) * np.arange(EVALUATION_PARTS + 1) // EVALUATION_PARTS
         self._begins, self._ends = edges[:-1], edges[1:]
         longest = int((self._ends - self._begins).max())
         self._chunk = max(1, min(EVALUATION_CHUNK, longest))

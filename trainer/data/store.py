@@ -3,20 +3,27 @@
     DATA_DIR/dataset.json    format, tokenizer, classes, splits with counts; size and sha256 of all
                              other files
     DATA_DIR/dataset.json.sha256  the sha256 of dataset.json, as `sha256sum -c` reads it
-    DATA_DIR/vocabulary.txt  line i (from 0) is id i, the reserved ids first
+    DATA_DIR/vocabulary.txt  line i (from 0) is id i, the reserved ids first; absent if the inputs
+                             are frames
     DATA_DIR/labels.txt      line i (from 0) is class i; absent if there are no classes
     DATA_DIR/target_vocabulary.txt  of a target that is a text; absent if it shares vocabulary.txt
     DATA_DIR/SPLIT/          for each of train, validation, test:
         tokens.npy           int32 [total], all examples end to end, never truncated
+        frames.npy           instead of tokens.npy: float32 [total, features], as they were read
         offsets.npy          int64 [examples + 1], example i is tokens[offsets[i]:offsets[i + 1]]
         labels.npy           int32 [examples], the class of each example; or
+        values.npy           float32 [examples, values], as they were read; or
         tags.npy             int32 [total], the class of each token; or
         target_tokens.npy    int32 [total of the targets], all of them end to end
         target_offsets.npy   int64 [examples + 1], as offsets.npy
         target_texts.txt     line i (from 0) is the target of example i as it was read (`escape`)
 
-Format 1 of dataset.json is a dataset of labels. Format 2 also names the `task`, the kind of
-`target` (`fields.TARGETS`) and the `order` in which steps meet the examples (`fields.ORDERS`).
+Format 1 of dataset.json is a dataset of texts with labels. Format 2 also names the `task`, the
+kind of `target` (`fields.TARGETS`), the `order` in which steps meet the examples (`fields.ORDERS`)
+and the `input`: its `kind` (`fields.INPUTS`) and, if that is frames, their `shape`, the `names` of
+their features if these have some and, if they are normalised, `mean` and `deviation` of each
+feature over the training split. `values` describes a target of values: `name`, `mean` and
+`deviation` of each. What is not tokens has no `tokenizer`.
 
 Two preparations of the same input write the same dataset.json (no time, no path). So its sha256
 identifies the dataset: it is the `dataset_digest` of checkpoints. It lies beside dataset.json, so
@@ -34,6 +41,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import pathlib
 import re
@@ -56,12 +64,15 @@ TARGET_VOCABULARY, TARGET_TEXTS = "target_vocabulary.txt", "target_texts.txt"
 NAMES = (VOCABULARY, TARGET_VOCABULARY, LABELS)
 ARRAYS = {
     "tokens": np.dtype("<i4"),
+    "frames": np.dtype("<f4"),
     "offsets": np.dtype("<i8"),
     "labels": np.dtype("<i4"),
     "tags": np.dtype("<i4"),
     "target_tokens": np.dtype("<i4"),
     "target_offsets": np.dtype("<i8"),
+    "values": np.dtype("<f4"),
 }
+_TABLES = ("frames", "values")  # Arrays of rank 2: a row for each step or example.
 _BLOCK = 1 << 20
 
 
@@ -69,16 +80,20 @@ _BLOCK = 1 << 20
 class Split:
     """The examples of a split, as read-only memory maps.
 
-    tokens: int32 [total]. offsets: int64 [examples + 1]. targets: classes, int32 [examples] or
-    [total] (`fields.Target.per_step`); ids, int32 [total of the targets], of which example i has
-    targets[target_offsets[i]:target_offsets[i + 1]] (`fields.Target.sequence`); None if the tokens
-    themselves are the target.
+    inputs: tokens, int32 [total], or frames, float32 [total, features], as they were read.
+    offsets: int64 [examples + 1]. targets: classes, int32 [examples] or [total]
+    (`fields.Target.per_step`); ids, int32 [total of the targets], of which example i has
+    targets[target_offsets[i]:target_offsets[i + 1]] (`fields.Target.sequence`); values, float32
+    [examples, values], as they were read; None if the tokens themselves are the target.
+    normalise, standardise: how a model sees frames and values; None: as they are.
     """
 
-    tokens: np.ndarray
+    inputs: np.ndarray
     offsets: np.ndarray
     targets: np.ndarray | None = None
     target_offsets: np.ndarray | None = None
+    normalise: fields.Scale | None = None
+    standardise: fields.Scale | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -88,9 +103,9 @@ class Split:
 class Dataset:
     """An open dataset.
 
-    digest: sha256 of dataset.json. vocabulary[i]: token of id i. labels[i]: name of class i; () if
-    there are no classes. target_vocabulary[i]: token of id i of a target that is a text (it may be
-    `vocabulary` itself); () if the target is not a text.
+    digest: sha256 of dataset.json. vocabulary[i]: token of id i; () if the inputs are frames.
+    labels[i]: name of class i; () if there are no classes. target_vocabulary[i]: token of id i of a
+    target that is a text (it may be `vocabulary` itself); () if the target is not a text.
     """
 
     folder: pathlib.Path
@@ -103,8 +118,46 @@ class Dataset:
 
     @property
     def tokenizer(self) -> dict:
-        """The settings for `text.Tokenizer`; those of the target, too, if that is a text."""
+        """The settings for `text.Tokenizer`; those of the target, too, if that is a text.
+
+        Only of a dataset whose inputs are tokens.
+        """
         return self.description["tokenizer"]
+
+    @property
+    def input(self) -> fields.Input:
+        """What a model reads."""
+        return input_in(self.description)
+
+    @property
+    def frame(self) -> tuple[int, ...]:
+        """The shape of a frame; () if the inputs are tokens."""
+        return frame_in(self.description)
+
+    @property
+    def form(self) -> fields.Form:
+        """What its batches hold."""
+        return form_in(self.description)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the features of a frame; () if they have none."""
+        return tuple(self.description.get("input", {}).get("names", ()))
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The names of the values that are the target; () if it has none."""
+        return tuple(value["name"] for value in self.description.get("values", ()))
+
+    @property
+    def normalise(self) -> fields.Scale | None:
+        """How a model sees frames; None: as they are."""
+        return normalise_in(self.description)
+
+    @property
+    def standardise(self) -> fields.Scale | None:
+        """How a model tells values; None if they are not the target."""
+        return standardise_in(self.description)
 
     @property
     def task(self) -> str:
@@ -123,9 +176,11 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """The number of classes, or of ids if the target is the next token or a text."""
+        """The number of classes or values, or of ids if the target is the next token or a text."""
         if self.target.classes:
             return len(self.labels)
+        if self.target.numbers:
+            return len(self.values)
         return len(self.target_vocabulary or self.vocabulary)
 
     @property
@@ -167,6 +222,42 @@ def order_in(description: Mapping) -> str:
 def target_in(description: Mapping) -> fields.Target:
     """Returns the target of a dataset, from the content of its dataset.json."""
     return fields.TARGETS[description.get("target", fields.LABEL.kind)]
+
+
+def input_in(description: Mapping) -> fields.Input:
+    """Returns the input of a dataset, from the content of its dataset.json."""
+    return fields.INPUTS[description.get("input", {}).get("kind", fields.TOKENS.kind)]
+
+
+def frame_in(description: Mapping) -> tuple[int, ...]:
+    """Returns the shape of the frames of a dataset; () if its inputs are tokens."""
+    return tuple(description.get("input", {}).get("shape", ()))
+
+
+def form_in(description: Mapping) -> fields.Form:
+    """Returns what the batches of a dataset hold, from the content of its dataset.json."""
+    frame = frame_in(description)
+    return fields.Form(
+        target_in(description), math.prod(frame) if frame else 0, len(description.get("values", ()))
+    )
+
+
+def normalise_in(description: Mapping) -> fields.Scale | None:
+    """Returns how a model sees the frames of a dataset; None: as they are."""
+    found = description.get("input", {})
+    if "mean" not in found:
+        return None
+    return fields.Scale(np.float32(found["mean"]), np.float32(found["deviation"]))
+
+
+def standardise_in(description: Mapping) -> fields.Scale | None:
+    """Returns how a model tells the values of a dataset; None if they are not its target."""
+    values = description.get("values", ())
+    if not values:
+        return None
+    return fields.Scale(
+        *(np.float32([value[part] for value in values]) for part in ("mean", "deviation"))
+    )
 
 
 def second_in(description: Mapping) -> str:
@@ -211,8 +302,8 @@ def open_dataset(folder: str | os.PathLike, verify: bool = True, splits: bool = 
     if not splits:
         files = {name: entry for name, entry in files.items() if name in NAMES}
     _check_files(folder, files, verify)
-    vocabulary = _read_entries(folder / VOCABULARY)
     target = target_in(description)
+    vocabulary = () if input_in(description).numbers else _read_entries(folder / VOCABULARY)
     labels = tuple(_read_lines(folder / LABELS)) if target.classes else ()
     target_vocabulary = vocabulary if shares_vocabulary(description) else ()
     if TARGET_VOCABULARY in files:
@@ -220,11 +311,11 @@ def open_dataset(folder: str | os.PathLike, verify: bool = True, splits: bool = 
     dataset = Dataset(folder, description, digest, labels, vocabulary, {}, target_vocabulary)
     _check_names(dataset)
     names = [name for name in SPLITS if splits and name in description["splits"]]
-    opened = {name: _open_split(folder / name, target) for name in names}
+    opened = {name: _open_split(folder / name, description) for name in names}
     for name, split in opened.items():
-        _check_shapes(folder / name, split, target, description["splits"][name])
+        _check_shapes(folder / name, split, description, name)
         if verify:
-            _check_ranges(folder / name, split, target, len(vocabulary), dataset.outputs)
+            _check_ranges(folder / name, split, dataset)
     return dataclasses.replace(dataset, splits=opened)
 
 
@@ -265,13 +356,17 @@ def read_description(folder: pathlib.Path) -> tuple[dict, str]:
             f"{' and '.join(map(str, FORMATS))}. "
             "Use the version that prepared it, or prepare again with this one into a new folder."
         )
-    parts = {"tokenizer", "splits", "files"} | (
-        {"task", "target", "order"} if version > 1 else set()
-    )
+    parts = {"splits", "files"} | ({"task", "target", "order"} if version > 1 else set())
     if not parts <= description.keys():
         raise Damaged(path, "parts are missing")
-    for part, known in (("target", tuple(fields.TARGETS)), ("order", fields.ORDERS)):
-        value = description.get(part, known[0])
+    read = description.get("input", {"kind": fields.TOKENS.kind})
+    if not isinstance(read, dict):
+        raise Damaged(path, "a part of it is not as `prepare` wrote it")
+    for part, value, known in (
+        ("input", read.get("kind"), tuple(fields.INPUTS)),
+        ("target", description.get("target", fields.LABEL.kind), tuple(fields.TARGETS)),
+        ("order", description.get("order", fields.SHUFFLED), fields.ORDERS),
+    ):
         if value not in known:
             raise DataError(
                 f"{path}: the {part} is {str(value)[:200]!r}, but this version knows "
@@ -301,24 +396,63 @@ def _digest_line(digest: str) -> bytes:
 def _check_parts(path: pathlib.Path, description: Mapping) -> None:
     """Raises Damaged if the parts of dataset.json are not those of one dataset."""
     splits, files, target = description["splits"], description["files"], target_in(description)
-    tokenizer, task = description["tokenizer"], task_in(description)
-    counted = ("examples", "tokens", *([target.array] if target.sequence else []))
+    read, task = input_in(description), task_in(description)
+    tokenizer = {"name": ""} if read.numbers else description.get("tokenizer")
+    counted = ("examples", read.array, *([target.array] if target.sequence else []))
     if (
         not all(isinstance(part, dict) for part in (splits, files, tokenizer))
         or not all(isinstance(name, str) for name in (tokenizer.get("name"), task))
+        or not _numbers_described(description)
         or not all(_counts(split, *counted) for split in splits.values())
         or not all(_counts(file, "size") and "sha256" in file for file in files.values())
     ):
         raise Damaged(path, "a part of it is not as `prepare` wrote it")
     if unknown := splits.keys() - set(SPLITS):
         raise Damaged(path, f"a split is named {min(unknown)[:200]!r}")
-    expected = {f"{split}/{name}.npy" for split in splits for name in _arrays(target)}
-    expected |= {VOCABULARY, LABELS} if target.classes else {VOCABULARY}
+    expected = {f"{split}/{name}.npy" for split in splits for name in _arrays(read, target)}
+    expected |= set() if read.numbers else {VOCABULARY}
+    expected |= {LABELS} if target.classes else set()
     if target.sequence:
         expected |= {f"{split}/{TARGET_TEXTS}" for split in splits}
         expected |= {TARGET_VOCABULARY} & files.keys()
     if different := expected ^ files.keys():
         raise Damaged(path, f"its splits and its files do not agree about {min(different)[:200]}")
+
+
+def _numbers_described(description: Mapping) -> bool:
+    """Returns whether what dataset.json says of frames and values is complete."""
+    read, values = description.get("input", {}), description.get("values", [])
+    if input_in(description).numbers:
+        shape = read.get("shape")
+        if not (isinstance(shape, list) and shape and all(_is_count(size) for size in shape)):
+            return False
+        if "names" in read and not _is_list(read["names"], math.prod(shape), str):
+            return False
+        if "mean" in read and not all(
+            _is_list(read.get(part), math.prod(shape), float) for part in ("mean", "deviation")
+        ):
+            return False
+    if not isinstance(values, list) or bool(values) != target_in(description).numbers:
+        return False
+    return all(
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        and _is_list([value.get("mean"), value.get("deviation")], 2, float)
+        for value in values
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_list(value: object, length: int, kind: type) -> bool:
+    """Returns whether `value` is a list of `length` entries of a type."""
+    return (
+        isinstance(value, list)
+        and len(value) == length
+        and all(isinstance(entry, kind) for entry in value)
+    )
 
 
 def _counts(entry: object, *names: str) -> bool:
@@ -331,11 +465,10 @@ def _counts(entry: object, *names: str) -> bool:
 def _check_names(dataset: Dataset) -> None:
     """Raises Damaged if dataset.json describes other vocabularies or other classes."""
     files = dataset.description["files"]
-    found = {
-        "classes": list(dataset.labels),
-        "vocabulary_size": len(dataset.vocabulary),
-        "vocabulary_sha256": files[VOCABULARY]["sha256"],
-    }
+    found = {"classes": list(dataset.labels)}
+    if VOCABULARY in files:
+        found["vocabulary_size"] = len(dataset.vocabulary)
+        found["vocabulary_sha256"] = files[VOCABULARY]["sha256"]
     if TARGET_VOCABULARY in files:
         found["target_vocabulary_size"] = len(dataset.target_vocabulary)
         found["target_vocabulary_sha256"] = files[TARGET_VOCABULARY]["sha256"]
@@ -364,43 +497,59 @@ def _check_files(folder: pathlib.Path, files: Mapping[str, Mapping], verify: boo
             raise _unreadable(path, problem) from None
 
 
-def _arrays(target: fields.Target) -> list[str]:
+def _arrays(read: fields.Input, target: fields.Target) -> list[str]:
     """Returns the names of the arrays of a split."""
     offsets = "target_offsets" if target.sequence else ""
-    return [name for name in ("tokens", "offsets", target.array, offsets) if name]
+    return [name for name in (read.array, "offsets", target.array, offsets) if name]
 
 
-def _open_split(folder: pathlib.Path, target: fields.Target) -> Split:
+def _open_split(folder: pathlib.Path, description: Mapping) -> Split:
+    read, target = input_in(description), target_in(description)
     arrays = {}
-    for name in _arrays(target):
-        dtype = ARRAYS[name]
+    for name in _arrays(read, target):
+        dtype, rank = ARRAYS[name], 2 if name in _TABLES else 1
         path = folder / f"{name}.npy"
         try:
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as problem:
             raise Damaged(path, f"it is not a NumPy array ({problem})") from None
-        if arrays[name].dtype != dtype or arrays[name].ndim != 1:
+        if arrays[name].dtype != dtype or arrays[name].ndim != rank:
             raise Damaged(
                 path,
-                f"{arrays[name].dtype} of rank {arrays[name].ndim}, but must be {dtype} of rank 1",
+                f"{arrays[name].dtype} of rank {arrays[name].ndim}, but must be {dtype} of rank "
+                f"{rank}",
             )
     return Split(
-        arrays["tokens"], arrays["offsets"], arrays.get(target.array), arrays.get("target_offsets")
+        arrays[read.array],
+        arrays["offsets"],
+        arrays.get(target.array),
+        arrays.get("target_offsets"),
+        normalise_in(description),
+        standardise_in(description),
     )
 
 
-def _check_shapes(
-    folder: pathlib.Path, split: Split, target: fields.Target, expected: Mapping
-) -> None:
+def _check_shapes(folder: pathlib.Path, split: Split, description: Mapping, name: str) -> None:
+    expected, read = description["splits"][name], input_in(description)
+    target, form = target_in(description), form_in(description)
     counts = [
         ("offsets", len(split), expected["examples"]),
-        ("tokens", len(split.tokens), expected["tokens"]),
+        (read.array, len(split.inputs), expected[read.array]),
     ]
+    for array, values, width in (
+        (read.array, split.inputs, form.features),
+        (target.array, split.targets, form.values),
+    ):
+        if array in _TABLES and values.shape[1] != width:
+            raise Damaged(
+                folder / f"{array}.npy",
+                f"a row has {values.shape[1]} numbers, but dataset.json has {width}",
+            )
     if target.sequence:
         counts.append(("target_offsets", len(split.target_offsets) - 1, expected["examples"]))
         counts.append((target.array, len(split.targets), expected[target.array]))
     elif split.targets is not None:
-        wanted = expected["tokens" if target.per_step else "examples"]
+        wanted = expected[read.array if target.per_step else "examples"]
         counts.append((target.array, len(split.targets), wanted))
     for name, seen, wanted in counts:
         _check_count(folder / f"{name}.npy", name, seen, wanted)
@@ -411,27 +560,30 @@ def _check_count(path: pathlib.Path, name: str, seen: int, wanted: int) -> None:
         raise Damaged(path, f"the count of {name} is {seen}, but dataset.json has {wanted}")
 
 
-def _check_ranges(
-    folder: pathlib.Path, split: Split, target: fields.Target, vocabulary_size: int, outputs: int
-) -> None:
-    _check_offsets(folder / "offsets.npy", split.offsets, len(split.tokens))
-    columns = [("tokens", split.tokens, vocabulary_size)]
+def _check_ranges(folder: pathlib.Path, split: Split, dataset: Dataset) -> None:
+    read, target = dataset.input, dataset.target
+    _check_offsets(folder / "offsets.npy", split.offsets, len(split.inputs), read)
+    columns = [(read.array, split.inputs, len(dataset.vocabulary))]
     if split.targets is not None:
-        columns.append((target.array, split.targets, outputs))
+        columns.append((target.array, split.targets, dataset.outputs))
     if target.sequence:
-        _check_offsets(folder / "target_offsets.npy", split.target_offsets, len(split.targets))
+        offsets = folder / "target_offsets.npy"
+        _check_offsets(offsets, split.target_offsets, len(split.targets), read)
         texts = folder / TARGET_TEXTS
         _check_count(texts, "texts", _count_lines(texts), len(split))
     for name, values, limit in columns:
         for begin in range(0, len(values), _BLOCK):
             part = values[begin : begin + _BLOCK]
-            if part.min() < 0 or part.max() >= limit:
+            if name in _TABLES:
+                if not np.isfinite(part).all():
+                    raise Damaged(folder / f"{name}.npy", "a number in it is not finite")
+            elif part.min() < 0 or part.max() >= limit:
                 raise Damaged(folder / f"{name}.npy", f"an id is outside 0..{limit - 1}")
 
 
-def _check_offsets(path: pathlib.Path, offsets: np.ndarray, total: int) -> None:
+def _check_offsets(path: pathlib.Path, offsets: np.ndarray, total: int, read: fields.Input) -> None:
     if offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 1).any():
-        raise Damaged(path, "the offsets do not rise from 0 to the number of tokens")
+        raise Damaged(path, f"the offsets do not rise from 0 to the number of {read.array}")
 
 
 def _count_lines(path: pathlib.Path) -> int:
@@ -513,20 +665,24 @@ class SplitWriter:
         target: fields.Target = fields.LABEL,
         starts: int = 1,
         target_lengths: np.ndarray | None = None,
+        form: fields.Form | None = None,
     ):
         """
         Args:
           folder: of the arrays; its name is that of the split.
-          lengths: int [examples], ids of each example.
+          lengths: int [examples], ids or frames of each example.
           target: of the dataset.
           starts: ids at the start of an example that stand for no token of it.
           target_lengths: int [examples], ids of the target of each example, if that is a sequence.
+          form: of the dataset, if its inputs are frames or its target is values.
         """
+        form = form or fields.Form(target)
         folder.mkdir()
         self._folder, self._lengths, self._target, self._starts = folder, lengths, target, starts
         self._target_lengths = target_lengths
         self._total = int(lengths.sum())
-        self._tokens = self._array("tokens", self._total)
+        self._input = fields.FRAMES if form.features else fields.TOKENS
+        self._inputs = self._array(self._input.array, self._total, form.features)
         self._offsets = {"offsets": lengths}
         self._counts = np.zeros(0, np.int64)  # Of each class.
         if target.sequence:
@@ -535,20 +691,20 @@ class SplitWriter:
             self._texts = HashedFile(folder / TARGET_TEXTS)
         elif target.array:
             count = self._total if target.per_step else len(lengths)
-            self._targets = self._array(target.array, count)
+            self._targets = self._array(target.array, count, form.values)
 
-    def _array(self, name: str, length: int) -> "ArrayWriter":
-        return ArrayWriter(self._folder / f"{name}.npy", ARRAYS[name], length)
+    def _array(self, name: str, length: int, width: int = 0) -> "ArrayWriter":
+        return ArrayWriter(self._folder / f"{name}.npy", ARRAYS[name], length, width)
 
-    def write(self, tokens: np.ndarray) -> None:
-        """Appends tokens of the examples, in order and end to end."""
-        self._tokens.write(tokens)
+    def write(self, inputs: np.ndarray) -> None:
+        """Appends tokens or frames of the examples, in order and end to end."""
+        self._inputs.write(inputs)
 
     def write_targets(self, values: np.ndarray) -> None:
         """Appends targets, in order and end to end.
 
-        They are classes of the examples or of their tokens (`fields.Target.per_step`), or tokens
-        (`fields.Target.sequence`).
+        They are classes of the examples or of their tokens (`fields.Target.per_step`), tokens
+        (`fields.Target.sequence`), or rows of values.
         """
         self._targets.write(values)
         if self._target.classes:
@@ -562,7 +718,7 @@ class SplitWriter:
 
     def close(self) -> dict[str, dict]:
         """Closes the files; returns {name below the dataset's folder: {"size", "sha256"}}."""
-        writers = {"tokens.npy": self._tokens}
+        writers = {f"{self._input.array}.npy": self._inputs}
         for name, lengths in self._offsets.items():
             writers[f"{name}.npy"] = self._array(name, len(lengths) + 1)
             writers[f"{name}.npy"].write(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
@@ -582,11 +738,15 @@ class SplitWriter:
         counts[: len(self._counts)] = self._counts
         return {
             "examples": len(self._lengths),
-            "tokens": self._total,
+            self._input.array: self._total,
             **({self._target.array: dict(zip(names, counts.tolist()))} if names else {}),
             "lengths": _histogram(self._lengths),
             "longest": int(self._lengths.max()),
-            "empty_texts": int((self._lengths == self._starts).sum()),
+            **(
+                {}
+                if self._input.numbers
+                else {"empty_texts": int((self._lengths == self._starts).sum())}
+            ),
             **(
                 {
                     "target_tokens": int(self._target_lengths.sum()),
@@ -606,10 +766,14 @@ def _histogram(lengths: np.ndarray) -> dict[str, int]:
 
 
 class ArrayWriter:
-    """Writes a one-dimensional .npy file piece by piece and computes its sha256."""
+    """Writes a .npy file piece by piece and computes its sha256."""
 
-    def __init__(self, path: pathlib.Path, dtype: np.dtype, length: int):
-        """`length`: number of elements that will be written; the header contains it."""
+    def __init__(self, path: pathlib.Path, dtype: np.dtype, length: int, width: int = 0):
+        """
+        Args:
+          length: how many elements will be written; the header contains it.
+          width: numbers of a row, of which `length` will be written; 0 for single elements.
+        """
         self._file = HashedFile(path)
         self._dtype = dtype
         header = io.BytesIO()
@@ -618,7 +782,7 @@ class ArrayWriter:
             {
                 "descr": np.lib.format.dtype_to_descr(dtype),
                 "fortran_order": False,
-                "shape": (length,),
+                "shape": (length, width) if width else (length,),
             },
         )
         self._file.write(header.getvalue())

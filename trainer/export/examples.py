@@ -63,7 +63,7 @@ def texts_of_pieces(dataset: store.Dataset) -> Texts:
     """Returns pieces from all over the text of a held-out split and, if it has words, difficult
     texts.
     """
-    tokens = _held_out(dataset).tokens
+    tokens = _held_out(dataset).inputs
     begins = _spread(max(1, len(tokens) - STEPS))
     rows = [np.append(np.int32(text.START), tokens[begin : begin + STEPS]) for begin in begins]
     return _with(dataset, rows, CORNER_CASES)
@@ -116,7 +116,7 @@ def _spread(count: int) -> np.ndarray:
 
 
 def _example(split: store.Split, example: int) -> np.ndarray:
-    return split.tokens[split.offsets[example] : split.offsets[example + 1]]
+    return split.inputs[split.offsets[example] : split.offsets[example + 1]]
 
 
 def _with(dataset: store.Dataset, rows: list[np.ndarray], difficult: tuple[bytes, ...]) -> Texts:

@@ -39,7 +39,8 @@ class Network:
 
     weights: {logical name: tf.TensorSpec} of everything that is trained, in the order of
     `shapes.weights`. carried: {name: tf.TensorSpec [batch, units]} of the states that a stream
-    carries. implementations: [(layer, implementation, reason)] for the log. jit, second: as given.
+    carries. implementations: [(layer, implementation, reason)] for the log. jit, second, frame: as
+    given.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class Network:
         jit: str = "auto",
         head: Head = Pooled,
         second: str = "",
+        frame: tuple[int, ...] = (),
     ):
-        """second: as in `shapes.weights`; the other arguments are those of the class."""
+        """second, frame: as in `shapes.weights`; the other arguments are those of the class."""
         self.settings = settings
         self.vocabulary_size = vocabulary_size
         self.classes = classes
@@ -69,6 +71,7 @@ class Network:
             (name, implementation, reason) for name in shapes.layer_names(settings)
         ]
         self.second = second
+        self.frame = frame
         self._encoder = Encoder(settings, vocabulary_size, recurrence, seed, precision)
         self._head = head(settings, seed, recurrence)
         self.weights = {
@@ -332,10 +335,11 @@ def of_run(
     device_type: str,
     head: Head = Pooled,
     second: str = "",
+    frame: tuple[int, ...] = (),
 ) -> Network:
     """Returns the network of a run for a dataset of the given sizes and a task with that head.
 
-    second: as in `shapes.weights`.
+    second, frame: as in `shapes.weights`.
     """
     return Network(
         config.model,
@@ -347,6 +351,7 @@ def of_run(
         jit=config.run.jit,
         head=head,
         second=second,
+        frame=frame,
     )
 
 

@@ -92,7 +92,7 @@ class EvaluationStep:
         self, weights: Mapping[str, tf.Tensor], length: Length, rows: int, streams: bool = False
     ) -> None:
         """Compiles the step for batches of `rows` rows padded to `length`."""
-        batch = pipeline.blank(length, rows, self.task.target)
+        batch = pipeline.blank(length, rows, self.task.form(self.network))
         carry = self.fresh_carry(rows) if streams else {}
         self.outcomes_of_chunk(self.placed(weights), batch, carry)
 

@@ -30,9 +30,9 @@ STACK = 32
 Choices = tf.Tensor | tuple[()]
 
 
-def stack_bytes(rows: int, length: Length, target: fields.Target) -> int:
+def stack_bytes(rows: int, length: Length, form: fields.Form) -> int:
     """Returns the bytes of a stack of batches of `rows` rows padded to `length`: a call's input."""
-    return STACK * rows * pipeline.row_bytes(length, target)
+    return STACK * rows * pipeline.row_bytes(length, form)
 
 
 class Stacks:
@@ -81,7 +81,7 @@ class Fused:
         self.exchange = gradient.exchange
         stack = tf.nest.map_structure(
             lambda spec: tf.TensorSpec([STACK, batch_size, *spec.shape[1:]], spec.dtype),
-            pipeline.signature(state.task.target),
+            pipeline.signature(state.form),
         )
         number = tf.TensorSpec([], tf.int32)
         # One trace for all lengths: with a trace for each, the order in which lengths come would
@@ -121,7 +121,7 @@ class Fused:
         longest = max(self._lengths, default=length)
         stack = tf.nest.map_structure(
             lambda values: tf.repeat(values[None], STACK, axis=0),
-            pipeline.blank(longest, rows, self._state.task.target),
+            pipeline.blank(longest, rows, self._state.form),
         )
         self._call(stack, tf.zeros([STACK], tf.int32), 0, 0)
 

@@ -77,7 +77,7 @@ class Gradient:
             list(network.weights.values()),
             tf.TensorSpec([], tf.int64),
             tf.TensorSpec([], tf.float32),
-            pipeline.signature(task.target),
+            pipeline.signature(task.form(network)),
             self._carried,
         ]
         self._of_shard = function(

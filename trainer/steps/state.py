@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 import tensorflow as tf
 
+from trainer.data import fields
 from trainer.exit_codes import DataError
 from trainer.models.networks import Network
 from trainer.steps import optimizer as optimizers
@@ -59,6 +60,11 @@ class State:
                 name: variable(tf.zeros([streams, spec.shape[-1]], spec.dtype), name)
                 for name, spec in network.carried.items()
             }
+
+    @property
+    def form(self) -> fields.Form:
+        """What its batches hold."""
+        return self.task.form(self.network)
 
     def named(self) -> dict[str, tf.Variable]:
         """Returns {logical name: variable} of the whole state."""

@@ -52,7 +52,7 @@ class Stepwise:
         weights = [
             tf.zeros(weight.shape, weight.dtype) for weight in self._state.network.weights.values()
         ]
-        batch = pipeline.blank(length, rows, self._state.task.target)
+        batch = pipeline.blank(length, rows, self._state.form)
         self._warm(weights, tf.zeros([], tf.int64), tf.ones([]), batch, self._own_carry())
 
     def _gradient_of_replicas(

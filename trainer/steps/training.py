@@ -76,9 +76,7 @@ def train_steps(
     if placement.device_type != "TPU":
         log.info("steps are small: up to %d at a time inside one program", STACK)
         return Fused(state, placement, gradient, update, config.input.batch_size)
-    sent = stack_bytes(
-        config.input.batch_size // placement.replicas, max(lengths), state.task.target
-    )
+    sent = stack_bytes(config.input.batch_size // placement.replicas, max(lengths), state.form)
     log.info(
         "up to %d steps of any of %d lengths inside one program, whose input is %.3g MB for each "
         "core",

@@ -113,7 +113,7 @@ class Translations:
         first, end = placement.rows(len(examples))
         batch = pipeline.batch_of(
             store.Split(
-                self._split.tokens, self._split.offsets, np.zeros(len(self._split), np.int32)
+                self._split.inputs, self._split.offsets, np.zeros(len(self._split), np.int32)
             ),
             np.maximum(examples[first:end], 0),
             length,

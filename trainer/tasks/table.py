@@ -4,6 +4,7 @@ Names and directions of the metrics of a task are in `config.TASKS`, which needs
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -84,6 +85,14 @@ class Task:
     def best_metric(self) -> str:
         """The metric of --best_metric unless the flag names another one."""
         return next(iter(configuration.TASKS[self.name]))
+
+    def form(self, network: networks.Network) -> fields.Form:
+        """Returns what the batches hold that `network` is trained on."""
+        return fields.Form(
+            self.target,
+            math.prod(network.frame) if network.frame else 0,
+            network.classes if self.target.numbers else 0,
+        )
 
     def settled(self, config: configuration.Config) -> configuration.Config:
         """Returns `config` with --best_metric filled in.

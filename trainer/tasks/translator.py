@@ -141,7 +141,7 @@ class Translator(tf.Module):
         most = self._settings.max_length
         longest = int(plans.cut_lengths(split, most)[examples].max())
         batch = pipeline.batch_of(
-            store.Split(split.tokens, split.offsets, np.zeros(len(split), np.int32)),
+            store.Split(split.inputs, split.offsets, np.zeros(len(split), np.int32)),
             examples,
             longest,
             self._settings,

@@ -198,7 +198,7 @@ def _text_of(dataset: store.Dataset, split: store.Split, example: int) -> str:
     """Returns the text of an example, as far as its first SHOWN_TOKENS tokens tell it."""
     begin, end = split.offsets[example : example + 2]
     # The first is the start id.
-    ids = split.tokens[begin + 1 : min(end, begin + 1 + SHOWN_TOKENS)]
+    ids = split.inputs[begin + 1 : min(end, begin + 1 + SHOWN_TOKENS)]
     tokens = tf.constant([[dataset.vocabulary[i] for i in ids]], tf.string)
     [shown] = text.joined(dataset.tokenizer, tokens).numpy()
     more = " …" if end - begin - 1 > SHOWN_TOKENS else ""

@@ -135,13 +135,14 @@ def made_ahead(state: Any, placement: Any, config: Any) -> int:
     return len(made) - TAKEN
 
 
-def stack_bytes(placement: Any, config: Any) -> int | None:
+def stack_bytes(state: Any, placement: Any, config: Any) -> int | None:
     """Returns the bytes of the batches that one call sends to a core of a TPU; None elsewhere."""
     if placement.device_type != "TPU":
         return None
     from trainer.steps import fused
 
-    return fused.stack_bytes(config.input.batch_size // placement.replicas, config.input.max_length)
+    rows = config.input.batch_size // placement.replicas
+    return fused.stack_bytes(rows, config.input.max_length, state.form)
 
 
 def memory() -> dict[str, Any]:
@@ -196,7 +197,7 @@ def main() -> int:
         "unequal": unequal(state, placement),
         "memory": memory(),
         "made_ahead": made_ahead(state, placement, config) if given.ahead else None,
-        "stack_bytes": stack_bytes(placement, config),
+        "stack_bytes": stack_bytes(state, placement, config),
     }
     pathlib.Path(given.report).write_text(json.dumps(report), encoding="utf-8")
     return code
