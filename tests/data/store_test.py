@@ -56,7 +56,7 @@ def test_what_is_written_is_read(tmp_path):
         ("targets", [0, 1, 0]),
     ):
         array = getattr(train, name)
-        dtype = store.ARRAYS["labels" if name == "targets" else name]
+        dtype = store.ARRAYS[{"inputs": "tokens", "targets": "labels"}.get(name, name)]
         assert array.tolist() == values and array.dtype == dtype and not array.flags.writeable
     assert dataset.description["format"] == 1 and dataset.task == "classification"
     assert dataset.target is fields.LABEL and dataset.order == "shuffled" and dataset.outputs == 2
