@@ -8,6 +8,7 @@ data is made here; nothing is downloaded.
   b  placement, copies to the host, input ahead  f  several devices, a killed worker
   c  equal bits: repeats, kills, cells           g  sums over two workers, SIGTERM
   d  truth: losses, Keras layers, export         h  what only a TPU shows
+  i  language model, translation
 
 A check that needs more devices than there are is skipped, with the reason. On a CPU the proof
 shows only that the checks themselves work. --only=a,c or --only=repeats,losses runs some of them.

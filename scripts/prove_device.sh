@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Proves on this machine that the trainer computes right, repeats bit for bit and is fast on its GPU or TPU: runs the
-# checks a to h (--help lists them), writes proof.json and proof.md, and exits with 1 if one of them failed.
+# checks a to i (--help lists them), writes proof.json and proof.md, and exits with 1 if one of them failed.
 #   scripts/prove_device.sh                          on what this machine has: a GPU, a TPU, else the CPU
 #   scripts/prove_device.sh --accelerator=gpu --output=proof-h100
 #   scripts/prove_device.sh --only=a,b,c             some letters, or names: --only=repeats,losses

@@ -8,7 +8,7 @@ a failure.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scripts.prove.checks import bits, gang, placement, replicas, speed, tpu, truth, versions
+from scripts.prove.checks import bits, gang, placement, replicas, speed, tasks, tpu, truth, versions
 from scripts.prove.machine import Machine
 from scripts.prove.report import Found
 
@@ -36,6 +36,7 @@ CHECKS = {
     "recovery": Check("f", "a killed worker of two", gang.recovery, 600),
     "exchange": Check("g", "sums over two workers", gang.exchange, 300),
     "stop": Check("g", "SIGTERM within the grace period", gang.stop, 300),
+    "tasks": Check("i", "language model and translation", tasks.check, 900),
     "tpu_cells": Check("h", "TPU: a step of each cell", tpu.cells, 900),
     "tpu_lengths": Check("h", "TPU: time by length, bytes per call", tpu.lengths, 900),
     "tpu_precision": Check("h", "TPU: default against highest precision", tpu.precision, 600),
