@@ -816,7 +816,10 @@ def _beam() -> dataclasses.Field:
         5,
         "Of a translation: the unfinished sentences that the search keeps, the likeliest ones; 1: "
         "it takes the likeliest word each time, which is faster.",
-        at_least(1),
+        Rule(
+            "must lie in [1, 100]: memory and time grow with it, and quality stops at about 10",
+            lambda width: 1 <= width <= 100,
+        ),
     )
 
 
