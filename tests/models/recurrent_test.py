@@ -197,9 +197,42 @@ def test_the_implementation_is_chosen_by_cell_device_and_jit(
     assert recurrent.choose(cell, device_type, jit)[0] == implementation
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_cudnn_never_computes_in_bfloat16(cell):
+    for jit in ("auto", "off"):
+        assert recurrent.choose(cell, "GPU", jit, "bfloat16")[0] == recurrent.KERAS_IN_FLOAT32
+    for precision in ("float16", "float32", "float64"):
+        assert recurrent.choose(cell, "GPU", "auto", precision)[0] == "keras"
+    assert recurrent.choose(cell, "CPU", "off", "bfloat16")[0] == "keras"
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_keras_in_float32_rounds_only_what_it_returns(cell):
+    chance = np.random.default_rng(0)
+    weights = [
+        tf.constant(chance.normal(size=shape), tf.float32)
+        for shape in shapes.recurrent_layer(cell, 3, 4).values()
+    ]
+    inputs = tf.constant(chance.normal(size=(2, 5, 3)), tf.bfloat16)
+    found = {}
+    for name in ("keras", recurrent.KERAS_IN_FLOAT32):
+        values = inputs if name != "keras" else tf.cast(inputs, tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            hidden, final = recurrent.recurrence(cell, name)(weights, values)
+            total = tf.reduce_sum(tf.cast(hidden, tf.float32))
+        found[name] = hidden, final, tape.gradient(total, weights)
+    exact, rounded = found.values()
+    assert rounded[0].dtype == tf.bfloat16
+    np.testing.assert_array_equal(rounded[0], tf.cast(exact[0], tf.bfloat16))
+    for ours, theirs in zip((*rounded[1], *rounded[2]), (*exact[1], *exact[2])):
+        assert ours.dtype == tf.float32
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_every_choice_is_in_the_table_and_has_a_reason():
-    for cell, device_type, jit in itertools.product(
-        LAYERS, ["CPU", "GPU", "TPU"], ["auto", "on", "off"]
+    for cell, device_type, jit, precision in itertools.product(
+        LAYERS, ["CPU", "GPU", "TPU"], ["auto", "on", "off"], ["float32", "bfloat16"]
     ):
-        implementation, reason = recurrent.choose(cell, device_type, jit)
+        implementation, reason = recurrent.choose(cell, device_type, jit, precision)
         assert callable(recurrent.recurrence(cell, implementation)) and len(reason) > 20

@@ -122,7 +122,7 @@ def _device_type(run: configuration.Run) -> str:
         raise UsageError(problem)
     kind = accelerator.chosen(run.accelerator, seen)
     if kind == "CPU" and seen["GPU"]:
-        _hide_gpus()
+        hide_gpus()
     return kind
 
 
@@ -227,14 +227,14 @@ def _take_gpus(gpus: list) -> None:
         ) from None
 
 
-def _hide_gpus() -> None:
+def hide_gpus() -> None:
     """Hides the GPUs, or operations that name no device would run on them."""
     try:
         tf.config.set_visible_devices([], "GPU")
     except RuntimeError:
         raise UsageError(
-            "--accelerator=cpu: TensorFlow already runs with GPUs in this process. Start a new "
-            "process."
+            "TensorFlow already runs with GPUs in this process, which must compute on the CPU. "
+            "Start a new process."
         ) from None
 
 

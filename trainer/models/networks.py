@@ -65,7 +65,7 @@ class Network:
         self.jit = jit
         self._seed = seed
         self._dtype = "float64" if precision == "float64" else "float32"
-        implementation, reason = recurrent.choose(settings.cell, device_type, jit)
+        implementation, reason = recurrent.choose(settings.cell, device_type, jit, precision)
         recurrence = recurrent.recurrence(settings.cell, implementation)
         self.implementations = [
             (name, implementation, reason) for name in shapes.layer_names(settings)

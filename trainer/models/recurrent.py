@@ -56,8 +56,17 @@ class Recurrence(Protocol):
         """
 
 
+# The implementation "keras", in float32 whatever the type of its inputs.
+KERAS_IN_FLOAT32 = "keras in float32"
+
+
 def recurrence(cell: str, implementation: str) -> Recurrence:
-    """Returns the recurrence of a cell in one implementation."""
+    """Returns the recurrence of a cell.
+
+    implementation: of the cell in RECURRENCES, or KERAS_IN_FLOAT32.
+    """
+    if implementation == KERAS_IN_FLOAT32:
+        return _in_float32(RECURRENCES[cell]["keras"])
     return RECURRENCES[cell][implementation]
 
 
@@ -71,7 +80,7 @@ def one_step(cell: str) -> Callable[[Weights, tf.Tensor, State], State]:
     return _STEPS[cell]
 
 
-def choose(cell: str, device_type: str, jit: str) -> tuple[str, str]:
+def choose(cell: str, device_type: str, jit: str, precision: str = "float32") -> tuple[str, str]:
     """Returns the implementation for a layer, and the reason in one sentence for the log.
 
     cell: a key of RECURRENCES; device_type: "CPU", "GPU" or "TPU"; jit: "auto", "on" or "off". XLA
@@ -79,6 +88,12 @@ def choose(cell: str, device_type: str, jit: str) -> tuple[str, str]:
     that uses "ours", unless jit is "off".
     """
     if device_type == "GPU" and cell in _CUDNN_CELLS and jit != "on":
+        if precision == "bfloat16":
+            return (
+                KERAS_IN_FLOAT32,
+                f"cuDNN has a kernel for {cell}, whose gradients in bfloat16 are wrong and do not "
+                "repeat",
+            )
         return "keras", f"cuDNN has a kernel for {cell}, and XLA cannot compile it"
     if jit == "off" and device_type != "TPU":
         return "keras", "without XLA the plain layer of Keras is about as fast as ours"
@@ -479,6 +494,22 @@ def _keras(layer_class: type[keras.layers.RNN]) -> Recurrence:
             weights, variables, turn(inputs), initial_state=start
         )
         return turn(hidden), tuple(tf.cast(part, sum_dtype(inputs.dtype)) for part in final)
+
+    return run
+
+
+def _in_float32(recurrence: Recurrence) -> Recurrence:
+    """Returns a recurrence that computes in float32, whatever the type of its inputs.
+
+    In bfloat16 the gradients of cuDNN 9.28 are wrong by many orders of magnitude and differ from
+    run to run (seen on an H100 with the layers of Keras alone); in float16 and float32 they are
+    right and repeat.
+    """
+
+    def run(weights, inputs, reverse=False, state=None):
+        exact = tuple(tf.cast(weight, tf.float32) for weight in weights)
+        hidden, final = recurrence(exact, tf.cast(inputs, tf.float32), reverse, state)
+        return tf.cast(hidden, inputs.dtype), final
 
     return run
 

@@ -150,7 +150,7 @@ def memory() -> dict[str, Any]:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
+    if not tf.config.list_logical_devices("GPU"):  # None, or hidden from a run on the CPU.
         return {}
     info = tf.config.experimental.get_memory_info("GPU:0")
     grows = bool(tf.config.experimental.get_memory_growth(gpus[0]))
