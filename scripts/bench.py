@@ -9,6 +9,7 @@
     python scripts/bench.py language                a step of a language model against Keras and
                                                     PyTorch, and two shards against one
     python scripts/bench.py translation             the same of a translation, in target tokens
+    python scripts/bench.py rows                    the same of images that are read by their rows
 
 Each contender is a process of its own, so that none inherits threads or caches. A turn runs every
 contender once; the table has the median of the turns, their spread, and the median of the ratios
@@ -18,6 +19,7 @@ and at its end. Nothing else should run on the machine.
 
 import argparse
 import datetime
+import importlib
 import json
 import os
 import pathlib
@@ -298,13 +300,13 @@ def compare_scaling(data_dir: str, turns: int) -> None:
         )
 
 
-# --- language, translation ------------------------------------------------------------------------
+# --- language, translation, rows ------------------------------------------------------------------
 
 
 def compare_libraries(script: Any, turns: int) -> None:
-    """Compares training steps on random texts, which are made here.
+    """Compares training steps on random examples, which are made here.
 
-    script: `bench_language` or `bench_translation`.
+    script: `bench_language`, `bench_translation` or `bench_rows`.
     """
     for name, shape in script.SHAPES.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -312,21 +314,22 @@ def compare_libraries(script: Any, turns: int) -> None:
             rates = {contender: [] for contender in script.CONTENDERS}
             for turn in range(turns):
                 for contender in rates:
-                    rates[contender].append(_tokens_per_second(script, contender, name, data_dir))
+                    rates[contender].append(_per_second(script, contender, name, data_dir))
                     print(
-                        f"turn {turn + 1} {contender} {rates[contender][-1]:.0f} tokens/s",
+                        f"turn {turn + 1} {contender} {rates[contender][-1]:.0f} "
+                        f"{script.COUNTED}/s",
                         flush=True,
                     )
         for contender, values in rates.items():
             ratio = statistics.median(ours / other for ours, other in zip(rates["ours"], values))
             print(
                 f"{name}: {contender:15} median {statistics.median(values):.0f} min "
-                f"{min(values):.0f} max {max(values):.0f} tokens/s, ours is {ratio:.2f} times as "
-                "fast"
+                f"{min(values):.0f} max {max(values):.0f} {script.COUNTED}/s, ours is "
+                f"{ratio:.2f} times as fast"
             )
 
 
-def _tokens_per_second(script: Any, contender: str, shape: str, data_dir: str) -> float:
+def _per_second(script: Any, contender: str, shape: str, data_dir: str) -> float:
     """Returns the speed of a contender, on as many cores as it has threads."""
     cores = sorted(os.sched_getaffinity(0))[: script.CONTENDERS[contender][1]]
     done = subprocess.run(
@@ -340,7 +343,7 @@ def _tokens_per_second(script: Any, contender: str, shape: str, data_dir: str) -
     )
     if done.returncode:
         sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])["tokens_per_second"]
+    return json.loads(done.stdout.splitlines()[-1])["per_second"]
 
 
 # --- prepare --------------------------------------------------------------------------------------
@@ -411,7 +414,7 @@ def main() -> None:
     parser.add_argument(
         "what",
         choices=[
-            *("seed", "long", "prepare", "scaling", "language", "translation"),
+            *("seed", "long", "prepare", "scaling", "language", "translation", "rows"),
             *("contender", "vectorize"),
         ],
     )
@@ -427,14 +430,9 @@ def main() -> None:
         vectorize(*given.rest)
     elif given.what == "scaling":
         compare_scaling(given.data_dir, given.turns)
-    elif given.what == "language":
-        from scripts import bench_language
-
-        compare_libraries(bench_language, given.turns)
-    elif given.what == "translation":
-        from scripts import bench_translation
-
-        compare_libraries(bench_translation, given.turns)
+    elif given.what in ("language", "translation", "rows"):
+        script = importlib.import_module(f"scripts.bench_{given.what}")
+        compare_libraries(script, given.turns)
     elif given.what == "prepare":
         compare_prepare(given.tsv, given.turns)
     else:

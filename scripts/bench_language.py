@@ -10,14 +10,14 @@ of its own and prints tokens per second.
 import json
 import pathlib
 import random
-import subprocess
 import sys
-import tempfile
 import time
 from typing import NamedTuple
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
+
+from scripts.bench_libraries import WARM, prepared, trained_rate  # noqa: E402
 
 
 class Shape(NamedTuple):
@@ -35,7 +35,7 @@ SHAPES = {
     "characters": Shape(65, 64, 256, 64, 64, 60),
     "words": Shape(10_000, 256, 256, 32, 35, 40),
 }
-WARM = 6  # Steps that do not count.
+COUNTED = "tokens"
 
 
 def make_data(shape: Shape, folder: pathlib.Path) -> str:
@@ -46,17 +46,8 @@ def make_data(shape: Shape, folder: pathlib.Path) -> str:
     with open(text, "w") as file:
         for _ in range(shape.streams * shape.chunk * (shape.steps + 4 * WARM) // 1000 + 1):
             file.write(" ".join(generator.choices(words, k=1000)) + "\n")
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "trainer", "prepare", "--task=language_model"),
-            *("--source=text", "--tokenizer=spaces", f"--raw_data={text}"),
-            f"--data_dir={folder / 'data'}",
-        ],
-        cwd=PROJECT,
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
-    return str(folder / "data")
+    source = ("--task=language_model", "--source=text", "--tokenizer=spaces")
+    return prepared(folder, [*source, f"--raw_data={text}"])
 
 
 def streams_of(shape: Shape, data_dir: str):
@@ -75,23 +66,11 @@ def streams_of(shape: Shape, data_dir: str):
 
 def ours(shape: Shape, data_dir: str, steps: int, shards: int = 1) -> float:
     """`trainer train` as a user runs it."""
-    from scripts import bench
-
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "trainer", "train", f"--data_dir={data_dir}"),
-                *(f"--model_dir={folder}/m", f"--steps={steps + 2 * WARM}", "--eval_steps=-1"),
-                *(f"--batch_size={shape.streams}", f"--max_length={shape.chunk}"),
-                *(f"--units={shape.units}", f"--embedding_size={shape.width}"),
-                *(f"--threads={shards}", f"--shards={shards}", f"--steps_per_loop={WARM}"),
-            ],
-            cwd=PROJECT,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        return bench.journaled_rate(f"{folder}/m", shape.streams * shape.chunk)
+    flags = [
+        *(f"--batch_size={shape.streams}", f"--max_length={shape.chunk}"),
+        *(f"--units={shape.units}", f"--embedding_size={shape.width}"),
+    ]
+    return trained_rate(data_dir, steps, shape.streams * shape.chunk, shards, flags)
 
 
 def ours_two(shape: Shape, data_dir: str, steps: int) -> float:
@@ -172,4 +151,4 @@ CONTENDERS = {
 if __name__ == "__main__":
     contender, shape_name, data, count = sys.argv[1:]
     run, _ = CONTENDERS[contender]
-    print(json.dumps({"tokens_per_second": run(SHAPES[shape_name], data, int(count))}))
+    print(json.dumps({"per_second": run(SHAPES[shape_name], data, int(count))}))

@@ -10,14 +10,14 @@ contender is a process of its own and prints tokens of the target per second.
 import json
 import pathlib
 import random
-import subprocess
 import sys
-import tempfile
 import time
 from typing import NamedTuple
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
+
+from scripts.bench_libraries import WARM, prepared, trained_rate  # noqa: E402
 
 
 class Shape(NamedTuple):
@@ -33,7 +33,8 @@ class Shape(NamedTuple):
 
 
 SHAPES = {"captions": Shape(8_000, 128, 160, 64, 14, 14, 60)}
-WARM = 6  # Steps that do not count.
+
+COUNTED = "tokens"
 
 
 def make_data(shape: Shape, folder: pathlib.Path) -> str:
@@ -44,17 +45,9 @@ def make_data(shape: Shape, folder: pathlib.Path) -> str:
         with open(folder / f"{name}.txt", "w") as file:
             for _ in range(shape.rows * (shape.steps + 4 * WARM)):
                 file.write(" ".join(generator.choices(words, k=length - 1)) + "\n")
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "trainer", "prepare", "--task=translation"),
-            *("--source=parallel", "--tokenizer=spaces", f"--raw_data={folder}/source.txt"),
-            *(f"--target_data={folder}/target.txt", f"--data_dir={folder}/data"),
-        ],
-        cwd=PROJECT,
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
-    return f"{folder}/data"
+    source = ("--task=translation", "--source=parallel", "--tokenizer=spaces")
+    files = (f"--raw_data={folder}/source.txt", f"--target_data={folder}/target.txt")
+    return prepared(folder, [*source, *files])
 
 
 def sentences_of(shape: Shape, data_dir: str):
@@ -72,23 +65,11 @@ def sentences_of(shape: Shape, data_dir: str):
 
 def ours(shape: Shape, data_dir: str, steps: int, shards: int = 1) -> float:
     """`trainer train` as a user runs it."""
-    from scripts import bench
-
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "trainer", "train", f"--data_dir={data_dir}"),
-                *(f"--model_dir={folder}/m", f"--steps={steps + 2 * WARM}", "--eval_steps=-1"),
-                *("--cell=gru", "--bidirectional", f"--batch_size={shape.rows}"),
-                *(f"--units={shape.units}", f"--embedding_size={shape.width}"),
-                *(f"--threads={shards}", f"--shards={shards}", f"--steps_per_loop={WARM}"),
-            ],
-            cwd=PROJECT,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        return bench.journaled_rate(f"{folder}/m", shape.rows * shape.target)
+    flags = [
+        *("--cell=gru", "--bidirectional", f"--batch_size={shape.rows}"),
+        *(f"--units={shape.units}", f"--embedding_size={shape.width}"),
+    ]
+    return trained_rate(data_dir, steps, shape.rows * shape.target, shards, flags)
 
 
 def ours_two(shape: Shape, data_dir: str, steps: int) -> float:
@@ -194,4 +175,4 @@ CONTENDERS = {
 if __name__ == "__main__":
     contender, shape_name, data, count = sys.argv[1:]
     run, _ = CONTENDERS[contender]
-    print(json.dumps({"tokens_per_second": run(SHAPES[shape_name], data, int(count))}))
+    print(json.dumps({"per_second": run(SHAPES[shape_name], data, int(count))}))
