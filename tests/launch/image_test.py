@@ -116,3 +116,7 @@ def test_packages_are_pinned_by_their_hashes():
         == DOCKERFILE.count("--require-hashes --only-binary=:all: --requirement=/requirements/")
         == 4
     )
+
+
+def test_an_image_measures_translations():
+    assert DOCKERFILE.count("--requirement=/requirements/translation.txt") == 3
