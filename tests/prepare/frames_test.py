@@ -139,6 +139,7 @@ def test_new_data_is_read_as_the_dataset_was_without_labels(tmp_path, prepared, 
         save_wav(tmp_path / f"raw/{name}/1.wav", tone(300))
     dataset = prepared("folder", "raw", data_dir="wav")
     part = dataset.splits["train"]
+    assert new(dataset, tmp_path / "raw/a/1.wav")[0][1] == "1.wav"
     assert new(dataset, tmp_path / "raw", source="folder") == [
         (part.inputs[begin:end].tolist(), f"{name}/1.wav")
         for name, (begin, end) in zip("ab", itertools.pairwise(part.offsets))

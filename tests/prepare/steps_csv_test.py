@@ -37,11 +37,7 @@ def test_several_columns_may_be_the_values_of_a_regression(csv):
         ("speed,", "pace,", "raw.csv:1: no columns 'speed'; the header line has"),
         ("down,4.5\n", "down,4.5\na,3,1,1,up,3\n", "raw.csv:5: the sequence 'a' again, after row"),
         ("down", "", "raw.csv:4: the label is empty"),
-        (
-            "b,1,2.5,30,down,4.5",
-            "run,t,speed,force,kind,cost",
-            "raw.csv:4: the header line again",
-        ),
+        ("b,1,2.5,30,down,4.5", "run,t,speed,force,kind,cost", "raw.csv:4: the header line again"),
     ],
 )
 def test_a_bad_row_of_steps_is_named_with_its_line(csv, tmp_path, old, new, message):

@@ -123,7 +123,6 @@ def _read(
                 lengths=batch.lengths,
                 splits=of_rows,
                 keys=splits.keys(contents, config.seed),
-                begins=np.ones(len(batch), bool),
                 **reader.add(batch, of_rows),
             )
             progress.add_rows(len(batch))
@@ -373,9 +372,6 @@ def _new(path: str, reading: Reading) -> Iterator[Sequences]:
         return arrays.read(path, "train", names, reading, lambda _: None)
     if reading.source == "folder":
         maker = wav.LogMel(reading.settings)
-        ones = (
-            One((each, 1), maker.frames(each), id=wav.identity(each))
-            for each in wav.recordings(path)
-        )
+        ones = (One((each, 1), maker.frames(each), id=name) for each, name in wav.recordings(path))
         return batches(ones, "train")
     return batches(_lines(path, reading, reading.max_expansion), "train")

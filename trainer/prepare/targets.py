@@ -83,7 +83,8 @@ class Labels(_OfClasses):
 
     def __init__(self, config: configuration.Prepare):
         column = config.label_column if config.source in ("csv", "tsv") else ""
-        super().__init__(Classes(column=column, keep_odd=config.odd_labels == "keep"))
+        flag = {"arrays": "y_array", "ts": "raw_data"}.get(config.source, "label_column")
+        super().__init__(Classes(flag=flag, column=column, keep_odd=config.odd_labels == "keep"))
 
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
         return {"labels": self._classes.add(batch.labels, given.tolist(), batch.places)}

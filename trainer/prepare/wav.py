@@ -7,7 +7,7 @@ from 0 Hz to half the rate, plus 1e-6. Windows that do not fit whole at the end 
 
 import os
 import wave
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -142,19 +142,19 @@ class LogMel:
             )
 
 
-def identity(path: str) -> str:
-    """Returns how answers name a recording: its folder and its name."""
-    return os.path.join(os.path.basename(os.path.dirname(path)), os.path.basename(path))
+def recordings(place: str) -> list[tuple[str, str]]:
+    """Returns (path, name below `place`) of the recordings in a folder, sorted; or of one file.
 
-
-def recordings(folder: str) -> Iterator[str]:
-    """Returns the recordings below `folder`, sorted; raises UsageError if there is none."""
+    Raises UsageError if there is none.
+    """
+    if os.path.isfile(place):
+        return [(place, os.path.basename(place))]
     found = sorted(
-        os.path.join(place, name)
-        for place, _, files in os.walk(folder)
+        os.path.join(folder, name)
+        for folder, _, files in os.walk(place)
         for name in files
         if name.lower().endswith(ENDING) and not name.startswith(".")
     )
     if not found:
-        raise UsageError(f"--input={folder}: no {ENDING} file in it. Name a folder with some.")
-    return iter(found)
+        raise UsageError(f"--input={place}: no {ENDING} file in it. Name a folder with some.")
+    return [(path, os.path.relpath(path, place)) for path in found]
