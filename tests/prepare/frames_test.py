@@ -96,7 +96,7 @@ def test_files_with_other_shapes_are_refused(tmp_path, prepared):
     "flags, message",
     [
         ({"source": "folder", "tokenizer": "words"}, "--tokenizer=words: recordings have no use"),
-        ({"source": "folder", "task": "language_model"}, "of recordings a model learns classific"),
+        ({"source": "folder", "task": "language_model"}, "of which a model learns --task=classi"),
         ({"source": "folder", "normalise": "none", "raw_data": "texts"}, "--normalise=none: texts"),
     ],
 )

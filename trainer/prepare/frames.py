@@ -54,6 +54,11 @@ def are_read(config: configuration.Prepare) -> bool:
     recordings = wav.are_in(config.raw_data)
     if recordings:
         numbers.check(config, recordings=True)
+        if config.task != "classification":
+            raise UsageError(
+                f"--task={config.task}: --raw_data={config.raw_data} holds recordings, of which a "
+                "model learns --task=classification. Use that."
+            )
     else:
         numbers.check_texts(config)
     return recordings

@@ -6,7 +6,6 @@ compressed member is decompressed as it is read, and nothing is mapped into memo
 
 import contextlib
 import os
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -57,7 +56,9 @@ class Array:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }[version]
             self.shape, by_columns, self.dtype = read(file)
-        except (*_DAMAGE, ValueError, KeyError, TypeError, struct.error) as problem:
+            if min((self.dtype.itemsize, *(1 + size for size in self.shape))) < 1:
+                raise ValueError(f"{list(self.shape)} of {self.dtype}")
+        except Exception as problem:  # A damaged header may raise nearly anything.
             raise self._damaged(f"does not begin as a .npy file ({problem})") from None
         if found := _REFUSED.get(self.dtype.kind):
             why, remedy = found

@@ -118,13 +118,10 @@ class Reading:
     @classmethod
     def of_flags(cls, config: configuration.Prepare) -> "Reading":
         """Returns how `prepare` reads."""
-        regression = config.task == "regression"
         return cls(
             config.source,
-            "values" if regression else "labels",
-            tuple(numbers.columns_in(config.label_column))
-            if regression
-            else (config.label_column,),
+            "values" if config.task == "regression" else "labels",
+            config.answer_columns,
             tuple(numbers.columns_in(config.feature_columns)),
             config.split_column,
             {name: getattr(config, name) for name in _SETTINGS[config.source]},

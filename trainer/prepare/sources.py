@@ -16,7 +16,6 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 from trainer import config as configuration
-from trainer import numbers
 from trainer.exit_codes import UsageError
 from trainer.prepare import folders, formats, imdb, parallel, raw_files, tagged, texts
 from trainer.prepare.rows import Row, Rows, Source, batches
@@ -81,7 +80,7 @@ def _paired(config: configuration.Prepare) -> Source:
 
 def _valued(config: configuration.Prepare) -> Source:
     """Files of texts with values: csv, tsv, jsonl."""
-    return _rows(config, "", values=tuple(numbers.columns_in(config.label_column)))
+    return _rows(config, "", values=config.answer_columns)
 
 
 def _rows(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from trainer import config as configuration
-from trainer import numbers, shown
+from trainer import shown
 from trainer.exit_codes import DataError
 from trainer.prepare import layout, rows, splits
 from trainer.prepare.decimals import parsed
@@ -21,7 +21,7 @@ class Values:
         self._named: list[str] = []
         self._flag = "--y_array" if config.source == "arrays" else "--label_column"
         if config.source not in ("arrays", "ts"):
-            self._named = numbers.columns_in(config.label_column)
+            self._named = list(config.answer_columns)
         self._name = config.y_array if config.source == "arrays" else "target"
         self._moments = Moments()
 

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from trainer.exit_codes import DataError, UsageError
 from trainer.prepare import raw_files
-from trainer.prepare.rows import Place
 
 ENDING = ".wav"
 _FLOOR = 1e-6
@@ -54,7 +53,7 @@ class LogMel:
 
     def open(self, path: str) -> None:
         """Takes the rate of a recording, unless it is set; raises as `frames`."""
-        self._samples((path, 1))
+        self._samples(path)
 
     def frames(self, path: str) -> np.ndarray:
         """Returns the frames of a recording, float32 [windows, bands].
@@ -65,21 +64,25 @@ class LogMel:
           UsageError: a window is shorter than two samples, a step shorter than one, or there are
             too many bands.
         """
-        samples = self._samples((path, 1))
+        samples = self._samples(path)
         if self._mel is None:
-            self._set_up()
-        if len(samples) < self._window:
-            raise DataError(
-                f"{path}: {len(samples)} samples, but a window has {self._window} "
-                f"(--window_ms={self._settings['window_ms']}), so there is not one frame. Remove "
-                "it, or use a shorter window."
-            )
+            self._set_up(path, len(samples))
+        self._check_length(path, len(samples))
         signal = tf.constant(samples.astype(np.float32) / 2**15)
         spectrum = tf.abs(tf.signal.stft(signal, self._window, self._hop, self._transform))
         return tf.math.log(tf.matmul(spectrum, self._mel) + _FLOOR).numpy()
 
-    def _set_up(self) -> None:
-        """Computes what all recordings share, from the rate."""
+    def _check_length(self, path: str, samples: int) -> None:
+        """Raises DataError if a recording is shorter than a window."""
+        if samples < self._window:
+            raise DataError(
+                f"{path}: {samples} samples, but a window has {self._window} "
+                f"(--window_ms={self._settings['window_ms']}), so there is not one frame. Remove "
+                "it, or use a shorter window."
+            )
+
+    def _set_up(self, path: str, samples: int) -> None:
+        """Computes what all recordings share, from the rate, for the first of them."""
         window, hop, bands = (self._settings[name] for name in ("window_ms", "hop_ms", "mel_bands"))
         self._window, self._hop = round(window * self.rate / 1000), round(hop * self.rate / 1000)
         if self._window < 2 or self._hop < 1:
@@ -87,6 +90,7 @@ class LogMel:
                 f"--window_ms={window} --hop_ms={hop}: are {self._window} and {self._hop} samples "
                 f"at {self.rate} a second, but must be at least 2 and 1. Raise them."
             )
+        self._check_length(path, samples)  # So a damaged rate asks for no memory.
         self._transform = 1 << (self._window - 1).bit_length()
         self._mel = tf.signal.linear_to_mel_weight_matrix(
             bands, self._transform // 2 + 1, self.rate, 0.0, self.rate / 2
@@ -98,18 +102,20 @@ class LogMel:
                 f"--window_ms={window}."
             )
 
-    def _samples(self, place: Place) -> np.ndarray:
+    def _samples(self, path: str) -> np.ndarray:
         """Returns the samples of a file, int16."""
-        path = place[0]
         raw_files.check_hash(path)
         try:
             with wave.open(path, "rb") as file:
                 channels, width, rate, count, *_ = file.getparams()
                 self._check(path, channels, width, rate)
                 content = file.readframes(count)
-        except (wave.Error, EOFError, OSError, ValueError) as problem:
+        except DataError:
+            raise
+        except Exception as problem:  # A damaged header may raise nearly anything.
+            why = str(problem) or "it ends early"
             raise DataError(
-                f"{path}: not a .wav file of PCM samples, or damaged ({problem or 'it ends early'})"
+                f"{path}: not a .wav file of PCM samples, or damaged ({why})"
                 ". Convert it (sox FILE -b 16 -e signed -c 1 NEW.wav), or copy it again."
             ) from None
         if len(content) < count * _WIDTH:
