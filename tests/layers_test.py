@@ -45,7 +45,7 @@ INSIDE = {
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / decoder search / encoder heads / decoding vocabulary / recurrent noise"
     " shapes / dropout",
-    "prepare": "command / frames / targets findings sides"
+    "prepare": "command / frames new_frames / frame_sources / targets findings sides writing"
     " / sources classes vocabulary borrowed values given arrays ts steps_csv"
     " / layout imdb texts tagged parallel wav"
     " / folders formats imdb_npz splits spool npy sequences decimals"

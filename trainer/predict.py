@@ -23,8 +23,7 @@ from trainer import config as configuration
 from trainer import durable, numbers, shown, streams, trained_model
 from trainer.data import store
 from trainer.exit_codes import BY_NAME, DataError, UsageError
-from trainer.prepare import formats, raw_files
-from trainer.prepare import frames as frames_of
+from trainer.prepare import formats, new_frames, raw_files
 from trainer.prepare.rows import at
 from trainer.tasks import serving
 
@@ -116,7 +115,7 @@ def _sequences(
             f"{shown.value(words[0])}: the model reads sequences of numbers, which are no "
             "arguments. Name a file of them with --input."
         )
-    for frames, place, number, identity in frames_of.unanswered(settings, dataset):
+    for frames, place, number, identity in new_frames.unanswered(settings, dataset):
         yield Row(serving.Frames(frames, place, number), identity)
 
 

@@ -15,8 +15,7 @@ What differs between tasks is in `targets.RECIPES`.
 import contextlib
 import logging
 import os
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from trainer.exit_codes import DataError, UsageError
 from trainer.prepare import (
     borrowed,
     findings,
+    frame_sources,
     frames,
     given,
     rows,
@@ -33,6 +33,7 @@ from trainer.prepare import (
     splits,
     targets,
     vocabulary,
+    writing,
 )
 from trainer.prepare.layout import Layout
 from trainer.prepare.reading import ReadingProgress, ahead
@@ -52,7 +53,7 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
       StorageError: the dataset cannot be written.
     """
     store.refuse_other_content(config.data_dir)
-    if frames.are_read(config):
+    if frame_sources.are_read(config):
         return frames.prepare(config)
     known = borrowed.of_dataset(config) if config.vocabulary_from else None
     config = known.applied(config) if known else config
@@ -87,7 +88,7 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
                 read[target_side] = target_side.layout(layout)
             vocabularies = _vocabularies(read, config, known)
             form = fields.Form(recipe.target, values=reader.values)
-            written = _split_files(folder, list(read.values()), recipe, form)
+            written = writing.split_files(folder, list(read.values()), int(recipe.starts), form)
             entries, ids = vocabularies[0]
             unknown = _write_arrays(side, layout, ids, recipe.target, reader, written)
             found = [findings.Side(unknown, entries)]
@@ -96,7 +97,7 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
                 unknown = target_side.write(read[target_side], ids, written)
                 found.append(findings.Side(unknown, entries, target=True))
             listed = found[:1] if config.shared_vocabulary else found
-            description = _describe(
+            description = writing.describe(
                 folder,
                 written,
                 {f"{each.prefix}vocabulary": each.entries for each in listed},
@@ -222,24 +223,6 @@ def _vocabularies(
     return found
 
 
-def _split_files(
-    folder: pathlib.Path, layouts: Sequence[Layout], recipe: targets.Recipe, form: fields.Form
-) -> dict[int, store.SplitWriter]:
-    """Returns a writer for each split that has rows; `layouts`: of each side."""
-    return {
-        split: store.SplitWriter(
-            folder / store.SPLITS[split],
-            layouts[0].example_lengths(split),
-            recipe.target,
-            int(recipe.starts),
-            *(layout.example_lengths(split) for layout in layouts[1:]),
-            form=form,
-        )
-        for split in range(len(store.SPLITS))
-        if (layouts[0].splits == split).any()
-    }
-
-
 def _write_arrays(
     side: Side,
     layout: Layout,
@@ -268,35 +251,3 @@ def _write_arrays(
             for values in numbers:
                 files.write_targets(reader.written(values[of_targets == split], split))
     return unknown
-
-
-def _describe(
-    folder: pathlib.Path,
-    written: dict[int, store.SplitWriter],
-    vocabularies: Mapping[str, Sequence[str]],
-    names: Sequence[str],
-) -> dict:
-    """Writes vocabularies and names of classes, closes all files.
-
-    Returns:
-      Their part of dataset.json.
-
-    Args:
-      vocabularies: {name of the file without .txt: what the ids from FIRST_ID on stand for}.
-      names: classes by id; empty if the target has none.
-    """
-    files = {name: entry for files in written.values() for name, entry in files.close().items()}
-    described = {"classes": names} if names else {}
-    for name, entries in vocabularies.items():
-        lines = [*text.RESERVED, *map(store.escape, entries)]
-        file = files[f"{name}.txt"] = store.write_lines(folder / f"{name}.txt", lines)
-        described |= {f"{name}_size": len(lines), f"{name}_sha256": file["sha256"]}
-    if names:
-        files["labels.txt"] = store.write_lines(folder / "labels.txt", names)
-    return {
-        **described,
-        "splits": {
-            store.SPLITS[split]: of_split.described(names) for split, of_split in written.items()
-        },
-        "files": files,
-    }

@@ -1,4 +1,4 @@
-"""The story of `prepare` for sequences of numbers, and how `predict` reads new ones.
+"""The story of `prepare` for sequences of numbers.
 
     one pass over the source:  files -> batches of sequences -> frames checked, float32
                                -> spool on disk
@@ -8,60 +8,21 @@
 It shares splits, targets and layout with the story of texts (`command`).
 """
 
-import functools
 import logging
-import os
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 
 from trainer import config as configuration
-from trainer import numbers, shown
+from trainer import shown
 from trainer.data import fields, store
-from trainer.exit_codes import UsageError
-from trainer.prepare import (
-    arrays,
-    findings,
-    folders,
-    given,
-    layout,
-    raw_files,
-    sources,
-    splits,
-    steps_csv,
-    targets,
-    ts,
-    wav,
-)
+from trainer.prepare import findings, frame_sources, given, layout, splits, targets, writing
 from trainer.prepare.moments import Moments
 from trainer.prepare.reading import ReadingProgress
-from trainer.prepare.rows import at
-from trainer.prepare.sequences import Checks, One, Reading, Sequences, Source, batches
+from trainer.prepare.sequences import Checks, Reading, Source
 from trainer.prepare.spool import Spool
 
 log = logging.getLogger(__name__)
-
-
-def are_read(config: configuration.Prepare) -> bool:
-    """Returns whether the source has sequences of numbers; looks into folders.
-
-    Raises UsageError if a flag does not apply to what is in them.
-    """
-    if config.source != "folder":
-        return numbers.are_read(config)
-    recordings = wav.are_in(config.raw_data)
-    if recordings:
-        numbers.check(config, recordings=True)
-        if config.task != "classification":
-            raise UsageError(
-                f"--task={config.task}: --raw_data={config.raw_data} holds recordings, of which a "
-                "model learns --task=classification. Use that."
-            )
-    else:
-        numbers.check_texts(config)
-    return recordings
 
 
 def prepare(config: configuration.Prepare) -> store.Dataset:
@@ -72,7 +33,7 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
     recipe = targets.RECIPES[config.task, False]
     reader = recipe.reader(config)
     reading = Reading.of_flags(config)
-    source, reading = _source(config, reading)
+    source, reading = frame_sources.open_source(config, reading)
     given.check_fractions(source, config)
     checks = Checks(config.missing, reading.features)
     with store.new_folder(config.data_dir) as folder:
@@ -83,19 +44,10 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
             names = reader.ranked()
             found = layout.shuffled(spool, reader.answers(spool), config, "sequences")
             form = fields.Form(recipe.target, int(np.prod(checks.shape)), reader.values)
-            written = {
-                split: store.SplitWriter(
-                    folder / store.SPLITS[split],
-                    found.example_lengths(split),
-                    recipe.target,
-                    form=form,
-                )
-                for split in range(len(store.SPLITS))
-                if (found.splits == split).any()
-            }
+            written = writing.split_files(folder, [found], 0, form)
             moments = _write(spool, found, recipe.target, reader, written)
         description = {
-            **_described(folder, written, names),
+            **writing.describe(folder, written, {}, names),
             **recipe.described(config.task),
             **reader.described(),
             "task": config.task,
@@ -154,23 +106,6 @@ def _write(
     return moments
 
 
-def _described(
-    folder: pathlib.Path, written: Mapping[int, store.SplitWriter], names: Sequence[str]
-) -> dict:
-    """Closes the files of all splits and writes the names of the classes, if there are any.
-
-    Returns their part of dataset.json.
-    """
-    files = {name: entry for each in written.values() for name, entry in each.close().items()}
-    if names:
-        files["labels.txt"] = store.write_lines(folder / "labels.txt", names)
-    return {
-        **({"classes": names} if names else {}),
-        "splits": {store.SPLITS[split]: each.described(names) for split, each in written.items()},
-        "files": files,
-    }
-
-
 def _input(
     checks: Checks, reading: Reading, moments: Moments, config: configuration.Prepare
 ) -> dict:
@@ -214,169 +149,3 @@ def _report(description: dict, target: fields.Target, moments: Moments, reading:
             len(moments.constant),
             shown.names(listed),
         )
-
-
-# --- sources --------------------------------------------------------------------------------------
-
-
-def _source(config: configuration.Prepare, reading: Reading) -> tuple[Source, Reading]:
-    """Returns the source that the flags name, and how new data is read as it is.
-
-    Raises UsageError if files are missing; DataError if one that is opened at once is damaged.
-    """
-    if config.source == "arrays":
-        return _arrays(config, reading)
-    if config.source == "folder":
-        return _recordings(config, reading)
-    paths = {
-        split: raw_files.expand(globs, flag) for split, flag, globs in sources.given_data(config)
-    }
-
-    def read(advance: Callable[[int], None]) -> Iterator[Sequences]:
-        for split, files in paths.items():
-            for path in files:
-                ones = _lines(path, reading, config.max_expansion, advance)
-                yield from batches(ones, None if reading.split_column else split)
-
-    return Source(paths, read), reading
-
-
-def _lines(
-    path: str, reading: Reading, max_expansion: int, advance: Callable[[int], None] = lambda _: None
-) -> Iterator[One]:
-    """Returns the sequences of a file of lines."""
-    read = {"ts": ts.read, "csv": steps_csv.read}[reading.source]
-    with raw_files.Stream(path, max_expansion, advance) as stream:
-        yield from read(stream, reading)
-
-
-def _arrays(config: configuration.Prepare, reading: Reading) -> tuple[Source, Reading]:
-    """Archives, or folders of arrays."""
-    parts = []
-    for split, flag, place in sources.given_data(config):
-        files = [place] if os.path.isdir(place) else raw_files.expand(place, flag)
-        for path in files:
-            for of, names in arrays.splits_in(path, split, reading).items():
-                if of != split and flag != "raw_data":
-                    raise UsageError(
-                        f"--{flag}={place}: {path} holds {names.x}, which is the {of} split. Name "
-                        "it with --raw_data, or take the array out."
-                    )
-                parts.append((of, path, names))
-    paths = {}
-    for of, path, _ in parts:
-        paths.setdefault(of, []).append(path)
-
-    def read(advance: Callable[[int], None]) -> Iterator[Sequences]:
-        for of, path, names in parts:
-            yield from arrays.read(path, of, names, reading, advance)
-
-    ragged = any(names.lengths for _, _, names in parts)
-    return Source(paths, read), reading.with_settings(
-        lengths_array=reading.settings["lengths_array"] if ragged else ""
-    )
-
-
-def _recordings(config: configuration.Prepare, reading: Reading) -> tuple[Source, Reading]:
-    """Folders of recordings, with a class for each."""
-    parts = [
-        part
-        for split, flag, folder in sources.given_data(config)
-        for part in folders.find(folder, split, flag)
-    ]
-    paths = {}
-    for part in parts:
-        wav.check_names(part.paths)
-        paths.setdefault(part.split, []).extend(part.paths)
-    maker = wav.LogMel(reading.settings)
-    maker.open(parts[0].paths[0])
-
-    def read(advance: Callable[[int], None]) -> Iterator[Sequences]:
-        for part in parts:
-            yield from batches(
-                map(functools.partial(one, part.label, advance), part.paths), part.split
-            )
-
-    def one(label: str, advance: Callable[[int], None], path: str) -> One:
-        frames = maker.frames(path)
-        advance(os.path.getsize(path))
-        return One((path, 1), frames, label)
-
-    return Source(paths, read), reading.with_settings(sample_rate=maker.rate)
-
-
-# --- new data -------------------------------------------------------------------------------------
-
-
-class Unanswered(NamedTuple):
-    """A sequence that a model is to answer.
-
-    frames: float32 [steps, features], as they were read. place: where it comes from, for errors.
-    number: its own. id: the value of the column of the sequences, or the name of a recording; None
-    if its place among the others is all that tells it apart.
-    """
-
-    frames: np.ndarray
-    place: str
-    number: int
-    id: str | None
-
-
-def unanswered(settings: configuration.Predict, dataset: store.Dataset) -> Iterator[Unanswered]:
-    """Yields the sequences of --input, read as `prepare` read `dataset`; no labels are needed.
-
-    Raises:
-      UsageError: --input or --source does not fit the dataset.
-      DataError: as in `prepare`; frames of another shape.
-    """
-    reading = Reading.of_dataset(
-        dataset,
-        {
-            name: getattr(settings, name)
-            for name in ("x_array", "lengths_array")
-            if getattr(settings, name)
-        },
-        settings.max_line_bytes,
-    )
-    _check_input(settings, reading)
-    checks = Checks(reading.missing, reading.features, dataset.frame)
-    number = 0
-    for batch in _new(settings.input, reading):
-        frames = checks.checked(batch)
-        ends = np.cumsum(batch.lengths)
-        ids = batch.ids or [None] * len(batch)
-        for place, identity, end, length in zip(batch.places, ids, ends, batch.lengths):
-            yield Unanswered(frames[end - length : end], at(place), number, identity)
-            number += 1
-
-
-def _check_input(settings: configuration.Predict, reading: Reading) -> None:
-    if not settings.input:
-        raise UsageError(
-            "--input is empty: the model reads sequences of numbers, which are no arguments or "
-            f"lines. Name a file in the form of --source={reading.source}, as it was prepared from."
-        )
-    if settings.source and settings.source != reading.source:
-        raise UsageError(
-            f"--source={settings.source}: the model's dataset was read with "
-            f"--source={reading.source}, and new data is read in the same way. Leave out the flag."
-        )
-    for flag in ("x_array", "lengths_array", "id_column"):
-        used = flag != "id_column" and reading.source == "arrays"
-        if getattr(settings, flag) and not used:
-            raise UsageError(
-                f"--{flag}={shown.bare(getattr(settings, flag))}: sequences of "
-                f"--source={reading.source} have no use for it. Leave it out."
-            )
-
-
-def _new(path: str, reading: Reading) -> Iterator[Sequences]:
-    """Returns the batches of new data at `path`."""
-    if reading.source == "arrays":
-        names = arrays.splits_in(path, "train", reading)["train"]
-        return arrays.read(path, "train", names, reading, lambda _: None)
-    if reading.source == "folder":
-        maker = wav.LogMel(reading.settings)
-        ones = (One((each, 1), maker.frames(each), id=name) for each, name in wav.recordings(path))
-        return batches(ones, "train")
-    return batches(_lines(path, reading, reading.max_expansion), "train")
