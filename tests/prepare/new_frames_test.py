@@ -1,5 +1,6 @@
 """New data is read as the dataset of a model was."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -68,3 +69,6 @@ def test_new_data_of_another_form_is_refused(tmp_path, prepared):
             new(dataset, tmp_path / "raw.npz", **flags)
     with pytest.raises(UsageError, match="--input is empty"):
         list(new_frames.unanswered(config.Predict(), dataset))
+    unknown = dataclasses.replace(dataset, description={"input": {"shape": [2]}})
+    with pytest.raises(UsageError, match="does not say how the sequences were read"):
+        new(unknown, tmp_path / "raw.npz")

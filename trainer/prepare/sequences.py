@@ -19,8 +19,6 @@ from trainer.prepare.rows import Label, Place, at
 
 BATCH_NUMBERS = 1 << 20
 BATCH_ROWS = 8192
-# What a reader gives for a value that is not there.
-MISSING = float("nan")
 
 
 class One(NamedTuple):
