@@ -29,7 +29,7 @@ ROOMS = """
     resuming
     model_folder stopping
     config
-    channel failures
+    channel failures numbers
     durable exit_codes processes sealed shown streams
 """
 # The same for the modules of each package.
@@ -45,9 +45,11 @@ INSIDE = {
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / decoder search / encoder heads / decoding vocabulary / recurrent noise"
     " shapes / dropout",
-    "prepare": "command / targets findings sides / sources classes vocabulary borrowed layout"
-    " / imdb texts tagged parallel / folders formats imdb_npz splits spool / tfrecord rows reading"
-    " / raw_files",
+    "prepare": "command / frames new_frames / frame_sources / targets findings sides writing"
+    " / sources classes vocabulary borrowed values given arrays ts steps_csv"
+    " / layout imdb texts tagged parallel wav"
+    " / folders formats imdb_npz splits spool npy sequences decimals"
+    " / tfrecord rows reading moments / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training translations / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",
@@ -68,7 +70,7 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
     main flags stopping config resuming exit_codes channel durable processes failures sealed
-    shown streams
+    shown streams numbers
     chaos.command chaos.trials chaos.faults
     data.plans
     devices.accelerator devices.cuda devices.nvidia devices.hardware devices.resources

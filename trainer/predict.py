@@ -1,4 +1,5 @@
-"""Answers of a trained model to texts: arguments, lines of a file or of stdin, a column of a table.
+"""Answers of a trained model to texts: arguments, lines of a file or of stdin, a column of a table;
+or to sequences of numbers, read as `prepare` reads them.
 
 They are printed, or written to a file that is complete or not there at all.
 """
@@ -19,9 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from trainer import config as configuration
-from trainer import durable, shown, streams, trained_model
+from trainer import durable, numbers, shown, streams, trained_model
+from trainer.data import store
 from trainer.exit_codes import BY_NAME, DataError, UsageError
-from trainer.prepare import formats, raw_files
+from trainer.prepare import formats, new_frames, raw_files
 from trainer.prepare.rows import at
 from trainer.tasks import serving
 
@@ -33,9 +35,9 @@ _NAME_OF_A_COLUMN = re.compile(r'"?[^\W\d]\w*"?')
 
 
 class Row(NamedTuple):
-    """A text to answer, and the value of --id_column that belongs to it."""
+    """A text or a sequence to answer, and the id that belongs to it."""
 
-    text: serving.Text
+    input: "serving.Text | serving.Frames"
     id: str | int | None = None
 
 
@@ -49,8 +51,8 @@ def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     size = 1 if at_a_terminal else TEXTS_PER_BATCH
     count = 0
     with _writing(settings, served) as write:
-        for group in _groups(_rows(settings, words), size):
-            for row, answer in zip(group, served.answers([row.text for row in group], settings)):
+        for group in _groups(_rows(settings, words, model.dataset), size):
+            for row, answer in zip(group, served.answers([row.input for row in group], settings)):
                 write(answer if row.id is None else {"id": row.id, **answer})
             count += len(group)
     if settings.output:
@@ -62,7 +64,8 @@ def _check_files(settings: configuration.Predict) -> None:
     """Raises UsageError if --input cannot be read or --output not be written."""
     source, target = settings.input, settings.output
     try:
-        if source and stat.S_ISDIR(os.stat(source).st_mode):
+        folders = settings.source in numbers.FOLDERS
+        if source and stat.S_ISDIR(os.stat(source).st_mode) and not folders:
             raise IsADirectoryError(0, os.strerror(errno.EISDIR))
         # The shell's <(command) is a pipe that has its writer already.
         if source and stat.S_ISFIFO(os.stat(source).st_mode) and not source.startswith("/dev/"):
@@ -92,10 +95,28 @@ def _check_files(settings: configuration.Predict) -> None:
 # --- texts ----------------------------------------------------------------------------------------
 
 
-def _rows(settings: configuration.Predict, words: Sequence[str]) -> Iterator[Row]:
+def _rows(
+    settings: configuration.Predict, words: Sequence[str], dataset: store.Dataset
+) -> Iterator[Row]:
+    if dataset.input.numbers:
+        return _sequences(settings, words, dataset)
+    numbers.refuse_for_texts(settings)
     if words:
         return map(Row, _arguments(words))
     return _of_table(settings) if settings.table else map(Row, _lines(settings))
+
+
+def _sequences(
+    settings: configuration.Predict, words: Sequence[str], dataset: store.Dataset
+) -> Iterator[Row]:
+    """Yields the sequences of --input."""
+    if words:
+        raise UsageError(
+            f"{shown.value(words[0])}: the model reads sequences of numbers, which are no "
+            "arguments. Name a file of them with --input."
+        )
+    for frames, place, number, identity in new_frames.unanswered(settings, dataset):
+        yield Row(serving.Frames(frames, place, number), identity)
 
 
 def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:

@@ -49,6 +49,11 @@ def of_dataset(config: configuration.Prepare) -> Vocabulary:
         )
     try:
         dataset = store.open_dataset(folder)
+        if dataset.input.numbers:
+            raise UsageError(
+                "it holds sequences of numbers and no text. Name a dataset of texts, or leave out "
+                "the flag."
+            )
         text.tokenizer_of(dataset)
         vocabularies = _vocabularies(dataset, config)
     except UsageError as problem:

@@ -66,7 +66,7 @@ def report(
                 f"longest {split[f'{side.prefix}longest']}"
                 for side in sides
             ),
-            f", {kind} {_most(classes)}" if classes else "",
+            f", {kind} {most(classes)}" if classes else "",
         )
         for side in sides:
             _report_unknown(name, split, starts, side, config)
@@ -76,15 +76,8 @@ def report(
                 name,
                 split["empty_texts"],
             )
-        if missing := [label for label, count in classes.items() if not count]:
-            log.warning("%s: no example of %s", name, shown.names(missing))
-    if counts.get("duplicates_removed"):
-        log.info("%d duplicate rows removed before the split", counts["duplicates_removed"])
-    if counts.get("texts_with_several_labels"):
-        log.warning(
-            "%d texts occur with more than one label; all rows of such a text are in one split",
-            counts["texts_with_several_labels"],
-        )
+        report_absent(name, classes)
+    report_splits(counts, "texts")
     if counts.get("texts_with_several_targets"):
         log.info(
             "%d texts occur with more than one translation", counts["texts_with_several_targets"]
@@ -95,13 +88,29 @@ def report(
         log.info("%d pairs that are longer on a side left out", counts["long_pairs"])
     if counts.get("empty_sentences"):
         log.warning("%d sentences without a token left out", counts["empty_sentences"])
-    for pair, texts in counts.get("overlaps", {}).items():
-        log.warning("%d texts occur in both of %s; given splits stay whole", texts, pair)
     if counts["replaced"]:
         log.warning("%d ill-formed byte sequences replaced by U+FFFD", counts["replaced"])
     log.info("vocabulary: %d ids", description["vocabulary_size"])
     if "target_vocabulary_size" in description:
         log.info("target vocabulary: %d ids", description["target_vocabulary_size"])
+
+
+def report_absent(name: str, classes: Mapping[str, int]) -> None:
+    """Warns of the classes of which a split has no example."""
+    if missing := [label for label, count in classes.items() if not count]:
+        log.warning("%s: no example of %s", name, shown.names(missing))
+
+
+def report_splits(counts: Mapping, noun: str) -> None:
+    """Logs duplicates, and warns of rows that occur twice; `noun`: what they are called."""
+    if counts.get("duplicates_removed"):
+        log.info("%d duplicate rows removed before the split", counts["duplicates_removed"])
+    if several := counts.get(f"{noun}_with_several_labels"):
+        log.warning(
+            "%d %s occur with more than one label; all rows of each are in one split", several, noun
+        )
+    for pair, both in counts.get("overlaps", {}).items():
+        log.warning("%d %s occur in both of %s; given splits stay whole", both, noun, pair)
 
 
 def _report_unknown(
@@ -121,8 +130,8 @@ def _report_unknown(
         log.warning("%s: %s", name, doubt)
 
 
-def _most(classes: dict[str, int]) -> str:
-    """Returns the most frequent classes with their counts, and how many more there are."""
+def most(classes: dict[str, int]) -> str:
+    """Returns in words the most frequent classes with their counts, and how many more there are."""
     if len(classes) <= shown.NAMES:
         return str(classes)
     most = sorted(classes, key=lambda label: -classes[label])[: shown.NAMES]

@@ -48,12 +48,16 @@ _KNOWN_LABELS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Names of the columns (features, keys) that make a row; "" if there is none."""
+    """Names of the columns (features, keys) that make a row; "" if there is none.
+
+    values: those of the numbers that are to be learned instead of a label.
+    """
 
     text: str
     label: str = ""
     split: str = ""
     target: str = ""
+    values: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[tuple[str, str]]:
@@ -61,6 +65,7 @@ class Columns:
         named = [
             ("text_column", self.text),
             ("label_column", self.label),
+            *(("label_column", name) for name in self.values),
             ("target_column", self.target),
             ("split_column", self.split),
         ]
@@ -127,10 +132,10 @@ def read_csv(stream: raw_files.Stream, columns: Columns, max_line_bytes: int) ->
 
     Malformed quoting is an error, since one stray quote would swallow many rows.
     """
-    return _table(stream, columns, _csv_records(stream, max_line_bytes))
+    return _table(stream, columns, csv_records(stream, max_line_bytes))
 
 
-def _csv_records(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[tuple[int, list[str]]]:
+def csv_records(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[tuple[int, list[str]]]:
     """Returns (first line, fields) of each record."""
     csv.field_size_limit(max_line_bytes)
     lines = (_decoded(line) + "\n" for _, line in raw_files.lines(stream, max_line_bytes))
@@ -196,6 +201,8 @@ def _table(
         if any("\n" in field for field in fields):
             _check_not_swallowed(place, fields, label, labels)
         answer = None if label is None else fields[label]
+        if columns.values:
+            answer = [fields[positions[name]] for name in columns.values]
         if target is not None:
             answer = TargetText(place, fields[target].encode("utf-8", "surrogateescape"))
         yield (
@@ -318,7 +325,9 @@ def _row(place: Place, row: dict, columns: Columns) -> Row:
     label, split = (
         _decoded(value) if isinstance(value, bytes) else value for value in (label, split)
     )
-    if columns.target:
+    if columns.values:
+        label = [row[name] for name in columns.values]
+    elif columns.target:
         label = TargetText(place, _text(place, row, columns.target))
     elif columns.label and not is_label(label):
         raise DataError(

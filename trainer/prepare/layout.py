@@ -43,11 +43,14 @@ class Layout:
         return np.add.reduceat(lengths, np.flatnonzero(self.begins[member]))
 
 
-def shuffled(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -> Layout:
+def shuffled(
+    spool: Spool, answers: np.ndarray, config: configuration.Prepare, noun: str = "texts"
+) -> Layout:
     """Returns the layout of rows of which each is an example; duplicates are dropped.
 
     Args:
       answers: int [rows], what tells rows of equal text apart.
+      noun: what messages and counts call the rows.
 
     Raises:
       UsageError: a fraction above 0 leaves its split or the training split empty.
@@ -55,9 +58,9 @@ def shuffled(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -
     layout, ambiguous = _assigned(spool, answers, config)
     drawn = bool(config.validation_fraction or config.test_fraction)
     if ambiguous and not drawn:
-        log.warning("%d training texts occur with more than one label", ambiguous)
+        log.warning("%d training %s occur with more than one label", ambiguous, noun)
     # Of splits that are drawn: a dataset keeps the digest that earlier versions gave it.
-    several = {"texts_with_several_labels": ambiguous if drawn else 0}
+    several = {f"{noun}_with_several_labels": ambiguous if drawn else 0}
     return dataclasses.replace(layout, counts={**layout.counts, **several})
 
 

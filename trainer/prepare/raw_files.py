@@ -69,6 +69,19 @@ def expand(patterns: str, flag: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def check_hash(path: str) -> None:
+    """Raises DataError if `path` has not the hash in PATH.sha256; nothing is read without that."""
+    if _expected_hash(path):
+        try:
+            raw = _Raw(path, lambda _: None)
+        except OSError as problem:
+            raise DataError(
+                f"{path}: cannot be opened ({problem.strerror}). Check its permissions."
+            ) from None
+        raw.check_hash()
+        raw.close()
+
+
 def foreign(head: bytes) -> tuple[str, str] | None:
     """Returns what a file that begins with `head` is, and what helps; None if it may be text.
 

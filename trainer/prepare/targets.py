@@ -17,6 +17,7 @@ from trainer.exit_codes import DataError, UsageError
 from trainer.prepare import layout, rows, splits
 from trainer.prepare.classes import Classes
 from trainer.prepare.spool import Spool
+from trainer.prepare.values import Values
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +26,25 @@ MOST_EQUAL = 0.5
 
 
 class Reader(Protocol):
-    """Reads the targets of a source, batch by batch, and knows their classes at the end."""
+    """Reads the targets of a source, batch by batch, and knows their classes at the end.
+
+    values: how many a target of values has, else 0; known when a row was read.
+    """
+
+    values: int
 
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the arrays that the spool keeps; `given`: int8 [rows], the splits of the rows.
 
-        The array with the name of `Target.array` has the number of each class, if there are any.
+        The array with the name of `Target.array` has the number of each class, or the values, if
+        there are any.
         """
 
-    def ranked(self) -> tuple[list[str], np.ndarray]:
-        """Returns the names of the classes by id, and the class id of each number; or nothing."""
+    def ranked(self) -> list[str]:
+        """Ranks the classes; returns their names by id, or nothing."""
+
+    def written(self, answers: np.ndarray, split: int) -> np.ndarray:
+        """Returns class ids or values from a part of that array; a row is written once."""
 
     def answers(self, spool: Spool) -> np.ndarray:
         """Returns what tells rows of equal text apart, int [rows]."""
@@ -42,14 +52,39 @@ class Reader(Protocol):
     def check(self, found: layout.Layout, source: rows.Source) -> None:
         """Raises an error if a split cannot be learned from."""
 
+    def described(self) -> dict:
+        """Returns its part of dataset.json, when all rows are written."""
 
-class Labels:
+
+class _OfClasses:
+    """What readers of classes have in common."""
+
+    values = 0
+
+    def __init__(self, classes: Classes):
+        self._classes = classes
+
+    def ranked(self) -> list[str]:
+        names, self._ids = self._classes.ranked()
+        return names
+
+    def written(self, answers: np.ndarray, split: int) -> np.ndarray:
+        return self._ids[answers]
+
+    def check(self, found: layout.Layout, source: rows.Source) -> None:
+        """Any row will do."""
+
+    def described(self) -> dict:
+        return {}
+
+
+class Labels(_OfClasses):
     """A class for each row."""
 
     def __init__(self, config: configuration.Prepare):
         column = config.label_column if config.source in ("csv", "tsv") else ""
-        self._classes = Classes(column=column, keep_odd=config.odd_labels == "keep")
-        self.ranked = self._classes.ranked
+        flag = {"arrays": "y_array", "ts": "raw_data"}.get(config.source, "label_column")
+        super().__init__(Classes(flag=flag, column=column, keep_odd=config.odd_labels == "keep"))
 
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
         return {"labels": self._classes.add(batch.labels, given.tolist(), batch.places)}
@@ -57,17 +92,13 @@ class Labels:
     def answers(self, spool: Spool) -> np.ndarray:
         return spool.read("labels")
 
-    def check(self, found: layout.Layout, source: rows.Source) -> None:
-        """Any row will do."""
 
-
-class Tags:
+class Tags(_OfClasses):
     """A class for each token."""
 
     def __init__(self, config: configuration.Prepare):
         flag = "tag_column" if config.source == "conll" else "label_column"
-        self._classes = Classes("tag", "token", flag, keep_odd=config.odd_labels == "keep")
-        self.ranked = self._classes.ranked
+        super().__init__(Classes("tag", "token", flag, keep_odd=config.odd_labels == "keep"))
 
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
         counts = [len(tags) for tags in batch.labels]
@@ -85,11 +116,23 @@ class Tags:
     def answers(self, spool: Spool) -> np.ndarray:
         return spool.read("tag_keys")
 
-    def check(self, found: layout.Layout, source: rows.Source) -> None:
-        """Any row will do."""
+
+class _WithoutClasses:
+    """What readers have in common of targets that are tokens."""
+
+    values = 0
+
+    def ranked(self) -> list[str]:
+        return []
+
+    def written(self, answers: np.ndarray, split: int) -> np.ndarray:
+        return answers
+
+    def described(self) -> dict:
+        return {}
 
 
-class TargetTexts:
+class TargetTexts(_WithoutClasses):
     """A text for each row, whose tokens are to be told."""
 
     def __init__(self, config: configuration.Prepare):
@@ -107,9 +150,6 @@ class TargetTexts:
         for counts, wanted in ((self._pairs, filled), (self._equal, filled & equal)):
             counts += np.bincount(given[wanted], minlength=len(counts))
         return {"target_keys": splits.keys(batch.targets.texts, seed=0)[:, 0]}
-
-    def ranked(self) -> tuple[list[str], np.ndarray]:
-        return [], np.zeros(0, np.int32)
 
     def answers(self, spool: Spool) -> np.ndarray:
         return spool.read("target_keys")
@@ -136,7 +176,7 @@ class TargetTexts:
                 )
 
 
-class NextTokens:
+class NextTokens(_WithoutClasses):
     """No target beside the text: the tokens themselves are to be told."""
 
     def __init__(self, config: configuration.Prepare):
@@ -147,9 +187,6 @@ class NextTokens:
 
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
         return {}
-
-    def ranked(self) -> tuple[list[str], np.ndarray]:
-        return [], np.zeros(0, np.int32)
 
     def answers(self, spool: Spool) -> np.ndarray:
         return np.zeros(spool.rows, np.int8)
@@ -231,5 +268,6 @@ RECIPES = {
         fields.NEXT_TOKEN, fields.SHUFFLED, True, NextTokens, layout.shuffled
     ),
     ("tagging", False): Recipe(fields.TAGS, fields.SHUFFLED, False, Tags, layout.sentences),
+    ("regression", False): Recipe(fields.VALUES, fields.SHUFFLED, True, Values, layout.shuffled),
     ("translation", False): Recipe(fields.TEXT, fields.SHUFFLED, True, TargetTexts, layout.pairs),
 }
