@@ -46,7 +46,7 @@ INSIDE = {
     "models": "networks / decoder search / encoder heads / decoding vocabulary / recurrent noise"
     " shapes / dropout",
     "prepare": "command / frames new_frames / frame_sources / targets findings sides writing"
-    " / sources classes vocabulary borrowed values given arrays ts steps_csv"
+    " / sources classes vocabulary borrowed values given arrays digits ts steps_csv"
     " / layout imdb texts tagged parallel wav"
     " / folders formats imdb_npz splits spool npy sequences decimals"
     " / tfrecord rows reading moments / raw_files",

