@@ -59,10 +59,7 @@ def unscheduled(message) -> dict:
 
 
 def reasons(document, pods, events=(), workloads=None) -> list[str]:
-    asked = []
-
     def ask(*arguments):
-        asked.append(arguments[1])
         return {"events": {"items": list(events)}, "workloads.kueue.x-k8s.io": workloads}[
             arguments[1]
         ]
@@ -100,8 +97,19 @@ NO_PODS = 'Error creating: pods "words-0-abcde" is forbidden: '
         (NO_PODS + 'violates PodSecurity "restricted:latest"', "Pod Security level", "privileged"),
         (
             'Error creating: admission webhook "validate.kyverno.svc" denied the request: label',
-            "The policy validate.kyverno.svc of the cluster refuses the pods.",
+            "A policy of the cluster refuses the pods.",
             "--label",
+        ),
+        (
+            NO_PODS + "ValidatingAdmissionPolicy 'cost' with binding 'cost' denied request: label",
+            "A policy of the cluster refuses the pods.",
+            "--annotation",
+        ),
+        (
+            'Error creating: Pod "words-0-abc" is invalid: spec.containers[0].resources.requests: '
+            'Invalid value: "2": must be less than or equal to cpu limit of 1',
+            "gives containers a lower limit of cpu than they request",
+            "--cpu_limit",
         ),
         (
             'Error creating: Internal error occurred: failed calling webhook "hook.example.com"',
@@ -229,6 +237,10 @@ def test_a_container_that_is_being_created_is_explained_by_events_of_its_pod(
         ("LocalQueue team doesn't exist", "The namespace has no queue team."),
         ("ClusterQueue kit is inactive", "The queue admits nothing at the moment."),
         (
+            "Preempted to accommodate a workload (UID: 1, JobUID: 2) due to prioritization",
+            "A job that comes before it took its place.",
+        ),
+        (
             "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor "
             "kit, 2 more needed",
             "Other jobs use what this one needs.",
@@ -247,6 +259,14 @@ def test_a_suspended_job_is_explained_by_its_workload(condition, meaning):
     [told] = reasons(job(suspend=True), [], workloads={"items": [workload]})
     assert told.startswith("words waits: Pending: ") and meaning in told
     assert reasons(job(suspend=True), [], workloads=None) == []  # Kueue is not installed.
+
+
+def test_a_job_that_waits_for_its_nodes_to_be_made_is_explained():
+    checks = [{"name": "dws", "state": "Pending", "message": "waits for capacity"}]
+    reserved = [{"type": "QuotaReserved", "status": "True"}]
+    workload = {"status": {"conditions": reserved, "admissionChecks": checks}}
+    [told] = reasons(job(suspend=True), [], workloads={"items": [workload]})
+    assert told.startswith("words waits: admission check dws: Pending: waits for capacity. The qu")
 
 
 def test_a_job_that_may_not_run_any_longer_is_explained():

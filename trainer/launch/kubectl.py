@@ -156,6 +156,7 @@ def apply(kubectl: Kubectl, name: str, manifest: str) -> str:
     if job:
         log.info("deleting the earlier job %s: %s %s", name, job.ended, job.reason)
         kubectl("delete", job.kind, name, "--cascade=foreground")
+    # Else the cluster could take away what it finds of an earlier job, which is gone.
     _delete_belongings(kubectl, name)
     printed = kubectl(*send, stdin=manifest)
     _own(kubectl, name)
@@ -208,10 +209,21 @@ def _own(kubectl: Kubectl, name: str) -> None:
 
 
 def _set_owners(kubectl: Kubectl, name: str, owners: list[dict[str, str]]) -> None:
-    names = kubectl("get", ",".join(OF_A_JOB), _selector(name), "--output=name").split()
-    if names:
+    """Sets the owners of what belongs to a job; logs why, if that is not allowed.
+
+    The job runs without it.
+    """
+    done = kubectl.attempt("get", ",".join(OF_A_JOB), _selector(name), "--output=name")
+    names = done.stdout.split()
+    if not done.returncode and names:
         patch = json.dumps({"metadata": {"ownerReferences": owners}})
-        kubectl("patch", *names, "--type=merge", f"--patch={patch}")
+        done = kubectl.attempt("patch", *names, "--type=merge", f"--patch={patch}")
+    if done.returncode:
+        log.warning(
+            "what belongs to %s is not deleted together with it: %s. --stop deletes it",
+            name,
+            done.stderr.strip(),
+        )
 
 
 def stop(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> None:

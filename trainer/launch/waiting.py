@@ -62,13 +62,19 @@ RULES = (
         "(`kubectl describe limitrange`).",
     ),
     _rule(
+        r"must be less than or equal to (?P<what>[-\w./]+) limit",
+        "A LimitRange of the namespace gives containers a lower limit of {what} than they request.",
+        "Set --cpu_limit to what the worker needs, or lower --cpu or --memory "
+        "(`kubectl describe limitrange`).",
+    ),
+    _rule(
         r"violates? PodSecurity",
         "The Pod Security level of the namespace forbids such pods.",
         "Use a --namespace whose level allows them; pods with TPUs need privileged.",
     ),
     _rule(
-        r'admission webhook "(?P<hook>[^"]+)" denied',
-        "The policy {hook} of the cluster refuses the pods.",
+        r"""admission webhook "(?P<hook>[^"]+)" denied|ValidatingAdmissionPolicy '[^']+'""",
+        "A policy of the cluster refuses the pods.",
         "Change what its message names (--label, --annotation, --node_selector, --cpu_limit and "
         "--service_account set parts of a pod), or ask the administrators of the cluster.",
     ),
@@ -205,6 +211,16 @@ RULES = (
         "Ask the administrators of the cluster, or use another --queue.",
     ),
     _rule(
+        r"SchedulingGated",
+        "Kueue decides first where the pod runs.",
+        "Wait; if it lasts, see `kubectl describe workloads`.",
+    ),
+    _rule(
+        r"[Pp]reempted",
+        "A job that comes before it took its place.",
+        "Wait; it continues from its newest checkpoint by itself.",
+    ),
+    _rule(
         r"> maximum capacity",
         "The job is larger than the queue can ever admit.",
         "Lower --cpu, --memory, --gpus or --workers, or use another --queue.",
@@ -213,6 +229,11 @@ RULES = (
         r"insufficient (?:unused )?quota",
         "Other jobs use what this one needs.",
         "Wait until they end, or use another --queue or --queue_priority.",
+    ),
+    _rule(
+        r"^admission check",
+        "The queue has room, and this check must agree too.",
+        "Wait; if it lasts, ask the administrators of the cluster.",
     ),
     _rule(
         r"MaximumExecutionTime|maximum execution time",
@@ -332,7 +353,12 @@ def _workers(document: Mapping[str, Any]) -> int:
 
 def _reason(who: str, seen: str) -> Reason:
     # The name of a pod that was not made is another one with each try.
-    seen = re.sub(r'(Error creating: )?pods "[^"]*" is forbidden: ', "no pod: ", seen)
+    seen = re.sub(
+        r'(Error creating: )?pods? "[^"]*" is (forbidden|invalid): ',
+        "no pod: ",
+        seen,
+        flags=re.IGNORECASE,
+    )
     return Reason(who, seen, _rule_of(seen))
 
 
@@ -416,4 +442,10 @@ def _of_workload(document: Mapping[str, Any], ask: Ask) -> list[str]:
         waits = conditions.get("QuotaReserved")
         if waits and waits["status"] == "False":
             return [f"{waits.get('reason', '')}: {waits.get('message', '')}"]
+        # The queue has room, and something else must agree: for example that nodes can be made.
+        return [
+            f"admission check {check['name']}: {check['state']}: {check.get('message', '')}"
+            for check in workload.get("status", {}).get("admissionChecks", [])
+            if check["state"] != "Ready"
+        ]
     return []
