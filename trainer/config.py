@@ -1182,8 +1182,9 @@ class Submit(Checked):
         targets=(KUBERNETES,),
     )
     scratch: str = _submit_knob(
-        "4Gi",
-        "Disk of a worker for /tmp and its log, requested and bounded; empty: neither.",
+        "",
+        "Disk of a worker for /tmp and its log, requested and bounded. Default: 4Gi; in a queue "
+        "only bounded, because few queues count disk.",
         targets=(KUBERNETES,),
     )
     spot_seconds: int = _submit_knob(

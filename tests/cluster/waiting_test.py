@@ -11,6 +11,7 @@ import pytest
 from tests.cluster import kit
 
 pytestmark = pytest.mark.cluster
+SECONDS = 60  # After which a follower that has said nothing will not say it.
 
 
 def limits(**item) -> dict:
@@ -90,7 +91,7 @@ def broken_webhook(namespace: str) -> list[dict]:
 def following(job):
     """Runs `submit --follow` in the background; gives its lines on stderr."""
     process = subprocess.Popen(
-        job.submit("--follow"),
+        ["timeout", str(SECONDS), *job.submit("--follow")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,7 +101,7 @@ def following(job):
     try:
         yield process.stderr
     finally:
-        process.kill()
+        process.terminate()
         process.communicate()
 
 
@@ -196,11 +197,30 @@ def following(job):
             "larger than the queue can ever admit",
             "Lower --cpu",
         ),
+        (
+            "queue-priority",
+            lambda _: [],
+            ("--queue=team", "--queue_priority=none"),
+            "Kueue does not know --queue_priority",
+            "kubectl get workloadpriorityclasses",
+        ),
+        (
+            "queue-topology",
+            lambda _: [],
+            ("--queue=team", "--queue_topology=required:kubernetes.io/hostname"),
+            "The queue has no such domain for the workers.",
+            "--queue_topology",
+        ),
+        (
+            "queue-resource",
+            lambda _: [],
+            ("--queue=team", "--scratch=1Gi"),
+            "The queue does not count ephemeral-storage",
+            "Leave out",
+        ),
     ],
 )
-def test_a_job_that_cannot_start_is_explained(
-    name, objects, shape, told, remedy, record_property, capsys
-):
+def test_a_job_that_cannot_start_is_explained(name, objects, shape, told, remedy, record_property):
     namespace = kit.Namespace.make("restricted")
     made = objects(namespace.name)
     try:
@@ -217,14 +237,28 @@ def test_a_job_that_cannot_start_is_explained(
         seconds = time.monotonic() - started
         assert remedy in line, line
         record_property("seconds_to_explanation", round(seconds, 1))
-        with capsys.disabled():
-            print(f"\n{name}: {seconds:.1f} s: {line}", end="")
         status = job.command("status").splitlines()
         assert any(one.startswith("why ") and told in one for one in status), status
     finally:
         for one in made:
             kit.kubectl("delete", one["kind"], one["metadata"]["name"], f"-n{namespace.name}")
         namespace.delete()
+
+
+def test_a_job_runs_for_its_time_in_the_queue_and_its_follower_ends(namespace):
+    job = kit.Job(
+        namespace,
+        "bounded",
+        ("--queue=team", "--queue_seconds=30"),
+        training=(*kit.TRAINING, "--steps=1000000"),
+    )
+    job.apply()
+    code, _ = job.follow()
+    assert code == 143 and job.saved() > 0
+    assert any(
+        "The job ran for --queue_seconds" in line for line in job.command("status").splitlines()
+    )
+    assert "is stopped" in job.command("stop")
 
 
 # --- What a job leaves behind ---------------------------------------------------------------------

@@ -57,6 +57,7 @@ def fake(tmp_path, monkeypatch) -> pathlib.Path:
     monkeypatch.setenv("FAKE", str(tmp_path))
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setattr(kubectl, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(kubectl, "EXPLAIN_SECONDS", 0.0)
     return tmp_path
 
 
@@ -377,6 +378,34 @@ def test_a_job_that_gets_no_pod_is_explained_while_it_is_followed(fake, capsys):
         "words waits: FailedCreate: no pod: exceeded quota: team, requested: pods=1. The quota "
         "team of the namespace has no room for this. Wait until other jobs end, lower --cpu"
     )
+
+
+def test_a_reason_that_passes_by_is_not_logged(fake, capsys):
+    lay(
+        fake,
+        job__1=job(),
+        job__4=job(("Complete", "")),
+        pods__1=pods(pod(0, unscheduled="no room")),
+        pods__2=pods(pod(0)),
+    )
+    (fake / "log.words-0-1").write_text("")
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 0
+    assert " waits: " not in capsys.readouterr().err
+
+
+def test_a_job_that_kueue_never_lets_run_again_ends_its_follower(fake, capsys):
+    conditions = [{"type": "DeactivationTarget", "reason": "MaximumExecutionTimeExceeded"}]
+    workload = {"spec": {"active": False}, "status": {"conditions": conditions}}
+    lay(
+        fake,
+        job__1=job(),
+        job__2=job(suspend=True),
+        pods__1=pods(pod(0, 143)),
+        workloads__1=json.dumps({"items": [workload]}),
+    )
+    (fake / "log.words-0-1").write_text("stopped\n")
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 143
+    assert "The job ran for --queue_seconds" in capsys.readouterr().err
 
 
 def test_a_job_that_is_deleted_ends_its_follower(fake):

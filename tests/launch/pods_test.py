@@ -255,7 +255,12 @@ def test_disk_is_requested_and_bounded():
     requests, limits = pods.resources(submit(scratch="1Gi"), {"nvidia.com/gpu": 1}, ["10Gi"])
     assert requests["ephemeral-storage"] == limits["ephemeral-storage"] == "11264Mi"
     assert requests["nvidia.com/gpu"] == limits["nvidia.com/gpu"] == 1
-    assert pods.resources(submit(scratch=""), {}, ["10Gi"])[1] == {"memory": "4Gi"}
+
+
+def test_a_queue_that_does_not_count_disk_admits_the_job():
+    assert pods.resources(submit(queue="team"), {}, ["10Gi"])[1] == {"memory": "4Gi"}
+    limits = pods.resources(submit(queue="team", scratch="2Gi"), {}, [])[1]
+    assert limits == {"memory": "4Gi", "ephemeral-storage": "2Gi"}
 
 
 def test_a_limit_of_cpus_is_set_only_if_asked_for():

@@ -237,6 +237,16 @@ def test_a_container_that_is_being_created_is_explained_by_events_of_its_pod(
         ("LocalQueue team doesn't exist", "The namespace has no queue team."),
         ("ClusterQueue kit is inactive", "The queue admits nothing at the moment."),
         (
+            "couldn't assign flavors to pod set main: resource ephemeral-storage unavailable in "
+            "ClusterQueue",
+            "The queue does not count ephemeral-storage, so it never admits",
+        ),
+        (
+            'couldn\'t assign flavors to pod set main: Flavor "default" does not support '
+            "TopologyAwareScheduling",
+            "The queue has no such domain",
+        ),
+        (
             "Preempted to accommodate a workload (UID: 1, JobUID: 2) due to prioritization",
             "A job that comes before it took its place.",
         ),
@@ -258,7 +268,13 @@ def test_a_suspended_job_is_explained_by_its_workload(condition, meaning):
     workload = {"status": {"conditions": [{**reserved, "message": condition}]}}
     [told] = reasons(job(suspend=True), [], workloads={"items": [workload]})
     assert told.startswith("words waits: Pending: ") and meaning in told
-    assert reasons(job(suspend=True), [], workloads=None) == []  # Kueue is not installed.
+    assert reasons(job(suspend=True), [], workloads=None) == []  # It cannot be read.
+
+
+def test_a_job_that_kueue_does_not_take_up_is_explained():
+    """It says nothing about the job if there is no class of its --queue_priority."""
+    [told] = reasons(job(suspend=True), [], workloads={"items": []})
+    assert "kubectl get workloadpriorityclasses" in told
 
 
 def test_a_job_that_waits_for_its_nodes_to_be_made_is_explained():
@@ -279,6 +295,8 @@ def test_a_job_that_may_not_run_any_longer_is_explained():
     workload = {"spec": {"active": False}, "status": {"conditions": [target]}}
     [told] = reasons(job(suspend=True), [], workloads={"items": [workload]})
     assert "The job ran for --queue_seconds" in told
+    [reason] = waiting.reasons(job(suspend=True), [], lambda *_: {"items": [workload]})
+    assert reason.final
 
 
 def test_nothing_is_said_of_a_job_that_runs():
@@ -323,9 +341,18 @@ def test_an_evicted_pod_is_explained_until_it_is_replaced():
     assert reasons(job(), [pod(0), evicted, pod(1, created="2026-01-01T00:00:20Z")]) == []
 
 
+def test_what_the_scheduler_also_tried_is_left_out():
+    message = (
+        "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 "
+        "nodes are available: 2 Preemption is not helpful for scheduling."
+    )
+    [told] = reasons(job(1), [pod(0, "Pending", **unscheduled(message))])
+    assert "Unschedulable: 0/2 nodes are available: 2 Insufficient cpu. No node has" in told
+
+
 def test_a_message_is_cut_to_a_readable_length():
     [told] = reasons(job(), [], [event(NAME, "exceeded quota: team " + "x" * 1000)])
-    assert "x..." in told and len(told) < 600
+    assert "x. The quota" in told and len(told) < 600
 
 
 def test_of_a_message_that_no_rule_knows_nothing_is_said():

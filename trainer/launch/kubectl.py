@@ -26,7 +26,7 @@ FIELD_MANAGER = "rnn-trainer"
 KINDS = ("job.batch", "jobset.jobset.x-k8s.io")
 OF_A_JOB = ("service", "networkpolicy", "secret", "deployment")  # What is deleted with a job.
 NOT_COUNTED = tuple(row.code for row in TABLE if row.on_cluster in ("done", "retry, not counted"))
-EXPLAIN_SECONDS = 5.0  # How often a job whose pods do not all run is looked at closely.
+EXPLAIN_SECONDS = 3.0  # How often a follower asks why a job waits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,7 +308,9 @@ def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
                 code = _code(failures, BY_NAME["bug"])
                 log.info("%s failed with exit code %d: %s", name, code, job.reason)
                 return code
-            explainer.look(job, pods)
+            if explainer.look(job, pods):
+                logs.drain(seconds=10)
+                return _code(failures, BY_NAME["bug"])
             time.sleep(POLL_SECONDS)
     finally:
         logs.end()
@@ -335,21 +337,27 @@ def _code(failures: dict[str, Failure], otherwise: int) -> int:
 
 
 class _Explainer:
-    """Logs why a job waits: each reason once, until the same pods wait for another one."""
+    """Logs why a job waits: a reason that stands at two looks, once until another one comes."""
 
     def __init__(self, kubectl: Kubectl):
         self._kubectl, self._due = kubectl, 0.0
+        # {who waits: rule}, of the last look, and of what was logged.
+        self._seen: dict[str, waiting.Rule] = {}
         self._said: dict[str, waiting.Rule] = {}
 
-    def look(self, job: "Job", pods: list[dict[str, Any]]) -> None:
-        if job.ended or time.monotonic() < self._due:
-            return
+    def look(self, job: "Job", pods: list[dict[str, Any]]) -> bool:
+        """Returns whether the job will never run again."""
+        if time.monotonic() < self._due:
+            return False
         self._due = time.monotonic() + EXPLAIN_SECONDS
         found = waiting.reasons(job.document, pods, self._kubectl.ask)
-        for reason in found:
-            if self._said.get(reason.who) != reason.rule:
+        stands = [reason for reason in found if self._seen.get(reason.who) is reason.rule]
+        for reason in stands:
+            if self._said.get(reason.who) is not reason.rule:
                 log.info("%s", reason)
-        self._said = {reason.who: reason.rule for reason in found}
+        self._seen = {reason.who: reason.rule for reason in found}
+        self._said = {reason.who: reason.rule for reason in stands}
+        return any(reason.final for reason in stands)
 
 
 class _Logs:

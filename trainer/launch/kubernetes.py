@@ -169,7 +169,7 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
             ),
         ],
         "volumes": [
-            {"name": "tmp", "emptyDir": {"sizeLimit": submit.scratch} if submit.scratch else {}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": pods.scratch(submit)}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm(submit)}},
             *([{"name": "gang", **_secret(secret)}] if spec.has_token else []),
             *({"name": volume_name, **_source(volume)} for volume_name, volume in _named(spec)),

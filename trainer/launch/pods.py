@@ -355,6 +355,11 @@ def shm(submit: configuration.Submit) -> str:
     return submit.shm or (BIG_SHM if submit.gpus >= MANY_GPUS else "1Gi")
 
 
+def scratch(submit: configuration.Submit) -> str:
+    """Returns the size of /tmp."""
+    return submit.scratch or "4Gi"
+
+
 def resources(
     submit: configuration.Submit, devices: dict[str, int], folders: list[str]
 ) -> tuple[dict, dict]:
@@ -364,7 +369,12 @@ def resources(
       devices: {resource: number} of its accelerators.
       folders: sizes of its emptyDir volumes on disk, which count as ephemeral storage too.
     """
-    disk = {"ephemeral-storage": total([submit.scratch, *folders])} if submit.scratch else {}
+    # A ClusterQueue of Kueue never admits a job that requests a resource that it does not list.
+    disk = (
+        {"ephemeral-storage": total([scratch(submit), *folders])}
+        if submit.scratch or not submit.queue
+        else {}
+    )
     requests = {"cpu": submit.cpu, "memory": submit.memory, **disk, **devices}
     limits = {**({"cpu": submit.cpu_limit} if submit.cpu_limit else {}), "memory": submit.memory}
     return requests, {**limits, **disk, **devices}

@@ -22,12 +22,13 @@ Ask = Callable[..., dict[str, Any] | None]
 class Rule:
     """A message of the cluster, what it means, and the remedy.
 
-    `meaning` and `remedy` may name the groups of `pattern`.
+    `meaning` and `remedy` may name the groups of `pattern`. final: the job never runs again.
     """
 
     pattern: re.Pattern
     meaning: str
     remedy: str
+    final: bool = False
 
     def explain(self, seen: str) -> str:
         """Returns meaning and remedy of a message that fits the pattern."""
@@ -35,8 +36,8 @@ class Rule:
         return f"{self.meaning.format(**named)} {self.remedy.format(**named)}"
 
 
-def _rule(pattern: str, meaning: str, remedy: str) -> Rule:
-    return Rule(re.compile(pattern, re.DOTALL), meaning, remedy)
+def _rule(pattern: str, meaning: str, remedy: str, final: bool = False) -> Rule:
+    return Rule(re.compile(pattern, re.DOTALL), meaning, remedy, final)
 
 
 _CREATE = "Create it, or correct"
@@ -221,6 +222,23 @@ RULES = (
         "Wait; it continues from its newest checkpoint by itself.",
     ),
     _rule(
+        r"no Workload",
+        "Kueue does not know --queue_priority, or does not look after this namespace.",
+        "Correct --queue_priority (`kubectl get workloadpriorityclasses`), or ask the "
+        "administrators of the cluster.",
+    ),
+    _rule(
+        r"does not support TopologyAwareScheduling|no topology (?:domains|assignment)",
+        "The queue has no such domain for the workers.",
+        "Correct --queue_topology (`kubectl get topologies`), or leave it out.",
+    ),
+    _rule(
+        r"resource (?P<what>\S+) unavailable in ClusterQueue",
+        "The queue does not count {what}, so it never admits a job that requests it.",
+        "Leave out the flag that requests it (--scratch for ephemeral-storage, --gpus), use "
+        "another --queue, or ask the administrators of the cluster to add it to the queue.",
+    ),
+    _rule(
         r"> maximum capacity",
         "The job is larger than the queue can ever admit.",
         "Lower --cpu, --memory, --gpus or --workers, or use another --queue.",
@@ -238,8 +256,9 @@ RULES = (
     _rule(
         r"MaximumExecutionTime|maximum execution time",
         "The job ran for --queue_seconds, and Kueue does not let it run again.",
-        "See `--stop`; submitted again with more --queue_seconds it continues from its newest "
+        "Submit it again after `--stop`, with more --queue_seconds: it continues from its newest "
         "checkpoint.",
+        final=True,
     ),
     _rule(
         r"[Dd]eactivated",
@@ -262,8 +281,13 @@ class Reason:
     seen: str
     rule: Rule
 
+    @property
+    def final(self) -> bool:
+        """Whether the job never runs again, although the cluster does not count it as ended."""
+        return self.rule.final
+
     def __str__(self) -> str:
-        seen = shown.bare(self.seen.strip().rstrip("."))
+        seen = shown.bare(self.seen.strip()).rstrip(".")
         return f"{self.who} waits: {seen}. {self.rule.explain(self.seen)}"
 
 
@@ -352,6 +376,8 @@ def _workers(document: Mapping[str, Any]) -> int:
 
 
 def _reason(who: str, seen: str) -> Reason:
+    # What the scheduler also tried, which explains nothing.
+    seen = re.sub(r"(\. no new claims to deallocate,)?\.? preemption: .*", "", seen)
     # The name of a pod that was not made is another one with each try.
     seen = re.sub(
         r'(Error creating: )?pods? "[^"]*" is (forbidden|invalid): ',
@@ -428,8 +454,10 @@ def _last(
 def _of_workload(document: Mapping[str, Any], ask: Ask) -> list[str]:
     """Returns why Kueue does not admit a suspended job."""
     selector = f"--selector={kueue.PREFIX}job-uid={document['metadata'].get('uid', '')}"
-    found = ask("get", "workloads.kueue.x-k8s.io", selector) or {"items": []}
-    for workload in found["items"]:
+    found = ask("get", "workloads.kueue.x-k8s.io", selector)
+    if found is not None and not found["items"]:
+        return ["no Workload: Kueue has not taken the job up"]
+    for workload in found["items"] if found else []:
         conditions = {
             condition["type"]: condition
             for condition in workload.get("status", {}).get("conditions", [])
