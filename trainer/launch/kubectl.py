@@ -310,7 +310,7 @@ def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
                 return code
             if explainer.look(job, pods):
                 logs.drain(seconds=10)
-                return _code(failures, BY_NAME["bug"])
+                return _code(failures, BY_NAME["terminated"])
             time.sleep(POLL_SECONDS)
     finally:
         logs.end()
