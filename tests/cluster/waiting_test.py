@@ -249,12 +249,13 @@ def test_a_job_runs_for_its_time_in_the_queue_and_its_follower_ends(namespace):
     job = kit.Job(
         namespace,
         "bounded",
-        ("--queue=team", "--queue_seconds=30"),
+        ("--queue=team", "--queue_seconds=60"),
         training=(*kit.TRAINING, "--steps=1000000"),
     )
     job.apply()
     code, _ = job.follow()
-    assert code == 143 and job.saved() > 0
+    assert code == 143
+    kit.eventually("the last checkpoint", lambda: job.saved() > 0)
     assert any(
         "The job ran for --queue_seconds" in line for line in job.command("status").splitlines()
     )
