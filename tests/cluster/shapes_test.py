@@ -43,6 +43,11 @@ def test_a_bad_configuration_fails_the_job_at_once_and_follow_prints_why(namespa
     assert code == 2
     assert any("/data/nothing" in line for line in lines)
     assert len(job.pods()) == 1
+    # The API server would not change the pods of a job, so one that ended is replaced.
+    again = kit.Job(namespace, "bad", ("--env=A=b",), data_dir="/data/nothing")
+    again.apply()
+    assert again.follow()[0] == 2
+    assert again.pods()[0]["spec"]["containers"][0]["env"] == [{"name": "A", "value": "b"}]
 
 
 def test_the_api_server_takes_every_flag_of_a_pod(namespace):

@@ -37,10 +37,11 @@ case " $* " in
 *" logs "*) for pod; do :; done; cat "$FAKE/log.$pod"
   if [ -e "$FAKE/broken" ]; then rm "$FAKE/broken"; echo "third" >>"$FAKE/log.$pod"; exit 1; fi ;;
 *" exec "*) cat "$FAKE/report" 2>/dev/null || exit 1 ;;
+*" create "*)
+  cat "$FAKE/warning" >&2 2>/dev/null || :
+  [ ! -e "$FAKE/refusal" ] || { cat "$FAKE/refusal" >&2; exit 1; } ;;
 *" apply "*)
   cat >"$FAKE/sent"
-  case "$*" in *--dry-run=server*) cat "$FAKE/warning" >&2 2>/dev/null || : ;; esac
-  [ ! -e "$FAKE/refusal" ] || { cat "$FAKE/refusal" >&2; exit 1; }
   echo "job.batch/words applied" ;;
 esac
 """
@@ -141,11 +142,11 @@ def lay(fake, **files) -> None:
 
 def test_a_job_is_applied_after_a_dry_run_and_the_next_commands_are_printed(fake, capsys):
     assert main.main([*SUBMIT, "--context=c", "--namespace=team", "--apply", *TRAIN]) == 0
-    send = (
-        "--context=c --namespace=team apply --server-side --force-conflicts "
-        "--field-manager=rnn-trainer --filename=-"
-    )
-    assert [call for call in calls(fake) if " apply " in call] == [f"{send} --dry-run=server", send]
+    where = "--context=c --namespace=team"
+    assert [call for call in calls(fake) if " apply " in call or " create " in call] == [
+        f"{where} create --filename=- --dry-run=server",
+        f"{where} apply --server-side --force-conflicts --field-manager=rnn-trainer --filename=-",
+    ]
     assert main.main([*SUBMIT, *TRAIN]) == 0
     told, manifest = (
         capsys.readouterr().out.split("\n# TensorFlow's server")[0],
@@ -183,7 +184,7 @@ def test_what_the_cluster_refuses_is_not_sent(fake, capsys, file, text, told):
     assert main.main([*SUBMIT, "--apply", *TRAIN]) == 2
     error = capsys.readouterr().err
     assert text.strip() in error and told in error
-    assert sum(" apply " in f" {call}" for call in calls(fake)) == 1
+    assert not (fake / "sent").exists()
 
 
 def test_other_warnings_of_the_cluster_are_printed_and_do_not_stop_a_job(fake, capsys):
@@ -191,7 +192,20 @@ def test_other_warnings_of_the_cluster_are_printed_and_do_not_stop_a_job(fake, c
     (fake / "warning").write_text(f"Warning: {warning}\n")
     assert main.main([*SUBMIT, "--apply", *TRAIN]) == 0
     assert f"the cluster warns: {warning}" in capsys.readouterr().err
-    assert sum(" apply " in f" {call}" for call in calls(fake)) == 2
+    assert (fake / "sent").exists()
+
+
+def test_a_job_that_ended_may_be_replaced_by_another_one(fake, capsys):
+    """The API server would not change its pods; that it exists is no refusal."""
+    exists = 'Error from server (AlreadyExists): jobs.batch "words" already exists\n'
+    (fake / "job.1").write_text(job(("Failed", "PodFailurePolicy")))
+    (fake / "refusal").write_text(exists)
+    assert main.main([*SUBMIT, "--env=A=b", "--apply", *TRAIN]) == 0
+    assert "delete job.batch words --cascade=foreground" in calls(fake)
+    (fake / "refusal").write_text(exists + "Error from server (Invalid): no such thing\n")
+    assert main.main([*SUBMIT, "--env=A=b", "--apply", *TRAIN]) == 2
+    error = capsys.readouterr().err
+    assert "the cluster refuses the job: Error from server (Invalid): no such thing" in error
 
 
 @pytest.mark.parametrize(
@@ -228,7 +242,7 @@ def test_a_job_owns_what_belongs_to_it(fake):
     lay(fake, job__1=job(), belongings="service/words\nsecret/words-gang\n")
     assert main.main([*SUBMIT, "--apply", *TRAIN]) == 0
     made = [call for call in calls(fake) if "get job" not in call]
-    assert [call.split(" ")[0] for call in made] == ["apply", "delete", "apply", "get", "patch"]
+    assert [call.split(" ")[0] for call in made] == ["create", "delete", "apply", "get", "patch"]
     assert made[1] == f"delete {BELONGINGS} {SELECTOR}"
     assert made[3] == f"get {BELONGINGS} {SELECTOR} --output=name"
     command, patch = made[4].split(" --patch=")

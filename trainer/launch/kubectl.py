@@ -152,7 +152,7 @@ def apply(kubectl: Kubectl, name: str, manifest: str) -> str:
         f"--field-manager={FIELD_MANAGER}",
         "--filename=-",
     )
-    _dry_run(kubectl, send, manifest)
+    _dry_run(kubectl, manifest)
     if job:
         log.info("deleting the earlier job %s: %s %s", name, job.ended, job.reason)
         kubectl("delete", job.kind, name, "--cascade=foreground")
@@ -163,22 +163,25 @@ def apply(kubectl: Kubectl, name: str, manifest: str) -> str:
     return printed
 
 
-def _dry_run(kubectl: Kubectl, send: tuple[str, ...], manifest: str) -> None:
+def _dry_run(kubectl: Kubectl, manifest: str) -> None:
     """Raises UsageError if the cluster refuses `manifest` or would give its job no pods.
 
-    If pods break the Pod Security level of the namespace, the API server accepts the job with a
-    warning, and the job never gets a pod. Other warnings are advice, and logged.
+    It is asked for new objects, because a job that ended cannot be changed and is replaced. If pods
+    break the Pod Security level of the namespace, the API server accepts the job with a warning,
+    and the job never gets a pod. Other warnings are advice, and logged.
     """
-    done = kubectl.attempt(*send, "--dry-run=server", stdin=manifest)
-    warnings = [line for line in done.stderr.splitlines() if line.startswith("Warning: ")]
-    problem = next((line for line in warnings if "would violate PodSecurity" in line), "")
+    done = kubectl.attempt("create", "--filename=-", "--dry-run=server", stdin=manifest)
+    told = done.stderr.strip().splitlines()
+    warnings = [line for line in told if line.startswith("Warning: ")]
+    problems = [line for line in warnings if "would violate PodSecurity" in line]
     if done.returncode:
-        problem = done.stderr.strip() or done.stdout.strip()
-    if problem:
-        told = waiting.meaning(problem)
-        raise UsageError(
-            f"kubectl {' '.join(send)} --dry-run=server: {problem}{told and f'. {told}'}"
-        )
+        known = [line for line in told if "(AlreadyExists)" in line]
+        problems += [line for line in told if line not in (*known, *warnings)]
+        problems = problems or ([] if known else [done.stdout.strip() or "no answer"])
+    if problems:
+        text = " ".join(problems)
+        means = waiting.meaning(text)
+        raise UsageError(f"the cluster refuses the job: {text}{means and f'. {means}'}")
     for line in warnings:
         log.warning("the cluster warns: %s", line.removeprefix("Warning: "))
 
@@ -197,7 +200,11 @@ def _own(kubectl: Kubectl, name: str) -> None:
 
     That is so whoever deletes the job: its time to live, a person, or `stop`.
     """
-    job = Job.find(kubectl, name)
+    try:
+        job = Job.find(kubectl, name)
+    except UsageError as problem:  # The job was sent, and runs all the same.
+        log.warning("%s does not own what belongs to it: %s. --stop deletes it", name, problem)
+        return
     if job:
         owner = {
             "apiVersion": job.document["apiVersion"],
