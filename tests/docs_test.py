@@ -31,6 +31,7 @@ FLAGS = {name: command.sections for name, command in main.COMMANDS.items()}
 # Flags of scripts and of pytest, which documents also name.
 OTHER_FLAGS = {
     "push": "scripts/build_image.sh",
+    "platform": "scripts/build_image.sh",
     "slow": "pytest",
     "cluster": "pytest",
     "gpu_wheel": "pytest",

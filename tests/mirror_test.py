@@ -12,6 +12,7 @@ WHOLE_PROGRAM = {
     "cli_bad_input_test.py": "does every mistake on a command line end with a message and code 2?",
     "cluster/faults_test.py": "does a real cluster's job survive what clusters do?",
     "cluster/shapes_test.py": "does a real cluster accept every shape of job?",
+    "cluster/waiting_test.py": "is it said why a real cluster does not start a job?",
     "devices/gpu_kernels_test.py": "does a step run on a GPU, and not on its host?",
     "devices/tpu_compiler_test.py": "does a step compile for real TPUs?",
     "digests_test.py": "are the results those of the version before?",

@@ -1110,6 +1110,9 @@ class Doctor(Checked):
     context: str = knob("", "Context of kubectl; default: its current context.")
     namespace: str = knob("", "Namespace of the job; default: that of the context.")
     queue: str = knob("", "Kueue LocalQueue that would admit the job.")
+    cpu: str = knob("2", "CPUs of a worker, as for `submit`.")
+    memory: str = knob("4Gi", "Memory of a worker, as for `submit`.")
+    cpu_limit: str = knob("", "CPUs that a worker cannot exceed, as for `submit`.")
 
 
 KUBERNETES, LOCAL, TPU_VM = TARGETS = ("kubernetes", "local", "tpu_vm")
@@ -1176,7 +1179,7 @@ class Submit(Checked):
     )
     spot: bool = _submit_knob(
         False,
-        "Spot capacity: cheaper, but the provider may take it away. GKE gives 15 seconds' notice.",
+        "Spot capacity: cheaper, but the provider may take it away. See --spot_seconds.",
         targets=(KUBERNETES, TPU_VM),
     )
     service_account: str = _submit_knob(
@@ -1198,11 +1201,12 @@ class Submit(Checked):
     )
     memory: str = _submit_knob("4Gi", "Memory of a worker.", targets=(KUBERNETES,))
     gpus: int = _submit_knob(
-        0, "GPUs of a worker (nvidia.com/gpu).", at_least(0), targets=(KUBERNETES,)
+        0, "GPUs of a worker, as --gpu_resource counts them.", at_least(0), targets=(KUBERNETES,)
     )
     shm: str = _submit_knob(
-        "1Gi",
-        "Size of /dev/shm, which the GPUs of a worker use to communicate; it counts as memory.",
+        "",
+        "Size of /dev/shm, which the GPUs of a worker use to communicate; it counts as memory. "
+        "Default: 1Gi, and 8Gi from 4 GPUs on.",
         targets=(KUBERNETES,),
     )
     volume: tuple[str, ...] = _submit_knob(
@@ -1246,14 +1250,88 @@ class Submit(Checked):
     )
     deadline_seconds: int = _submit_knob(
         604_800,
-        "Time after which the job fails, restarts included.",
+        "Time after which the job fails, replaced pods included. The cluster counts anew when a "
+        "JobSet restarts all workers and when a queue takes the job back; --queue_seconds does "
+        "not.",
         at_least(1),
         targets=(KUBERNETES,),
     )
     ttl_seconds: int = _submit_knob(
         86_400,
-        "Time after its end when the job is deleted; its volumes stay.",
+        "Time after its end when the job is deleted, with everything but its volumes.",
         at_least(0),
+        targets=(KUBERNETES,),
+    )
+    cpu_limit: str = _submit_knob(
+        "",
+        "CPUs that a worker cannot exceed; default: no limit, which is faster. Some namespaces ask "
+        "for one by a quota or a LimitRange.",
+        targets=(KUBERNETES,),
+    )
+    scratch: str = _submit_knob(
+        "",
+        "Disk of a worker for /tmp and its log, requested and bounded. Default: 4Gi; in a queue "
+        "only bounded, because few queues count disk.",
+        targets=(KUBERNETES,),
+    )
+    spot_seconds: int = _submit_knob(
+        15,
+        "Notice before a Spot node ends; more where the node pool is configured for it.",
+        at_least(1),
+        targets=(KUBERNETES,),
+    )
+    env: tuple[str, ...] = _submit_knob(
+        (),
+        "NAME=VALUE: a variable of the workers' environment. Repeat the flag for each variable.",
+        targets=(KUBERNETES,),
+    )
+    env_secret: tuple[str, ...] = _submit_knob(
+        (),
+        "NAME=SECRET:KEY: a variable whose value is a key of a Secret. Repeat the flag for each.",
+        targets=(KUBERNETES,),
+    )
+    runtime_class: str = _submit_knob(
+        "",
+        "RuntimeClass of the workers, for example nvidia on k3s, RKE2 and kubeadm.",
+        targets=(KUBERNETES,),
+    )
+    annotation: tuple[str, ...] = _submit_knob(
+        (), "KEY=VALUE: an annotation of the pods. Repeat the flag for each.", targets=(KUBERNETES,)
+    )
+    label: tuple[str, ...] = _submit_knob(
+        (), "KEY=VALUE: a label of the pods. Repeat the flag for each.", targets=(KUBERNETES,)
+    )
+    priority_class: str = _submit_knob("", "PriorityClass of the workers.", targets=(KUBERNETES,))
+    queue_priority: str = _submit_knob(
+        "", "WorkloadPriorityClass of Kueue, which orders the queue.", targets=(KUBERNETES,)
+    )
+    queue_topology: str = _submit_knob(
+        "",
+        "required:LEVEL or preferred:LEVEL: Kueue places all workers in one domain of this level, "
+        "for example required:cloud.google.com/gce-topology-block.",
+        targets=(KUBERNETES,),
+    )
+    queue_seconds: int = _submit_knob(
+        0,
+        "Time that Kueue lets the job run, counted over all its admissions; 0: no limit.",
+        at_least(0),
+        targets=(KUBERNETES,),
+    )
+    gpu_resource: str = _submit_knob(
+        "nvidia.com/gpu",
+        "Resource that --gpus counts, for example nvidia.com/mig-1g.10gb or nvidia.com/gpu.shared.",
+        targets=(KUBERNETES,),
+    )
+    anti_affinity: tuple[str, ...] = _submit_knob(
+        (),
+        "KEY: a label of nodes. No two workers run where its value is the same, for example "
+        "kubernetes.io/hostname. Repeat the flag for each.",
+        targets=(KUBERNETES,),
+    )
+    spread: tuple[str, ...] = _submit_knob(
+        (),
+        "KEY: a label of nodes. Workers are spread over its values as evenly as possible, for "
+        "example topology.kubernetes.io/zone. Repeat the flag for each.",
         targets=(KUBERNETES,),
     )
     context: str = _submit_knob(

@@ -43,6 +43,33 @@ def test_a_bad_configuration_fails_the_job_at_once_and_follow_prints_why(namespa
     assert code == 2
     assert any("/data/nothing" in line for line in lines)
     assert len(job.pods()) == 1
+    # The API server would not change the pods of a job, so one that ended is replaced.
+    again = kit.Job(namespace, "bad", ("--env=A=b",), data_dir="/data/nothing")
+    again.apply()
+    assert again.follow()[0] == 2
+    assert again.pods()[0]["spec"]["containers"][0]["env"] == [{"name": "A", "value": "b"}]
+
+
+def test_the_api_server_takes_every_flag_of_a_pod(namespace):
+    flags = (
+        "--cpu_limit=2",
+        "--env=NCCL_DEBUG=INFO",
+        "--env_secret=TOKEN=keys:token",
+        "--runtime_class=nvidia",
+        "--annotation=note=a: b",
+        "--label=team=vision",
+        "--priority_class=high",
+        "--queue=team",
+        "--queue_priority=urgent",
+        "--queue_topology=preferred:example.com/rack",
+        "--queue_seconds=3600",
+        "--anti_affinity=kubernetes.io/hostname",
+        "--spread=topology.kubernetes.io/zone",
+    )
+    for shape in ((), ("--workers=2", "--tensorboard"), ("--workers=2", "--jobset")):
+        manifest = kit.run(kit.Job(namespace, "flags", (*flags, *shape)).submit())
+        send = ("apply", f"--namespace={namespace.name}", "--server-side", "--filename=-")
+        kit.kubectl(*send, "--dry-run=server", stdin=manifest)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from trainer.devices import accelerator
 from trainer.devices.accelerator import Evidence
 
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 GPU_POD = {"NVIDIA_VISIBLE_DEVICES": "GPU-8a6cd1f2"}
 
 
@@ -25,6 +26,14 @@ GPU_POD = {"NVIDIA_VISIBLE_DEVICES": "GPU-8a6cd1f2"}
             ["/dev/nvidia0", "/dev/nvidia1"],
             {"GPU": Evidence("/dev/nvidia0", False)},
         ),
+        # A pod that gets its GPUs by CDI, and one of GKE, whose plugin sets no variable.
+        (
+            {"NVIDIA_VISIBLE_DEVICES": "void", **POD},
+            ["/dev/nvidia0"],
+            {"GPU": Evidence("/dev/nvidia0", True)},
+        ),
+        (POD, ["/dev/nvidia0"], {"GPU": Evidence("/dev/nvidia0", True)}),
+        (POD, [], {}),
         ({**GPU_POD, "CUDA_VISIBLE_DEVICES": ""}, ["/dev/nvidia0"], {}),  # hidden on purpose
         ({**GPU_POD, "CUDA_VISIBLE_DEVICES": "-1"}, [], {}),
         (

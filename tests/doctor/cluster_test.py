@@ -41,7 +41,9 @@ def kubectl(tmp_path, monkeypatch):
                 f"{AT} auth can-i {verb} {resource}": "yes"
                 for verb, resource in cluster.PERMISSIONS
             },
+            f"{AT} auth can-i create pods --subresource=exec": "yes",
             f"{AT} auth can-i get pods --subresource=log": ["no", "", 1],
+            f"{AT} api-versions": "apps/v1\nbatch/v1",
             f"{AT} get namespace team --output=json": json.dumps(
                 {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
             ),
@@ -55,6 +57,20 @@ def kubectl(tmp_path, monkeypatch):
                             "status": {
                                 "hard": {"pods": "10", "limits.cpu": "4"},
                                 "used": {"pods": "3"},
+                            }
+                        }
+                    ]
+                }
+            ),
+            f"{AT} get limitranges --output=json": json.dumps(
+                {
+                    "items": [
+                        {
+                            "spec": {
+                                "limits": [
+                                    {"type": "Container", "default": {"cpu": "1"}},
+                                    {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}},
+                                ]
                             }
                         }
                     ]
@@ -85,7 +101,28 @@ def test_permissions_level_queues_and_quotas_are_read(kubectl):
         pod_security="restricted",
         queues=("gpus",),
         quotas={"pods": ("3", "10"), "limits.cpu": ("0", "4")},
+        ranges=({"type": "Container", "default": {"cpu": "1"}},),
     )
+
+
+def test_permissions_are_those_that_submit_needs():
+    """A server-side apply creates or patches; what belongs to a job is found, owned and deleted."""
+    needed = {f"{verb} {thing}" for verb, thing in cluster.PERMISSIONS}
+    for thing in ("jobs.batch", "services", "secrets", "deployments.apps"):
+        assert {f"{verb} {thing}" for verb in ("get", "create", "patch", "delete")} <= needed
+    assert {"create pods/exec", "get pods/log", "list events"} <= needed
+
+
+def test_jobsets_are_asked_about_where_they_exist(kubectl):
+    kubectl(
+        **{
+            f"{AT} api-versions": "batch/v1\njobset.x-k8s.io/v1alpha2",
+            f"{AT} auth can-i create jobsets.jobset.x-k8s.io": "yes",
+        }
+    )
+    denied = cluster.look("", "").denied
+    assert "patch jobsets.jobset.x-k8s.io" in denied
+    assert "create jobsets.jobset.x-k8s.io" not in denied
 
 
 def test_context_and_namespace_of_the_flags_come_before_those_of_kubectl(kubectl):
@@ -131,14 +168,6 @@ def test_without_kubectl_or_context_there_is_nothing_to_ask(kubectl, tmp_path, m
     assert "no context" in cluster.look("", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cluster.look("", "") == "kubectl is not on the PATH"
-
-
-@pytest.mark.parametrize(
-    "text, number",
-    [("3", 3), ("1500m", 1.5), ("2k", 2000), ("1Gi", 2**30), ("2.5G", 2.5e9), ("0", 0)],
-)
-def test_quantities_are_read_as_kubernetes_writes_them(text, number):
-    assert cluster.quantity(text) == number
 
 
 def test_a_kubectl_that_hangs_is_a_problem_and_not_a_wait(kubectl, tmp_path, monkeypatch):

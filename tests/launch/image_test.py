@@ -60,7 +60,9 @@ def test_an_image_is_built_and_pushed_with_what_is_there(build, builders, begins
     assert done.returncode == 0, done.stderr
     assert (
         built.startswith(begins)
-        and f"--file={ROOT}/k8s/Dockerfile --target=gpu --tag=r.example/rnn-trainer:1" in built
+        and f"--platform=linux/amd64 --file={ROOT}/k8s/Dockerfile --target=gpu "
+        "--tag=r.example/rnn-trainer:1"
+        in built
     )
     assert re.search(r"--label=org.opencontainers.image.revision=\S+", built) and built.endswith(
         f" {ROOT}"
@@ -75,12 +77,23 @@ def test_an_image_is_built_and_pushed_with_what_is_there(build, builders, begins
         ({"podman": 0}, [], "no image: name it with a tag"),
         ({"podman": 0}, ["host:5000/t"], "host:5000/t: name it with a tag"),
         ({"podman": 0}, ["--target=xpu", "r/t:1"], "--target=xpu: no such flag"),
+        ({"podman": 0}, ["--platform=windows", "r/t:1"], "--platform=windows: no such flag"),
+        (
+            {"podman": 0},
+            ["--target=gpu", "--platform=linux/arm64", "r/t:1"],
+            "--platform=linux/arm64: TensorFlow has packages for GPUs and TPUs on linux/amd64 only",
+        ),
         ({"podman": 0}, ["r/t:1", "r/t:2"], "r/t:2: one image at a time"),
     ],
 )
 def test_a_mistake_builds_nothing(build, builders, arguments, told):
     done, calls = build(builders, *arguments)
     assert done.returncode == 2 and told in done.stderr and not calls
+
+
+def test_an_image_for_cpu_may_be_for_other_nodes_than_this_machine(build):
+    _, [built] = build({"podman": 0}, "--platform=linux/arm64", "r/t:1")
+    assert " --platform=linux/arm64 " in built
 
 
 def test_the_image_for_cpu_is_the_one_that_a_build_without_a_target_makes():

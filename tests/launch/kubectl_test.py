@@ -26,6 +26,10 @@ case " $* " in
   fi
   answer jobset ;;
 *" get job"*) answer job ;;
+*" get events "*) answer events ;;
+*" get workloads"*) answer workloads ;;
+*" get service,"*) cat "$FAKE/belongings" 2>/dev/null || : ;;
+*" api-versions "*) cat "$FAKE/api-versions" 2>/dev/null || : ;;
 *" get pods "*)
   answer pods
   echo $((turn + 1)) >"$FAKE/turn"
@@ -33,9 +37,11 @@ case " $* " in
 *" logs "*) for pod; do :; done; cat "$FAKE/log.$pod"
   if [ -e "$FAKE/broken" ]; then rm "$FAKE/broken"; echo "third" >>"$FAKE/log.$pod"; exit 1; fi ;;
 *" exec "*) cat "$FAKE/report" 2>/dev/null || exit 1 ;;
+*" create "*)
+  cat "$FAKE/warning" >&2 2>/dev/null || :
+  [ ! -e "$FAKE/refusal" ] || { cat "$FAKE/refusal" >&2; exit 1; } ;;
 *" apply "*)
   cat >"$FAKE/sent"
-  [ ! -e "$FAKE/refusal" ] || { cat "$FAKE/refusal" >&2; exit 1; }
   echo "job.batch/words applied" ;;
 esac
 """
@@ -52,6 +58,7 @@ def fake(tmp_path, monkeypatch) -> pathlib.Path:
     monkeypatch.setenv("FAKE", str(tmp_path))
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setattr(kubectl, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(kubectl, "EXPLAIN_SECONDS", 0.0)
     return tmp_path
 
 
@@ -62,9 +69,11 @@ def calls(fake) -> list[str]:
 def job(*conditions, suspend=False) -> str:
     return json.dumps(
         {
+            "apiVersion": "batch/v1",
             "kind": "Job",
             "metadata": {
                 "name": "words",
+                "uid": "u-1",
                 "namespace": "team",
                 "creationTimestamp": "2026-01-02T03:04:05Z",
             },
@@ -131,17 +140,12 @@ def lay(fake, **files) -> None:
 # --- apply ----------------------------------------------------------------------------------------
 
 
-def test_a_job_is_applied_after_a_dry_run_without_warnings_and_the_next_commands_are_printed(
-    fake, capsys
-):
+def test_a_job_is_applied_after_a_dry_run_and_the_next_commands_are_printed(fake, capsys):
     assert main.main([*SUBMIT, "--context=c", "--namespace=team", "--apply", *TRAIN]) == 0
-    send = (
-        "--context=c --namespace=team apply --server-side --force-conflicts "
-        "--field-manager=rnn-trainer --filename=-"
-    )
-    assert [call for call in calls(fake) if " apply " in call] == [
-        f"{send} --dry-run=server --warnings-as-errors",
-        send,
+    where = "--context=c --namespace=team"
+    assert [call for call in calls(fake) if " apply " in call or " create " in call] == [
+        f"{where} create --filename=- --dry-run=server",
+        f"{where} apply --server-side --force-conflicts --field-manager=rnn-trainer --filename=-",
     ]
     assert main.main([*SUBMIT, *TRAIN]) == 0
     told, manifest = (
@@ -158,11 +162,98 @@ def test_a_job_is_applied_after_a_dry_run_without_warnings_and_the_next_commands
         assert line in told
 
 
-def test_what_the_cluster_refuses_is_not_sent(fake, capsys):
-    (fake / "refusal").write_text('Warning: would violate PodSecurity "restricted:latest"')
+@pytest.mark.parametrize(
+    "file, text, told",
+    [
+        # The API server accepts such a job with a warning, and its pods are refused.
+        (
+            "warning",
+            'Warning: would violate PodSecurity "restricted:latest": runAsUser=0\n',
+            "The Pod Security level of the namespace forbids such pods",
+        ),
+        ("refusal", "Error from server (Forbidden): no", "Error from server (Forbidden): no"),
+        (
+            "refusal",
+            'Error: jobs "words" is forbidden: exceeded quota: team, requested: count/jobs=1',
+            "The quota team of the namespace has no room for this. Wait until other jobs end",
+        ),
+    ],
+)
+def test_what_the_cluster_refuses_is_not_sent(fake, capsys, file, text, told):
+    (fake / file).write_text(text)
     assert main.main([*SUBMIT, "--apply", *TRAIN]) == 2
-    assert 'would violate PodSecurity "restricted:latest"' in capsys.readouterr().err
-    assert sum(" apply " in f" {call}" for call in calls(fake)) == 1
+    error = capsys.readouterr().err
+    assert text.strip() in error and told in error
+    assert not (fake / "sent").exists()
+
+
+def test_other_warnings_of_the_cluster_are_printed_and_do_not_stop_a_job(fake, capsys):
+    warning = "autopilot-default-resources-mutator: defaulted unspecified resources"
+    (fake / "warning").write_text(f"Warning: {warning}\n")
+    assert main.main([*SUBMIT, "--apply", *TRAIN]) == 0
+    assert f"the cluster warns: {warning}" in capsys.readouterr().err
+    assert (fake / "sent").exists()
+
+
+def test_a_job_that_ended_may_be_replaced_by_another_one(fake, capsys):
+    """The API server would not change its pods; that it exists is no refusal."""
+    exists = 'Error from server (AlreadyExists): jobs.batch "words" already exists\n'
+    (fake / "job.1").write_text(job(("Failed", "PodFailurePolicy")))
+    (fake / "refusal").write_text(exists)
+    assert main.main([*SUBMIT, "--env=A=b", "--apply", *TRAIN]) == 0
+    assert "delete job.batch words --cascade=foreground" in calls(fake)
+    (fake / "refusal").write_text(exists + "Error from server (Invalid): no such thing\n")
+    assert main.main([*SUBMIT, "--env=A=b", "--apply", *TRAIN]) == 2
+    error = capsys.readouterr().err
+    assert "the cluster refuses the job: Error from server (Invalid): no such thing" in error
+
+
+@pytest.mark.parametrize(
+    "versions, flags, warned",
+    [
+        ("apps/v1\nauto.gke.io/v1\n", ["--gpus=1"], True),
+        ("apps/v1\n", ["--gpus=1"], False),
+        (
+            "auto.gke.io/v1\n",
+            ["--gpus=1", "--node_selector=cloud.google.com/gke-accelerator=nvidia-l4"],
+            False,
+        ),
+        ("auto.gke.io/v1\n", [], False),
+    ],
+)
+def test_autopilot_is_told_which_gpus_to_make(fake, capsys, versions, flags, warned):
+    (fake / "api-versions").write_text(versions)
+    assert main.main([*SUBMIT, *flags, "--apply", *TRAIN]) == 0
+    assert ("the cluster is GKE Autopilot" in capsys.readouterr().err) is warned
+
+
+SELECTOR = "--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance=words"
+BELONGINGS = "service,networkpolicy,secret,deployment"
+
+
+def test_a_job_owns_what_belongs_to_it(fake):
+    """So the cluster deletes all together, and nothing of an earlier job has another owner."""
+    program = fake / "bin/kubectl"  # The job is there once it has been sent.
+    program.write_text(
+        program.read_text().replace(
+            '*" get job"*) answer job ;;', '*" get job"*) [ ! -e "$FAKE/sent" ] || answer job ;;'
+        )
+    )
+    lay(fake, job__1=job(), belongings="service/words\nsecret/words-gang\n")
+    assert main.main([*SUBMIT, "--apply", *TRAIN]) == 0
+    made = [call for call in calls(fake) if "get job" not in call]
+    assert [call.split(" ")[0] for call in made] == ["create", "delete", "apply", "get", "patch"]
+    assert made[1] == f"delete {BELONGINGS} {SELECTOR}"
+    assert made[3] == f"get {BELONGINGS} {SELECTOR} --output=name"
+    command, patch = made[4].split(" --patch=")
+    assert command == "patch service/words secret/words-gang --type=merge"
+    assert json.loads(patch) == {
+        "metadata": {
+            "ownerReferences": [
+                {"apiVersion": "batch/v1", "kind": "Job", "name": "words", "uid": "u-1"}
+            ]
+        }
+    }
 
 
 def test_a_running_job_is_not_touched_and_one_that_ended_is_replaced(fake, capsys):
@@ -264,9 +355,71 @@ def test_the_reason_why_a_worker_waits_is_logged_once(fake, capsys):
     assert main.main([*SUBMIT, "--follow", *TRAIN]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if " waits: " in line]
     assert [line.split(" ", 1)[1] for line in lines] == [
-        "worker 0 waits: Unschedulable: 0/2 nodes have a GPU",
-        "worker 1 waits: ImagePullBackOff: told",
+        "worker 0 waits: Unschedulable: 0/2 nodes have a GPU. No node can take the pod. See "
+        "`kubectl describe nodes`, and wait for the autoscaler if there is one.",
+        "worker 1 waits: ImagePullBackOff: told. The node cannot pull the image. Check --image and "
+        "--pull_secret, and that the node reaches the registry.",
     ]
+
+
+def refused(reason="FailedCreate", message="exceeded quota: team, requested: pods=1") -> str:
+    return json.dumps(
+        {
+            "items": [
+                {
+                    "involvedObject": {"kind": "Job", "name": "words"},
+                    "reason": reason,
+                    "message": f'Error creating: pods "words-0-x" is forbidden: {message}',
+                    "lastTimestamp": "2026-01-02T03:04:06Z",
+                    "metadata": {},
+                }
+            ]
+        }
+    )
+
+
+def test_a_job_that_gets_no_pod_is_explained_while_it_is_followed(fake, capsys):
+    lay(
+        fake,
+        job__1=job(),
+        job__4=job(("Failed", "DeadlineExceeded")),
+        pods__1=pods(),
+        events__1=refused(),
+    )
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if " waits: " in line]
+    assert line.split(" ", 1)[1].startswith(
+        "words waits: FailedCreate: no pod: exceeded quota: team, requested: pods=1. The quota "
+        "team of the namespace has no room for this. Wait until other jobs end, lower --cpu"
+    )
+
+
+def test_a_reason_that_passes_by_is_not_logged(fake, capsys):
+    lay(
+        fake,
+        job__1=job(),
+        job__4=job(("Complete", "")),
+        pods__1=pods(pod(0, unscheduled="no room")),
+        pods__2=pods(pod(0)),
+    )
+    (fake / "log.words-0-1").write_text("")
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 0
+    assert " waits: " not in capsys.readouterr().err
+
+
+def test_a_job_that_kueue_never_lets_run_again_ends_its_follower(fake, capsys):
+    conditions = [{"type": "DeactivationTarget", "reason": "MaximumExecutionTimeExceeded"}]
+    workload = {"spec": {"active": False}, "status": {"conditions": conditions}}
+    lay(
+        fake,
+        job__1=job(),
+        job__2=job(suspend=True),
+        pods__1=pods(pod(0, 143)),
+        workloads__1=json.dumps({"items": [workload]}),
+    )
+    (fake / "log.words-0-1").write_text("stopped\n")
+    assert main.main([*SUBMIT, "--follow", *TRAIN]) == 143
+    assert "The job ran for --queue_seconds" in capsys.readouterr().err
 
 
 def test_a_job_that_is_deleted_ends_its_follower(fake):
@@ -297,16 +450,15 @@ def test_ctrl_c_leaves_the_job_running(fake, monkeypatch, capsys):
 @pytest.mark.parametrize("kind, name", [("job", "job.batch"), ("jobset", "jobset.jobset.x-k8s.io")])
 def test_stopping_waits_for_the_workers_and_keeps_the_volumes(fake, capsys, kind, name):
     lay(fake, **{f"{kind}__1": job(), "has-jobset": "", "pods__1": pods(pod(0))})
+    lay(fake, belongings="service/words\n")
     (fake / "log.words-0-1").write_text("stopped step=7 state_digest=ab\n")
     assert main.main(["submit", "--stop=words"]) == 0
-    deleted = [call for call in calls(fake) if call.startswith("delete")]
-    selector = "--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance=words"
-    assert deleted == [
+    changed = [call for call in calls(fake) if call.startswith(("delete", "patch"))]
+    # The workers need the Service until they have ended, so the job must not take it along.
+    assert changed == [
+        'patch service/words --type=merge --patch={"metadata": {"ownerReferences": []}}',
         f"delete {name} words --cascade=foreground --wait=true",
-        f"delete service {selector}",
-        f"delete networkpolicy {selector}",
-        f"delete secret {selector}",
-        f"delete deployment {selector}",
+        f"delete {BELONGINGS} {SELECTOR}",
     ]
     assert capsys.readouterr().out.splitlines() == [
         "[0] stopped step=7 state_digest=ab",
@@ -339,6 +491,8 @@ def test_status_shows_the_job_in_ten_lines(fake, capsys):
         "state      8 pod(s) run",
         *(f"worker {index}   words-{index}-1 Running on node-1" for index in range(4)),
         "others     4 Running, 1 Pending",
+        "why        worker 9 waits: Unschedulable: no room. No node can take the pod. See `kubectl "
+        "describe nodes`, and wait for the autoscaler if there is one.",
         "ends       1; the last: worker 1 with exit code 137 at t1",
         "attempt    3",
         "step       40 of 100",
@@ -367,6 +521,14 @@ def test_status_of_a_job_that_does_not_run(fake, capsys, document, state):
     assert (
         lines[1] == f"state      {state}" and lines[-1] == "last line  done step=9 state_digest=ab"
     )
+
+
+def test_status_says_why_there_is_no_pod(fake, capsys):
+    lay(fake, job__1=job(), pods__1=pods(), events__1=refused())
+    assert main.main(["submit", "--status=words"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "state      0 pod(s) run"
+    assert lines[2].startswith("why        words waits: FailedCreate: no pod: exceeded quota: team")
 
 
 # --- The command line -----------------------------------------------------------------------------

@@ -181,6 +181,7 @@ def test_a_tpu_pod_asks_for_no_more_than_its_driver_needs():
     }
     assert container["command"][2] == 'ulimit -l 68719476736; exec python -m trainer "$@"'
     assert pod["nodeSelector"] == {
+        "kubernetes.io/arch": "amd64",
         "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
         "cloud.google.com/gke-tpu-topology": "2x4",
     }
@@ -234,10 +235,12 @@ def test_only_the_job_s_own_pods_may_connect_to_its_workers(file):
         if document["kind"] == "NetworkPolicy" and document["metadata"]["name"] == "words"
     ]
     pods = workers_job(file)["template"]["metadata"]["labels"]
+    own = kubernetes.labels("words", "trainer")
+    assert own.items() <= pods.items()
     assert policy == {
-        "podSelector": {"matchLabels": pods},
+        "podSelector": {"matchLabels": own},
         "policyTypes": ["Ingress"],
-        "ingress": [{"from": [{"podSelector": {"matchLabels": pods}}]}],
+        "ingress": [{"from": [{"podSelector": {"matchLabels": own}}]}],
     }
 
 
@@ -252,7 +255,7 @@ def test_workers_find_each_other_by_names_that_the_cluster_makes():
         service["spec"]["clusterIP"] == "None"
         and service["spec"]["publishNotReadyAddresses"] is True
     )
-    assert service["spec"]["selector"] == job["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= job["template"]["metadata"]["labels"].items()
     assert job["template"]["spec"]["subdomain"] == service["metadata"]["name"] == "words"
     assert job["completionMode"] == "Indexed" and job["completions"] == job["parallelism"] == 2
     assert "--hosts=words-{index}.words:2222" in job["template"]["spec"]["containers"][0]["args"]
@@ -343,25 +346,67 @@ def test_tensorboard_sees_the_model_folder_and_cannot_write_it():
     assert "--logdir=/data/words/tensorboard" in container["args"]
 
 
-@pytest.mark.parametrize(
-    "flag, expected",
-    [
-        ("--toleration=a", {"key": "a", "operator": "Exists"}),
-        ("--toleration=a:NoExecute", {"key": "a", "operator": "Exists", "effect": "NoExecute"}),
-        (
-            "--toleration=a/b=c:NoSchedule",
-            {"key": "a/b", "operator": "Equal", "value": "c", "effect": "NoSchedule"},
-        ),
-    ],
-)
-def test_a_toleration_is_what_its_text_says(flag, expected):
-    command = COMMANDS["k8s/job.yaml"]
-    [job] = [
-        one
-        for one in yaml.safe_load_all(rendered(command[0], flag, *command[1:]))
-        if one["kind"] == "Job"
-    ]
-    assert job["spec"]["template"]["spec"]["tolerations"] == [expected]
+# Every flag that a template has a hole for and that no example uses.
+FULL = [
+    "--cpu_limit=32",
+    "--scratch=2Gi",
+    "--env=NCCL_DEBUG=INFO",
+    "--env_secret=TOKEN=keys:token",
+    "--runtime_class=nvidia",
+    "--annotation=note=a: b # c",
+    "--label=team=vision",
+    "--priority_class=high",
+    "--queue=team",
+    "--queue_priority=urgent",
+    "--queue_topology=preferred:example.com/rack",
+    "--queue_seconds=3600",
+    "--anti_affinity=kubernetes.io/hostname",
+    "--spread=topology.kubernetes.io/zone",
+    "--volume=emptydir:1Gi:/scratch",
+]
+
+
+@pytest.mark.parametrize("file", COMMANDS)
+def test_every_shape_carries_what_the_flags_of_a_pod_ask_for(file):
+    words = COMMANDS[file]
+    found = list(yaml.safe_load_all(rendered(words[0], *FULL, *words[1:])))
+    [job] = [one for one in found if one["kind"] in ("Job", "JobSet")]
+    assert (
+        job["metadata"]["labels"].items()
+        >= {
+            "kueue.x-k8s.io/queue-name": "team",
+            "kueue.x-k8s.io/priority-class": "urgent",
+            "kueue.x-k8s.io/max-exec-time-seconds": "3600",
+        }.items()
+    )
+    if job["kind"] == "JobSet":
+        job = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": "x"},
+            "spec": job["spec"]["replicatedJobs"][0]["template"]["spec"],
+        }
+    kubernetes_validate.validate(job, VERSION, strict=True)
+    template = job["spec"]["template"]
+    pod, own = template["spec"], kubernetes.labels("words", "trainer")
+    [container] = pod["containers"]
+    assert template["metadata"]["labels"] == {
+        **own,
+        "sidecar.istio.io/inject": "false",
+        "team": "vision",
+    }
+    annotations = template["metadata"]["annotations"]
+    assert annotations["note"] == "a: b # c"
+    assert annotations["kueue.x-k8s.io/podset-preferred-topology"] == "example.com/rack"
+    assert pod["runtimeClassName"] == "nvidia" and pod["priorityClassName"] == "high"
+    assert [variable["name"] for variable in container["env"]] == ["NCCL_DEBUG", "TOKEN"]
+    assert container["resources"]["limits"]["cpu"] == "32"
+    assert container["resources"]["limits"]["ephemeral-storage"] == "3072Mi"
+    sizes = {one["name"]: one["emptyDir"] for one in pod["volumes"] if "emptyDir" in one}
+    assert sizes["tmp"] == {"sizeLimit": "2Gi"}
+    [term] = pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["labelSelector"] == {"matchLabels": own}
+    assert pod["topologySpreadConstraints"][0]["topologyKey"] == "topology.kubernetes.io/zone"
 
 
 # --- Templates ------------------------------------------------------------------------------------
@@ -408,6 +453,11 @@ def test_comments_stay_in_their_column():
         {"n": 123456, "m": True},
     )
     assert [line.index("#") for line in filled.splitlines()] == [kubernetes.COMMENT_COLUMN + 2] * 2
+
+
+def test_the_line_of_a_value_that_is_none_is_left_out():
+    text = kubernetes.fill("a: ${one}\nb: ${two}  # Why.\nc: 3\n", {"one": 1, "two": None})
+    assert text == "a: 1\nc: 3\n"
 
 
 def test_a_hole_without_a_value_is_an_error():

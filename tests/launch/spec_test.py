@@ -35,19 +35,7 @@ def refusal(submit=(), train=()) -> str:
         ({"image": "rnn-trainer"}, {}, "--image=rnn-trainer: must name a tag or a digest"),
         ({"image": "host:5000/rnn-trainer"}, {}, "must name a tag or a digest"),  # 5000 is a port.
         ({"image": "r/t@sha256:abc"}, {}, "must name a tag or a digest"),
-        ({"cpu": "two"}, {}, "--cpu=two: must be a number of CPUs"),
-        ({"cpu": "0"}, {}, "--cpu=0"),
-        ({"cpu": "4Gi"}, {}, "--cpu=4Gi"),
-        ({"memory": "4GB"}, {}, "--memory=4GB: must be a size, for example 512Mi or 4Gi"),
-        ({"memory": "500m"}, {}, "--memory=500m"),
-        ({"shm": "lots"}, {}, "--shm=lots"),
-        ({"node_selector": ("gpu",)}, {}, "--node_selector=gpu: must be the KEY=VALUE"),
-        ({"toleration": ("a=b:Never",)}, {}, "--toleration=a=b:Never"),
-        (
-            {"pull_secret": "my secret"},
-            {},
-            "--pull_secret=my secret: must be the name of an object",
-        ),
+        ({"cpu": "two"}, {}, "--cpu=two: must be a number of CPUs"),  # More in pods_test.py.
         ({"volume": ("hostpath:/mnt:/data",)}, {}, "the restricted Pod Security Standard forbids"),
         ({"volume": ("nfs:x:/data",)}, {}, "must begin with pvc, emptydir, gcsfuse or secret"),
         ({"volume": ("pvc:claim",)}, {}, "must look like pvc:CLAIM:/data"),
@@ -104,7 +92,11 @@ def refusal(submit=(), train=()) -> str:
             {},
             "--batch_size=64: is split among 65 worker(s) with 1 replica(s) each",
         ),
-        ({"workers": 8, "gpus": 4}, {"accumulate": 4}, "128 parts, and each needs a row"),
+        (
+            {"workers": 8, "gpus": 4, "memory": "32Gi"},
+            {"accumulate": 4},
+            "128 parts, and each needs a row",
+        ),
         ({"gpus": 2}, {"devices": 4}, "--devices=4: each worker gets --gpus=2"),
         (
             {"gpus": 2},
@@ -142,8 +134,14 @@ def refusal(submit=(), train=()) -> str:
         (
             {"spot": True},
             {"grace_seconds": 30.0},
-            "--grace_seconds=30: a GKE Spot node is gone 15 s after its notice",
+            "--grace_seconds=30: a Spot node ends 15 s after its notice",
         ),
+        (
+            {"spot": True, "spot_seconds": 60},
+            {"grace_seconds": 61.0},
+            "Set --grace_seconds=60 among the flags of train",
+        ),
+        ({"spot_seconds": 60}, {}, "--spot_seconds=60: is the notice of Spot nodes, which only"),
     ],
 )
 def test_a_job_that_cannot_work_is_refused_with_value_rule_and_remedy(submit, train, told):
@@ -168,6 +166,7 @@ def test_a_job_that_cannot_work_is_refused_with_value_rule_and_remedy(submit, tr
         ({"workers": 64}, {}),
         ({"workers": 4, "gpus": 2}, {"devices": 2, "accelerator": "gpu"}),
         ({"spot": True}, {"grace_seconds": 15.0}),
+        ({"spot": True, "spot_seconds": 120}, {"grace_seconds": 120.0}),
         *(({"tpu": tpu}, {}) for tpu in spec.TPUS),
     ],
 )

@@ -38,6 +38,21 @@ OTHER = {
     "retries": 1,
     "deadline_seconds": 60,
     "ttl_seconds": 60,
+    "cpu_limit": "4",
+    "scratch": "1Gi",
+    "spot_seconds": 60,
+    "env": ("A=b",),
+    "env_secret": ("A=secret:key",),
+    "runtime_class": "nvidia",
+    "annotation": ("a=b",),
+    "label": ("a=b",),
+    "priority_class": "high",
+    "queue_priority": "high",
+    "queue_topology": "required:rack",
+    "queue_seconds": 60,
+    "gpu_resource": "nvidia.com/mig-1g.10gb",
+    "anti_affinity": ("kubernetes.io/hostname",),
+    "spread": ("topology.kubernetes.io/zone",),
     "context": "kit",
     "namespace": "team",
     "zone": "us-west4-b",
@@ -48,6 +63,12 @@ OTHER = {
     "follow": True,
     "stop": "words",
     "status": "words",
+}
+# Flags without which another one means nothing.
+NEEDED = {
+    "spot_seconds": {"spot": True},
+    "gpu_resource": {"gpus": 1},
+    **dict.fromkeys(("queue_priority", "queue_topology", "queue_seconds"), {"queue": "team"}),
 }
 # A job of each target that can be printed, and what it trains.
 JOBS = {
@@ -135,10 +156,10 @@ NOT_PRINTED = {"target", "apply", "follow", "context", "namespace"}
     ],
 )
 def test_every_flag_that_is_declared_for_a_target_changes_what_is_printed(target, name, capsys):
-    submit.start(Submit(**{**JOBS[target], "target": target}), TRAIN[target])
+    without = {**JOBS[target], "target": target, **NEEDED.get(name, {})}
+    submit.start(Submit(**without), TRAIN[target])
     before = capsys.readouterr().out
-    changed = {**JOBS[target], "target": target, name: other(name, target)}
-    submit.start(Submit(**changed), TRAIN[target])
+    submit.start(Submit(**{**without, name: other(name, target)}), TRAIN[target])
     assert capsys.readouterr().out != before != ""
 
 

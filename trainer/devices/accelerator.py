@@ -22,10 +22,12 @@ TENSORFLOWS = (
 )
 _WITHOUT_GPU = ("tensorflow-cpu", "tensorflow-tpu")
 _GOOGLE = "0x1ae0"  # PCI vendor of TPUs (https://pci-ids.ucw.cz/read/PC/1ae0).
-# Values that request nothing: every CUDA base image sets `all`, and the device plugin sets `void`
-# in a container without GPUs
+# Values that say nothing about a request: every CUDA base image sets `all`, and `void` stands both
+# in a container without GPUs and in one that gets its GPUs by CDI, the default of the GPU operator
 # (https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html).
 _NO_GPU_ASKED = ("", "all", "none", "void")
+# Kubernetes sets it in every container (https://kubernetes.io/docs/concepts/containers/container-environment/).
+_IN_POD = "KUBERNETES_SERVICE_HOST"
 # What GKE's device plugin sets in containers with google.com/tpu
 # (https://cloud.google.com/kubernetes-engine/docs/concepts/tpus).
 _TPU_VARIABLES = ("TPU_ACCELERATOR_TYPE", "TPU_TOPOLOGY", "TPU_WORKER_HOSTNAMES")
@@ -88,12 +90,13 @@ def given(environ: Mapping[str, str], files: Sequence[str]) -> dict[str, Evidenc
     """Returns {"GPU" or "TPU": evidence} of the accelerators that this process was given.
 
     environ: the environment variables; files: as `device_files` returns them. An empty
-    CUDA_VISIBLE_DEVICES, or -1, hides GPUs on purpose.
+    CUDA_VISIBLE_DEVICES, or -1, hides GPUs on purpose. A container has the device files of the GPUs
+    that its pod requested, and of no other.
     """
     evidence = [
         (
             "GPU" if path.startswith(("/dev/nvidia", "/dev/dxg")) else "TPU",
-            Evidence(path, asked=False),
+            Evidence(path, asked=path.startswith("/dev/nvidia") and bool(environ.get(_IN_POD))),
         )
         for path in reversed(files)
     ]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from trainer import config as configuration
 from trainer.devices import accelerator, cuda
 from trainer.devices.accelerator import TENSORFLOWS
-from trainer.doctor.cluster import quantity
 from trainer.doctor.facts import Data, Facts, Folder, Sight
 from trainer.exit_codes import StorageError, TrainerError, UsageError
+from trainer.launch.values import quantity
 from trainer.models import shapes
 
 OK, WARNING, ERROR, SKIPPED = "ok", "warning", "error", "skipped"
@@ -506,11 +506,35 @@ def check_queue(
 def check_quota(
     config: configuration.Config, facts: Facts, settings: configuration.Doctor
 ) -> Finding:
-    quotas = facts.cluster.quotas
-    needed = {"pods": facts.workers, "count/pods": facts.workers, "count/jobs.batch": 1}
+    quotas, workers = facts.cluster.quotas, facts.workers
+    cpu, memory = settings.cpu, settings.memory
+    limit = settings.cpu_limit or _default(facts, "cpu")
+    if "limits.cpu" in quotas and not limit:
+        return Finding(
+            ERROR,
+            "quota",
+            f"{facts.cluster.namespace} counts limits.cpu, so every pod must have such a limit.",
+            "Use --cpu_limit, here and for `submit`.",
+        )
+    # {resource: (what a worker needs, in numbers and in words)}
+    each = {
+        "pods": (1, ""),
+        "count/pods": (1, ""),
+        **dict.fromkeys(("cpu", "requests.cpu"), (quantity(cpu), f" of --cpu={cpu}")),
+        **dict.fromkeys(
+            ("memory", "requests.memory", "limits.memory"),
+            (quantity(memory), f" of --memory={memory}"),
+        ),
+        **({"limits.cpu": (quantity(limit), f" of {limit}")} if limit else {}),
+    }
     if config.run.accelerator == "gpu":
-        needed["requests.nvidia.com/gpu"] = facts.workers * max(1, config.run.devices)
-    for name, count in needed.items():
+        each["requests.nvidia.com/gpu"] = (max(1, config.run.devices), "")
+    needed = {
+        name: (workers * count, f"{workers} worker(s){words}" if words else f"{workers * count:g}")
+        for name, (count, words) in each.items()
+    }
+    needed["count/jobs.batch"] = (1, "1")
+    for name, (count, words) in needed.items():
         if name not in quotas:
             continue
         used, hard = quotas[name]
@@ -519,11 +543,64 @@ def check_quota(
                 ERROR,
                 "quota",
                 f"{name} in {facts.cluster.namespace}: {used} of {hard} used, the job needs "
-                f"{count}.",
-                "Wait for other jobs to end, use fewer workers, or ask for a larger quota.",
+                f"{words}.",
+                "Wait for other jobs to end, use fewer workers or smaller ones, or ask for more.",
             )
     known = ", ".join(f"{name} {used} of {hard}" for name, (used, hard) in sorted(quotas.items()))
     return Finding(OK, "quota", known or f"none in {facts.cluster.namespace}")
+
+
+def _default(facts: Facts, resource: str) -> str:
+    """Returns the limit that a LimitRange gives containers without one; "" if none does."""
+    return next(
+        (
+            item["default"][resource]
+            for item in facts.cluster.ranges
+            if resource in item.get("default", {})
+        ),
+        "",
+    )
+
+
+def check_limit_range(
+    config: configuration.Config, facts: Facts, settings: configuration.Doctor
+) -> Finding:
+    sizes = {
+        "cpu": (settings.cpu, settings.cpu_limit or _default(facts, "cpu")),
+        "memory": (settings.memory, settings.memory),
+    }
+    for resource, (request, limit) in sizes.items():
+        flags = "--cpu and --cpu_limit" if resource == "cpu" else "--memory"
+        problems = [
+            f"at most {item['max'][resource]} {resource} for a {item['type']}"
+            for item in facts.cluster.ranges
+            if resource in item.get("max", {})
+            and quantity(limit or request) > quantity(item["max"][resource])
+        ]
+        problems += [
+            f"at least {item['min'][resource]} {resource} for a {item['type']}"
+            for item in facts.cluster.ranges
+            if resource in item.get("min", {})
+            and quantity(request) < quantity(item["min"][resource])
+        ]
+        if limit and quantity(limit) < quantity(request):
+            problems.append(f"a limit of {limit} {resource} for containers that set none")
+        if problems:
+            return Finding(
+                ERROR,
+                "limit range",
+                f"{facts.cluster.namespace} has {', '.join(problems)}, and a worker requests "
+                f"{request}.",
+                f"Use other {flags}, here and for `submit`.",
+            )
+    known = len(facts.cluster.ranges)
+    return Finding(
+        OK,
+        "limit range",
+        f"{known} in {facts.cluster.namespace}, and a worker fits"
+        if known
+        else f"none in {facts.cluster.namespace}",
+    )
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -556,7 +633,13 @@ CHECKS = (
     Check(check_space, at_start=True, error=StorageError),
     Check(check_cluster),
 )
-CLUSTER_CHECKS = (check_permissions, check_pod_security, check_queue, check_quota)
+CLUSTER_CHECKS = (
+    check_permissions,
+    check_pod_security,
+    check_queue,
+    check_quota,
+    check_limit_range,
+)
 
 
 def findings(

@@ -11,19 +11,31 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping
+from typing import Any
 
 from trainer.launch.kubectl import Kubectl
 
+_CHANGED = ("get", "list", "create", "patch", "delete")
 # Everything that `submit` does, with --apply, --follow, --status and --stop.
 PERMISSIONS = (
-    ("create", "jobs.batch"),
-    ("delete", "jobs.batch"),
-    ("create", "services"),
-    ("create", "secrets"),
-    ("create", "networkpolicies.networking.k8s.io"),
-    ("get", "pods"),
+    *(
+        (verb, thing)
+        for thing in (
+            "jobs.batch",
+            "services",
+            "secrets",
+            "networkpolicies.networking.k8s.io",
+            "deployments.apps",
+        )
+        for verb in _CHANGED
+    ),
+    ("list", "pods"),
     ("get", "pods/log"),
+    ("create", "pods/exec"),
+    ("list", "events"),
 )
+_JOBSET = "jobset.x-k8s.io"
+JOBSET_PERMISSIONS = tuple((verb, f"jobsets.{_JOBSET}") for verb in _CHANGED)
 _SECONDS = 15.0
 
 
@@ -32,9 +44,11 @@ class Cluster:
     """The cluster of a kubectl context, seen from one namespace.
 
     problem: why the cluster did not answer; "" if it did, and only then the rest is filled in.
-    denied: those of PERMISSIONS that are refused, as "verb resource". pod_security: the enforced
-    level, "" if none is, None if it cannot be read. queues: LocalQueues of Kueue, None if Kueue is
-    not installed. quotas: {resource: (used, hard)} as Kubernetes writes the quantities.
+    denied: those of PERMISSIONS that are refused, as "verb resource", and of JOBSET_PERMISSIONS if
+    JobSet is installed. pod_security: the enforced level, "" if none is, None if it cannot be read.
+    queues: LocalQueues of Kueue, None if Kueue is not installed. quotas: {resource: (used, hard)}
+    as Kubernetes writes the quantities. ranges: the items of LimitRanges about containers and pods,
+    each {"type", "max", "min", "default"} with {resource: quantity}.
     """
 
     context: str
@@ -44,35 +58,7 @@ class Cluster:
     pod_security: str | None = None
     queues: tuple[str, ...] | None = None
     quotas: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
-
-
-_SUFFIXES = {
-    "": 1.0,
-    "n": 1e-9,
-    "u": 1e-6,
-    "m": 1e-3,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "P": 1e15,
-    "E": 1e18,
-    "Ki": 2.0**10,
-    "Mi": 2.0**20,
-    "Gi": 2.0**30,
-    "Ti": 2.0**40,
-    "Pi": 2.0**50,
-    "Ei": 2.0**60,
-}
-
-
-def quantity(text: str) -> float:
-    """Returns the number in a quantity of Kubernetes, such as 3, 1500m, 2k or 1Gi.
-
-    https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
-    """
-    number = text.rstrip("".join(_SUFFIXES))
-    return float(number) * _SUFFIXES[text.removeprefix(number)]
+    ranges: tuple[Mapping[str, Any], ...] = ()
 
 
 def look(context: str, namespace: str) -> Cluster | str:
@@ -92,16 +78,24 @@ def look(context: str, namespace: str) -> Cluster | str:
         problem = (reached.stderr.strip().splitlines() or ["no answer"])[-1]
         return Cluster(name, kubectl.namespace, problem)
     with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
+        has_jobset = f"{_JOBSET}/" in _ask(kubectl, "api-versions").stdout
         allowed = {
             f"{verb} {thing}": pool.submit(_allowed, kubectl, verb, thing)
-            for verb, thing in PERMISSIONS
+            for verb, thing in PERMISSIONS + (JOBSET_PERMISSIONS if has_jobset else ())
         }
-        security, queues, quotas = (
-            pool.submit(ask, kubectl) for ask in (_pod_security, _queues, _quotas)
+        security, queues, quotas, ranges = (
+            pool.submit(ask, kubectl) for ask in (_pod_security, _queues, _quotas, _ranges)
         )
         denied = tuple(what for what, answer in allowed.items() if not answer.result())
         return Cluster(
-            name, kubectl.namespace, "", denied, security.result(), queues.result(), quotas.result()
+            name,
+            kubectl.namespace,
+            "",
+            denied,
+            security.result(),
+            queues.result(),
+            quotas.result(),
+            ranges.result(),
         )
 
 
@@ -136,6 +130,16 @@ def _quotas(kubectl: Kubectl) -> dict[str, tuple[str, str]]:
             for name, hard in status.get("hard", {}).items()
         }
     return quotas
+
+
+def _ranges(kubectl: Kubectl) -> tuple[dict, ...]:
+    found = _json(kubectl, "get", "limitranges") or {"items": []}
+    return tuple(
+        item
+        for one in found["items"]
+        for item in one["spec"]["limits"]
+        if item["type"] in ("Container", "Pod")
+    )
 
 
 def _json(kubectl: Kubectl, *arguments: str) -> dict | None:

@@ -7,10 +7,12 @@ from trainer import config as configuration
 from trainer.devices import accelerator
 from trainer.doctor import checks, cluster, facts
 from trainer.exit_codes import BY_NAME
+from trainer.launch import pods
 
 
 def command(config: configuration.Config, settings: configuration.Doctor) -> int:
     """Prints a line for each check; returns 0, or the code of bad usage if one found an error."""
+    pods.check_sizes(settings)
     folder = config.folders.model_dir
     found = checks.findings(
         config,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer.exit_codes import BY_NAME, TABLE, UsageError
-from trainer.launch import kubernetes
+from trainer.launch import kubernetes, waiting
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +24,9 @@ POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0  # How long the API server may be away while a job is followed.
 FIELD_MANAGER = "rnn-trainer"
 KINDS = ("job.batch", "jobset.jobset.x-k8s.io")
-OF_A_JOB = (
-    "service",
-    "networkpolicy",
-    "secret",
-    "deployment",
-)  # Objects that are deleted with a job.
+OF_A_JOB = ("service", "networkpolicy", "secret", "deployment")  # What is deleted with a job.
 NOT_COUNTED = tuple(row.code for row in TABLE if row.on_cluster in ("done", "retry, not counted"))
-INDEX = "batch.kubernetes.io/job-completion-index"
+EXPLAIN_SECONDS = 3.0  # How often a follower asks why a job waits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +73,11 @@ class Kubectl:
             ) from None
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 1, "", f"no answer within {seconds:g} s")
+
+    def ask(self, *arguments: str) -> dict[str, Any] | None:
+        """Returns the objects that kubectl finds; None if they cannot be read."""
+        done = self.attempt(*arguments, "--output=json")
+        return json.loads(done.stdout) if not done.returncode and done.stdout.strip() else None
 
     def find(self, kind: str, name: str) -> dict[str, Any] | None:
         """Returns the object, None if it or its kind does not exist."""
@@ -152,13 +152,85 @@ def apply(kubectl: Kubectl, name: str, manifest: str) -> str:
         f"--field-manager={FIELD_MANAGER}",
         "--filename=-",
     )
-    # Warnings are errors: if pods break the Pod Security level of the namespace, the API server
-    # accepts the job with a warning, and the job never gets a pod.
-    kubectl(*send, "--dry-run=server", "--warnings-as-errors", stdin=manifest)
+    _dry_run(kubectl, manifest)
     if job:
         log.info("deleting the earlier job %s: %s %s", name, job.ended, job.reason)
         kubectl("delete", job.kind, name, "--cascade=foreground")
-    return kubectl(*send, stdin=manifest)
+    # Else the cluster could take away what it finds of an earlier job, which is gone.
+    _delete_belongings(kubectl, name)
+    printed = kubectl(*send, stdin=manifest)
+    _own(kubectl, name)
+    return printed
+
+
+def _dry_run(kubectl: Kubectl, manifest: str) -> None:
+    """Raises UsageError if the cluster refuses `manifest` or would give its job no pods.
+
+    It is asked for new objects, because a job that ended cannot be changed and is replaced. If pods
+    break the Pod Security level of the namespace, the API server accepts the job with a warning,
+    and the job never gets a pod. Other warnings are advice, and logged.
+    """
+    done = kubectl.attempt("create", "--filename=-", "--dry-run=server", stdin=manifest)
+    told = done.stderr.strip().splitlines()
+    warnings = [line for line in told if line.startswith("Warning: ")]
+    problems = [line for line in warnings if "would violate PodSecurity" in line]
+    if done.returncode:
+        known = [line for line in told if "(AlreadyExists)" in line]
+        problems += [line for line in told if line not in (*known, *warnings)]
+        problems = problems or ([] if known else [done.stdout.strip() or "no answer"])
+    if problems:
+        text = " ".join(problems)
+        means = waiting.meaning(text)
+        raise UsageError(f"the cluster refuses the job: {text}{means and f'. {means}'}")
+    for line in warnings:
+        log.warning("the cluster warns: %s", line.removeprefix("Warning: "))
+
+
+def _selector(name: str) -> str:
+    return f"--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance={name}"
+
+
+def _delete_belongings(kubectl: Kubectl, name: str) -> None:
+    """Deletes what belongs to a job that is gone."""
+    kubectl("delete", ",".join(OF_A_JOB), _selector(name))
+
+
+def _own(kubectl: Kubectl, name: str) -> None:
+    """Makes the job the owner of what belongs to it, so that the cluster deletes all together.
+
+    That is so whoever deletes the job: its time to live, a person, or `stop`.
+    """
+    try:
+        job = Job.find(kubectl, name)
+    except UsageError as problem:  # The job was sent, and runs all the same.
+        log.warning("%s does not own what belongs to it: %s. --stop deletes it", name, problem)
+        return
+    if job:
+        owner = {
+            "apiVersion": job.document["apiVersion"],
+            "kind": job.document["kind"],
+            "name": name,
+            "uid": job.document["metadata"]["uid"],
+        }
+        _set_owners(kubectl, name, [owner])
+
+
+def _set_owners(kubectl: Kubectl, name: str, owners: list[dict[str, str]]) -> None:
+    """Sets the owners of what belongs to a job; logs why, if that is not allowed.
+
+    The job runs without it.
+    """
+    done = kubectl.attempt("get", ",".join(OF_A_JOB), _selector(name), "--output=name")
+    names = done.stdout.split()
+    if not done.returncode and names:
+        patch = json.dumps({"metadata": {"ownerReferences": owners}})
+        done = kubectl.attempt("patch", *names, "--type=merge", f"--patch={patch}")
+    if done.returncode:
+        log.warning(
+            "what belongs to %s is not deleted together with it: %s. --stop deletes it",
+            name,
+            done.stderr.strip(),
+        )
 
 
 def stop(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> None:
@@ -173,6 +245,8 @@ def stop(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> None:
             f"--stop={name}: there is no such job{_where(kubectl)}. `kubectl get jobs,jobsets "
             "--all-namespaces --selector=app.kubernetes.io/name=rnn-trainer` lists all of them."
         )
+    # The workers use Service and NetworkPolicy until they have ended, so these go last.
+    _set_owners(kubectl, name, [])
     logs = _Logs(kubectl, name, say, tail=0)
     logs.catch_up()
     try:
@@ -180,12 +254,7 @@ def stop(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> None:
         logs.drain(seconds=5)
     finally:
         logs.end()
-    for kind in OF_A_JOB:
-        kubectl(
-            "delete",
-            kind,
-            f"--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance={name}",
-        )
+    _delete_belongings(kubectl, name)
 
 
 def _where(kubectl: Kubectl) -> str:
@@ -213,7 +282,7 @@ def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
     """
     logs = _Logs(kubectl, name, say)
     failures: dict[str, Failure] = {}
-    waiting: dict[str, str] = {}
+    explainer = _Explainer(kubectl)
     answered = time.monotonic()
     try:
         while True:
@@ -236,7 +305,6 @@ def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
                         failure.code,
                         failure.why,
                     )
-                _log_why_it_waits(pod, waiting)
             if not job:
                 log.info("%s no longer exists: it was stopped or deleted elsewhere", name)
                 return _code(failures, BY_NAME["terminated"])
@@ -247,6 +315,9 @@ def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
                 code = _code(failures, BY_NAME["bug"])
                 log.info("%s failed with exit code %d: %s", name, code, job.reason)
                 return code
+            if explainer.look(job, pods):
+                logs.drain(seconds=10)
+                return _code(failures, BY_NAME["terminated"])
             time.sleep(POLL_SECONDS)
     finally:
         logs.end()
@@ -259,7 +330,7 @@ def failure_of(pod: dict[str, Any]) -> Failure | None:
         if ended and ended["exitCode"]:
             return Failure(
                 ended.get("finishedAt", ""),
-                _worker(pod),
+                waiting.worker(pod),
                 ended["exitCode"],
                 f"{ended.get('reason', '')} {ended.get('message', '')}".strip(),
             )
@@ -272,30 +343,28 @@ def _code(failures: dict[str, Failure], otherwise: int) -> int:
     return decisive[0].code if decisive else otherwise
 
 
-def _worker(pod: dict[str, Any]) -> str:
-    return pod["metadata"].get("labels", {}).get(INDEX, "0")
+class _Explainer:
+    """Logs why a job waits: a reason that stands at two looks, once until another one comes."""
 
+    def __init__(self, kubectl: Kubectl):
+        self._kubectl, self._due = kubectl, 0.0
+        # {who waits: rule}, of the last look, and of what was logged.
+        self._seen: dict[str, waiting.Rule] = {}
+        self._said: dict[str, waiting.Rule] = {}
 
-def why_it_waits(pod: dict[str, Any]) -> str:
-    """Returns why a pod does not run yet, in the words of the cluster; "" if it runs or ended."""
-    status = pod.get("status", {})
-    if status.get("phase") != "Pending":
-        return ""
-    for container in status.get("containerStatuses", []):
-        waits = container.get("state", {}).get("waiting", {})
-        if waits.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return f"{waits['reason']}: {waits.get('message', '')}"
-    for condition in status.get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"{condition.get('reason', '')}: {condition.get('message', '')}"
-    return ""
-
-
-def _log_why_it_waits(pod: dict[str, Any], said: dict[str, str]) -> None:
-    name, why = pod["metadata"]["name"], why_it_waits(pod)
-    if why and said.get(name) != why:
-        log.info("worker %s waits: %s", _worker(pod), why)
-    said[name] = why
+    def look(self, job: "Job", pods: list[dict[str, Any]]) -> bool:
+        """Returns whether the job will never run again."""
+        if time.monotonic() < self._due:
+            return False
+        self._due = time.monotonic() + EXPLAIN_SECONDS
+        found = waiting.reasons(job.document, pods, self._kubectl.ask)
+        stands = [reason for reason in found if self._seen.get(reason.who) is reason.rule]
+        for reason in stands:
+            if self._said.get(reason.who) is not reason.rule:
+                log.info("%s", reason)
+        self._seen = {reason.who: reason.rule for reason in found}
+        self._said = {reason.who: reason.rule for reason in stands}
+        return any(reason.final for reason in stands)
 
 
 class _Logs:
@@ -329,7 +398,7 @@ class _Logs:
                     start_new_session=True,
                 )
                 reader = threading.Thread(
-                    target=self._read, args=(process, name, _worker(pod)), daemon=True
+                    target=self._read, args=(process, name, waiting.worker(pod)), daemon=True
                 )
                 reader.start()
                 self._readers[name] = process, reader
@@ -385,7 +454,7 @@ def status(kubectl: Kubectl, name: str) -> list[str]:
         f"state      {_state(job, pods)}",
     ]
     # Oldest first, so the newest pod of each worker stays.
-    latest = {_worker(pod): pod for pod in pods}
+    latest = {waiting.worker(pod): pod for pod in pods}
     shown = sorted(latest, key=int)[:4]
     lines += [f"worker {worker}   {_of_pod(latest[worker])}" for worker in shown]
     if len(latest) > len(shown):
@@ -398,6 +467,11 @@ def status(kubectl: Kubectl, name: str) -> list[str]:
             "others     " + ", ".join(f"{count} {phase}" for phase, count in phases.items())
         )
     ended = sorted(failure for failure in map(failure_of, pods) if failure)
+    if not job.ended:
+        lines += [
+            f"why        {reason}"
+            for reason in waiting.reasons(job.document, pods, kubectl.ask)[:3]
+        ]
     if ended:
         lines.append(
             f"ends       {len(ended)}; the last: worker {ended[-1].worker} with exit code "
@@ -416,8 +490,8 @@ def _state(job: Job, pods: list[dict[str, Any]]) -> str:
 
 
 def _of_pod(pod: dict[str, Any]) -> str:
-    failure, why = failure_of(pod), why_it_waits(pod)
-    more = f", exit code {failure.code} {failure.why}" if failure else f", {why}" if why else ""
+    failure = failure_of(pod)
+    more = f", exit code {failure.code} {failure.why}" if failure else ""
     node = pod["spec"].get("nodeName", "no node yet")
     return f"{pod['metadata']['name']} {pod['status'].get('phase', 'Pending')} on {node}{more}"
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.exit_codes import TABLE
+from trainer.launch import kueue, pods
 from trainer.launch import spec as specs
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -50,9 +51,15 @@ def render(spec: specs.JobSpec, token: str) -> str:
 def fill(template: str, values: Mapping[str, Any]) -> str:
     """Returns `template` with each ${name} replaced by the JSON of values[name].
 
-    A value that is too long for its line is spread over several.
+    A value that is too long for its line is spread over several. The line of a value that is None
+    is left out.
     """
-    return "\n".join(_fill_line(line, values) for line in template.split("\n"))
+    lines = [
+        line
+        for line in template.split("\n")
+        if not any(hole and values[hole] is None for hole in HOLE.findall(line))
+    ]
+    return "\n".join(_fill_line(line, values) for line in lines)
 
 
 def _fill_line(line: str, values: Mapping[str, Any]) -> str:
@@ -101,25 +108,25 @@ def codes(on_cluster: str) -> list[int]:
 
 def _values(spec: specs.JobSpec) -> dict[str, Any]:
     submit, name, secret = spec.submit, spec.name, f"{spec.name}-gang"
-    requests = {"cpu": submit.cpu, "memory": submit.memory}
+    own = labels(name, "trainer")
     devices = (
-        {"nvidia.com/gpu": submit.gpus}
+        {submit.gpu_resource: submit.gpus}
         if submit.gpus
         else {"google.com/tpu": spec.tpu.chips}
         if spec.tpu
         else {}
     )
+    folders = [volume.source for volume in spec.volumes if volume.kind == "emptydir"]
+    requests, limits = pods.resources(submit, devices, folders)
     return {
         "name": name,
         "labels": labels(name),
-        "queue_labels": {
-            **labels(name),
-            **({"kueue.x-k8s.io/queue-name": submit.queue} if submit.queue else {}),
-        },
-        "pod_labels": labels(name, "trainer"),
-        "annotations": {"gke-gcsfuse/volumes": "true"}
-        if any(one.kind == "gcsfuse" for one in spec.volumes)
-        else {},
+        "queue_labels": labels(name) | kueue.job_labels(submit),
+        "pod_labels": own,
+        "all_labels": own | pods.labels(submit),
+        "annotations": pods.annotations(
+            submit, any(volume.kind == "gcsfuse" for volume in spec.volumes)
+        ),
         "workers": spec.workers,
         "suspend": bool(submit.queue),
         "deadline_seconds": submit.deadline_seconds,
@@ -128,15 +135,21 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "fail_codes": codes("fail the job"),
         "ignore_codes": codes("retry, not counted"),
         "grace_seconds": spec.grace_seconds,
+        "spot_seconds": submit.spot_seconds,
         "service_account": submit.service_account,
         "pull_secrets": [{"name": submit.pull_secret}] if submit.pull_secret else [],
-        "node_selector": _node_selector(spec),
-        "tolerations": _tolerations(spec),
+        "runtime_class": submit.runtime_class or None,
+        "priority_class": submit.priority_class or None,
+        "node_selector": pods.node_selector(submit) | _tpu_selector(spec),
+        "tolerations": pods.tolerations(submit),
+        "affinity": pods.affinity(submit, own) or None,
+        "spread": pods.spread(submit, own) or None,
+        "env": pods.environment(submit) or None,
         "image": submit.image,
         "arguments": spec.arguments,
         "port": specs.PORT,
-        "requests": {**requests, **devices},
-        "limits": {"memory": submit.memory, **devices},
+        "requests": requests,
+        "limits": limits,
         "gang_secret": secret,
         "mounts": [
             {"name": "tmp", "mountPath": "/tmp"},
@@ -156,13 +169,21 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
             ),
         ],
         "volumes": [
-            {"name": "tmp", "emptyDir": {}},
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": submit.shm}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": pods.scratch(submit)}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm(submit)}},
             *([{"name": "gang", **_secret(secret)}] if spec.has_token else []),
             *({"name": volume_name, **_source(volume)} for volume_name, volume in _named(spec)),
         ],
         "tensorboard": f"{name}-tensorboard",
         "tensorboard_labels": labels(name, "tensorboard"),
+        "tensorboard_all_labels": labels(name, "tensorboard") | pods.labels(submit),
+        "tensorboard_annotations": pods.tensorboard_annotations(submit),
+        "tensorboard_node_selector": pods.architecture(submit) or None,
+        "tensorboard_limits": {
+            **({"cpu": "1"} if submit.cpu_limit else {}),
+            "memory": "1Gi",
+            "ephemeral-storage": "1Gi",
+        },
         "tensorboard_port": TENSORBOARD_PORT,
         "tensorboard_arguments": [
             f"--logdir={pathlib.PurePosixPath(spec.train.folders.model_dir) / 'tensorboard'}",
@@ -198,37 +219,12 @@ def _secret(name: str) -> dict[str, Any]:
     return {"secret": {"secretName": name, "defaultMode": 0o440}}
 
 
-def _node_selector(spec: specs.JobSpec) -> dict[str, str]:
-    selector = {
-        found["key"]: found["value"]
-        for found in map(specs.SELECTOR.fullmatch, spec.submit.node_selector)
-    }
-    if spec.tpu:
-        selector |= {
+def _tpu_selector(spec: specs.JobSpec) -> dict[str, str]:
+    return (
+        {
             "cloud.google.com/gke-tpu-accelerator": spec.tpu.accelerator,
             "cloud.google.com/gke-tpu-topology": spec.tpu.topology,
         }
-    return selector | ({"cloud.google.com/gke-spot": "true"} if spec.submit.spot else {})
-
-
-def _tolerations(spec: specs.JobSpec) -> list[dict[str, str]]:
-    """Returns the tolerations of the flags and of the taints that GKE puts on its nodes.
-
-    GKE taints nodes with accelerators and Spot nodes.
-    """
-    taints = (
-        ["nvidia.com/gpu:NoSchedule"]
-        if spec.submit.gpus
-        else ["google.com/tpu:NoSchedule"]
         if spec.tpu
-        else []
+        else {}
     )
-    taints += ["cloud.google.com/gke-spot=true:NoSchedule"] if spec.submit.spot else []
-    return [
-        {
-            "key": found["key"],
-            "operator": "Exists" if found["value"] is None else "Equal",
-            **{name: found[name] for name in ("value", "effect") if found[name]},
-        }
-        for found in map(specs.TOLERATION.fullmatch, (*taints, *spec.submit.toleration))
-    ]

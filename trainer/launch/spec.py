@@ -14,6 +14,8 @@ import re
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
 from trainer.gang import roster
+from trainer.launch import pods
+from trainer.launch.values import BYTES, DNS_LABEL, DNS_SUBDOMAIN, require
 from trainer.model_folder import journal
 
 log = logging.getLogger(__name__)
@@ -21,25 +23,13 @@ log = logging.getLogger(__name__)
 # The port on which supervisors meet. TensorFlow's own ports change with every restart of the gang.
 PORT = 2222
 DEMO_FOLDER = "/demo"  # Data inside the image (k8s/Dockerfile).
-# https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms: "graceful termination period".
-SPOT_SECONDS = 15
 RESERVE_SECONDS = 5  # The part of the grace period that a supervisor needs to end its child.
 GANG_FOLDER = "/etc/rnn-trainer"  # Where the Secret with the token of a gang is mounted.
 ALWAYS_MOUNTED = ("/tmp", "/dev/shm", GANG_FOLDER)
 
-DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-CPUS = re.compile(r"[1-9]\d*m|(?=.*[1-9])\d+(\.\d{1,3})?")
-BYTES = re.compile(r"[1-9]\d*(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
 IMAGE = re.compile(
     r"[a-z0-9][-a-z0-9._]*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:(?P<tag>\w[\w.-]{0,127}))?(@sha256:(?P<digest>[0-9a-f]{64}))?"
-)
-LABEL_KEY = r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?"
-LABEL_VALUE = r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?"
-SELECTOR = re.compile(rf"(?P<key>{LABEL_KEY})=(?P<value>{LABEL_VALUE})")
-TOLERATION = re.compile(
-    rf"(?P<key>{LABEL_KEY})(=(?P<value>{LABEL_VALUE}))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
 )
 
 
@@ -101,7 +91,8 @@ class JobSpec:
         Raises UsageError if the job cannot work.
         """
         volumes = tuple(_volume(text) for text in submit.volume)
-        _check_text(submit)
+        _check_image(submit)
+        pods.check(submit)
         _check_mounts(volumes)
         tpu = _tpu(submit, train)
         _check_gang(submit, train)
@@ -199,55 +190,15 @@ def _volume(text: str) -> Volume:
     return Volume(kind, source, path.rstrip("/") or "/")
 
 
-def _check_text(submit: configuration.Submit) -> None:
+def _check_image(submit: configuration.Submit) -> None:
     image = IMAGE.fullmatch(submit.image)
-    _require(
+    require(
         image and (image["tag"] or image["digest"]),
         "image",
         submit.image,
         "must name a tag or a digest, so that the version that ran stays known: "
         "REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX",
     )
-    _require(
-        CPUS.fullmatch(submit.cpu),
-        "cpu",
-        submit.cpu,
-        "must be a number of CPUs, for example 4 or 500m",
-    )
-    for name in ("memory", "shm"):
-        _require(
-            BYTES.fullmatch(getattr(submit, name)),
-            name,
-            getattr(submit, name),
-            "must be a size, for example 512Mi or 4Gi",
-        )
-    for text in submit.node_selector:
-        _require(
-            SELECTOR.fullmatch(text),
-            "node_selector",
-            text,
-            "must be the KEY=VALUE of a node's label",
-        )
-    for text in submit.toleration:
-        _require(
-            TOLERATION.fullmatch(text),
-            "toleration",
-            text,
-            "must be KEY=VALUE:EFFECT, KEY:EFFECT or KEY, with NoSchedule, PreferNoSchedule or "
-            "NoExecute as EFFECT",
-        )
-    for name in ("service_account", "pull_secret", "queue"):
-        _require(
-            not getattr(submit, name) or DNS_SUBDOMAIN.fullmatch(getattr(submit, name)),
-            name,
-            getattr(submit, name),
-            "must be the name of an object: lower-case letters, digits, - and .",
-        )
-
-
-def _require(holds, name: str, value, rule: str) -> None:
-    if not holds:
-        raise UsageError(f"--{name}={value}: {rule}.")
 
 
 def _check_mounts(volumes: tuple[Volume, ...]) -> None:
@@ -362,13 +313,13 @@ def _check_names(spec: JobSpec) -> None:
     A DNS label has at most 63 characters.
     """
     name, last = spec.name, spec.workers - 1
-    _require(
+    require(
         name,
         "name",
         name,
         "is empty: every object of the job needs it. Choose a name, for example imdb",
     )
-    _require(
+    require(
         DNS_LABEL.fullmatch(name),
         "name",
         name,
@@ -466,13 +417,20 @@ def _check_rows(spec: JobSpec) -> None:
 
 
 def _check_grace(spec: JobSpec) -> None:
-    grace = spec.train.gang.grace_seconds
-    if spec.submit.spot and grace > SPOT_SECONDS:
+    grace, notice = spec.train.gang.grace_seconds, spec.submit.spot_seconds
+    # https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms
+    if spec.submit.spot and grace > notice:
         raise UsageError(
-            f"--grace_seconds={grace:g}: a GKE Spot node is gone {SPOT_SECONDS} s after its "
-            "notice, whatever grace period the pod has. Set --grace_seconds="
-            f"{SPOT_SECONDS} among the flags of train, so that the trainer plans its stop for it; "
-            "if a checkpoint takes longer, the steps since the last one are computed again."
+            f"--grace_seconds={grace:g}: a Spot node ends {notice} s after its notice, whatever "
+            f"grace period the pod has. Set --grace_seconds={notice} among the flags of train, so "
+            "that the trainer plans its stop for it; if a checkpoint takes longer, the steps since "
+            "the last one are computed again. If the nodes give more notice (GKE from 1.35 on: 120 "
+            "s at most, by the configuration of their pool), set --spot_seconds."
+        )
+    if not spec.submit.spot and notice != 15:
+        raise UsageError(
+            f"--spot_seconds={notice}: is the notice of Spot nodes, which only --spot uses. Add "
+            "--spot, or leave it out."
         )
     saves = [
         event["seconds"]

@@ -6,7 +6,7 @@ from trainer import config as configuration
 from trainer import stopping
 from trainer.exit_codes import BY_NAME, UsageError
 from trainer.gang import proof
-from trainer.launch import kubectl, kubernetes, local, tpu_vm, tpu_vm_run
+from trainer.launch import kubectl, kubernetes, local, pods, tpu_vm, tpu_vm_run
 from trainer.launch.spec import JobSpec
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,23 @@ def _kubernetes(submit: configuration.Submit, train: configuration.Config) -> in
     spec, client = JobSpec.of(submit, train), _client(submit)
     manifest = kubernetes.render(spec, proof.fresh_token())
     if submit.apply:
+        _warn_of_autopilot(submit, client)
         print(kubectl.apply(client, spec.name, manifest) + _afterwards(spec, client), flush=True)
     elif not submit.follow:
         print(manifest, end="")
     return _follow(client, spec.name) if submit.follow else BY_NAME["done"]
+
+
+def _warn_of_autopilot(submit: configuration.Submit, client: kubectl.Kubectl) -> None:
+    if not pods.names_kind_of_gpu(submit) and "auto.gke.io/" in client("api-versions"):
+        log.warning(
+            "--gpus=%d: the cluster is GKE Autopilot, which makes a node for each pod. Name the "
+            "kind of GPU with --node_selector=%s=nvidia-l4 or another one, or a compute class "
+            "with --node_selector=%s=NAME",
+            submit.gpus,
+            pods.ACCELERATOR,
+            pods.COMPUTE_CLASS,
+        )
 
 
 def _follow(client: kubectl.Kubectl, name: str) -> int:
