@@ -41,7 +41,8 @@ INSIDE = {
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / proof keras_model / expected / examples / saved_model readback",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog messages proof",
-    "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local / isolation",
+    "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm vertex slurm / spec local vertex_run"
+    " / isolation stage",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / decoder search / encoder heads / decoding vocabulary / recurrent noise"
     " shapes / dropout",
@@ -77,7 +78,7 @@ WITHOUT_TENSORFLOW = """
     gang.supervisor gang.member gang.links gang.child gang.identity gang.rendezvous gang.roster
     gang.watchdog gang.messages gang.proof
     launch.submit launch.kubectl launch.kubernetes launch.spec launch.local launch.tpu_vm
-    launch.tpu_vm_run launch.isolation
+    launch.tpu_vm_run launch.isolation launch.stage launch.vertex launch.vertex_run launch.slurm
     model_folder.journal model_folder.attempts model_folder.lock model_folder.commits
     models.shapes
     reporting.goodput reporting.command

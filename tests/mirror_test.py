@@ -10,6 +10,7 @@ PACKAGE = TESTS.parent / "trainer"
 # Tests of the whole program or of the repository, each with the question that it answers.
 WHOLE_PROGRAM = {
     "cli_bad_input_test.py": "does every mistake on a command line end with a message and code 2?",
+    "cluster/copies_test.py": "do a real cluster's pods copy what they need and what they made?",
     "cluster/faults_test.py": "does a real cluster's job survive what clusters do?",
     "cluster/shapes_test.py": "does a real cluster accept every shape of job?",
     "devices/gpu_kernels_test.py": "does a step run on a GPU, and not on its host?",
