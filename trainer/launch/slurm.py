@@ -117,7 +117,8 @@ def render(job: SlurmJob) -> str:
         "workers": str(job.submit.workers),
         "make_token": "# Its holders may take part in the job: it is made anew for each attempt.\n"
         f"token={token}\n"
-        "od -An -vN32 -tx1 /dev/urandom | tr -d ' \\n' >\"$token\" || exit 74\n"
+        'rm -f "$token"\n'
+        "(umask 077; od -An -vN32 -tx1 /dev/urandom | tr -d ' \\n' >\"$token\") || exit 74\n"
         "export token"
         if several and not own
         else "",

@@ -7,7 +7,6 @@
 # Options: https://slurm.schedmd.com/sbatch.html, srun.html, scancel.html and scontrol.html.
 %{options}
 set -u
-umask 077
 model=%{model_dir}
 mkdir -p "$model/logs" || exit 74
 
