@@ -129,17 +129,15 @@ def test_a_job_that_cannot_work_is_refused(submit, train, told):
     assert told in str(problem.value)
 
 
-def test_workers_of_several_nodes_have_addresses_node_by_node(tmp_path):
-    """As srun numbers tasks with --distribution=block; here with stand-ins for Slurm."""
-    text = slurm.render(
-        job({"workers": 4, "tasks_per_node": 2}, {"model_dir": str(tmp_path / "m")})
-    )
+def stand_in(tmp_path, srun: str, flags: dict) -> tuple[dict, str]:
+    """Programs in the place of Slurm's; returns the environment of the script, and the script."""
     for name, does in [
-        ("scontrol", '[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"'),
         (
-            "srun",
-            f'echo "$hosts" >{tmp_path}/hosts; for i in 0 1 2 3; do echo 0 >"$codes/$i"; done',
+            "scontrol",
+            f'[ "$1" = requeue ] && echo "$2" >>{tmp_path}/requeued || printf "n1\\nn2\\n"',
         ),
+        ("srun", srun),
+        ("squeue", "echo RUNNING"),
     ]:
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\n{does}\n")
@@ -149,9 +147,32 @@ def test_workers_of_several_nodes_have_addresses_node_by_node(tmp_path):
         "SLURM_JOB_ID": "601",
         "SLURM_JOB_NODELIST": "n[1-2]",
     }
+    text = slurm.render(
+        job({"workers": 4, "tasks_per_node": 2}, {"model_dir": str(tmp_path / "m"), **flags})
+    )
+    return environ, text
+
+
+def test_workers_of_several_nodes_have_addresses_node_by_node(tmp_path):
+    """As srun numbers tasks with --distribution=block; here with stand-ins for Slurm."""
+    srun = f'echo "$hosts" >{tmp_path}/hosts; for i in 0 1 2 3; do echo 0 >"$codes/$i"; done'
+    environ, text = stand_in(tmp_path, srun, {})
     assert subprocess.run(["sh"], input=text, text=True, env=environ).returncode == 0
     hosts = (tmp_path / "hosts").read_text().strip()
     assert hosts == "n1:20016,n1:20017,n2:20016,n2:20017"
+
+
+def test_a_gang_that_never_meets_is_not_queued_again_for_ever(tmp_path):
+    srun = 'for i in 0 1 2 3; do echo 75 >"$codes/$i"; done'
+    environ, text = stand_in(tmp_path, srun, {"max_restarts": 2})
+
+    def attempt() -> int:
+        return subprocess.run(["sh"], input=text, text=True, env=environ).returncode
+
+    assert [attempt(), attempt()] == [75, 75]
+    (tmp_path / "m/checkpoints/step-00000010.tmp-1").mkdir(parents=True)
+    assert attempt() == 76  # What was begun is no checkpoint.
+    assert (tmp_path / "requeued").read_text().split() == ["601", "601"]
 
 
 # --- The calls ------------------------------------------------------------------------------------

@@ -96,6 +96,10 @@ def test_a_trainer_that_lost_its_peers_is_started_again(container):
     assert (worker.model / "codes").read_text() == ""
 
 
+def test_a_gang_that_never_meets_is_given_up(container):
+    assert container("75 " * 20).run() == 76
+
+
 def test_the_token_of_the_gang_is_in_a_file_that_no_other_user_reads(container):
     worker = container()
     assert worker.run(TRAINER_GANG_TOKEN="f" * 64) == 0

@@ -115,6 +115,9 @@ def render(job: SlurmJob) -> str:
         "model_dir": shlex.quote(os.path.abspath(job.train.folders.model_dir)),
         "tasks_per_node": str(job.submit.tasks_per_node),
         "workers": str(job.submit.workers),
+        "cpus": str(_whole_cpus(job.submit.cpu)),
+        "gpus": f" --gpus-per-task={job.submit.gpus}" if job.submit.gpus else "",
+        "max_restarts": str(job.train.gang.max_restarts),
         "make_token": "# Its holders may take part in the job: it is made anew for each attempt.\n"
         f"token={token}\n"
         'rm -f "$token"\n'

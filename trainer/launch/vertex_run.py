@@ -30,6 +30,7 @@ from trainer import failures, streams
 from trainer.exit_codes import BY_NAME, StorageError, TrainerError, UsageError
 from trainer.gang import roster
 from trainer.launch import stage
+from trainer.model_folder import commits
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,9 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     own, command = words[: words.index("--")], list(words[words.index("--") + 1 :])
     name = own[0].removeprefix("--name=")
     copies = [word.removeprefix("--stage=") for word in own if word.startswith("--stage=")]
-    model = pathlib.Path(
-        next(word.partition("=")[2] for word in command if word.startswith("--model_dir="))
-    )
+    flags = dict(word.removeprefix("--").partition("=")[::2] for word in command[1:])
+    model = pathlib.Path(flags["model_dir"])
+    tries = int(flags.get("max_restarts", configuration.Gang().max_restarts))
     for copy in stage.staged(configuration.Submit(target=configuration.VERTEX, stage=(*copies,))):
         _fetch(mounted(copy.url), pathlib.Path(copy.folder))
     publication = None
@@ -69,15 +70,34 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
             file.touch(mode=0o600)
             file.write_text(token, encoding="utf-8")
             command.append(f"--gang_token_file={file}")
-        worker = _Worker(command)
-        code = worker.end(board)
-        while code == BY_NAME["peer_lost"] and not worker.asked:
-            log.info("the trainer lost its peers (exit code %d): starting it again", code)
-            code = worker.end(board)
+        code = _until_it_ends(_Worker(command), model, tries, board)
     if code == BY_NAME["done"] and publication:
         publication.publish(model)
         log.info("published %s as %s", model, publication.folder)
     return code
+
+
+def _until_it_ends(
+    worker: "_Worker",
+    model: pathlib.Path,
+    most: int,
+    board: tuple[pathlib.Path, pathlib.Path] | None,
+) -> int:
+    """Runs the trainer, again each time when it has lost its peers; returns its last exit code.
+
+    A gang that cannot meet must not try for ever: it is started again at most `most` times without
+    a new checkpoint.
+    """
+    tries = 0
+    while True:
+        before = commits.list_steps(model / "checkpoints")
+        code = worker.end(board)
+        if code != BY_NAME["peer_lost"] or worker.asked:
+            return code
+        tries = 0 if commits.list_steps(model / "checkpoints") != before else tries + 1
+        if tries > most:
+            return BY_NAME["restart_limit"]
+        log.info("the trainer lost its peers (exit code %d): starting it again", code)
 
 
 def mounted(url: str) -> pathlib.Path:

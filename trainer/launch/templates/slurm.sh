@@ -26,8 +26,14 @@ codes=$(mktemp -d "$model/logs/slurm-codes.XXXXXX") || exit 74
 %{make_token}
 export codes hosts
 
+# A gang that cannot meet must not be queued again for ever: its attempts without a new checkpoint are counted.
+newest() { ls "$model/checkpoints" 2>/dev/null | grep -x 'step-[0-9]*' | tail -n 1; }
+before=$(newest)
+tries=$model/logs/slurm-tries-$SLURM_JOB_ID
+
 # Slurm signals every process of a task. The shell waits for its worker, and the worker does not inherit what it traps.
-srun --distribution=block --ntasks=%{workers} --kill-on-bad-exit=0 sh -c '
+# From version 22.05 on srun does not take over --cpus-per-task from sbatch.
+srun --distribution=block --ntasks=%{workers} --cpus-per-task=%{cpus}%{gpus} --kill-on-bad-exit=0 sh -c '
   trap : TERM
   "$@"%{gang}
   code=$?
@@ -56,6 +62,12 @@ while [ $worker -lt %{workers} ]; do
 done
 rm -rf "$codes"
 code=${failed:-${other:-${again:-0}}}
+if [ "$code" = 75 ] && [ "$(newest)" = "$before" ]; then
+  echo x >>"$tries"
+  [ "$(wc -l <"$tries")" -le %{max_restarts} ] || code=76
+else
+  rm -f "$tries"
+fi
 echo "attempt ${SLURM_RESTART_COUNT:-0} of job $SLURM_JOB_ID ended with exit code $code"
 # After scancel or preemption Slurm has decided itself what happens next.
 if [ "$code" = "$again" ] && [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then
