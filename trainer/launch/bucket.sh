@@ -96,9 +96,10 @@ check)
   [ "${JOB_COMPLETION_INDEX:-0}" = 0 ] || exit 0
   if exists "$url.published"; then
     owner=$(retry cat_object "$url.published") || stop $STORAGE "$url.published: cannot be read."
-    [ "${owner#* }" = "$job" ] || stop $USAGE "$url: $url.published says that it belongs to '${owner#* }', not to '$job', which
-would replace it. Choose another --publish."
-    case $owner in complete\ * | incomplete\ *) ;; *) stop $USAGE "$url.published: is not ours. Choose another --publish." ;; esac
+    case $owner in
+    "complete $job" | "incomplete $job") ;;
+    *) stop $USAGE "$url: $url.published says that it belongs to '${owner#* }', not to '$job'. Choose another --publish." ;;
+    esac
   elif exists "$url/"; then
     stop $USAGE "$url: is not empty, and no job published it. Files there would be deleted: choose another --publish."
   else
