@@ -50,6 +50,7 @@ def refusal(submit=(), train=()) -> str:
         ),
         ({"volume": ("hostpath:/mnt:/data",)}, {}, "the restricted Pod Security Standard forbids"),
         ({"volume": ("nfs:x:/data",)}, {}, "must begin with pvc, emptydir, gcsfuse or secret"),
+        ({"volume": ("gs://b/d:/data",)}, {}, "--volume=gs://b/d:/data: a bucket is no volume"),
         ({"volume": ("pvc:claim",)}, {}, "must look like pvc:CLAIM:/data"),
         ({"volume": ("pvc:claim:data",)}, {}, "with an absolute path at the end"),
         ({"volume": ("pvc:Claim:/data",)}, {}, "must look like"),

@@ -203,6 +203,11 @@ def _volume(text: str) -> Volume:
             f"--volume={text}: the restricted Pod Security Standard forbids folders of the node, "
             "and they differ between nodes. Use pvc:CLAIM:/PATH."
         )
+    if kind in stage.TOOLS and rest.startswith("//"):
+        raise UsageError(
+            f"--volume={text}: a bucket is no volume. Copy a folder of it with "
+            "--stage=URL:/scratch/FOLDER, or mount it on GKE with gcsfuse:BUCKET:/PATH."
+        )
     if kind not in _SOURCES:
         raise UsageError(
             f"--volume={text}: must begin with pvc, emptydir, gcsfuse or secret, for example "
