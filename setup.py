@@ -34,7 +34,7 @@ setup(
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    package_data={"trainer": ["configs/*.flags", "launch/templates/*.yaml"]},
+    package_data={"trainer": ["configs/*.flags", "launch/*.sh", "launch/templates/*"]},
     install_requires=[
         "absl-py",
         "numpy",

@@ -41,8 +41,8 @@ INSIDE = {
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / proof keras_model / expected / examples / saved_model readback",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog messages proof",
-    "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm waiting / spec local / isolation"
-    " pods / kueue / values",
+    "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm waiting vertex slurm"
+    " / spec local vertex_run / isolation pods stage / kueue / values",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
     "models": "networks / decoder search / encoder heads / decoding vocabulary / recurrent noise"
     " shapes / dropout",
@@ -81,6 +81,7 @@ WITHOUT_TENSORFLOW = """
     gang.watchdog gang.messages gang.proof
     launch.submit launch.kubectl launch.kubernetes launch.spec launch.local launch.tpu_vm
     launch.tpu_vm_run launch.isolation launch.pods launch.kueue launch.values launch.waiting
+    launch.stage launch.vertex launch.vertex_run launch.slurm
     model_folder.journal model_folder.attempts model_folder.lock model_folder.commits
     models.shapes
     reporting.goodput reporting.command

@@ -10,6 +10,7 @@ PACKAGE = TESTS.parent / "trainer"
 # Tests of the whole program or of the repository, each with the question that it answers.
 WHOLE_PROGRAM = {
     "cli_bad_input_test.py": "does every mistake on a command line end with a message and code 2?",
+    "cluster/copies_test.py": "do a real cluster's pods copy what they need and what they made?",
     "cluster/faults_test.py": "does a real cluster's job survive what clusters do?",
     "cluster/shapes_test.py": "does a real cluster accept every shape of job?",
     "cluster/waiting_test.py": "is it said why a real cluster does not start a job?",
@@ -35,6 +36,7 @@ WHOLE_PROGRAM = {
     "prepare/tagging_test.py": "do tagged sentences become what a tagger learns from?",
     "prepare/translation_test.py": "do pairs of texts become what a translator learns from?",
     "resume_test.py": "is a resumed run the same run?",
+    "scripts/moving_mnist_test.py": "do digits move as the published recipe says?",
     "scripts/ngram_test.py": "is the 3-gram that language models must beat the right one?",
     "scripts/prove_checks_test.py": "do the checks of a GPU notice its faults?",
     "scripts/prove_device_test.py": "does the device proof keep working?",

@@ -22,7 +22,9 @@ from packaging.version import Version
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PINNED = ROOT / "scripts/requirements"
 CONFIGS = sorted((ROOT / "trainer/configs").glob("*.flags"))
-TEMPLATES = sorted((ROOT / "trainer/launch/templates").glob("*.yaml"))
+TEMPLATES = sorted(
+    [*(ROOT / "trainer/launch/templates").iterdir(), ROOT / "trainer/launch/bucket.sh"]
+)
 TENSORFLOWS = {"tensorflow", "tensorflow-cpu", "tensorflow-tpu"}
 MACHINES = [
     {

@@ -114,3 +114,20 @@ def test_a_terminal_that_is_closed_is_replaced_and_another_stream_stays(monkeypa
     assert os.readlink(f"/proc/self/fd/{file}") == str(tmp_path / "file")
     os.close(theirs)
     os.close(file)
+
+
+def test_the_exit_code_goes_to_the_process_that_waits_for_it_and_to_no_child():
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    environ = {"TRAINER_OUTCOME_FD": str(writer)}
+    outcome = streams.Outcome(environ)
+    assert not environ and not os.get_inheritable(writer)
+    outcome.tell(143)
+    os.close(writer)
+    assert os.read(reader, 10) == b"143\n"
+    os.close(reader)
+
+
+@pytest.mark.parametrize("number", ["", "x", "999999"])
+def test_without_such_a_process_the_exit_code_goes_nowhere(number):
+    streams.Outcome({"TRAINER_OUTCOME_FD": number}).tell(0)

@@ -48,7 +48,10 @@ LONGEST_NAME = 255  # Bytes, on every file system of Linux.
 
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_NO_ADDRESS = "Addresses are not read: mount the bucket, or copy the files to a disk."
+_NO_ADDRESS = (
+    "Addresses are not read: mount the bucket, or copy the files to a disk (`submit` does it with "
+    "--stage and --publish)."
+)
 
 
 def _place_remedy(value: str) -> str:
@@ -1115,7 +1118,8 @@ class Doctor(Checked):
     cpu_limit: str = knob("", "CPUs that a worker cannot exceed, as for `submit`.")
 
 
-KUBERNETES, LOCAL, TPU_VM = TARGETS = ("kubernetes", "local", "tpu_vm")
+TARGETS = ("kubernetes", "local", "tpu_vm", "vertex", "slurm")
+KUBERNETES, LOCAL, TPU_VM, VERTEX, SLURM = TARGETS
 START, STATUS, STOP = VERBS = ("start", "status", "stop")
 
 
@@ -1125,15 +1129,18 @@ def _submit_knob(
     rule: Rule | None = None,
     targets: Sequence[str] = TARGETS,
     verbs: Sequence[str] = (START,),
+    elsewhere: str = "",
 ):
     """A field of `Submit`, with the `targets` and `verbs` that use it; all others refuse it.
 
-    The groups of `submit --help` come from the targets too.
+    The groups of `submit --help` come from the targets too. elsewhere: a sentence about what to do
+    with another target, which follows the refusal.
     """
     field = knob(default, help, rule)
     words = _targets_in_words(targets)
     heading = f"For {words}:" if START in verbs else f"For a job that was submitted to {words}:"
     metadata = {**field.metadata, "targets": targets, "verbs": verbs, "heading": heading}
+    metadata["elsewhere"] = elsewhere
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -1155,22 +1162,24 @@ class Submit(Checked):
     target: str = _submit_knob(
         KUBERNETES,
         "The kind of place: a Kubernetes cluster, worker processes on this machine, a Cloud TPU "
-        "VM.",
+        "VM, Vertex AI, a Slurm cluster.",
         one_of(*TARGETS),
         verbs=VERBS,
     )
 
     workers: int = _submit_knob(
-        1, "Workers that train together.", at_least(1), targets=(KUBERNETES, LOCAL)
+        1, "Workers that train together.", at_least(1), targets=(KUBERNETES, LOCAL, VERTEX, SLURM)
     )
 
     name: str = _submit_knob(
-        "", "Name of the job and of everything that belongs to it.", targets=(KUBERNETES, TPU_VM)
+        "",
+        "Name of the job and of everything that belongs to it.",
+        targets=(KUBERNETES, TPU_VM, VERTEX, SLURM),
     )
     image: str = _submit_knob(
         "",
         "Container image with its tag or digest: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX.",
-        targets=(KUBERNETES, TPU_VM),
+        targets=(KUBERNETES, TPU_VM, VERTEX),
     )
     tpu: str = _submit_knob(
         "",
@@ -1180,28 +1189,31 @@ class Submit(Checked):
     spot: bool = _submit_knob(
         False,
         "Spot capacity: cheaper, but the provider may take it away. See --spot_seconds.",
-        targets=(KUBERNETES, TPU_VM),
+        targets=(KUBERNETES, TPU_VM, VERTEX),
     )
     service_account: str = _submit_knob(
         "default",
-        "Service account of the pods (its token is not mounted) or of the TPU VM.",
-        targets=(KUBERNETES, TPU_VM),
+        "Service account of the pods (its token is not mounted), of the TPU VM or of the job.",
+        targets=(KUBERNETES, TPU_VM, VERTEX),
     )
     apply: bool = _submit_knob(
         False,
         "Start the job. Without it, the manifest or the commands are printed.",
-        targets=(KUBERNETES, TPU_VM),
+        targets=(KUBERNETES, TPU_VM, VERTEX, SLURM),
     )
 
     cpu: str = _submit_knob(
         "2",
         "CPUs of a worker, as Kubernetes writes them: 4, 500m. They set --threads of train unless "
         "you do.",
-        targets=(KUBERNETES,),
+        targets=(KUBERNETES, SLURM),
     )
-    memory: str = _submit_knob("4Gi", "Memory of a worker.", targets=(KUBERNETES,))
+    memory: str = _submit_knob("4Gi", "Memory of a worker.", targets=(KUBERNETES, SLURM))
     gpus: int = _submit_knob(
-        0, "GPUs of a worker, as --gpu_resource counts them.", at_least(0), targets=(KUBERNETES,)
+        0,
+        "GPUs of a worker, as --gpu_resource counts them.",
+        at_least(0),
+        targets=(KUBERNETES, VERTEX, SLURM),
     )
     shm: str = _submit_knob(
         "",
@@ -1254,7 +1266,7 @@ class Submit(Checked):
         "JobSet restarts all workers and when a queue takes the job back; --queue_seconds does "
         "not.",
         at_least(1),
-        targets=(KUBERNETES,),
+        targets=(KUBERNETES, VERTEX),
     )
     ttl_seconds: int = _submit_knob(
         86_400,
@@ -1350,9 +1362,30 @@ class Submit(Checked):
         targets=(KUBERNETES,),
     )
 
+    stage: tuple[str, ...] = _submit_knob(
+        (),
+        "gs://BUCKET/FOLDER:/PATH or s3://BUCKET/FOLDER:/PATH: a folder that is copied to the disk "
+        "of each worker before it starts. Repeat the flag for each folder.",
+        targets=(KUBERNETES, VERTEX),
+        elsewhere=". Copy the folder yourself; --target=tpu_vm takes a bucket as --data_dir",
+    )
+    publish: str = _submit_knob(
+        "",
+        "gs://BUCKET/FOLDER or s3://BUCKET/FOLDER: where the model folder is copied after the last "
+        "checkpoint. It counts if FOLDER.published beside it says `complete`.",
+        targets=(KUBERNETES, VERTEX),
+        elsewhere=". Copy the folder yourself; --target=tpu_vm takes a bucket as --model_dir",
+    )
+    stage_image: str = _submit_knob(
+        "",
+        "Container image with the tool that copies: gcloud for gs:// (google/cloud-sdk:slim), aws "
+        "for s3:// (amazon/aws-cli).",
+        targets=(KUBERNETES,),
+    )
+
     zone: str = _submit_knob("", "Zone of the TPU VM, as in gcloud.", targets=(TPU_VM,))
     project: str = _submit_knob(
-        "", "Project of the TPU VM; default: gcloud's current one.", targets=(TPU_VM,)
+        "", "Project of the job; default: gcloud's current one.", targets=(TPU_VM, VERTEX)
     )
     valid_until: str = _submit_knob(
         "6h", "How long the request for a TPU VM waits in the queue.", targets=(TPU_VM,)
@@ -1361,13 +1394,59 @@ class Submit(Checked):
         "", "Software of the TPU VM; default: the one that fits --tpu.", targets=(TPU_VM,)
     )
 
+    region: str = _submit_knob("", "Region of the job, as in gcloud.", targets=(VERTEX,))
+    machine_type: str = _submit_knob(
+        "", "Machine of each worker, for example n1-standard-8 or g2-standard-8.", targets=(VERTEX,)
+    )
+    gpu_type: str = _submit_knob(
+        "", "Kind of the GPUs, for example NVIDIA_L4 or NVIDIA_TESLA_T4.", targets=(VERTEX,)
+    )
+    nfs: tuple[str, ...] = _submit_knob(
+        (),
+        "SERVER:/EXPORT:/mnt/nfs/NAME: an NFS share and its path in the containers. Repeat the "
+        "flag for each share.",
+        targets=(VERTEX,),
+    )
+    network: str = _submit_knob(
+        "",
+        "Network in which the NFS server is: projects/NUMBER/global/networks/NAME.",
+        targets=(VERTEX,),
+    )
+
+    tasks_per_node: int = _submit_knob(
+        1, "Workers that share a node.", at_least(1), targets=(SLURM,)
+    )
+    partition: str = _submit_knob(
+        "", "Partition of the job; default: that of the cluster.", targets=(SLURM,)
+    )
+    account: str = _submit_knob(
+        "", "Account that the job is charged to; default: your own.", targets=(SLURM,)
+    )
+    time_limit: str = _submit_knob(
+        "",
+        "Longest time of one attempt, as sbatch writes it: 90, 12:00:00, 2-00:00:00. Then the job "
+        "saves and is queued again. Default: that of the partition.",
+        targets=(SLURM,),
+    )
+    sbatch: tuple[str, ...] = _submit_knob(
+        (),
+        "Another option of sbatch, for example --sbatch=--constraint=a100. Repeat the flag for "
+        "each option.",
+        targets=(SLURM,),
+    )
+    python: str = _submit_knob(
+        "",
+        "Python on the nodes that has this program; default: the one that runs submit.",
+        targets=(SLURM,),
+    )
+
     status: str = _submit_knob(
-        "", "Name of a job: print how it is doing.", targets=(KUBERNETES,), verbs=(STATUS,)
+        "", "Name of a job: print how it is doing.", targets=(KUBERNETES, SLURM), verbs=(STATUS,)
     )
     stop: str = _submit_knob(
         "",
         "Name of a job: stop it. Its workers write a checkpoint; volumes stay.",
-        targets=(KUBERNETES,),
+        targets=(KUBERNETES, SLURM),
         verbs=(STOP,),
     )
 
@@ -1390,10 +1469,12 @@ def _refuse_ignored(submit: Submit) -> None:
         if submit.target not in field.metadata["targets"]:
             users = _targets_in_words(field.metadata["targets"])
             rule = f"--target={submit.target} would ignore it; it is for {users}"
+            rule += field.metadata["elsewhere"]
             remedy = "Leave it out, or use another --target."
         elif submit.verb not in field.metadata["verbs"]:
             asked = f"--{submit.verb}={getattr(submit, submit.verb)}"
-            rule = f"{asked} would ignore it; it takes only --context and --namespace"
+            takes = "--context and --namespace" if submit.target == KUBERNETES else "--target"
+            rule = f"{asked} would ignore it; it takes only {takes}"
         else:
             continue
         problems.append(f"{_as_given(field.name, value)}: {rule}.")

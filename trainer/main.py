@@ -56,6 +56,9 @@ def _train(parsed: flags.Parsed) -> int:
     began = time.monotonic()
     config = configuration.from_flat(parsed.values)
     config.folders.refuse_addresses()
+    from trainer.launch import vertex
+
+    vertex.refuse_bucket(config.folders.model_dir, os.environ)
     _require(config.folders, "data_dir", "model_dir")
     channel.end_with_supervisor(os.environ)
     # SIGUSR1 makes a process that hangs print its stack.
@@ -366,6 +369,7 @@ def _log_to_stderr() -> None:
 def console() -> None:
     """Runs the command line of the process and exits; the installed program begins here."""
     streams.complete()
+    outcome = streams.Outcome(os.environ)
     # Characters that the terminal cannot encode are printed escaped instead of ending the command.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -381,6 +385,7 @@ def console() -> None:
             streams.print_error(failures.of(problem))
             code = code or BY_NAME["storage"]
         streams.discard_stdout()
+    outcome.tell(code)
     if "TF_CONFIG" not in os.environ:
         sys.exit(code)
     # At a normal exit TensorFlow waits for the other workers, for twenty seconds if one is gone.

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,29 @@ def complete() -> None:
             stream = open(number, mode, encoding="utf-8", closefd=False)
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+class Outcome:
+    """Tells the process that waits for our exit code, if there is one.
+
+    TRAINER_OUTCOME_FD names a file descriptor that we were started with (`launch.stage`). No child
+    gets it: its end means that this process is gone.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str]):
+        number = environ.pop("TRAINER_OUTCOME_FD", "")
+        self._descriptor = int(number) if number.isdecimal() else None
+        if self._descriptor is not None:
+            try:
+                os.set_inheritable(self._descriptor, False)
+            except OSError:  # It is not open: nobody waits.
+                self._descriptor = None
+
+    def tell(self, code: int) -> None:
+        """Writes the exit code as a line."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, f"{code}\n".encode())
 
 
 def terminals() -> tuple[int, ...]:

@@ -554,3 +554,41 @@ def test_status_says_why_there_is_no_pod(fake, capsys):
 def test_flags_on_either_side_are_checked_before_anything_else(capsys, arguments, told):
     assert main.main([*SUBMIT, *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+# --- Copies ---------------------------------------------------------------------------------------
+
+
+def copying(**state) -> dict:
+    """A pod whose second init container is in `state`, so that its trainer waits."""
+    waiting = {"waiting": {"reason": "PodInitializing"}}
+    made = pod(0, waiting="PodInitializing")
+    made["status"]["containerStatuses"] = [
+        {"name": "publish", "state": waiting},
+        {"name": "trainer", "state": waiting},
+    ]
+    made["status"]["initContainerStatuses"] = [
+        {"name": "tools", "state": {"terminated": {"exitCode": 0}}},
+        {"name": "stage-0", "state": state},
+    ]
+    return made
+
+
+def test_a_copy_that_failed_is_a_failure_with_its_last_lines():
+    ended = {"exitCode": 74, "reason": "Error", "message": "error: gs://b/d: could not be copied"}
+    failure = kubectl.failure_of(copying(terminated=ended))
+    assert (failure.code, failure.why) == (74, "Error error: gs://b/d: could not be copied")
+
+
+def test_an_image_of_a_copy_that_cannot_be_pulled_is_no_failure():
+    found = copying(waiting={"reason": "ImagePullBackOff", "message": "no such image"})
+    assert kubectl.failure_of(found) is None
+
+
+def test_the_trainer_s_failure_comes_before_that_of_a_copy_beside_it():
+    found = pod(0, code=4)
+    found["status"]["containerStatuses"] = [
+        {"name": "publish", "state": {"terminated": {"exitCode": 74}}},
+        {"name": "trainer", "state": {"terminated": {"exitCode": 4}}},
+    ]
+    assert kubectl.failure_of(found).code == 4

@@ -409,6 +409,96 @@ def test_every_shape_carries_what_the_flags_of_a_pod_ask_for(file):
     assert pod["topologySpreadConstraints"][0]["topologyKey"] == "topology.kubernetes.io/zone"
 
 
+# --- Copies ---------------------------------------------------------------------------------------
+
+COPIES = [
+    "--stage=gs://my-bucket/words:/scratch/words",
+    "--publish=gs://my-bucket/model",
+    "--stage_image=google/cloud-sdk:slim",
+    "--volume=emptydir:10Gi:/scratch",
+]
+SHAPES = ["k8s/job.yaml", "k8s/indexed_job.yaml", "k8s/jobset.yaml", "k8s/tpu.yaml"]
+
+
+def copying(file: str) -> tuple[str, dict]:
+    """The manifest of an example with copies, and the specification of its workers' Job."""
+    words = COMMANDS[file]
+    text = rendered(words[0], *COPIES, *words[1:], "--data_dir=/scratch/words")
+    [job] = [one for one in yaml.safe_load_all(text) if one["kind"] in ("Job", "JobSet")]
+    if job["kind"] == "JobSet":
+        return text, job["spec"]["replicatedJobs"][0]["template"]["spec"]
+    return text, job["spec"]
+
+
+@pytest.mark.parametrize("file", SHAPES)
+def test_a_job_with_copies_fits_the_schema(file):
+    text, job = copying(file)
+    document = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": job}
+    kubernetes_validate.validate(document, VERSION, strict=True)
+    assert "null" not in text
+
+
+@pytest.mark.parametrize("file", SHAPES)
+def test_copies_come_before_and_beside_the_trainer_and_are_as_confined(file):
+    _, job = copying(file)
+    pod = job["template"]["spec"]
+    tools, staged, check = pod["initContainers"]
+    trainer, publish = pod["containers"]
+    assert [one["name"] for one in pod["initContainers"]] == ["tools", "stage-0", "check"]
+    assert (trainer["name"], publish["name"]) == ("trainer", "publish")
+    assert tools["image"] == trainer["image"]
+    assert tools["command"] + tools["args"] == ["python", "-m", "trainer.launch.stage", "/tmp"]
+    url, model = "gs://my-bucket/model", "/data/words"
+    for container, words in [
+        (staged, ["stage", "gs://my-bucket/words", "/scratch/words"]),
+        (check, ["check", url, f"words {model}"]),
+        (publish, ["publish", url, f"words {model}", model, "/tmp/outcome"]),
+    ]:
+        assert container["image"] == "google/cloud-sdk:slim"
+        assert container["command"] + container["args"] == ["sh", "/tmp/bucket.sh", *words]
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+        assert container["securityContext"] == kubernetes.CONFINED
+        assert "memory" in container["resources"]["limits"]
+    [scratch] = [one for one in staged["volumeMounts"] if one["name"] != "tmp"]
+    assert scratch["mountPath"] == "/scratch" and "readOnly" not in scratch
+    [data] = [one for one in publish["volumeMounts"] if one["name"] != "tmp"]
+    assert data["mountPath"] == "/data" and data["readOnly"] is True
+    # The trainer stays process 1, so that it gets the cluster's signals.
+    assert trainer["command"][2].endswith('exec python -m trainer "$@"')
+    assert "exec 9>/tmp/outcome; export TRAINER_OUTCOME_FD=9; " in trainer["command"][2]
+    assert ("ulimit" in trainer["command"][2]) == (file == "k8s/tpu.yaml")
+
+
+@pytest.mark.parametrize("file", SHAPES)
+def test_a_wrong_url_or_image_of_a_copy_fails_the_job_at_once_and_another_failure_counts(file):
+    _, job = copying(file)
+    names = [
+        (one["onExitCodes"]["containerName"], one["action"])
+        for one in job["podFailurePolicy"]["rules"]
+        if one.get("onExitCodes", {}).get("values") == [2]
+    ]
+    assert names == [("stage-0", "FailJob"), ("check", "FailJob")]
+    # Each names a container of the pod, or the API server refuses the job.
+    pod = job["template"]["spec"]
+    there = {one["name"] for one in [*pod["initContainers"], *pod["containers"]]}
+    named = {
+        one["onExitCodes"]["containerName"]
+        for one in job["podFailurePolicy"]["rules"]
+        if "onExitCodes" in one
+    }
+    assert named <= there
+
+
+def test_a_job_that_only_stages_has_no_container_beside_the_trainer():
+    words = COMMANDS["k8s/job.yaml"]
+    text = rendered(words[0], COPIES[0], *COPIES[2:], *words[1:], "--data_dir=/scratch/words")
+    [job] = [one for one in yaml.safe_load_all(text) if one["kind"] == "Job"]
+    pod = job["spec"]["template"]["spec"]
+    assert [one["name"] for one in pod["initContainers"]] == ["tools", "stage-0"]
+    [trainer] = pod["containers"]
+    assert "command" not in trainer  # The image's own.
+
+
 # --- Templates ------------------------------------------------------------------------------------
 
 
@@ -456,8 +546,8 @@ def test_comments_stay_in_their_column():
 
 
 def test_the_line_of_a_value_that_is_none_is_left_out():
-    text = kubernetes.fill("a: ${one}\nb: ${two}  # Why.\nc: 3\n", {"one": 1, "two": None})
-    assert text == "a: 1\nc: 3\n"
+    text = "a: ${a}\n# b holds ${b}.\nb: ${b}  # Why.\nc: 1\n"
+    assert kubernetes.fill(text, {"a": 1, "b": None}) == "a: 1\nc: 1\n"
 
 
 def test_a_hole_without_a_value_is_an_error():

@@ -38,6 +38,7 @@ def refusal(submit=(), train=()) -> str:
         ({"cpu": "two"}, {}, "--cpu=two: must be a number of CPUs"),  # More in pods_test.py.
         ({"volume": ("hostpath:/mnt:/data",)}, {}, "the restricted Pod Security Standard forbids"),
         ({"volume": ("nfs:x:/data",)}, {}, "must begin with pvc, emptydir, gcsfuse or secret"),
+        ({"volume": ("gs://b/d:/data",)}, {}, "--volume=gs://b/d:/data: a bucket is no volume"),
         ({"volume": ("pvc:claim",)}, {}, "must look like pvc:CLAIM:/data"),
         ({"volume": ("pvc:claim:data",)}, {}, "with an absolute path at the end"),
         ({"volume": ("pvc:Claim:/data",)}, {}, "must look like"),
@@ -103,8 +104,8 @@ def refusal(submit=(), train=()) -> str:
             {"strategy": "one_device"},
             "--gpus=2: --strategy=one_device uses one of them",
         ),
-        ({"gpus": 2}, {"accelerator": "cpu"}, "--accelerator=cpu: the pods get --gpus=2"),
-        ({}, {"accelerator": "gpu"}, "--accelerator=gpu: the pods get --gpus=0 and --tpu=none"),
+        ({"gpus": 2}, {"accelerator": "cpu"}, "--accelerator=cpu: each worker gets --gpus=2"),
+        ({}, {"accelerator": "gpu"}, "--accelerator=gpu: each worker gets --gpus=0 and --tpu=none"),
         ({}, {"num_workers": 2}, "submit sets them for each worker"),
         ({}, {"hosts": "a:1,b:1"}, "submit sets them for each worker"),
         ({}, {"worker_index": 0}, "submit sets them for each worker"),
@@ -155,7 +156,7 @@ def test_a_job_that_cannot_work_is_refused_with_value_rule_and_remedy(submit, tr
         ({"image": "host:5000/a/b@sha256:" + "0" * 64}, {}),
         ({"image": "gcr.io/project/rnn-trainer:v1.2_3@sha256:" + "f" * 64}, {}),
         ({"cpu": "0.5", "memory": "1.5Gi"}, {}),
-        ({"volume": ("emptydir:1Gi:/data",)}, {}),
+        ({"volume": ("emptydir:1Gi:/data",)}, {"data_dir": "/demo/words"}),
         ({"volume": ("pvc:claim:/data", "secret:keys:/keys")}, {"data_dir": "/demo/words"}),
         (
             {"volume": ("pvc:claim:/data", "gcsfuse:bucket:/bucket"), "service_account": "reader"},
@@ -262,3 +263,52 @@ def test_the_flags_of_the_workers_are_the_run_that_was_checked():
     )
     again = configuration.from_flat(_parse("train", made.arguments[1:]).values)
     assert dataclasses.replace(again, gang=made.train.gang) == made.train
+
+
+# --- Copies ---------------------------------------------------------------------------------------
+
+STAGED = {
+    "stage": ("gs://bucket/d:/scratch/d",),
+    "stage_image": "google/cloud-sdk:slim",
+    "volume": ("pvc:claim:/data", "emptydir:10Gi:/scratch"),
+}
+
+
+def test_a_dataset_may_be_staged_and_a_model_published():
+    made = job({**STAGED, "publish": "gs://bucket/m"}, {"data_dir": "/scratch/d"})
+    assert [copy.folder for copy in made.stages] == ["/scratch/d"]
+    assert (made.publication.url, made.publication.folder) == ("gs://bucket/m", "/data/m")
+
+
+@pytest.mark.parametrize(
+    "submit, train, told",
+    [
+        (
+            {**STAGED, "stage": ("gs://bucket/d:/data/d",)},
+            {},
+            "--stage=gs://bucket/d:/data/d: must be a folder below an emptydir, which each pod has "
+            "for itself, because several pods copy at the same time; it is on pvc:claim:/data",
+        ),
+        ({**STAGED, "stage": ("gs://bucket/d:/else/d",)}, {}, "it is on no volume"),
+        ({**STAGED, "stage": ("gs://bucket/d:/scratch",)}, {}, "name a folder below /scratch"),
+        (
+            {**STAGED, "stage_image": "google/cloud-sdk"},
+            {},
+            "--stage_image=google/cloud-sdk: must name a tag or a digest",
+        ),
+        (
+            {"volume": STAGED["volume"]},
+            {"data_dir": "/scratch/d"},
+            "--data_dir=/scratch/d: is on an emptydir, which is empty when a pod starts. Copy the "
+            "folder there with --stage=gs://BUCKET/FOLDER:/scratch/d, or use a pvc.",
+        ),
+        (STAGED, {"init_from": "/scratch/m"}, "--init_from=/scratch/m: is on an emptydir"),
+        (
+            STAGED,
+            {"data_dir": "/scratch/d", "model_dir": "/scratch/d/m"},
+            "--model_dir=/scratch/d/m is in it, and a new pod would begin with the copy",
+        ),
+    ],
+)
+def test_a_copy_that_cannot_work_is_refused(submit, train, told):
+    assert told in refusal(submit, train)

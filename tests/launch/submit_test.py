@@ -9,9 +9,21 @@ import pytest
 
 from trainer import config as configuration
 from trainer import main
-from trainer.config import KUBERNETES, LOCAL, START, STATUS, STOP, TARGETS, TPU_VM, VERBS, Submit
+from trainer.config import (
+    KUBERNETES,
+    LOCAL,
+    SLURM,
+    START,
+    STATUS,
+    STOP,
+    TARGETS,
+    TPU_VM,
+    VERBS,
+    VERTEX,
+    Submit,
+)
 from trainer.exit_codes import UsageError
-from trainer.launch import kubectl, local, submit, tpu_vm_run
+from trainer.launch import kubectl, local, slurm, submit, tpu_vm_run
 
 FIELDS = {field.name: field for field in dataclasses.fields(Submit)}
 
@@ -55,20 +67,28 @@ OTHER = {
     "spread": ("topology.kubernetes.io/zone",),
     "context": "kit",
     "namespace": "team",
+    "stage": ("gs://bucket/x:/scratch/x",),
+    "publish": "gs://bucket/m",
+    "stage_image": "google/cloud-sdk:slim",
     "zone": "us-west4-b",
     "project": "p",
     "valid_until": "1h",
     "runtime_version": "v2-alpha",
+    "region": "europe-west4",
+    "machine_type": "g2-standard-8",
+    "gpu_type": "NVIDIA_L4",
+    "nfs": ("10.0.0.2:/share:/mnt/nfs/runs", "10.0.0.3:/share:/mnt/nfs/data"),
+    "network": "projects/1/global/networks/n",
+    "tasks_per_node": 2,
+    "partition": "long",
+    "account": "nlp",
+    "time_limit": "90",
+    "sbatch": ("--constraint=a100",),
+    "python": "/opt/bin/python",
     "apply": True,
     "follow": True,
     "stop": "words",
     "status": "words",
-}
-# Flags without which another one means nothing.
-NEEDED = {
-    "spot_seconds": {"spot": True},
-    "gpu_resource": {"gpus": 1},
-    **dict.fromkeys(("queue_priority", "queue_topology", "queue_seconds"), {"queue": "team"}),
 }
 # A job of each target that can be printed, and what it trains.
 JOBS = {
@@ -81,11 +101,41 @@ JOBS = {
         "tpu": "v5litepod-8",
         "target": TPU_VM,
     },
+    VERTEX: {
+        "name": "a",
+        "image": "registry/rnn-trainer:1",
+        "region": "us-central1",
+        "machine_type": "n1-standard-8",
+        "nfs": ("10.0.0.2:/share:/mnt/nfs/runs",),
+    },
+    SLURM: {"name": "a"},
+}
+# Flags that need others: what is compared is the job with and without the one, both with these.
+NEED = {
+    "stage": {
+        "stage_image": "google/cloud-sdk:1",
+        "publish": "gs://bucket/n",
+        "volume": ("pvc:claim:/data", "emptydir:1Gi:/scratch"),
+    },
+    "publish": {
+        "stage_image": "google/cloud-sdk:1",
+        "stage": ("gs://bucket/y:/scratch/y",),
+        "volume": ("pvc:claim:/data", "emptydir:1Gi:/scratch"),
+    },
+    "stage_image": {"publish": "gs://bucket/n", "stage_image": "google/cloud-sdk:1"},
+    "gpus": {"gpu_type": "NVIDIA_TESLA_T4", "gpus": 2},
+    "gpu_type": {"gpu_type": "NVIDIA_TESLA_T4", "gpus": 1},
+    "tasks_per_node": {"workers": 2},
+    "spot_seconds": {"spot": True},
+    "gpu_resource": {"gpus": 1},
+    **dict.fromkeys(("queue_priority", "queue_topology", "queue_seconds"), {"queue": "team"}),
 }
 FOLDERS = {
     KUBERNETES: {"data_dir": "/data/d", "model_dir": "/data/m", "grace_seconds": 15.0},
     LOCAL: {"data_dir": "d", "model_dir": "m"},
     TPU_VM: {"data_dir": "/demo/words", "model_dir": "gs://bucket/m"},
+    VERTEX: {"data_dir": "/demo/words", "model_dir": "/mnt/nfs/runs/m"},
+    SLURM: {"data_dir": "/shared/d", "model_dir": "/shared/m"},
 }
 TRAIN = {target: configuration.from_flat(flags) for target, flags in FOLDERS.items()}
 
@@ -93,6 +143,10 @@ TRAIN = {target: configuration.from_flat(flags) for target, flags in FOLDERS.ite
 def other(name: str, target: str):
     value = OTHER[name]
     return value.get(target, value[KUBERNETES]) if isinstance(value, dict) else value
+
+
+def needed(name: str, target: str) -> dict:
+    return {key: value for key, value in NEED.get(name, {}).items() if key in declared(target)}
 
 
 def declared(target: str, verb: str = START) -> set[str]:
@@ -134,13 +188,17 @@ def test_a_start_reads_exactly_the_flags_that_are_declared_for_its_target(target
     assert settings.read == declared(target)
 
 
+@pytest.mark.parametrize("target", [KUBERNETES, SLURM])
 @pytest.mark.parametrize("verb", [STATUS, STOP])
-def test_status_and_stop_read_exactly_the_flags_that_are_declared_for_them(verb, monkeypatch):
-    monkeypatch.setattr(kubectl, "status", lambda *arguments: [])
-    monkeypatch.setattr(kubectl, "stop", lambda *arguments: None)
-    settings = Recorder(Submit(**{verb: "words"}))
+def test_status_and_stop_read_exactly_the_flags_that_are_declared_for_them(
+    verb, target, monkeypatch
+):
+    for place in (kubectl, slurm):
+        monkeypatch.setattr(place, "status", lambda *arguments: [])
+        monkeypatch.setattr(place, "stop", lambda *arguments: None)
+    settings = Recorder(Submit(**{verb: "words", "target": target}))
     assert getattr(submit, verb)(settings) == 0
-    assert settings.read == declared(KUBERNETES, verb)
+    assert settings.read == declared(target, verb)
 
 
 # Flags that change what is done with the job, not the job.
@@ -151,15 +209,16 @@ NOT_PRINTED = {"target", "apply", "follow", "context", "namespace"}
     "target, name",
     [
         (target, name)
-        for target in (KUBERNETES, TPU_VM)
+        for target in (KUBERNETES, TPU_VM, VERTEX, SLURM)
         for name in sorted(declared(target) - NOT_PRINTED)
     ],
 )
 def test_every_flag_that_is_declared_for_a_target_changes_what_is_printed(target, name, capsys):
-    without = {**JOBS[target], "target": target, **NEEDED.get(name, {})}
-    submit.start(Submit(**without), TRAIN[target])
+    start = {**JOBS[target], "target": target, **needed(name, target)}
+    submit.start(Submit(**start), TRAIN[target])
     before = capsys.readouterr().out
-    submit.start(Submit(**{**without, name: other(name, target)}), TRAIN[target])
+    changed = {**start, name: other(name, target)}
+    submit.start(Submit(**changed), TRAIN[target])
     assert capsys.readouterr().out != before != ""
 
 
@@ -191,13 +250,13 @@ def test_a_flag_with_its_default_value_is_never_refused(name):
     [
         (
             ["--target=local", "--memory=8Gi"],
-            "error: --memory=8Gi: --target=local would ignore it; it is for --target=kubernetes. "
-            "Leave it out, or use another --target.\n",
+            "error: --memory=8Gi: --target=local would ignore it; it is for --target=kubernetes "
+            "and --target=slurm. Leave it out, or use another --target.\n",
         ),
         (
             ["--target=local", "--apply", "--volume=pvc:a:/a", "--volume=pvc:b:/b"],
             "error: --apply: --target=local would ignore it; it is for --target=kubernetes and "
-            "--target=tpu_vm.\n"
+            "--target=tpu_vm and --target=vertex and --target=slurm.\n"
             "--volume=pvc:a:/a --volume=pvc:b:/b: --target=local would ignore it; it is for "
             "--target=kubernetes.\n"
             "Leave them out, or use another --target.\n",
@@ -219,8 +278,19 @@ def test_a_flag_with_its_default_value_is_never_refused(name):
         ),
         (
             ["--target=local", "--stop=words"],
-            "error: --stop=words: --target=local would ignore it; it is for --target=kubernetes. "
-            "Leave it out, or use another --target.\n",
+            "error: --stop=words: --target=local would ignore it; it is for --target=kubernetes "
+            "and --target=slurm. Leave it out, or use another --target.\n",
+        ),
+        (
+            ["--target=slurm", "--stage=gs://b/d:/scratch/d"],
+            "error: --stage=gs://b/d:/scratch/d: --target=slurm would ignore it; it is for "
+            "--target=kubernetes and --target=vertex. Copy the folder yourself; --target=tpu_vm "
+            "takes a bucket as --data_dir. Leave it out, or use another --target.\n",
+        ),
+        (
+            ["--target=slurm", "--stop=words", "--memory=8Gi"],
+            "error: --memory=8Gi: --stop=words would ignore it; it takes only --target. Leave it "
+            "out.\n",
         ),
     ],
 )
@@ -254,7 +324,9 @@ def test_help_groups_every_flag_under_the_targets_that_it_is_for(capsys):
         named = set(re.findall(r"--target=(\w+)", heading)) or set(TARGETS)
         assert named == set(FIELDS[name].metadata["targets"])
     assert shown["target"] == "For every target:"
-    assert shown["stop"] == "For a job that was submitted to --target=kubernetes:"
+    assert shown["stop"] == (
+        "For a job that was submitted to --target=kubernetes and --target=slurm:"
+    )
 
 
 # --- what each target does ------------------------------------------------------------------------

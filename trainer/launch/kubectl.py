@@ -324,8 +324,11 @@ def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
 
 
 def failure_of(pod: dict[str, Any]) -> Failure | None:
-    """Returns the failure of a pod's container, None if it runs or succeeded."""
-    for container in pod.get("status", {}).get("containerStatuses", []):
+    """Returns the failure of a pod's container, None if it runs or succeeded.
+
+    The trainer's comes before that of the containers that copy.
+    """
+    for container in _containers(pod):
         ended = container.get("state", {}).get("terminated")
         if ended and ended["exitCode"]:
             return Failure(
@@ -335,6 +338,13 @@ def failure_of(pod: dict[str, Any]) -> Failure | None:
                 f"{ended.get('reason', '')} {ended.get('message', '')}".strip(),
             )
     return None
+
+
+def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the state of each container: the trainer first, then those that copy (`stage`)."""
+    status = pod.get("status", {})
+    found = [*status.get("containerStatuses", []), *status.get("initContainerStatuses", [])]
+    return sorted(found, key=lambda one: one.get("name") != "trainer")
 
 
 def _code(failures: dict[str, Failure], otherwise: int) -> int:

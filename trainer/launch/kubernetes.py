@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.exit_codes import TABLE
-from trainer.launch import kueue, pods
+from trainer.exit_codes import BY_NAME, TABLE
+from trainer.launch import kueue, pods, stage
 from trainer.launch import spec as specs
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -20,6 +20,12 @@ HOLE = re.compile(r"\$(?:\$|\{(\w+)\})")  # `$$` is a dollar sign.
 LINE_LENGTH = 132
 COMMENT_COLUMN = 40
 TENSORBOARD_PORT = 6006
+# As the templates write it for the trainer.
+CONFINED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 
 def render(spec: specs.JobSpec, token: str) -> str:
@@ -78,17 +84,20 @@ def _fill_line(line: str, values: Mapping[str, Any]) -> str:
 
 
 def _lines(value, below: str) -> str:
-    """Returns a list or map with one entry per line; `below` is a line break and the indent."""
+    """Returns a list or map with one entry per line; `below` is a line break and the indent.
+
+    An entry that is too long for its line is spread as well.
+    """
+
+    def entry(key: str, one) -> str:
+        text = key + json.dumps(one)
+        short = len(below) + len(text) <= LINE_LENGTH or not isinstance(one, (list, dict))
+        return below + (text if short else key + _lines(one, below + "  "))
+
     if isinstance(value, list):
-        return "[" + ",".join(f"{below}{json.dumps(entry)}" for entry in value) + "]"
+        return "[" + ",".join(entry("", one) for one in value) + "]"
     if isinstance(value, dict):
-        return (
-            "{"
-            + ",".join(
-                f"{below}{json.dumps(key)}: {json.dumps(entry)}" for key, entry in value.items()
-            )
-            + "}"
-        )
+        return "{" + ",".join(entry(f"{json.dumps(key)}: ", value[key]) for key in value) + "}"
     return json.dumps(value)
 
 
@@ -148,6 +157,7 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "image": submit.image,
         "arguments": spec.arguments,
         "port": specs.PORT,
+        **_copies(spec),
         "requests": requests,
         "limits": limits,
         "gang_secret": secret,
@@ -192,6 +202,86 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         ],
         "model_path": spec.model_volume.path,
         "model_volume": {"name": "model", **_source(spec.model_volume)},
+    }
+
+
+def _copies(spec: specs.JobSpec) -> dict[str, Any]:
+    """Returns the containers that copy folders (see `stage`), None for those that are not there."""
+    publication, hold = spec.publication, stage.HOLD_PIPE if spec.publication else ""
+    mounts = [{"name": "tmp", "mountPath": stage.SHARED}]
+    volumes = {volume: name for name, volume in _named(spec)}
+
+    def container(name: str, verb: str, *words: str, folder: str = "", **more) -> dict[str, Any]:
+        held = specs.volume_of(spec.volumes, folder) if folder else None
+        return {
+            "name": name,
+            "image": spec.submit.stage_image,
+            "command": ["sh", f"{stage.SHARED}/{stage.SCRIPT}", verb],
+            "args": [*words],
+            "resources": {
+                "requests": stage.REQUESTS,
+                "limits": {"memory": stage.REQUESTS["memory"]},
+            },
+            # `--follow` and `--status` show its last lines if it fails.
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "securityContext": CONFINED,
+            "volumeMounts": [
+                *mounts,
+                *([{"name": volumes[held], "mountPath": held.path, **more}] if held else []),
+            ],
+        }
+
+    tools = {
+        **container("tools", ""),
+        "image": spec.submit.image,
+        "command": ["python", "-m", stage.__name__],
+        "args": [stage.SHARED],
+    }
+    stages = [
+        container(f"stage-{index}", "stage", copy.url, copy.folder, folder=copy.folder)
+        for index, copy in enumerate(spec.stages)
+    ]
+    check, publisher = None, None
+    if publication:
+        job = f"{spec.name} {publication.folder}"
+        check = container("check", "check", publication.url, job)
+        publisher = container(
+            "publish",
+            "publish",
+            publication.url,
+            job,
+            publication.folder,
+            stage.PIPE,
+            folder=publication.folder,
+            readOnly=True,
+        )
+    return {
+        "init_containers": [tools, *stages, *([check] if check else [])]
+        if stages or check
+        else None,
+        # Exit code 2 of a copy: the URL or the image is wrong.
+        "hopeless_stage": {
+            "containerName": "stage-0",
+            "operator": "In",
+            "values": [BY_NAME["usage"]],
+        }
+        if stages
+        else None,
+        "hopeless_check": {"containerName": "check", "operator": "In", "values": [BY_NAME["usage"]]}
+        if check
+        else None,
+        "publisher": publisher,
+        "published": publication.url if publication else None,
+        # The shell is replaced by the trainer, which stays process 1.
+        "command": ["/bin/sh", "-c", f'{hold}exec python -m trainer "$@"', "trainer"]
+        if hold
+        else None,
+        "tpu_command": [
+            "/bin/sh",
+            "-c",
+            f'ulimit -l 68719476736; {hold}exec python -m trainer "$@"',
+            "trainer",
+        ],
     }
 
 

@@ -8,14 +8,14 @@ from trainer.exit_codes import UsageError
 from trainer.launch import kueue
 from trainer.launch.values import (
     ANNOTATION,
-    BYTES,
-    CPUS,
     DNS_SUBDOMAIN,
     KEY,
     LABEL,
     LABEL_KEY,
     TOLERATION,
     VARIABLE,
+    check_cpus,
+    check_size,
     quantity,
     require,
     total,
@@ -83,14 +83,9 @@ def check(submit: configuration.Submit) -> None:
 def check_sizes(asked: configuration.Submit | configuration.Doctor) -> None:
     """Raises UsageError if --cpu, --cpu_limit or --memory is malformed or they contradict."""
     for name in ("cpu", "cpu_limit"):
-        value = getattr(asked, name)
-        require(
-            CPUS.fullmatch(value) or (name == "cpu_limit" and not value),
-            name,
-            value,
-            "must be a number of CPUs, for example 4 or 500m",
-        )
-    _check_bytes("memory", asked.memory)
+        if getattr(asked, name) or name == "cpu":
+            check_cpus(name, getattr(asked, name))
+    check_size("memory", asked.memory)
     if asked.cpu_limit and quantity(asked.cpu_limit) < quantity(asked.cpu):
         raise UsageError(
             f"--cpu_limit={asked.cpu_limit}: must be at least --cpu={asked.cpu}. Raise it, or "
@@ -98,14 +93,10 @@ def check_sizes(asked: configuration.Submit | configuration.Doctor) -> None:
         )
 
 
-def _check_bytes(name: str, value: str) -> None:
-    require(BYTES.fullmatch(value), name, value, "must be a size, for example 512Mi or 4Gi")
-
-
 def _check_folders(submit: configuration.Submit) -> None:
     for name in ("shm", "scratch"):
         if getattr(submit, name):
-            _check_bytes(name, getattr(submit, name))
+            check_size(name, getattr(submit, name))
     if quantity(shm(submit)) > quantity(submit.memory):
         raise UsageError(
             f"--memory={submit.memory}: must hold /dev/shm, which counts as memory and has "

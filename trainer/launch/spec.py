@@ -14,7 +14,7 @@ import re
 from trainer import config as configuration
 from trainer.exit_codes import UsageError
 from trainer.gang import roster
-from trainer.launch import pods
+from trainer.launch import pods, stage
 from trainer.launch.values import BYTES, DNS_LABEL, DNS_SUBDOMAIN, require
 from trainer.model_folder import journal
 
@@ -91,16 +91,21 @@ class JobSpec:
         Raises UsageError if the job cannot work.
         """
         volumes = tuple(_volume(text) for text in submit.volume)
-        _check_image(submit)
+        check_image("image", submit.image)
         pods.check(submit)
         _check_mounts(volumes)
         tpu = _tpu(submit, train)
-        _check_gang(submit, train)
-        train = _on_accelerators(submit, train, tpu)
+        check_gang(submit, train)
+        train = on_accelerators(train, submit.gpus, submit.tpu)
+        # A node may have 100 cores while the pod gets 2. The thread count affects the exact result,
+        # so it must not depend on the node.
+        threads = train.run.threads or max(1, math.floor(cpus(submit.cpu)))
+        train = configuration.replace(train, threads=threads)
         spec = cls(train, submit, volumes, tpu)
         _check_names(spec)
         _check_folders(spec)
-        _check_rows(spec)
+        _check_copies(spec)
+        check_rows(spec.train, spec.workers, spec.replicas)
         _check_grace(spec)
         return spec
 
@@ -122,7 +127,7 @@ class JobSpec:
 
     @property
     def model_volume(self) -> Volume:
-        return _volume_of(self.volumes, self.train.folders.model_dir)
+        return volume_of(self.volumes, self.train.folders.model_dir)
 
     @property
     def has_token(self) -> bool:
@@ -131,6 +136,16 @@ class JobSpec:
         A worker alone meets nobody, and --gang_token_file names a token of the user's own.
         """
         return self.workers > 1 and not self.train.gang.gang_token_file
+
+    @property
+    def stages(self) -> tuple[stage.Copy, ...]:
+        """The folders that are copied into each pod before its worker starts."""
+        return stage.staged(self.submit)
+
+    @property
+    def publication(self) -> stage.Copy | None:
+        """The model folder and where worker 0 copies it to at the end, if the job asks for it."""
+        return stage.published(self.submit, self.train.folders.model_dir)
 
     @property
     def host_pattern(self) -> str:
@@ -178,6 +193,11 @@ def _volume(text: str) -> Volume:
             f"--volume={text}: the restricted Pod Security Standard forbids folders of the node, "
             "and they differ between nodes. Use pvc:CLAIM:/PATH."
         )
+    if kind in stage.TOOLS and rest.startswith("//"):
+        raise UsageError(
+            f"--volume={text}: a bucket is no volume. Copy a folder of it with "
+            "--stage=URL:/scratch/FOLDER, or mount it on GKE with gcsfuse:BUCKET:/PATH."
+        )
     if kind not in _SOURCES:
         raise UsageError(
             f"--volume={text}: must begin with pvc, emptydir, gcsfuse or secret, for example "
@@ -190,12 +210,13 @@ def _volume(text: str) -> Volume:
     return Volume(kind, source, path.rstrip("/") or "/")
 
 
-def _check_image(submit: configuration.Submit) -> None:
-    image = IMAGE.fullmatch(submit.image)
+def check_image(name: str, value: str) -> None:
+    """Raises UsageError unless --`name`=`value` is an image with a tag or a digest."""
+    image = IMAGE.fullmatch(value)
     require(
         image and (image["tag"] or image["digest"]),
-        "image",
-        submit.image,
+        name,
+        value,
         "must name a tag or a digest, so that the version that ran stays known: "
         "REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:HEX",
     )
@@ -240,40 +261,37 @@ def _tpu(submit: configuration.Submit, train: configuration.Config) -> Tpu | Non
     return TPUS[submit.tpu]
 
 
-def _on_accelerators(
-    submit: configuration.Submit, train: configuration.Config, tpu: Tpu | None
-) -> configuration.Config:
-    """Returns `train` with the accelerator and devices of the pods, and with --threads set."""
-    asked = "tpu" if tpu else "gpu" if submit.gpus else train.run.accelerator
+def on_accelerators(train: configuration.Config, gpus: int, tpu: str) -> configuration.Config:
+    """Returns `train` with the accelerator and the devices of a worker.
+
+    gpus: of each worker. tpu: the slice that it gets; "" for none. Raises UsageError if `train`
+    asks for something else.
+    """
+    asked = "tpu" if tpu else "gpu" if gpus else train.run.accelerator
     if (
         train.run.accelerator not in ("auto", asked)
-        or (asked == "gpu" and not submit.gpus)
+        or (asked == "gpu" and not gpus)
         or (asked == "tpu" and not tpu)
     ):
         raise UsageError(
-            f"--accelerator={train.run.accelerator}: the pods get --gpus={submit.gpus} and "
-            f"--tpu={submit.tpu or 'none'}. Request the accelerator that the run needs, or leave "
+            f"--accelerator={train.run.accelerator}: each worker gets --gpus={gpus} and "
+            f"--tpu={tpu or 'none'}. Request the accelerator that the run needs, or leave "
             "--accelerator out of the flags of train."
         )
-    if submit.gpus:
-        if train.run.devices not in (0, submit.gpus):
+    if gpus:
+        if train.run.devices not in (0, gpus):
             raise UsageError(
-                f"--devices={train.run.devices}: each worker gets --gpus={submit.gpus}. Leave "
+                f"--devices={train.run.devices}: each worker gets --gpus={gpus}. Leave "
                 "--devices out of the flags of train."
             )
-        if submit.gpus > 1 and train.run.strategy == "one_device":
+        if gpus > 1 and train.run.strategy == "one_device":
             raise UsageError(
-                f"--gpus={submit.gpus}: --strategy=one_device uses one of them. Use "
+                f"--gpus={gpus}: --strategy=one_device uses one of them. Use "
                 "--strategy=mirrored, or --gpus=1."
             )
-        train = configuration.replace(train, devices=submit.gpus)
-    # A node may have 100 cores while the pod gets 2. The thread count affects the exact result, so
-    # it must not depend on the node.
-    train = configuration.replace(
-        train, strategy="tpu" if tpu else train.run.strategy, accelerator=asked
-    )
+        train = configuration.replace(train, devices=gpus)
     return configuration.replace(
-        train, threads=train.run.threads or max(1, math.floor(cpus(submit.cpu)))
+        train, strategy="tpu" if tpu else train.run.strategy, accelerator=asked
     )
 
 
@@ -282,7 +300,8 @@ def cpus(text: str) -> float:
     return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
-def _check_gang(submit: configuration.Submit, train: configuration.Config) -> None:
+def check_gang(submit: configuration.Submit, train: configuration.Config) -> None:
+    """Raises UsageError if flags of train contradict the workers that the job gets."""
     gang = train.gang
     if gang.num_workers or gang.worker_index >= 0 or gang.hosts:
         raise UsageError(
@@ -335,7 +354,7 @@ def _check_names(spec: JobSpec) -> None:
             )
 
 
-def _volume_of(volumes: tuple[Volume, ...], folder: str) -> Volume | None:
+def volume_of(volumes: tuple[Volume, ...], folder: str) -> Volume | None:
     """Returns the volume that holds `folder`: the innermost if volumes are nested."""
     return max(
         (volume for volume in volumes if volume.holds(folder)),
@@ -357,7 +376,7 @@ def _check_folders(spec: JobSpec) -> None:
     for name in ("data_dir", *(["init_from"] if folders.init_from else [])):
         folder = getattr(folders, name)
         in_image = pathlib.PurePosixPath(folder).is_relative_to(DEMO_FOLDER)
-        if not in_image and not _volume_of(spec.volumes, folder):
+        if not in_image and not volume_of(spec.volumes, folder):
             raise UsageError(
                 f"--{name}={folder}: is not on a volume (mounted: {paths}) and not in "
                 f"{DEMO_FOLDER} of the image. Mount its volume with --volume=pvc:CLAIM:/PATH."
@@ -400,17 +419,57 @@ def _check_folders(spec: JobSpec) -> None:
         )
 
 
-def _check_rows(spec: JobSpec) -> None:
+def _check_copies(spec: JobSpec) -> None:
+    """Checks --stage, --publish and --stage_image, and that no folder is empty for want of them."""
+    ends = [spec.publication] if spec.publication else []
+    stage.check_image(spec.submit, (*spec.stages, *ends))
+    if spec.submit.stage_image:
+        check_image("stage_image", spec.submit.stage_image)
+    for copy in spec.stages:
+        held = volume_of(spec.volumes, copy.folder)
+        if held is None or held.kind != "emptydir" or held.path == copy.folder:
+            where = f"on {held.kind}:{held.source}:{held.path}" if held else "on no volume"
+            raise UsageError(
+                f"--stage={copy.url}:{copy.folder}: must be a folder below an emptydir, which each "
+                f"pod has for itself, because several pods copy at the same time; it is {where}. "
+                "Add --volume=emptydir:SIZE:/scratch, and name a folder below /scratch."
+            )
+        if volume_of(spec.volumes, spec.train.folders.model_dir) is held and pathlib.PurePosixPath(
+            spec.train.folders.model_dir
+        ).is_relative_to(copy.folder):
+            raise UsageError(
+                f"--stage={copy.url}:{copy.folder}: --model_dir={spec.train.folders.model_dir} is "
+                "in it, and a new pod would begin with the copy. Continue a run from its own "
+                "volume, or name the copy with --init_from."
+            )
+    for name in ("data_dir", "init_from"):
+        folder = getattr(spec.train.folders, name)
+        held = volume_of(spec.volumes, folder) if folder else None
+        if (
+            held
+            and held.kind == "emptydir"
+            and not any(
+                pathlib.PurePosixPath(folder).is_relative_to(copy.folder) for copy in spec.stages
+            )
+        ):
+            raise UsageError(
+                f"--{name}={folder}: is on an emptydir, which is empty when a pod starts. Copy the "
+                f"folder there with --stage=gs://BUCKET/FOLDER:{folder}, or use a pvc."
+            )
+
+
+def check_rows(train: configuration.Config, workers: int, replicas: int) -> None:
+    """Raises UsageError if a replica of the `replicas` of all `workers` would get no row."""
     rows, accumulate, shards = (
-        spec.train.input.batch_size,
-        spec.train.optimizer.accumulate,
-        max(1, spec.train.run.shards),
+        train.input.batch_size,
+        train.optimizer.accumulate,
+        max(1, train.run.shards),
     )
-    parts = spec.replicas * accumulate * shards
+    parts = replicas * accumulate * shards
     if rows < parts:
         raise UsageError(
-            f"--batch_size={rows}: is split among {spec.workers} worker(s) with "
-            f"{spec.replicas // spec.workers} replica(s) each, --accumulate={accumulate} and "
+            f"--batch_size={rows}: is split among {workers} worker(s) with "
+            f"{replicas // workers} replica(s) each, --accumulate={accumulate} and "
             f"--shards={shards}: {parts} parts, and each needs a row. Raise it, or lower one of "
             "them."
         )

@@ -6,7 +6,7 @@ from trainer import config as configuration
 from trainer import stopping
 from trainer.exit_codes import BY_NAME, UsageError
 from trainer.gang import proof
-from trainer.launch import kubectl, kubernetes, local, pods, tpu_vm, tpu_vm_run
+from trainer.launch import kubectl, kubernetes, local, pods, slurm, tpu_vm, tpu_vm_run, vertex
 from trainer.launch.spec import JobSpec
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,10 @@ def start(submit: configuration.Submit, train: configuration.Config) -> int:
 def stop(submit: configuration.Submit) -> int:
     """Stops the job; returns when its workers have written a checkpoint and are gone."""
     log.info("stopping %s: its workers write a checkpoint", submit.stop)
+    if submit.target == configuration.SLURM:
+        slurm.stop(submit.stop)
+        print(f"{submit.stop} is being cancelled; the same submit continues it.")
+        return BY_NAME["done"]
     kubectl.stop(_client(submit), submit.stop, _say)
     print(f"{submit.stop} is stopped; its volumes stay, and the same submit continues it.")
     return BY_NAME["done"]
@@ -27,7 +31,12 @@ def stop(submit: configuration.Submit) -> int:
 
 def status(submit: configuration.Submit) -> int:
     """Prints the state of the job."""
-    print("\n".join(kubectl.status(_client(submit), submit.status)))
+    lines = (
+        slurm.status(submit.status)
+        if submit.target == configuration.SLURM
+        else kubectl.status(_client(submit), submit.status)
+    )
+    print("\n".join(lines))
     return BY_NAME["done"]
 
 
@@ -124,4 +133,35 @@ def _tpu_vm(submit: configuration.Submit, train: configuration.Config) -> int:
     return tpu_vm_run.run(job)
 
 
-TARGETS = {"kubernetes": _kubernetes, "local": _local, "tpu_vm": _tpu_vm}
+def _vertex(submit: configuration.Submit, train: configuration.Config) -> int:
+    job = vertex.VertexJob.of(submit, train, proof.fresh_token())
+    if not submit.apply:
+        print(vertex.as_shell(job), end="")
+        return BY_NAME["done"]
+    print(vertex.apply(job))
+    return BY_NAME["done"]
+
+
+def _slurm(submit: configuration.Submit, train: configuration.Config) -> int:
+    job = slurm.SlurmJob.of(submit, train)
+    if not submit.apply:
+        print(slurm.render(job), end="")
+        return BY_NAME["done"]
+    number = slurm.apply(job)
+    command = "python -m trainer submit --target=slurm"
+    print(
+        f"job {number} is queued\n"
+        f"watch        {command} --status={submit.name}\n"
+        f"logs         tail -F {job.output.replace('%j', number)}\n"
+        f"stop         {command} --stop={submit.name}"
+    )
+    return BY_NAME["done"]
+
+
+TARGETS = {
+    "kubernetes": _kubernetes,
+    "local": _local,
+    "tpu_vm": _tpu_vm,
+    "vertex": _vertex,
+    "slurm": _slurm,
+}

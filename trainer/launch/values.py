@@ -63,3 +63,13 @@ def require(holds, name: str, value, rule: str) -> None:
     """Raises UsageError with the value of a flag and its rule, unless `holds`."""
     if not holds:
         raise UsageError(f"--{name}={shown.bare(str(value))}: {rule}.")
+
+
+def check_cpus(name: str, value: str) -> None:
+    """Raises UsageError unless --`name`=`value` is a number of CPUs."""
+    require(CPUS.fullmatch(value), name, value, "must be a number of CPUs, for example 4 or 500m")
+
+
+def check_size(name: str, value: str) -> None:
+    """Raises UsageError unless --`name`=`value` is a number of bytes."""
+    require(BYTES.fullmatch(value), name, value, "must be a size, for example 512Mi or 4Gi")
