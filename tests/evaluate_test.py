@@ -189,7 +189,7 @@ def test_a_dataset_may_move_but_not_be_another(folder, tmp_path):
     answer = commands.call(
         "evaluate", f"--model_dir={folder / 'model'}", f"--data_dir={tmp_path / 'other'}"
     )
-    assert answer.code == 2 and "ids would mean other words" in answer.err
+    assert answer.code == 2 and "its inputs would mean something else" in answer.err
 
 
 @pytest.mark.parametrize(

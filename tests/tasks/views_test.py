@@ -79,7 +79,11 @@ def test_the_text_of_a_mistake_is_put_together_from_its_tokens(tmp_path, setting
     )
     view = views.ClassesView(dataset, "test")
     view(np.array([0]), batch_of([0]), np.array([2.0]), np.array([[0.1, 0.9]]))
-    assert view._list() == f"1. **class0**, taken for **class1** at 0.900, loss 2.000: {shown}"
+    written = {}
+    summaries = types.SimpleNamespace(text=lambda tag, text, step: written.update({tag: text}))
+    view._mistakes.write(summaries, "mistakes", view._described, 1)
+    wanted = f"1. **class0**, taken for **class1** at 0.900, loss 2.000: {shown}"
+    assert written == {"mistakes": wanted}
 
 
 @pytest.mark.parametrize(

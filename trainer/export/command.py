@@ -4,8 +4,11 @@
     EXPORT_DIR/model.keras      ids int32[N, length] -> probabilities float32[N, classes], or of
                                 each step their logarithms [N, length, ids] (language_model) or
                                 [N, length, tags] (tagging); of a network with a decoder also
-                                target_ids int32[N, steps] -> logarithms [N, steps, ids]
-    EXPORT_DIR/vocabulary.txt   line i (from 0) is id i
+                                target_ids int32[N, steps] -> logarithms [N, steps, ids]; of a
+                                network over frames: frames float32[N, length, features] as they
+                                were read and lengths int32[N]; of a regression -> values
+                                float32[N, values] in the units of the data
+    EXPORT_DIR/vocabulary.txt   line i (from 0) is id i; absent if the inputs are frames
     EXPORT_DIR/target_vocabulary.txt  the same of targets that have a vocabulary of their own
     EXPORT_DIR/labels.txt       line i (from 0) is class i; absent if there are no classes
 
@@ -75,9 +78,14 @@ def _write(
 ) -> None:
     log.info("writing %s", expected.KERAS)
     keras_model.build(
-        expected.network_of(model), model.weights, model.config.input, model.step.task
+        expected.network_of(model),
+        model.weights,
+        model.config.input,
+        model.step.task,
+        model.dataset.normalise,
+        model.dataset.standardise,
     ).save(folder / expected.KERAS)
-    if saved_model.has_words(model.dataset):
+    if saved_model.reads_raw_input(model.dataset):
         log.info("writing %s", expected.SAVED_MODEL)
         with tf.device("CPU:0"):
             saved_model.save(expected.served_of(model), folder / expected.SAVED_MODEL, options)

@@ -75,7 +75,7 @@ def _checked(file: str, check: Check, answer: readback.Answer) -> float:
         if isinstance(wanted, Likeliest) or wanted.dtype == object:
             _compare_strings(f"{place}: {output}", found, wanted)
             continue
-        scale = _SCALE.get(output, np.asanyarray)
+        scale = check.scale.applied if check.scale else _SCALE.get(output, np.asanyarray)
         difference = _difference(scale(found), scale(wanted))
         bound = _BOUNDS.get(output, BOUND)
         if not difference <= bound:
