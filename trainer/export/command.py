@@ -11,6 +11,7 @@
     EXPORT_DIR/vocabulary.txt   line i (from 0) is id i; absent if the inputs are frames
     EXPORT_DIR/target_vocabulary.txt  the same of targets that have a vocabulary of their own
     EXPORT_DIR/labels.txt       line i (from 0) is class i; absent if there are no classes
+    EXPORT_DIR/values.txt       line i (from 0) is the name of value i; of a regression
 
 `saved_model` computes with our function of the weights, `keras_model` with the Keras layers that
 hold them. Both are float32, whatever precision the run trained in. A dataset of ids without words
@@ -29,6 +30,8 @@ from trainer.data import store
 from trainer.exit_codes import BY_NAME, StorageError, UsageError
 from trainer.export import expected, keras_model, proof, saved_model
 from trainer.reporting.progress import number
+
+VALUES = "values.txt"
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,8 @@ def _write(
             "model.keras takes ids",
             model.dataset.folder,
         )
+    if model.dataset.values:
+        store.write_lines(folder / VALUES, list(map(store.escape, model.dataset.values)))
     for name in store.NAMES:
         if name not in model.dataset.description["files"]:
             continue

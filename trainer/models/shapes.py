@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 from trainer import config as configuration
+from trainer.exit_codes import UsageError
 
 DIRECTIONS = ("forward", "backward")
 Shapes = dict[str, tuple[int, ...]]
@@ -62,7 +63,7 @@ def frame_encoder(settings: configuration.Model, frame: tuple[int, ...]) -> Shap
     """Returns the part of `weights` that reads frames of this shape, in the form of Keras 3.
 
     It is {} if the first recurrent layer reads them as they are. A kernel of a convolution is that
-    of a Conv3D over time and picture, of one step of time.
+    of a Conv3D over time and picture, of one step of time. Raises UsageError as `picture`.
     """
     if settings.frame_encoder == "none":
         return {}
@@ -83,7 +84,16 @@ def convolutions() -> list[str]:
 
 
 def picture(frame: tuple[int, ...]) -> tuple[int, int, int]:
-    """Returns height, width and channels of a frame that is a picture of two or three axes."""
+    """Returns height, width and channels of a frame that convolutions look at.
+
+    Raises UsageError if it is no picture of two or three axes.
+    """
+    if len(frame) not in (2, 3):
+        raise UsageError(
+            f"--frame_encoder=convolution: a frame of the dataset has the shape "
+            f"{list(frame)}, and a convolution looks at pictures of [height, width] or [height, "
+            "width, channels]. Use --frame_encoder=dense, or prepare frames that are pictures."
+        )
     height, width, channels = (*frame, 1)[:3]
     return height, width, channels
 

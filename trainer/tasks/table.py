@@ -112,7 +112,6 @@ class Task:
         _refuse(config, f"one of {self.name}", self.refused)
         if frame:
             _refuse(config, "one of frames", REFUSED_OF_FRAMES)
-            _refuse_no_picture(config, frame)
         else:
             _refuse(config, "one of tokens", REFUSED_OF_TOKENS)
         metric = config.run.best_metric or self.best_metric
@@ -136,17 +135,6 @@ def _refuse(
                 f"--{flag}={configuration.as_text(values[flag])}: the dataset is {kind}, and "
                 f"{why}. Leave the flag out."
             )
-
-
-def _refuse_no_picture(config: configuration.Config, frame: tuple[int, ...]) -> None:
-    """Raises UsageError if convolutions would look at frames that are no pictures."""
-    if config.model.frame_encoder == "convolution" and len(frame) not in (2, 3):
-        raise UsageError(
-            f"--frame_encoder=convolution: a frame of the dataset has the shape "
-            f"[{', '.join(map(str, frame))}], and a convolution looks at pictures of [height, "
-            "width] or [height, width, channels]. Use --frame_encoder=dense, or prepare frames "
-            "that are pictures."
-        )
 
 
 def _unbound(dataset: Dataset, config: configuration.Config) -> dict[str, Any]:
