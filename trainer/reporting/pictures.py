@@ -66,10 +66,13 @@ def scatter(true: np.ndarray, predicted: np.ndarray, name: str) -> np.ndarray:
     """
     low, high = float(true.min()), float(true.max())
     room = (high - low) / 10 or 1.0
+    font = ImageFont.load_default(12)
+    marks = [(value, f"{value:.5g}") for value in (low, high)]
     low, high = low - room, high + room
-    left, top = 7 * MARGIN, 3 * MARGIN
+    left = int(max(font.getlength(words) for _, words in marks)) + 5 * MARGIN
+    top = 3 * MARGIN
     picture = Image.new("RGB", (left + SCATTER + 2 * MARGIN, top + SCATTER + 5 * MARGIN), _PAPER)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    draw = ImageDraw.Draw(picture)
     draw.rectangle((left, top, left + SCATTER, top + SCATTER), outline=_EDGE)
     draw.line((left, top + SCATTER, left + SCATTER, top), fill=_EDGE)
 
@@ -82,8 +85,8 @@ def scatter(true: np.ndarray, predicted: np.ndarray, name: str) -> np.ndarray:
     middle, foot = left + SCATTER / 2, top + SCATTER + 4
     draw.text((middle, foot + 16), "true", _INK, font, anchor="mt")
     _draw_upright(picture, (2 * MARGIN, top + SCATTER / 2 + 30), "predicted", font)
-    for value in (low + room, high - room):
-        at, words = place(np.array(value)), f"{value:.4g}"
+    for value, words in marks:
+        at = float(place(np.array(value)))
         draw.text((left + at, foot), words, _INK, font, anchor="mt")
         draw.text((left - 4, top + SCATTER - at), words, _INK, font, anchor="rm")
     return np.asarray(picture)
@@ -93,8 +96,8 @@ def sequences(frames: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarr
     """Returns the picture, uint8 [height, width, 3]: a small plot for each sequence.
 
     frames: float [steps, *shape of a frame] each. A few features are drawn as lines, many as shades
-    of grey with the steps from left to right; of pictures some are drawn side by side. captions: a
-    text below each.
+    of grey with the steps from left to right, or downwards if there are no more steps than
+    features; of pictures some are drawn side by side. captions: a text below each.
     """
     font, line = ImageFont.load_default(11), 18
     rows = -(-len(frames) // PLOTS_IN_A_ROW)
@@ -122,7 +125,8 @@ def _plot(values: np.ndarray) -> Image.Image:
     if values.ndim == 2 and values.shape[1] <= MOST_LINES:
         return _line_plot(values)
     if values.ndim == 2:
-        return _shades(values.T)
+        # Frames that are as long as their sequence are rows of a picture.
+        return _shades(values if values.shape[1] >= len(values) else values.T)
     chosen = np.unique(np.linspace(0, len(values) - 1, MOST_PICTURES).astype(int))
     pictures = values[chosen].reshape(len(chosen), *values.shape[1:3], -1).mean(axis=-1)
     white = np.full((pictures.shape[1], 1), pictures.min())
