@@ -41,7 +41,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
             "frames",
             {"padding": "pre", "truncate": "start", "max_length": 5, "precision": "float16"},
         ),
-        ("pictures", {"frame_encoder": "convolution", "cell": "gru", "bidirectional": True}),
+        ("pictures", {"frame_encoder": "convolution", "cell": "simple_rnn"}),
         ("values", {"frame_encoder": "dense", "pooling": "mean", "max_length": 4}),
         ("values", {"cell": "simple_rnn", "truncate": "start", "max_length": 4, "jit": "off"}),
     ],
