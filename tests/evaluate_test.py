@@ -424,6 +424,17 @@ def test_an_evaluation_that_is_abandoned_has_no_metrics():
     assert step.batches == 2
 
 
+def test_values_are_printed_with_the_digits_of_their_size():
+    row = {"rmse": 12345.678, "mae": 1.234567e-5, "r2": 0.25}
+    report = {"split": "test", "rmse": 12345.678, "values": {"mass": row}}
+    lines = evaluate_module.as_text(report).splitlines()
+    assert lines[1] == "rmse 12346"
+    assert [line.split() for line in lines[2:]] == [
+        ["value", "rmse", "mae", "r2"],
+        ["mass", "12346", "1.235e-05", "0.2500"],
+    ]
+
+
 def test_a_label_cannot_control_the_terminal():
     row = {"precision": 1.0, "support": 2}
     report = {"split": "test", "loss": 0.5, "classes": {"a\x1b[2J\nb": row, "\x9bc": row}}
