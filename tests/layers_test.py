@@ -43,16 +43,16 @@ INSIDE = {
     "gang": "supervisor / member links child identity / rendezvous roster watchdog messages proof",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm / spec local / isolation",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
-    "models": "networks / decoder search / encoder heads / decoding vocabulary / recurrent noise"
-    " shapes / dropout",
+    "models": "networks / decoder search / encoder heads / decoding vocabulary frame_encoder"
+    " / recurrent noise shapes / dropout",
     "prepare": "command / targets findings sides / sources classes vocabulary borrowed layout"
     " / imdb texts tagged parallel / folders formats imdb_npz splits spool / tfrecord rows reading"
     " / raw_files",
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training translations / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",
-    "tasks": "table / views / translator / serving / tagging translation / language_model"
-    " / classification bleu",
+    "tasks": "table / views / translator / serving / readers tagging translation / language_model"
+    " / classification regression bleu",
 }
 
 
