@@ -28,7 +28,16 @@ def losses_of(outputs: tf.Tensor, targets: tf.Tensor, loss: str = SQUARED) -> tf
         of_values = tf.where(size <= 1, errors * errors / 2, size - 0.5)
     else:
         of_values = errors * errors
-    return tf.reduce_mean(of_values, axis=-1)
+    return _mean(of_values)
+
+
+def _mean(values: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of each row: [batch] of [batch, values].
+
+    Without `keepdims` the gradient would compute shapes on a GPU, and the CPU would wait for them.
+    """
+    total = tf.squeeze(tf.reduce_sum(values, axis=-1, keepdims=True), axis=-1)
+    return total / values.shape[-1]
 
 
 def training_sums(
@@ -51,7 +60,7 @@ def training_sums(
         errors *= tf.constant(deviation, outputs.dtype)
     return {
         "loss_sum": tf.reduce_sum(losses_of(outputs, batch.targets, loss)),
-        "absolute": tf.reduce_sum(tf.reduce_mean(errors, axis=-1)),
+        "absolute": tf.reduce_sum(_mean(errors)),
         "count": tf.cast(tf.shape(outputs)[0], outputs.dtype),
     }
 
