@@ -504,7 +504,9 @@ class Input(Checked):
     batch_size: int = knob(
         32, "Rows per optimizer update: all workers, replicas and parts together.", at_least(1)
     )
-    max_length: int = knob(256, "Longest example, in tokens; longer ones are cut.", at_least(1))
+    max_length: int = knob(
+        256, "Longest example, in tokens or frames; longer ones are cut.", at_least(1)
+    )
     truncate: str = knob("end", "The side that is cut off a long example.", one_of("start", "end"))
     padding: str = knob(
         "post",
@@ -563,7 +565,8 @@ class Model(Checked):
     )
     dropout: float = knob(
         0.0,
-        "Share of values dropped after the embedding, between layers and before the output.",
+        "Share of values dropped after the embedding or the frame encoder, between layers and "
+        "before the output.",
         within(0, 1),
     )
     variational_dropout: bool = knob(

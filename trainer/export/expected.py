@@ -197,7 +197,9 @@ def _strings(values: Sequence[bytes]) -> np.ndarray:
 # --- A label or values for each example -----------------------------------------------------------
 
 
-def _of_examples(reference: _Reference, told: Callable[[np.ndarray], dict]) -> dict:
+def _of_examples(
+    reference: _Reference, told: Callable[[np.ndarray], dict[str, np.ndarray | Likeliest]]
+) -> dict[str, list[Check]]:
     """Returns the checks of a model that tells something of each whole example.
 
     told: returns what a SavedModel tells, of the answers of an evaluation; a Keras model tells the

@@ -36,10 +36,6 @@ _SUMS = {LOSS_SUM: tf.float64, "correct": tf.int64, COUNT: tf.int64}
 class Metrics(Protocol):
     """The exact metrics of some rows; those of several parts add up with `+`."""
 
-    @classmethod
-    def of(cls, losses, answers, batch, labels) -> "Metrics":
-        """Returns those of what `Task.outcomes` returned for a batch; `labels`: the classes."""
-
     def __add__(self, other: "Metrics") -> "Metrics": ...
 
     def metrics(self) -> dict[str, float]:
@@ -47,6 +43,13 @@ class Metrics(Protocol):
 
     def report(self, labels) -> dict[str, Any]:
         """Returns what `evaluate --format=json` prints; a dict in it is a table by row."""
+
+
+class MakesMetrics(Protocol):
+    """A class of `Metrics`, or what makes them in the units of a dataset."""
+
+    def of(self, losses, answers, batch, labels) -> Metrics:
+        """Returns those of what `Task.outcomes` returned for a batch; `labels`: the classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Task:
     training_sums: Callable[..., dict[str, tf.Tensor]]
     metrics: Callable[[Mapping[str, Any]], dict[str, float]]
     outcomes: Callable[..., tuple[tf.Tensor, tf.Tensor]]
-    exact_metrics: Any
+    exact_metrics: MakesMetrics
     bound: Callable[[Dataset, configuration.Config], dict[str, Any]]
     served: type[serving.Served]
     keras_activation: str
