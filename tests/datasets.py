@@ -1,5 +1,7 @@
 """Writes small prepared datasets for tests, from arrays."""
 
+import math
+
 import numpy as np
 
 from trainer.data import fields, store, text
@@ -167,6 +169,80 @@ def _write_sequences(
             "files": files,
         }
         return store.publish(folder, {**description, **parts}, data_dir)
+
+
+def write_numbers(
+    data_dir, splits, *, shape=(), words=(), labels=(), values=(), normalise=True, names=()
+):
+    """Writes a dataset whose inputs or targets are numbers and returns it open.
+
+    splits: {name: (sequences, targets)}: frames, float [steps, features] each, or without a `shape`
+    ids without their START; a label for each, or a row of values. shape: of a frame. words: the
+    vocabulary from FIRST_ID on. labels, values: names of the classes or of the values. names: of
+    the features.
+    """
+    target = fields.VALUES if values else fields.LABEL
+    form = fields.Form(target, math.prod(shape) if shape else 0, len(values))
+    with store.new_folder(data_dir) as folder:
+        files, described = {}, {}
+        for name, (sequences, targets) in splits.items():
+            if not shape:
+                sequences = [np.concatenate([[1], ids]) for ids in sequences]
+            lengths = np.array(list(map(len, sequences)))
+            writer = store.SplitWriter(folder / name, lengths, target, form=form)
+            writer.write(np.concatenate(sequences))
+            writer.write_targets(np.asarray(targets))
+            files |= writer.close()
+            described[name] = writer.described(labels)
+        description = {"task": "regression" if values else "classification", "order": "shuffled"}
+        inputs, targets = next(iter(splits.values()))
+        if shape:
+            read = {"kind": "frames", "shape": list(shape)}
+            read |= _scale(np.concatenate(inputs)) if normalise else {}
+            description |= {"input": read | ({"names": list(names)} if names else {})}
+        else:
+            entries = RESERVED + list(words)
+            files["vocabulary.txt"] = store.write_lines(folder / "vocabulary.txt", entries)
+            description |= {"input": {"kind": "tokens"}, "tokenizer": text.settings("spaces")}
+        if labels:
+            files["labels.txt"] = store.write_lines(folder / "labels.txt", labels)
+        else:
+            columns = np.asarray(targets, np.float64).T
+            description["values"] = [
+                {"name": name, "mean": column.mean(), "deviation": column.std()}
+                for name, column in zip(values, columns)
+            ]
+        parts = {"target": target.kind, "splits": described, "files": files}
+        return store.publish(folder, {**description, **parts}, data_dir)
+
+
+def _scale(frames):
+    """What dataset.json says of frames [total, features] that are normalised."""
+    deviation = frames.std(axis=0, dtype=np.float64)
+    deviation = np.where(deviation == 0, 1.0, deviation)
+    mean = frames.mean(axis=0, dtype=np.float64)
+    return {"mean": mean.tolist(), "deviation": deviation.tolist()}
+
+
+def random_frames(seed=0, *, features=3, train=40, test=12, longest=6, values=0, classes=3):
+    """Returns {split: (sequences, targets)} that a model can learn: targets follow from the mean.
+
+    values: how many values are the target; 0: a label is.
+    """
+    generator = np.random.default_rng(seed)
+    splits = {}
+    for name, size in (("train", train), ("test", test)):
+        labels = generator.integers(0, classes, size)
+        sequences = [
+            (label + generator.normal(20, 0.5, (length, features))).astype(np.float32)
+            for label, length in zip(labels, generator.integers(1, longest + 1, size))
+        ]
+        told = labels
+        if values:
+            means = np.array([sequence.mean() for sequence in sequences])
+            told = np.stack([1000 * means, *(means[:, None] - 20).T[:1]], axis=1)[:, :values]
+        splits[name] = (sequences, told)
+    return splits
 
 
 def random_text(tokens, seed=0, *, vocabulary_size=30):

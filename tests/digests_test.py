@@ -103,6 +103,10 @@ OF_PAIRS = {
         "--translate_examples=0",
     ],
 }
+OF_FRAMES = {
+    "frames, classes": ["--frame_encoder=convolution", "--shards=2", "--dropout=0.2"],
+    "frames, values": ["--cell=gru", "--frame_encoder=dense", "--loss=huber", "--eval_steps=6"],
+}
 OF_TAGS = {"tags": ["--bidirectional", "--dropout=0.1", "--class_weights=balanced"]}
 # 30 s of tracing.
 SLOW = {
@@ -194,6 +198,19 @@ def pairs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """Datasets of 60 sequences of small pictures: {name of a run: folder}."""
+    folder, found = tmp_path_factory.mktemp("frames"), {}
+    for name, values in zip(OF_FRAMES, ((), ("mean", "rest"))):
+        splits = datasets.random_frames(features=12, values=len(values), train=60)
+        splits["validation"] = splits.pop("test")
+        labels = () if values else ("a", "b", "c")
+        found[name] = folder / name.replace(", ", "_")
+        datasets.write_numbers(found[name], splits, shape=(3, 4), labels=labels, values=values)
+    return found
+
+
+@pytest.fixture(scope="module")
 def tags(tmp_path_factory):
     """A prepared dataset of 90 sentences whose long words are tagged."""
     folder = tmp_path_factory.mktemp("digests")
@@ -243,15 +260,17 @@ def test_a_run_ends_with_the_same_bits(name, data, tmp_path, golden):
         golden(f"{name}: evaluations.jsonl", sha256(tmp_path / "model/evaluations.jsonl"))
 
 
-@pytest.mark.parametrize("name", OF_TEXT | OF_TAGS | OF_PAIRS)
+@pytest.mark.parametrize("name", OF_TEXT | OF_TAGS | OF_PAIRS | OF_FRAMES)
 def test_a_run_of_another_task_ends_with_the_same_bits(name, tmp_path, golden, request):
-    data = "text" if name in OF_TEXT else "tags" if name in OF_TAGS else "pairs"
+    of_names = {"text": OF_TEXT, "tags": OF_TAGS, "pairs": OF_PAIRS, "frames": OF_FRAMES}
+    [fixture] = [fixture for fixture, names in of_names.items() if name in names]
+    data = request.getfixturevalue(fixture)
     answer = commands.call(
         "train",
-        f"--data_dir={request.getfixturevalue(data)}",
+        f"--data_dir={data[name] if fixture == 'frames' else data}",
         f"--model_dir={tmp_path / 'model'}",
         *JOB,
-        *(OF_TEXT | OF_TAGS | OF_PAIRS)[name],
+        *of_names[fixture][name],
     )
     assert answer.code == 0, answer.err
     golden(name, answer.digest)

@@ -189,7 +189,7 @@ def test_a_dataset_may_move_but_not_be_another(folder, tmp_path):
     answer = commands.call(
         "evaluate", f"--model_dir={folder / 'model'}", f"--data_dir={tmp_path / 'other'}"
     )
-    assert answer.code == 2 and "ids would mean other words" in answer.err
+    assert answer.code == 2 and "its inputs would mean something else" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -422,6 +422,17 @@ def test_an_evaluation_that_is_abandoned_has_no_metrics():
     found = evaluate_module.metrics(step, {}, DATASET, ThreeBatches(), lambda: next(answers))
     assert found is None
     assert step.batches == 2
+
+
+def test_values_are_printed_with_the_digits_of_their_size():
+    row = {"rmse": 12345.678, "mae": 1.234567e-5, "r2": 0.25}
+    report = {"split": "test", "rmse": 12345.678, "values": {"mass": row}}
+    lines = evaluate_module.as_text(report).splitlines()
+    assert lines[1] == "rmse 12346"
+    assert [line.split() for line in lines[2:]] == [
+        ["value", "rmse", "mae", "r2"],
+        ["mass", "12346", "1.235e-05", "0.2500"],
+    ]
 
 
 def test_a_label_cannot_control_the_terminal():

@@ -461,3 +461,58 @@ def test_a_source_whose_checkpoints_are_damaged_is_bad_data(places, tmp_path):
         path.write_bytes(b"damaged")
     answer = tuned(folder, tmp_path / "model")
     assert answer.code == 3 and "Traceback" not in answer.err
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_frames(places):
+    """FOLDER/values: a run on frames of 3 features; FOLDER/labels and FOLDER/wide: data of frames
+    of 3 and of 4.
+    """
+    splits = datasets.random_frames(values=1)
+    datasets.write_numbers(places / "numbers", splits, shape=(3,), values=("mean",))
+    for name, features in (("labels", 3), ("wide", 4)):
+        splits = datasets.random_frames(features=features)
+        labels = ("a", "b", "c")
+        datasets.write_numbers(places / name, splits, shape=(features,), labels=labels)
+    answer = commands.call(
+        "train",
+        f"--data_dir={places / 'numbers'}",
+        f"--model_dir={places / 'values'}",
+        *SMALL,
+        "--frame_encoder=dense",
+        "--steps=2",
+        "--eval_steps=-1",
+    )
+    assert answer.code == 0, answer.err
+    assert re.search(
+        r"40 training examples, \d+ frames of 3 features, 1 values; batches", answer.err
+    )
+    return places
+
+
+def test_what_reads_frames_is_taken_whatever_is_told_of_them(of_frames, tmp_path):
+    answer = tuned(
+        of_frames, tmp_path / "m", "--frame_encoder=dense", data="labels", source="values"
+    )
+    assert answer.code == 0, answer.err
+    assert re.search(
+        "taken from step 2 .*: frame_dense/kernel, frame_dense/bias, rnn_0/", answer.err
+    )
+    assert written(tmp_path / "m")["vocabulary_sha256"] == ""
+
+
+@pytest.mark.parametrize(
+    "source, data, flags, told",
+    [
+        ("values", "wide", ["--frame_encoder=dense"], "Prepare frames of the shape that"),
+        ("values", "labels", [], "Use --frame_encoder=dense"),
+        ("source", "labels", [], "that model reads tokens, and the dataset"),
+        ("values", "five", [], "Use --frame_encoder=dense"),
+    ],
+)
+def test_frames_of_another_kind_are_refused(source, data, flags, told, of_frames, tmp_path):
+    answer = tuned(of_frames, tmp_path / "m", *flags, data=data, source=source)
+    assert answer.code == 2 and told in answer.err, answer.err

@@ -44,8 +44,8 @@ INSIDE = {
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm waiting vertex slurm"
     " / spec local vertex_run / isolation pods stage / kueue / values",
     "model_folder": "best / checkpoint / lock commits / attempts selection / journal",
-    "models": "networks / decoder search / encoder heads / decoding vocabulary / recurrent noise"
-    " shapes / dropout",
+    "models": "networks / decoder search / encoder heads / decoding vocabulary frame_encoder"
+    " / recurrent noise shapes / dropout",
     "prepare": "command / frames new_frames / frame_sources / targets findings sides writing"
     " / sources classes vocabulary borrowed values given arrays digits ts steps_csv"
     " / layout imdb texts tagged parallel wav"
@@ -54,8 +54,8 @@ INSIDE = {
     "reporting": "command / progress goodput summaries pictures",
     "steps": "training translations / stepwise fused evaluation / gradient update"
     " / state programs parts packing / optimizer",
-    "tasks": "table / views / translator / serving / tagging translation / language_model"
-    " / classification bleu",
+    "tasks": "table / views / translator / serving / readers tagging translation / language_model"
+    " / classification regression bleu",
 }
 
 

@@ -42,6 +42,7 @@ WHOLE_PROGRAM = {
     "scripts/prove_device_test.py": "does the device proof keep working?",
     "scripts/prove_judge_test.py": "does the device proof judge right?",
     "smoke_test.py": "do the scripts work for a newcomer?",
+    "steps/frames_test.py": "do steps over frames agree in any division?",
     "steps/pairs_test.py": "do steps over pairs agree in any division?",
     "steps/streams_test.py": "do steps carry the states of streams as one long pass does?",
     "takeover_test.py": "is a model folder never written by two runs?",

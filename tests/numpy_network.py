@@ -14,13 +14,13 @@ DIRECTIONS = ("forward", "backward")
 PARTS = {"simple_rnn": ["hidden"], "lstm": ["hidden", "memory"], "gru": ["hidden"]}
 
 
-def logits(settings, weights, tokens, lengths, masks=None):
+def logits(settings, weights, tokens, lengths, masks=None, frame=()):
     """Returns the scores of the classes, [..., batch, classes].
 
     Args:
       settings: config.Model.
       weights: {logical name: array [..., *shape]}.
-      tokens: int [batch, length].
+      tokens: int [batch, length]; or frames of the shape `frame`, float [batch, length, features].
       lengths: int [batch].
       masks: factors of dropout by place, {"embedding", "rnn_1", ...: [batch, time, width],
         "logits": [batch, width]}.
@@ -33,6 +33,7 @@ def logits(settings, weights, tokens, lengths, masks=None):
                 weights,
                 tokens[row, : lengths[row]],
                 {place: mask[row] for place, mask in (masks or {}).items()},
+                frame,
             )
             for row in rows
         ],
@@ -96,8 +97,45 @@ def gradients(function, weights):
     return found
 
 
-def _row(settings, weights, tokens, masks):
-    if settings.one_hot:
+def encoded(settings, weights, values, frame):
+    """Returns what the first recurrent layer reads of one frame, float [features]."""
+    if settings.frame_encoder == "convolution":
+        values = values.reshape((*frame, 1)[:2] + (-1,))
+        for layer in range(2):
+            name = f"frame_convolution_{layer}"
+            values = _convolved(values, weights[f"{name}/kernel"], weights[f"{name}/bias"])
+        values = values.reshape(*values.shape[:-3], -1)
+    if settings.frame_encoder == "none":
+        return values
+    return _relu(_product(values, weights["frame_dense/kernel"]) + weights["frame_dense/bias"])
+
+
+def _convolved(picture, kernel, bias):
+    """Returns [..., height / 2, width / 2, filters] of [..., height, width, channels]: 3 x 3 places
+    around every second one, zeros beyond the edges, as many before as behind or one fewer.
+    """
+    height, width = picture.shape[-3:-1]
+    rows, columns = -(-height // 2), -(-width // 2)
+    before = [
+        max(0, 2 * places + 1 - size) // 2 for places, size in ((rows, height), (columns, width))
+    ]
+    found = np.zeros((*picture.shape[:-3], rows, columns, kernel.shape[-1]), picture.dtype)
+    for row, column, y, x in np.ndindex(rows, columns, 3, 3):
+        above, left = 2 * row + y - before[0], 2 * column + x - before[1]
+        if 0 <= above < height and 0 <= left < width:
+            place = picture[..., above, left, :]
+            found[..., row, column, :] += _product(place, kernel[..., 0, y, x, :, :])
+    return _relu(found + bias)
+
+
+def _relu(values):
+    return np.where(values.real > 0, values, 0)
+
+
+def _row(settings, weights, tokens, masks, frame=()):
+    if frame:
+        states = [encoded(settings, weights, values, frame) for values in tokens]
+    elif settings.one_hot:
         width = weights["rnn_0/forward/kernel" if settings.bidirectional else "rnn_0/kernel"].shape[
             -2
         ]

@@ -109,7 +109,7 @@ def test_another_dataset_than_that_of_the_run_is_refused(model, dataset, tmp_pat
     commit(model, "checkpoints", 20, dataset)
     splits = datasets.random_splits(seed=5)
     datasets.write(tmp_path / "other", splits, vocabulary_size=30, classes=3)
-    with pytest.raises(UsageError, match="ids would mean other words"):
+    with pytest.raises(UsageError, match="its inputs would mean something else"):
         opened(model, data_dir=tmp_path / "other")
 
 

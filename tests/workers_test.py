@@ -178,6 +178,36 @@ def test_workers_carry_the_states_of_their_streams_as_one_does(text, tmp_path, p
     assert len(metrics[0]) == 3 and metrics[0] == pytest.approx(metrics[1], rel=1e-9)
 
 
+@pytest.mark.slow
+def test_workers_learn_values_of_frames_as_one_does(tmp_path):
+    """The loss of each step, and at the end the same weights and metrics; no embedding is sent."""
+    splits = datasets.random_frames(features=12, values=2, train=100)
+    splits["validation"] = splits.pop("test")
+    datasets.write_numbers(tmp_path / "data", splits, shape=(3, 4), values=("mean", "rest"))
+    flags = ["--precision=float64", "--steps=20", "--save_steps=1", "--keep=0", "--eval_steps=20"]
+    found = []
+    for workers in (1, 2):
+        answers = run(
+            workers,
+            tmp_path / "data",
+            tmp_path / str(workers),
+            *flags,
+            "--frame_encoder=convolution",
+        )
+        assert {answer.code for answer in answers} == {0}, answers[0].err
+        assert len({answer.digest for answer in answers}) == 1
+        assert "MB to other workers, the gradient" not in answers[0].err
+        events = journal.read(tmp_path / str(workers) / "journal.jsonl")
+        found.append([event for event in events if event["event"] == "evaluate"])
+    np.testing.assert_allclose(losses(tmp_path / "2", 20), losses(tmp_path / "1", 20), rtol=1e-9)
+    theirs = tensors(tmp_path / "1", 20)
+    for name, values in tensors(tmp_path / "2", 20).items():
+        np.testing.assert_allclose(values, theirs[name], rtol=1e-7, atol=1e-9, err_msg=name)
+    [[alone], [together]] = found
+    for metric in ("loss", "rmse", "mae", "r2"):
+        assert together[metric] == pytest.approx(alone[metric], rel=1e-9)
+
+
 def test_workers_translate_as_one_does(pairs, tmp_path):
     """The loss of each step, and at the end the same weights, translations and BLEU."""
     flags = ["--precision=float64", "--steps=20", "--save_steps=1", "--keep=0", "--eval_steps=20"]

@@ -128,6 +128,7 @@ TASKS = {
         "bits": "lower",
         "accuracy": "higher",
     },
+    "regression": {"rmse": "lower", "loss": "lower", "mae": "lower", "r2": "higher"},
     "tagging": {"macro_f1": "higher", "loss": "lower", "accuracy": "higher", "span_f1": "higher"},
     "translation": {
         "perplexity": "lower",
@@ -583,7 +584,9 @@ class Input(Checked):
     batch_size: int = knob(
         32, "Rows per optimizer update: all workers, replicas and parts together.", at_least(1)
     )
-    max_length: int = knob(256, "Longest example, in tokens; longer ones are cut.", at_least(1))
+    max_length: int = knob(
+        256, "Longest example, in tokens or frames; longer ones are cut.", at_least(1)
+    )
     truncate: str = knob("end", "The side that is cut off a long example.", one_of("start", "end"))
     padding: str = knob(
         "post",
@@ -613,7 +616,17 @@ class Model(Checked):
         "How the states of the last layer are combined for the output layer.",
         one_of("last", "mean", "max"),
     )
-    embedding_size: int = knob(64, "Width of the embedding.", at_least(1))
+    embedding_size: int = knob(
+        64, "Width of the embedding, or of the layer of --frame_encoder.", at_least(1)
+    )
+    frame_encoder: str = knob(
+        "none",
+        "Of frames: what the first recurrent layer reads. none: their numbers as they are; dense: "
+        "a layer over them, as wide as --embedding_size; convolution: two convolutions over frames "
+        "that are pictures, then that layer.",
+        one_of("none", "dense", "convolution"),
+        later=True,
+    )
     one_hot: bool = knob(
         False, "Fixed one-hot embedding, as wide as the vocabulary; --embedding_size is not used."
     )
@@ -632,7 +645,8 @@ class Model(Checked):
     )
     dropout: float = knob(
         0.0,
-        "Share of values dropped after the embedding, between layers and before the output.",
+        "Share of values dropped after the embedding or the frame encoder, between layers and "
+        "before the output.",
         within(0, 1),
     )
     variational_dropout: bool = knob(
@@ -674,6 +688,13 @@ class Optimizer(Checked):
         "Decay of an exponential average of the weights, which evaluate, predict and export use; 0 "
         "means no average.",
         within(0, 1),
+    )
+    loss: str = knob(
+        "squared",
+        "Of a regression: the squared error of standardised values, or huber, which grows no "
+        "faster than the error where that is above one deviation.",
+        one_of("squared", "huber"),
+        later=True,
     )
     label_smoothing: float = knob(
         0.0, "Share of each label's probability that is spread over all classes.", within(0, 1)
@@ -751,7 +772,7 @@ class Run(Checked):
     best_metric: str = knob(
         "",
         "Metric of the evaluated split by which the best checkpoint is chosen; default: accuracy, "
-        "perplexity of a language model, macro_f1 of tagging.",
+        "perplexity of a language model, macro_f1 of tagging, rmse of regression.",
         METRIC_OR_DEFAULT,
     )
     early_stop_patience: int = knob(

@@ -70,7 +70,7 @@ class Evaluator:
         if not split or run.eval_steps == -1:
             return None
         batches = pipeline.evaluation_batches(dataset, split, config.input, ROWS_PER_BATCH)
-        step = EvaluationStep(network, placement, table.task_of(dataset))
+        step = EvaluationStep(network, placement, table.task_of(dataset, config))
         translations = _translations_of_run(config, step, dataset, split)
         return cls(dataset, split, batches, step, config.input, translations)
 
@@ -227,16 +227,20 @@ def as_text(report: Mapping[str, Any]) -> str:
     ]
     for name, rows in report.items():
         if isinstance(rows, Mapping) and rows:
-            lines += _table(_HEADINGS[name], rows)
+            shape = number if name in _IN_UNITS else "{:.4f}".format
+            lines += _table(_HEADINGS[name], rows, shape)
     return "\n".join(lines)
 
 
 # The heading of the first column of each table.
-_HEADINGS = {"classes": "class", "tags": "tag", "spans": "span"}
+_HEADINGS = {"classes": "class", "tags": "tag", "spans": "span", "values": "value"}
+_IN_UNITS = {"values"}  # Tables whose numbers are no fractions.
 
 
-def _table(heading: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns the lines of a table: names of rows, fractions with four digits, counts."""
+def _table(
+    heading: str, rows: Mapping[str, Mapping[str, Any]], shape: Callable[[float], str]
+) -> list[str]:
+    """Returns the lines of a table: names of rows, floats in their `shape`, counts."""
     rows = {shown.bare(name): row for name, row in rows.items()}  # A label may hold any character.
     width = max(map(len, [heading, *rows]))
     columns = list(next(iter(rows.values())))
@@ -245,7 +249,7 @@ def _table(heading: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [f"{heading:{width}}  {names}".rstrip()]
     for name, row in rows.items():
         values = "  ".join(
-            f"{f'{value:.4f}' if isinstance(value, float) else value:<{wide[column]}}"
+            f"{shape(value) if isinstance(value, float) else value:<{wide[column]}}"
             for column, value in row.items()
         )
         lines.append(f"{name:{width}}  {values}".rstrip())

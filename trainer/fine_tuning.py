@@ -1,9 +1,9 @@
 """Fine-tuning: a run that begins with weights of another model, the one that `--init_from` names.
 
-The embedding and the recurrent layers are taken by name and shape, the output layer is not. A
-transfer that would be partial because the models differ (another cell, width or vocabulary) is
-refused. config.json of the run holds what was taken and the digest of the state that it was taken
-from, so that a resume does not need the source.
+The embedding or what reads frames and the recurrent layers are taken by name and shape, the output
+layer is not. A transfer that would be partial because the models differ (another cell, width,
+vocabulary or frame) is refused. config.json of the run holds what was taken and the digest of the
+state that it was taken from, so that a resume does not need the source.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from trainer.steps import state as states
 log = logging.getLogger(__name__)
 
 # With another value of one of these, weights of one name do not mean the same.
-SAME_KIND = ("cell", "bidirectional", "one_hot")
+SAME_KIND = ("cell", "bidirectional", "one_hot", "frame_encoder")
 SAME_SHAPE = ("units", "embedding_size")
 
 
@@ -61,7 +61,7 @@ def begun(
     wanted = {name: tuple(variable.shape) for name, variable in run_state.weights.items()}
     _refuse_another_kind(config, written, wanted, weights)
     _refuse_another_vocabulary(config, dataset, written, found)
-    taken = _taken(config, written, wanted, weights)
+    taken = _taken(config, dataset, written, wanted, weights)
     origin = Origin(found.manifest["state_digest"], found.step, tuple(taken))
     _refuse_a_source_that_changed(config, origin)
     run_state.take(
@@ -143,6 +143,12 @@ def _refuse_another_vocabulary(
     theirs = _vocabulary_of(source, written.folders.data_dir, found)
     if found.manifest["dataset_digest"] == dataset.digest or theirs == dataset.vocabulary_sha256:
         return
+    if theirs == "" or dataset.frame:
+        ours, other = ("frames", "tokens") if dataset.frame else ("tokens", "frames")
+        raise UsageError(
+            f"--init_from={source}: that model reads {other}, and the dataset "
+            f"{config.folders.data_dir} has {ours}. Name a model that was trained on {ours}."
+        )
     if theirs is None:
         log.warning(
             "the vocabulary of %s is not known (an older version trained it, and its dataset %s is "
@@ -152,8 +158,8 @@ def _refuse_another_vocabulary(
         )
         return
     raise UsageError(
-        f"--init_from={source}: that model has the vocabulary {theirs[:12] or 'none'}, "
-        f"--data_dir={config.folders.data_dir} has {dataset.vocabulary_sha256[:12] or 'none'}: a "
+        f"--init_from={source}: that model has the vocabulary {theirs[:12]}, "
+        f"--data_dir={config.folders.data_dir} has {dataset.vocabulary_sha256[:12]}: a "
         "row of the embedding would stand for another token. Prepare the dataset with `prepare "
         f"--vocabulary_from={written.folders.data_dir}`."
     )
@@ -175,6 +181,7 @@ def _vocabulary_of(source: str, data_dir: str, found: Checkpoint) -> str | None:
 
 def _taken(
     config: configuration.Config,
+    dataset: store.Dataset,
     written: configuration.Config,
     wanted: Mapping[str, tuple[int, ...]],
     weights: Mapping[str, np.ndarray],
@@ -190,11 +197,12 @@ def _taken(
     if other:
         lines = [f"  {name}: {weights[name].shape} there, {wanted[name]} here" for name in other]
         flags, _ = _differing(SAME_SHAPE, written, config)
-        remedy = (
-            f"Use {flags}"
-            if flags
-            else f"Use `prepare --vocabulary_from={written.folders.data_dir}`"
-        )
+        if flags:
+            remedy = f"Use {flags}"
+        elif dataset.frame:
+            remedy = f"Prepare frames of the shape that {written.folders.data_dir} has"
+        else:
+            remedy = f"Use `prepare --vocabulary_from={written.folders.data_dir}`"
         raise UsageError(
             f"--init_from={source}: weights of that model have other shapes:\n"
             + "\n".join(lines)

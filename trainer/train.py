@@ -86,8 +86,8 @@ def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int,
     log.info("opening %s and checking its files", config.folders.data_dir)
     dataset = store.open_dataset(config.folders.data_dir)
     journal.lap("open_dataset")
-    task = table.task_of(dataset)
-    config = task.settled(config)
+    task = table.task_of(dataset, config)
+    config = task.settled(config, dataset.frame)
     batches = pipeline.training_batches(dataset, config.input, config.run.seed)
     plan = batches.plan
     total = plan.epochs.total_steps(config.run)
@@ -285,24 +285,30 @@ def _data(dataset: store.Dataset, plan: plans.Plan) -> str:
         read = f"read in {plan.batch_size} streams, {lengths} tokens a step"
     else:
         read = f"batches are padded to {lengths}: {plan.padding():.0%} padding"
-    classes = f", {len(dataset.labels)} classes" if dataset.labels else ""
+    told = ""
+    if dataset.labels:
+        told = f", {len(dataset.labels)} classes"
+    elif dataset.values:
+        told = f", {len(dataset.values)} values"
+    if dataset.frame:
+        size = " x ".join(map(str, dataset.frame))
+        inputs = f"{len(split.inputs)} frames of {size} features{told}"
+    else:
+        vocabulary = f"vocabulary of {len(dataset.vocabulary)}"
+        inputs = f"{len(split.inputs)} tokens{told}, {vocabulary}"
     target = (
         f"; targets of {len(split.targets)} tokens, vocabulary of {dataset.outputs}"
         if dataset.target.sequence
         else ""
     )
-    return (
-        f"{len(split)} training examples, {len(split.inputs)} tokens{classes}, vocabulary of "
-        f"{len(dataset.vocabulary)}{target}; {read}"
-    )
+    return f"{len(split)} training examples, {inputs}{target}; {read}"
 
 
 def _step(network: networks.Network, train_steps: training.TrainSteps, workers: int) -> list[str]:
     lines = [f"{network.parameters} parameters"]
     if workers > 1:
         exchange = train_steps.exchange
-        lines.append(
-            f"a step sends {exchange.bytes / 1e6:.3g} MB to other workers, the gradient of the "
-            f"embedding {'by the row' if exchange.embedding_by_row else 'whole'}"
-        )
+        how = "by the row" if exchange.embedding_by_row else "whole"
+        embedding = "" if network.frame else f", the gradient of the embedding {how}"
+        lines.append(f"a step sends {exchange.bytes / 1e6:.3g} MB to other workers{embedding}")
     return lines

@@ -76,7 +76,7 @@ def open_model(
     )
     placement = strategy.place(run, rows)
     dataset = _dataset(settings, config, found, examples)
-    task = table.task_of(dataset)
+    task = table.task_of(dataset, config)
     _refuse_ignored(settings, task)
     network = networks.of_run(
         config,
@@ -157,8 +157,8 @@ def _with_examples(folder: str, found: checkpoint.Checkpoint) -> store.Dataset:
     if dataset.digest != found.manifest["dataset_digest"]:
         raise UsageError(
             f"{dataset.folder} has the digest {dataset.digest[:12]}, {found.path} was trained on "
-            f"{found.manifest['dataset_digest'][:12]}: ids would mean other words. Name the "
-            "dataset that the model was trained on."
+            f"{found.manifest['dataset_digest'][:12]}: its inputs would mean something else. Name "
+            "the dataset that the model was trained on."
         )
     return dataset
 

@@ -44,6 +44,8 @@ def test_the_multiplications_of_a_step(changes, product):
         ({"shards": 2}, False),
         ({"accumulate": 2}, False),
         ({"jit": "off"}, False),
+        ({"frame_encoder": "dense"}, True),
+        ({"frame_encoder": "convolution"}, False),  # never small
         ({"devices": 2}, False),
         ({"strategy": "mirrored"}, False),
         ({"strategy": "tpu"}, False),

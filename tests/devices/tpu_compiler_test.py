@@ -25,6 +25,7 @@ PROGRAMS = {
 } | {
     "options": runs.TPU_OPTIONS,
     "streams": {"streams": True, "cell": "lstm", "tied_embedding": True, "dropout": 0.2},
+    "frames": {"frame": (4, 5), "frame_encoder": "convolution", "values": 2, "cell": "gru"},
 }
 HERE = pathlib.Path(__file__).resolve().parent
 

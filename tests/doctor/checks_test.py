@@ -286,6 +286,13 @@ JUDGEMENTS = [
         ["D/labels.txt: cannot be read"],
     ),
     ("data", {"data_dir": "D"}, {"data": Data(0, 9, 2)}, ERROR, ["no training split"]),
+    (
+        "data",
+        {"data_dir": "D"},
+        {"data": Data(9, 0, 0, 99, frame=(2, 3), values=4)},
+        OK,
+        ["9 training examples, 4 values, frames of 2 x 3 features"],
+    ),
     ("data", {}, {"data": Facts.data}, SKIPPED, ["--data_dir is not given"]),
     ("source", {"init_from": "S"}, {}, OK, ["S has 2 checkpoint(s) to start from"]),
     ("source", {"init_from": "S"}, {"source": "S: none"}, ERROR, ["S: none"]),

@@ -75,6 +75,21 @@ def test_a_dataset_is_measured_and_a_damaged_one_named(tmp_path):
     assert facts.data("") == "--data_dir is not given"
 
 
+@pytest.mark.parametrize("values", [(), ("mass", "age")])
+def test_a_dataset_of_frames_is_measured_in_frames(values, tmp_path):
+    labels = () if values else ("a", "b", "c")
+    splits = datasets.random_frames(features=6, values=len(values))
+    made = datasets.write_numbers(
+        tmp_path / "d", splits, shape=(2, 3), labels=labels, values=values
+    )
+    frames = len(made.splits["train"].inputs)
+    found = facts.data(str(tmp_path / "d"))
+    assert found == facts.Data(
+        40, 0, len(labels), frames, "shuffled", frame=(2, 3), values=len(values)
+    )
+    assert found.outputs == len(labels or values)
+
+
 def test_an_epoch_of_a_text_has_as_many_steps_as_its_streams_have_whole_chunks(tmp_path):
     text = datasets.random_text(1000)
     datasets.write_text(tmp_path / "d", {"train": [text, text]}, vocabulary_size=30)

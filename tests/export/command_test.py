@@ -37,6 +37,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
         ("tagged", {"precision": "bfloat16", "bidirectional": True, "max_length": 3}),
         ("tagged", {"cell": "gru", "units": (5, 4), "jit": "off"}),
         ("pairs", {"precision": "bfloat16", "cell": "gru", "bidirectional": True, "units": (5, 4)}),
+        (
+            "frames",
+            {"padding": "pre", "truncate": "start", "max_length": 5, "precision": "float16"},
+        ),
+        ("pictures", {"frame_encoder": "convolution", "cell": "simple_rnn"}),
+        ("values", {"frame_encoder": "dense", "pooling": "mean", "max_length": 4}),
+        ("values", {"cell": "simple_rnn", "truncate": "start", "max_length": 4, "jit": "off"}),
     ],
 )
 def test_what_is_written_agrees_in_float32_whatever_the_precision(
@@ -50,11 +57,14 @@ def test_what_is_written_agrees_in_float32_whatever_the_precision(
         and max(differences.values()) <= proof.BOUND
     )
     lists = {path.name for path in dataset.folder.glob("*.txt")}
-    assert "vocabulary.txt" in lists
+    assert ("vocabulary.txt" in lists) != dataset.input.numbers
+    told = {"values.txt"} if dataset.values else set()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "saved_model",
         "model.keras",
-    } | lists
+    } | lists | told
+    for name in told:
+        assert tuple((tmp_path / "out" / name).read_text().splitlines()) == dataset.values
     for name in lists:
         assert (tmp_path / "out" / name).read_bytes() == (dataset.folder / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -28,6 +28,21 @@ def pairs(tmp_path_factory):
     return small_models.some_pairs(tmp_path_factory.mktemp("pairs"))
 
 
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    return small_models.some_frames(tmp_path_factory.mktemp("frames"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return small_models.some_frames(tmp_path_factory.mktemp("pictures"), (4, 5))
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    return small_models.some_frames(tmp_path_factory.mktemp("values"), (3,), ("mean", "rest"))
+
+
 @pytest.fixture
 def without_words(words):
     return dataclasses.replace(

@@ -5,6 +5,7 @@ them.
 import dataclasses
 
 import numpy as np
+import pytest
 
 from tests import datasets
 from tests.export.small_models import VOCABULARY
@@ -71,6 +72,21 @@ def test_without_examples_rows_are_made_of_random_ids(tmp_path):
     assert [len(row) for row in made[:: examples.ROWS - 1]] == [2, 1 + examples.RANDOM_STEPS]
     assert all(row[0] == text.START and (row[1:] >= text.FIRST_ID).all() for row in made)
     assert len(set(np.concatenate(made))) == 1 + 26
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_without_examples_frames_are_like_those_of_the_dataset(normalise, tmp_path):
+    splits = {"train": ([np.float32([[50, -3], [60, 5]])], [0])}
+    dataset = datasets.write_numbers(
+        tmp_path / "data", splits, shape=(2,), labels=("a",), normalise=normalise
+    )
+    made = examples.sequences_of_frames(dataclasses.replace(dataset, splits={}))
+    assert len(made) == examples.ROWS + 1 and len(made[-1]) == 1
+    assert {row.dtype.name for row in made} == {"float32"} and made[0].shape[1] == 2
+    frames = np.concatenate(made)
+    wanted = ([55, 1], [5, 4]) if normalise else ([0, 0], [1, 1])
+    np.testing.assert_allclose(frames.mean(axis=0), wanted[0], atol=1.5)
+    np.testing.assert_allclose(frames.std(axis=0), wanted[1], rtol=0.2)
 
 
 def test_made_sentences_have_no_start(tmp_path):

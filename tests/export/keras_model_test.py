@@ -74,6 +74,44 @@ def test_the_keras_file_computes_what_the_network_computes(
     np.testing.assert_allclose(loaded(ids).numpy(), expected, atol=1e-6)
 
 
+FRAMES = [  # flags, shape of a frame, padding
+    ({"cell": "lstm", "pooling": "last"}, (3,), "pre"),
+    ({"cell": "gru", "frame_encoder": "dense", "bidirectional": True}, (3,), "post"),
+    ({"cell": "simple_rnn", "frame_encoder": "convolution", "pooling": "max"}, (4, 3), "post"),
+    ({"cell": "gru", "frame_encoder": "convolution", "pooling": "mean"}, (4, 3, 2), "pre"),
+]
+
+
+@pytest.mark.parametrize("flags, frame, padding", FRAMES)
+@pytest.mark.parametrize("name", ["classification", "regression"])
+def test_the_keras_file_over_frames_computes_what_the_network_computes(
+    name, flags, frame, padding, tmp_path
+):
+    task, generator, features = TASKS[name], np.random.default_rng(3), int(np.prod(frame))
+    settings = configuration.Model(units=(5,), embedding_size=3, dropout=0.5, **flags)
+    network = Network(settings, 0, 2, frame=frame)
+    weights = large_weights(network)
+    lengths = np.array([5, 1, 3], np.int32)
+    steps = np.arange(5) if padding == "post" else np.arange(5)[::-1]
+    holds = steps < lengths[:, None]
+    raw = generator.normal(40, 9, (3, 5, features)).astype(np.float32)
+    scale = fields.Scale(np.full(features, 40, np.float32), np.full(features, 9, np.float32))
+    units = fields.Scale(np.float32([100, -1]), np.float32([20, 0.1]))
+    read = np.where(holds[:, :, None], scale.applied(raw), 0)
+    counting = lengths if padding == "post" else np.full(3, 5, np.int32)
+    wanted = network.logits(weights, tf.constant(read), tf.constant(counting)).numpy()
+    wanted = units.undone(wanted) if task.target.numbers else tf.nn.softmax(wanted).numpy()
+    inputs = configuration.Input(max_length=5, padding=padding)
+    keras_model.build(
+        network, weights, inputs, task, scale, units if task.target.numbers else None
+    ).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    given = np.where(holds[:, :, None], raw, np.nan).astype(np.float32)
+    assert np.ptp(wanted, axis=0).min() > 0.01
+    np.testing.assert_allclose(loaded([given, lengths]).numpy(), wanted, rtol=1e-5, atol=1e-6)
+    assert loaded.output_names == ["values" if task.target.numbers else "probabilities"]
+
+
 STEPWISE = [  # task, flags of the model
     ("language_model", {"cell": "lstm", "units": (5, 4)}),
     ("language_model", {"cell": "gru", "units": (4,), "one_hot": True}),

@@ -18,6 +18,8 @@ MODELS = {
     "a_text": {"tied_embedding": True},
     "tagged": {"bidirectional": True},
     "pairs": {"bidirectional": True, "cell": "gru"},
+    "pictures": {"frame_encoder": "convolution", "cell": "simple_rnn"},
+    "values": {"frame_encoder": "dense", "cell": "gru"},
 }
 
 
@@ -88,6 +90,9 @@ def another(strings):
         ("pairs", KERAS, 1, "log_probabilities", larger, "log_probabilities differs by 2.*e-05"),
         ("pairs", SAVED_MODEL, 0, "translation", another, "translation differs .*b'another'"),
         ("pairs", SAVED_MODEL, 1, "score", much_larger, "score differs by .*at most 0.0001"),
+        ("pictures", KERAS, 0, "probabilities", larger, "model.keras: probabilities differs by"),
+        ("values", SAVED_MODEL, 0, "values", much_larger, "values differs by"),
+        ("values", KERAS, 1, "values", shorter, "differs by inf"),
     ],
 )
 def test_a_difference_is_an_error_and_nothing_appears(
@@ -115,7 +120,10 @@ def test_each_weight_of_a_keras_file_is_proved(name, proved):
 
     def answer(weights):
         network, task = expected.network_of(model), model.step.task
-        built = keras_model.build(network, weights, model.config.input, task)
+        dataset = model.dataset
+        built = keras_model.build(
+            network, weights, model.config.input, task, dataset.normalise, dataset.standardise
+        )
         given = list(check.call.arguments.values())
         return {built.output_names[0]: built(given if len(given) > 1 else given[0]).numpy()}
 
@@ -132,9 +140,13 @@ def test_each_weight_of_a_saved_model_is_proved(name, proved):
 
     def answer(weights):
         served = expected.served_of(dataclasses.replace(model, weights=weights))
-        [given] = check.call.arguments.values()
-        given = tf.constant(given.ravel().tolist(), tf.string, given.shape)
-        found = served.signatures(OPTIONS)[check.call.signature](given)
+        given = [
+            tf.constant(values.ravel().tolist(), tf.string, values.shape)
+            if values.dtype == object
+            else tf.constant(values)
+            for values in check.call.arguments.values()
+        ]
+        found = served.signatures(OPTIONS)[check.call.signature](*given)
         return {output: value.numpy() for output, value in found.items()}
 
     proof._checked(SAVED_MODEL, check, answer(model.weights))
@@ -162,6 +174,20 @@ def test_an_output_that_is_missing_is_an_error(proved):
 def test_of_names_that_are_equally_likely_either_will_do(found, passes):
     wanted = Likeliest([b"a", b"b", b"c"], np.array([[0.4, 0.4 - 1e-7, 0.2 + 1e-7]]), np.array([0]))
     assert proof._as_likely(np.array([found], object), wanted) == passes
+
+
+def test_values_are_compared_in_deviations(values):
+    """However far from 0 they lie, and however near it one of them is."""
+    scale = values.standardise
+    wanted = scale.undone(np.float32([[0.5, -1]]))
+    check = Check(readback.Call("", {}), {"values": wanted}, scale)
+    for apart, passes in ((0.1, True), (2.0, False)):
+        answer = {"values": wanted + np.float32(apart * proof.BOUND) * scale.deviation}
+        if passes:
+            assert proof._checked(KERAS, check, answer) < proof.BOUND
+        else:
+            with pytest.raises(TrainerError, match="values differs"):
+                proof._checked(KERAS, check, answer)
 
 
 def test_what_does_not_count_may_be_anything_and_infinities_are_equal():

@@ -40,7 +40,8 @@ def test_the_saved_model_reads_unicode_corner_cases_as_prepare_did(dataset, tmp_
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_any_number_of_texts_may_come(padding, count, words):
     classifier = expected.served_of(a_model(words, padding=padding, bidirectional=True))
-    answer = classifier.classify(tf.constant(["a text"] * count, tf.string, [count]))
+    [classify] = classifier.signatures(OPTIONS).values()
+    answer = classify(tf.constant(["a text"] * count, tf.string, [count]))
     assert answer["probabilities"].shape == (count, 3) and answer["label"].shape == (count,)
 
 

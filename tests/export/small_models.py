@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -101,6 +102,17 @@ def some_pairs(folder: pathlib.Path, words=WORDS["words"], tokenizer="words") ->
     )
 
 
+def some_frames(folder: pathlib.Path, shape=(3,), values=()) -> store.Dataset:
+    """A dataset of frames with labels, or with values that are far from 0."""
+    splits = datasets.random_frames(
+        features=math.prod(shape), values=len(values), train=12, test=8, longest=9
+    )
+    labels = () if values else ("a", "b", "c")
+    return datasets.write_numbers(
+        folder / "data", splits, shape=shape, labels=labels, values=values
+    )
+
+
 def is_utf8(case: bytes) -> bool:
     return case.decode("utf-8", "replace").encode() == case
 
@@ -110,7 +122,7 @@ def a_model(dataset: store.Dataset, **flags) -> trained_model.TrainedModel:
     config = configuration.from_flat(
         {"units": (6,), "embedding_size": 5, "max_length": 20, **flags}
     )
-    task = table.task_of(dataset)
+    task = table.task_of(dataset, config)
     network = Network(
         config.model,
         len(dataset.vocabulary),
@@ -118,6 +130,7 @@ def a_model(dataset: store.Dataset, **flags) -> trained_model.TrainedModel:
         precision=config.run.precision,
         head=task.head,
         second=dataset.second,
+        frame=dataset.frame,
     )
     on_cpu = Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
     step = EvaluationStep(network, on_cpu, task)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.steps import runs
 from trainer import config as configuration
+from trainer.exit_codes import UsageError
 from trainer.models import recurrent, shapes
 from trainer.models.decoder import Decoder
 from trainer.models.networks import Network
@@ -52,6 +53,30 @@ def test_with_a_decoder_the_table_is_what_the_network_builds(
     assert ("attention/kernel" in built) == (attention == "general")
 
 
+@pytest.mark.parametrize("encoder", ["none", "dense", "convolution"])
+@pytest.mark.parametrize("frame", [(6, 5), (3, 9, 2)])
+@pytest.mark.parametrize("cell", recurrent.RECURRENCES)
+def test_over_frames_the_table_is_what_the_network_builds(encoder, frame, cell):
+    model = configuration.Model(
+        embedding_size=6, units=(5, 3), cell=cell, bidirectional=True, frame_encoder=encoder
+    )
+    network = Network(model, 0, 2, frame=frame)
+    built = {name: tuple(weight.shape) for name, weight in network.initial_weights().items()}
+    assert list(shapes.weights(model, 0, 2, frame=frame).items()) == list(built.items())
+    assert network.parameters == sum(map(np.prod, built.values()))
+    assert "embedding/embeddings" not in built
+
+
+@pytest.mark.parametrize("frame", [(28,), (2, 3, 4, 5)])
+def test_convolutions_over_what_is_no_picture_are_refused(frame):
+    model = configuration.Model(frame_encoder="convolution")
+    with pytest.raises(
+        UsageError, match="^--frame_encoder=convolution: a frame of the dataset"
+    ) as e:
+        shapes.weights(model, 0, 2, frame=frame)
+    assert str(list(frame)) in str(e.value) and "--frame_encoder=dense" in str(e.value)
+
+
 @pytest.mark.parametrize(
     "names, depths",
     [
@@ -62,6 +87,16 @@ def test_with_a_decoder_the_table_is_what_the_network_builds(
         (["rnn_0/forward/kernel", "rnn_0/backward/bias", "projection/kernel"], [1, 1, 0]),
         (["embedding/embeddings", "rnn_2/kernel", "rnn_10/kernel", "rnn_0/bias"], [4, 2, 1, 3]),
         (["attention/kernel", "rnn_0/kernel", "rnn_0_more/kernel"], [0, 1, 0]),
+        (["frame_dense/kernel", "rnn_0/bias", "rnn_1/bias", "logits/bias"], [3, 2, 1, 0]),
+        (
+            [
+                "frame_convolution_0/bias",
+                "frame_convolution_1/kernel",
+                "frame_dense/bias",
+                "rnn_0/x",
+            ],
+            [4, 3, 2, 1],
+        ),
     ],
 )
 def test_depths_count_the_layers_from_the_output_down(names, depths):
@@ -131,3 +166,10 @@ def test_the_bytes_of_a_checkpoint_are_those_of_the_state(flags):
     ).snapshot()
     arrays = sum(array.nbytes for name, array in saved.items() if array.ndim)
     assert shapes.checkpoint_bytes(config, 20, 3) == arrays
+
+
+def test_the_bytes_of_a_checkpoint_over_frames_are_those_of_the_state():
+    flags = {"frame_encoder": "convolution", "units": (4,), "embedding_size": 6, "ema": 0.9}
+    saved = runs.make(frame=(4, 5), values=2, **flags)
+    arrays = sum(array.nbytes for array in saved.state.snapshot().values() if array.ndim)
+    assert shapes.checkpoint_bytes(saved.config, 0, 2, frame=(4, 5)) == arrays

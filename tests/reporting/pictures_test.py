@@ -1,8 +1,9 @@
-"""The picture of a confusion matrix: what each cell shows, and that it stays small."""
+"""Pictures: what each cell, point and plot shows, and that they stay small."""
 
 import numpy as np
 import pytest
 
+from trainer.reporting import pictures
 from trainer.reporting.pictures import attention, confusion_matrix
 
 
@@ -68,3 +69,61 @@ def test_accents_are_left_out_since_the_font_has_none():
     shares = np.eye(1)
     plain, accented = (attention(shares, [word], ["ou"]) for word in ("protegerai", "protégerai"))
     np.testing.assert_array_equal(plain, accented)
+
+
+BLUE, RED = [20, 60, 130], [190, 60, 40]
+
+
+def blue(picture):
+    """Rows and columns of the pixels of points or of the first line."""
+    return np.nonzero((picture == BLUE).all(axis=2))
+
+
+def test_equal_values_lie_on_the_line_and_larger_ones_above_it():
+    true = np.array([0.0, 10.0])
+    rows, columns = blue(pictures.scatter(true, true, "mass"))
+    # From below on the left to above on the right, in a square.
+    assert rows[columns == columns.min()].mean() > rows[columns == columns.max()].mean()
+    assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=1)
+    above, _ = blue(pictures.scatter(true, true + 2, "mass"))
+    assert above.mean() < rows.mean()
+
+
+@pytest.mark.parametrize("true", [[3.0], [5.0, 5.0], [-1e9, 2e9], [1e-9, 2e-9]])
+def test_any_values_are_points_inside_the_picture(true):
+    picture = pictures.scatter(
+        np.array(true), np.array(true) * 100 + 7, "a very long name of a value"
+    )
+    assert picture.dtype == np.uint8 and max(picture.shape) < 600 and len(blue(picture)[0])
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (60, 2), (5000, 6), (28, 28), (100, 40), (784, 20), (9, 4, 5), (1, 8, 8, 3)]
+)
+def test_a_sequence_of_any_shape_is_a_small_plot(shape):
+    sequences = [np.random.default_rng(0).normal(size=shape)] * 6
+    picture = pictures.sequences(
+        sequences, ["a caption that is much too long for a small plot"] * 6
+    )
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3 and max(picture.shape) < 1000
+    assert (picture != 255).any()
+    assert pictures.sequences(sequences[:1], ["one"]).shape[1] < picture.shape[1] / 3
+
+
+def test_a_feature_that_rises_is_a_line_that_rises():
+    plot = np.asarray(pictures._plot(np.stack([np.arange(9.0), np.zeros(9)], axis=1)))
+    rows, columns = blue(plot)
+    assert rows[columns == columns.min()].min() > rows[columns == columns.max()].max()
+    flat, _ = np.nonzero((plot == RED).all(axis=2))
+    assert np.ptp(flat) == 0
+
+
+def test_the_largest_number_is_dark_and_steps_go_to_the_right_or_down():
+    values = np.zeros((20, 10))
+    values[-1, 0] = 1  # At the last of many steps.
+    rows, columns = np.nonzero((np.asarray(pictures._plot(values)) == 0).all(axis=2))
+    assert rows.min() == 0 and columns.min() > 100
+    values = np.zeros((10, 10))
+    values[-1, 0] = 1  # The last row of a picture.
+    rows, columns = np.nonzero((np.asarray(pictures._plot(values)) == 0).all(axis=2))
+    assert columns.min() == 0 and rows.min() > 80

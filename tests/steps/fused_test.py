@@ -96,7 +96,13 @@ def unknown(traced):
 
 @pytest.mark.parametrize(
     "flags",
-    [{"cell": "simple_rnn"}, {"cell": "lstm"}, {"cell": "gru"}, runs.TPU_OPTIONS],
+    [
+        {"cell": "simple_rnn"},
+        {"cell": "lstm"},
+        {"cell": "gru"},
+        runs.TPU_OPTIONS,
+        {"cell": "gru", "frame": (4, 5), "frame_encoder": "convolution", "values": 2},
+    ],
     ids=lambda flags: flags["cell"] + "-options" * (len(flags) > 1),
 )
 def test_a_tpu_knows_every_shape_of_its_program(flags):

@@ -1,7 +1,9 @@
 """Small runs, put together as `train` puts them together, and their gradients in NumPy."""
 
 import collections
+import functools
 import json
+import math
 import os
 import pathlib
 import re
@@ -24,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TASK = table.TASKS["classification"]
 LANGUAGE_MODEL = table.TASKS["language_model"]
 TRANSLATION = table.TASKS["translation"]
+REGRESSION = table.TASKS["regression"]
 VOCABULARY, CLASSES = 20, 3
 BATCH = 14  # An odd number of rows for each of 2 replicas, and not the same for each of 4.
 # One padded length and the cheapest cell. XLA takes seconds to compile what runs for milliseconds:
@@ -77,6 +80,22 @@ def some_pairs(size=60, longest=7):
     return Split(sources, offsets, targets, offsets)
 
 
+def a_sequence_split(shape, values=0, size=60, longest=8):
+    """Returns sequences of frames, float32 [steps, features] each, whose targets can be learned.
+
+    values: numbers of a target of values; 0: labels.
+    """
+    generator, features = np.random.default_rng(0), math.prod(shape)
+    lengths = generator.integers(1, longest + 1, size)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    labels = generator.integers(0, CLASSES, size).astype(np.int32)
+    frames = generator.normal(size=(lengths.sum(), features)) + np.repeat(labels, lengths)[:, None]
+    targets = labels
+    if values:
+        targets = (labels[:, None] - 1 + 0.1 * generator.normal(size=(size, values))).astype("f")
+    return Split(frames.astype(np.float32), offsets, targets)
+
+
 def pairs_of(split, settings, seed=0):
     """Returns the training batches of a split of pairs."""
     plan = plans.ShuffledPlan(split, settings, seed)
@@ -89,9 +108,10 @@ def streams_of(split, settings, seed=0):
     return pipeline.StreamBatches(split, settings, plan, fields.NEXT_TOKEN)
 
 
-def batches_of(split, settings, seed=0):
+def batches_of(split, settings, seed=0, target=fields.LABEL):
     """Returns the training batches of a split."""
-    return pipeline.TrainingBatches(split, settings, plans.ShuffledPlan(split, settings, seed))
+    plan = plans.ShuffledPlan(split, settings, seed)
+    return pipeline.TrainingBatches(split, settings, plan, target)
 
 
 # Every option of a step that a TPU has to compile, at once.
@@ -121,27 +141,31 @@ def make(
     placement=None,
     streams=False,
     pairs=False,
+    frame=(),
+    values=0,
     **flags,
 ):
     """Returns a run on some of this process' logical devices.
 
     device_type: what the run takes them for; a step for a GPU runs on a CPU too. placement: another
     one than that. streams: a language model of `a_text` in place of a classifier of `a_split`.
-    pairs: a translation of `some_pairs`.
+    pairs: a translation of `some_pairs`. frame: frames of this shape, of `a_sequence_split`, and
+    that many `values` if its target is not a label.
     """
-    task = LANGUAGE_MODEL if streams else TRANSLATION if pairs else TASK
+    task = LANGUAGE_MODEL if streams else TRANSLATION if pairs else REGRESSION if values else TASK
     made_of = config.from_flat({**SMALL, **flags})
     placement = placement or _placement(devices, device_type)
     network = Network(
         made_of.model,
-        VOCABULARY,
-        VOCABULARY if streams or pairs else CLASSES,
+        0 if frame else VOCABULARY,
+        VOCABULARY if streams or pairs else values or CLASSES,
         seed=made_of.run.seed,
         precision=made_of.run.precision,
         device_type=placement.device_type,
         jit=made_of.run.jit,
         head=task.head,
         second="own" if pairs else "",
+        frame=frame,
     )
     built = optimizer.Optimizer(made_of.optimizer, network.weights, total, placement.variable)
     rows = made_of.input.batch_size if streams else 0
@@ -149,6 +173,9 @@ def make(
     read, split = batches_of, a_split
     if streams or pairs:
         read, split = (streams_of, a_text) if streams else (pairs_of, some_pairs)
+    if frame:
+        read = functools.partial(batches_of, target=task.target)
+        split = functools.partial(a_sequence_split, frame, values)
     batches = read(split(), made_of.input, made_of.run.seed)
     train_steps = training.train_steps(
         run_state, placement, made_of, batches.plan.lengths, class_weights
@@ -193,7 +220,9 @@ def numpy_gradients(made, batch, weights, smoothing=0.0, class_weights=None, car
 
     def loss(weights):
         if carry is None:
-            scores = numpy_network.logits(settings, weights, batch.inputs, batch.lengths)
+            scores = numpy_network.logits(
+                settings, weights, batch.inputs, batch.lengths, frame=made.network.frame
+            )
         else:
             scores, _ = numpy_network.step_scores(settings, weights, batch.inputs, carry)
             scores = scores.reshape(*scores.shape[:-3], targets.size, VOCABULARY)

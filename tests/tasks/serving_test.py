@@ -1,16 +1,18 @@
 """Answers to raw texts: how they are read, put together again, counted and refused."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import datasets
 from tests.export.small_models import TAGS, WORDS, a_model, a_tagged_text, a_text
 from trainer import config as configuration
-from trainer.data import pipeline, store
 from trainer.exit_codes import DataError
 from trainer.export import expected
 from trainer.tasks import serving, table
-from trainer.tasks.serving import Text
+from trainer.tasks.serving import Frames, Text
 
 J = "\uffed"
 
@@ -19,32 +21,6 @@ def predict(served, *texts, **options):
     """The answers of `predict`, with the temperature 0 unless it is given."""
     shown = [Text(text, f"place {number}", number) for number, text in enumerate(texts)]
     return served.answers(shown, configuration.Predict(**{"temperature": 0.0, **options}))
-
-
-@pytest.mark.parametrize("truncate", ["start", "end"])
-@pytest.mark.parametrize("padding", ["pre", "post"])
-@pytest.mark.parametrize("max_length", [1, 3, 9])
-def test_texts_are_cut_and_padded_as_the_batches_of_the_training_are(truncate, padding, max_length):
-    rows = [[1], [1, 4, 5, 6, 7], [1, 8], [1, 9, 10]]
-    settings = configuration.Input(max_length=max_length, truncate=truncate, padding=padding)
-    split = store.Split(
-        np.concatenate(rows).astype(np.int32),
-        np.cumsum([0, *map(len, rows)]),
-        np.zeros(4, np.int32),
-    )
-    longest = max_length if padding == "pre" else min(max_length, 5)
-    expected = pipeline.batch_of(split, np.arange(len(rows)), longest, settings).inputs
-    ids, lengths = serving.pad_ragged(tf.ragged.constant(rows, tf.int32), settings)
-    np.testing.assert_array_equal(ids, expected)
-    counting = [max_length] * 4 if padding == "pre" else [min(max_length, len(row)) for row in rows]
-    np.testing.assert_array_equal(lengths, counting)
-
-
-@pytest.mark.parametrize("padding, length", [("post", 1), ("pre", 4)])
-def test_no_texts_are_padded_to_a_length_that_a_network_can_read(padding, length):
-    none = tf.RaggedTensor.from_row_splits(tf.zeros([0], tf.int32), tf.zeros([1], tf.int64))
-    ids, lengths = serving.pad_ragged(none, configuration.Input(max_length=4, padding=padding))
-    assert (ids.shape, lengths.shape) == ((0, length), (0,))
 
 
 def test_options_are_those_that_some_task_obeys():
@@ -178,3 +154,72 @@ def test_sentences_have_a_tag_for_each_token_and_a_line_for_each(tmp_path):
     full, empty, one = (served.shown(answer) for answer in answers)
     assert full == "".join(f"{token} {tag}\n" for token, tag in zip(*list(answers[0].values())))
     assert (empty, one) == ("", f"zzz {answers[2]['tags'][0]}\n")
+
+
+# --- Frames and values ----------------------------------------------------------------------------
+
+
+def of_frames(folder, values=()):
+    splits = datasets.random_frames(values=len(values))
+    labels = () if values else ("a", "b", "c")
+    return datasets.write_numbers(
+        folder / "data", splits, shape=(3,), labels=labels, values=values, names=("x", "y", "z")
+    )
+
+
+def scores_of(model, frames):
+    """What the network tells of raw frames alone, from its definition."""
+    read = model.dataset.description["input"]
+    normalised = (frames - np.float32(read["mean"])) / np.float32(read["deviation"])
+    return model.network.logits(model.weights, normalised[None], tf.constant([len(frames)]))[0]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_sequences_of_frames_have_a_label_each(compiled, tmp_path):
+    model = a_model(of_frames(tmp_path), cell="gru", frame_encoder="dense")
+    served = model.step.task.served(
+        model.network, model.weights, model.dataset, model.config.input, compiled
+    )
+    assert served.reads.numbers
+    raw = datasets.random_frames(seed=4)["test"][0]
+    given = [Frames(frames, f"row {number}", number) for number, frames in enumerate(raw)]
+    answers = served.answers(given, configuration.Predict())
+    for frames, answer in zip(raw, answers, strict=True):
+        chances = tf.nn.softmax(scores_of(model, frames)).numpy()
+        assert answer["label"] == "abc"[chances.argmax()]
+        assert answer["probability"] == pytest.approx(chances.max(), rel=1e-4)
+        assert list(answer["probabilities"].values()) == pytest.approx(chances.tolist(), rel=1e-4)
+        assert served.shown(answer) == f"{answer['label']}\t{answer['probability']:.4f}\n"
+        json.dumps(answer)
+
+
+def test_values_come_back_in_the_units_of_the_data(tmp_path):
+    model = a_model(of_frames(tmp_path, ("mean", "rest")))
+    served = model.served()
+    raw = datasets.random_frames(seed=4)["test"][0]
+    answers = served.answers([Frames(each, "", 0) for each in raw], configuration.Predict())
+    for frames, answer in zip(raw, answers, strict=True):
+        told = scores_of(model, frames).numpy()
+        wanted = {
+            value["name"]: told[place] * value["deviation"] + value["mean"]
+            for place, value in enumerate(model.dataset.description["values"])
+        }
+        assert answer["values"] == pytest.approx(wanted, rel=1e-4)
+        assert len(served.shown(answer).split("\t")) == 2
+
+
+def test_a_text_has_values_too(tmp_path):
+    splits = {"train": ([[4, 5], [6], [5, 5, 6]], [[1.0], [2.0], [4.0]])}
+    dataset = datasets.write_numbers(
+        tmp_path / "data", splits, words=("a", "b", "c"), values=("stars",)
+    )
+    model = a_model(dataset)
+    served = model.served()
+    assert not served.reads.numbers
+    [answer] = predict(served, "b b\nc")
+    ids = served.reader.tokenizer.encode(["b b\nc"]).to_tensor()
+    told = model.network.logits(model.weights, ids, tf.constant([ids.shape[1]])).numpy()[0, 0]
+    scale = dataset.standardise
+    wanted = told * scale.deviation[0] + scale.mean[0]
+    assert answer == {"text": "b b\nc", "values": {"stars": pytest.approx(wanted, rel=1e-4)}}
+    assert served.shown(answer).endswith("\tb b c\n")

@@ -74,6 +74,11 @@ def of_targets(outputs, batch):
     return of_steps(outputs, told)
 
 
+def of_values(outputs, batch):
+    """(costs, predictions, targets) of what counts: the rows, and no prediction is a class."""
+    return ((outputs - batch.targets) ** 2).mean(axis=1), outputs, batch.targets
+
+
 def macro_f1(predictions, targets):
     both = [
         (2 * ((predictions == k) & (targets == k)).sum(), (predictions == k).sum() + there)
@@ -83,16 +88,31 @@ def macro_f1(predictions, targets):
     return np.mean([right / all_ for right, all_ in both])
 
 
+def accuracy(predictions, targets):
+    return {"accuracy": (predictions == targets).mean()}
+
+
 def classification_metrics(outputs, batch, costs, predictions, targets):
-    return {"macro_f1": macro_f1(predictions, targets)}
+    return {"macro_f1": macro_f1(predictions, targets), **accuracy(predictions, targets)}
+
+
+def regression_metrics(outputs, batch, costs, predictions, targets):
+    errors = predictions - targets
+    around = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
+    return {
+        "rmse": np.sqrt((errors**2).mean(axis=0)).mean(),
+        "mae": np.abs(errors).mean(),
+        "r2": (1 - (errors**2).sum(axis=0) / around).mean(),
+    }
 
 
 def language_model_metrics(outputs, batch, costs, predictions, targets):
-    return {"perplexity": np.exp(costs.mean()), "bits": np.log2(np.exp(costs.mean()))}
+    more = accuracy(predictions, targets)
+    return {"perplexity": np.exp(costs.mean()), "bits": np.log2(np.exp(costs.mean())), **more}
 
 
 def translation_metrics(outputs, batch, costs, predictions, targets):
-    return {"perplexity": np.exp(costs.mean())}
+    return {"perplexity": np.exp(costs.mean()), **accuracy(predictions, targets)}
 
 
 def tagging_metrics(outputs, batch, costs, predictions, targets):
@@ -101,19 +121,21 @@ def tagging_metrics(outputs, batch, costs, predictions, targets):
         for row, of_row in enumerate(np.split(tags, cuts)):
             found |= {(row, *span) for span in bio_spans([LABELS[tag] for tag in of_row])}
     f1 = 2 * len(guessed & there) / (len(guessed) + len(there))
-    return {"macro_f1": macro_f1(predictions, targets), "span_f1": f1}
+    more = accuracy(predictions, targets)
+    return {"macro_f1": macro_f1(predictions, targets), "span_f1": f1, **more}
 
 
 @dataclasses.dataclass
 class Case:
     """One evaluation of a task. counted: the NumPy twin of what counts. more: of its metrics beside
-    loss and accuracy.
+    the loss. features: of its frames, 0 if its inputs are tokens.
     """
 
     outputs: Any
     batch: Batch
     counted: Callable
     more: Callable
+    features: int = 0
 
     def part(self, rows):
         """The case of some of the rows."""
@@ -140,6 +162,16 @@ CASES = {
         batch_of(GENERATOR.integers(0, 4, ROWS)),
         of_rows,
         classification_metrics,
+    ),
+    "regression": Case(
+        GENERATOR.normal(0, 3, (ROWS, 2)),
+        batch_of(np.zeros(ROWS))._replace(
+            inputs=np.where(HOLDS[:, :, None], GENERATOR.normal(size=(ROWS, LENGTH, 5)), 0),
+            targets=GENERATOR.normal(size=(ROWS, 2)),
+        ),
+        of_values,
+        regression_metrics,
+        features=5,
     ),
     "language_model": Case(
         step_outputs(9),
@@ -195,7 +227,6 @@ def expected(case):
     costs, predictions, targets = case.counted(case.outputs, case.batch)
     return {
         "loss": costs.mean(),
-        "accuracy": (predictions == targets).mean(),
         **case.more(case.outputs, case.batch, costs, predictions, targets),
     }
 
@@ -224,6 +255,7 @@ def test_a_task_has_all_of_its_parts(task):
         assert getattr(task, field.name) or field.name in MAY_BE_EMPTY, field.name
     assert task is table.TASKS[task.name]
     assert task.target in fields.TARGETS.values()
+    assert set(task.inputs) <= set(fields.INPUTS.values())
     assert re.fullmatch("[a-z]+s", task.counts)  # It is part of `examples_per_second`.
 
 
@@ -247,27 +279,58 @@ def test_no_other_module_distinguishes_tasks_by_name():
         assert not constants & set(table.TASKS), name
 
 
-@pytest.mark.parametrize("name", table.TASKS)
-def test_the_task_of_a_dataset_is_the_one_it_was_prepared_for(name):
-    dataset = types.SimpleNamespace(task=name)
-    assert table.task_of(dataset) is table.TASKS[name]
+GIVEN = config.from_flat({"loss": "huber"})
 
 
-def test_a_dataset_of_another_versions_task_is_refused():
-    dataset = types.SimpleNamespace(task="parsing", folder="words")
-    with pytest.raises(UsageError, match="words was prepared for parsing, and this version"):
-        table.task_of(dataset)
+@every_task
+def test_the_task_of_a_dataset_is_the_one_it_was_prepared_for(task):
+    scale = fields.Scale(np.float32([5]), np.float32([2]))
+    dataset = types.SimpleNamespace(
+        task=task.name, input=task.inputs[0], standardise=scale, values=("stars",)
+    )
+    bound = task.bound(dataset, GIVEN)
+    found = table.task_of(dataset, GIVEN)
+    assert found == dataclasses.replace(task, **{name: getattr(found, name) for name in bound})
+    assert bool(bound) == task.target.numbers
+
+
+def test_a_regression_knows_its_loss_and_the_units_of_its_values():
+    task, case = table.TASKS["regression"], CASES["regression"]
+    scale = fields.Scale(np.float32([5, 0]), np.float32([2, 100]))
+    dataset = types.SimpleNamespace(
+        task=task.name, input=fields.FRAMES, standardise=scale, values=("stars", "mass")
+    )
+    bound = table.task_of(dataset, GIVEN)
+    errors = np.abs(case.outputs - case.batch.targets)
+    huber = np.where(errors <= 1, errors**2 / 2, errors - 0.5).mean(axis=1)
+    losses, _ = outcomes_of(bound, case)
+    np.testing.assert_allclose(losses, huber, rtol=1e-12)
+    found = exact_of(bound, case)
+    assert list(found.report()["values"]) == ["stars", "mass"]
+    wanted = {"loss": huber.mean(), "mae": (errors * [2, 100]).mean()}
+    assert bound.metrics(sums_of(bound, case)) == pytest.approx(wanted, rel=1e-12)
+    assert {name: found.metrics()[name] for name in wanted} == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("name, read", [("parsing", fields.TOKENS), ("tagging", fields.FRAMES)])
+def test_a_dataset_of_another_versions_task_is_refused(name, read):
+    dataset = types.SimpleNamespace(task=name, input=read, folder="words")
+    told = f"words was prepared for {name} of {read.kind}, and this version"
+    with pytest.raises(UsageError, match=told):
+        table.task_of(dataset, GIVEN)
 
 
 def test_format_1_of_a_dataset_is_classification():
     dataset = Dataset(pathlib.Path("words"), {"format": 1}, "", (), (), {})
-    assert table.task_of(dataset) is table.TASKS["classification"]
+    assert table.task_of(dataset, GIVEN) == table.TASKS["classification"]
 
 
 @every_task
 def test_what_a_task_serves_answers_and_can_be_saved(task):
     """What the answers are is tested in `serving_test` and in `tests/export`."""
     assert {"options", "between", "answers", "shown", "signatures"} <= set(dir(task.served))
+    reads = getattr(task.served, "reads", None)  # What can read several kinds has it of a dataset.
+    assert reads is None if len(task.inputs) > 1 else task.inputs == (reads,)
     assert task.served.options <= {field.name for field in dataclasses.fields(config.Predict)}
     assert task.served.options <= table.OPTIONS
     assert keras.activations.get(task.keras_activation)
@@ -283,18 +346,27 @@ def test_the_sums_of_a_step_are_those_that_the_task_names_and_those_of_numpy(tas
     found = sums_of(task, case)
     assert list(found) == list(task.sums)
     costs, predictions, targets = case.counted(case.outputs, case.batch)
-    right = (predictions == targets).sum()
-    twin = {"loss_sum": costs.sum(), "correct": right, "count": len(costs)}
-    assert found == pytest.approx(twin, rel=1e-12)
+    twin = {
+        "loss_sum": costs.sum(),
+        "correct": (predictions == targets).sum(),
+        "absolute": np.abs(predictions - targets).sum() / np.size(predictions[0]),
+        "count": len(costs),
+    }
+    assert found == pytest.approx({name: twin[name] for name in task.sums}, rel=1e-12)
 
 
 @every_task
 def test_the_type_of_a_sum_over_an_epoch_loses_no_count(task):
     for name, dtype in task.sums.items():
-        assert dtype == (tf.float64 if name == table.LOSS_SUM else tf.int64), name
+        counts = name in (table.COUNT, "correct")
+        assert dtype == (tf.int64 if counts else tf.float64), name
 
 
-@every_task
+@pytest.mark.parametrize(
+    "task",
+    [task for task in table.TASKS.values() if "label_smoothing" not in task.refused],
+    ids=lambda task: task.name,
+)
 @pytest.mark.parametrize("smoothing", [0.1, 0.9])
 def test_label_smoothing_spreads_a_share_of_the_target_over_all_outputs(task, smoothing):
     case = CASES[task.name]
@@ -376,12 +448,20 @@ def test_padding_plays_no_part_in_what_a_network_is_worth(task):
     settings = config.Model(cell="gru", units=(3,), embedding_size=2)
     second = "own" if task.target.sequence else ""
     network = Network(
-        settings, 9, outputs, precision="float64", jit="on", head=task.head, second=second
+        settings,
+        9,
+        outputs,
+        precision="float64",
+        jit="on",
+        head=task.head,
+        second=second,
+        frame=(case.features,) if case.features else (),
     )
     weights = network.initial_weights()
 
     def pad(values):
-        return np.pad(values, [(0, 0), (0, 2)]) if values.ndim == 2 else values
+        steps = values.ndim > 1 and values.shape[1] == LENGTH
+        return np.pad(values, [(0, 0), (0, 2), (0, 0)][: values.ndim]) if steps else values
 
     padded = tf.nest.map_structure(pad, case.batch)
     found = []
@@ -432,9 +512,15 @@ class InMemory(Dataset):
 def test_a_view_takes_the_outcomes_of_each_batch_and_writes_at_the_step(task):
     case, written = CASES[task.name], Written()
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
-    split = Split(INPUTS[HOLDS], offsets, case.batch.targets)
+    split = Split(case.batch.inputs[HOLDS], offsets, case.batch.targets)
     words = tuple(f"w{i}" for i in range(9))
     description = {"tokenizer": {"name": "spaces"}}
+    if case.features:
+        value = {"mean": 0.0, "deviation": 1.0}
+        description = {
+            "input": {"kind": "frames", "shape": [case.features]},
+            "values": [{"name": name, **value} for name in ("stars", "mass")],
+        }
     dataset = InMemory(pathlib.Path("words"), description, "", LABELS, words, {"test": split})
     view = task.view(dataset, "test")
     for rows in PARTS:
@@ -458,6 +544,10 @@ OTHER = {
     "tied_embedding": True,
     "one_hot": True,
     "attention": "dot",
+    "loss": "huber",
+    "label_smoothing": 0.1,
+    "word_dropout": 0.1,
+    "frame_encoder": "dense",
 }
 
 
@@ -471,6 +561,20 @@ def test_a_flag_that_fits_no_such_run_is_refused_with_its_reason(task, flag):
     assert message.startswith(
         f"--{flag}={OTHER[flag]}: the dataset is one of {task.name}, and {why}."
     )
+
+
+@pytest.mark.parametrize(
+    "frame, refused", [((28,), table.REFUSED_OF_FRAMES), ((), table.REFUSED_OF_TOKENS)]
+)
+def test_a_flag_that_fits_no_such_inputs_is_refused_with_its_reason(frame, refused):
+    task, kind = table.TASKS["classification"], "frames" if frame else "tokens"
+    for flag, (default, why) in refused.items():
+        assert default == config.fields()[flag].default != OTHER[flag]
+        given = config.from_flat({flag: OTHER[flag]})
+        with pytest.raises(UsageError, match=f"^--{flag}=.*: the dataset is one of {kind}, and "):
+            task.settled(given, frame)
+        assert task.settled(given, () if frame else (28,))
+        assert why
 
 
 @every_task

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tests.export.small_models import a_model, some_pairs
 from trainer import config as configuration
 from trainer.data import pipeline, text
-from trainer.tasks import serving, translation, translator
+from trainer.tasks import readers, serving, translation, translator
 
 SOURCES = ["the cat sat", "", "on a zebra the mat", "cat", " \t", "mat mat the a on sat it's"]
 
@@ -39,7 +39,7 @@ def answers(served, sources, **options):
 
 def ids_of(served, model, size):
     """Returns the sources as a batch, and the ids of their translations [rows, size, length]."""
-    batch = serving.batch_of(
+    batch = readers.batch_of(
         served.tokenizer.encode(tf.constant(SOURCES)), configuration.Input(max_length=20)
     )
     found = translator.hypotheses(

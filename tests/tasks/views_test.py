@@ -79,7 +79,11 @@ def test_the_text_of_a_mistake_is_put_together_from_its_tokens(tmp_path, setting
     )
     view = views.ClassesView(dataset, "test")
     view(np.array([0]), batch_of([0]), np.array([2.0]), np.array([[0.1, 0.9]]))
-    assert view._list() == f"1. **class0**, taken for **class1** at 0.900, loss 2.000: {shown}"
+    written = {}
+    summaries = types.SimpleNamespace(text=lambda tag, text, step: written.update({tag: text}))
+    view._mistakes.write(summaries, "mistakes", view._described, 1)
+    wanted = f"1. **class0**, taken for **class1** at 0.900, loss 2.000: {shown}"
+    assert written == {"mistakes": wanted}
 
 
 @pytest.mark.parametrize(
@@ -169,3 +173,66 @@ def test_translations_are_listed_beside_their_references_and_their_attention_is_
     assert event.step == 7 and asked == [[0, 1, 2]]
     # A model without attention has none to show.
     assert events.Tags()["images"] == ["attention/0", "attention/2"]
+
+
+class Noted:
+    """Notes what is written: {tag: (what, step)}."""
+
+    def __init__(self):
+        self.found = {}
+
+    def _note(self, tag, what, step):
+        self.found[tag] = what, step
+
+    image = text = _note
+
+    def pr_curve(self, *_):
+        pass
+
+
+def test_the_costliest_mistakes_over_frames_are_drawn(tmp_path):
+    splits = datasets.random_frames()
+    dataset = datasets.write_numbers(tmp_path / "data", splits, shape=(3,), labels=("a", "b", "c"))
+    labels = np.asarray(splits["test"][1], np.int32)
+    wrong = np.eye(3)[(labels + 1) % 3]
+    losses, batch, noted = np.arange(len(labels)).astype(float), batch_of(labels), Noted()
+    view = views.ClassesView(dataset, "test")
+    view(np.arange(len(labels)), batch, losses, wrong)
+    view.write(noted, 7, Metrics.of(losses, wrong, batch), None)
+    assert set(noted.found) == {"confusion", "mistakes"}
+    picture, step = noted.found["mistakes"]
+    assert step == 7 and picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize("of_texts", [False, True])
+def test_values_are_drawn_in_the_units_of_the_data(of_texts, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        views.pictures,
+        "scatter",
+        lambda true, predicted, name: drawn.update({name: (true, predicted)}),
+    )
+    captions = []
+    monkeypatch.setattr(views.pictures, "sequences", lambda frames, words: captions.extend(words))
+    values = np.array([[1000.0, 1.0], [3000.0, 5.0]])
+    inputs = [[4, 5], [5]] if of_texts else [np.ones((2, 3)), np.zeros((1, 3))]
+    shape = {"words": ("w0", "w1")} if of_texts else {"shape": (3,)}
+    dataset = datasets.write_numbers(
+        tmp_path / "data", {"test": (inputs, values)}, values=("mass", "age"), **shape
+    )
+    view, noted = views.ValuesView(dataset, "test"), Noted()
+    # One deviation too much, and right.
+    standardised = np.array([[0.0, 0.0], [1.0, 1.0]], np.float32)
+    for row in (1, 0):
+        view(np.array([row]), None, np.array([1.0 - row]), standardised[[row]])
+    view.write(noted, 7, None, None)
+    assert set(noted.found) == {"predicted/mass", "predicted/age", "costliest"}
+    np.testing.assert_allclose(drawn["mass"], [[3000, 1000], [3000, 2000]])
+    np.testing.assert_allclose(drawn["age"], [[5, 1], [5, 3]])
+    if of_texts:
+        assert noted.found["costliest"][0].splitlines() == [
+            "1. **1000 1.000**, taken for **2000 3.000**, loss 1.000: w0 w1",
+            "1. **3000 5.000**, taken for **3000 5.000**, loss 0.000: w1",
+        ]
+    else:
+        assert captions == ["1000 1.000 > 2000 3.000", "3000 5.000 > 3000 5.000"]

@@ -20,6 +20,7 @@ def pays(config: configuration.Config) -> bool:
 
     They are if a step is small, compiled by XLA, in one part, on one device, and if all steps have
     one length. Each length needs a program of its own, and the order of batches mixes lengths.
+    Convolutions are never small.
     """
     run = config.run
     # If the configuration asks for more threads or shards, they are used.
@@ -27,16 +28,15 @@ def pays(config: configuration.Config) -> bool:
     one_device = run.devices <= 1 and run.strategy in ("auto", "one_device")
     one_length = config.input.padding == "pre"
     one_part = run.jit != "off" and config.optimizer.accumulate == 1
-    return (
-        one_thread and one_device and one_length and one_part and multiplications(config) <= SMALL
-    )
+    small = config.model.frame_encoder != "convolution" and multiplications(config) <= SMALL
+    return one_thread and one_device and one_length and one_part and small
 
 
 def multiplications(config: configuration.Config) -> int:
     """Returns rows x length x weights of the recurrent kernels: what a forward pass multiplies.
 
-    A one-hot embedding is as wide as the vocabulary, which the configuration does not know. It
-    counts like --embedding_size.
+    A one-hot embedding is as wide as the vocabulary, and a frame as wide as it has features, which
+    the configuration does not know. They count like --embedding_size.
     """
     layers = shapes.recurrent_layers(config.model, config.model.embedding_size)
     kernels = sum(math.prod(shape) for name, shape in layers.items() if name.endswith("kernel"))

@@ -341,13 +341,15 @@ def check_data(config: configuration.Config, facts: Facts) -> Finding:
             f"{config.folders.data_dir} has no training split.",
             "Prepare a dataset with training rows.",
         )
-    return Finding(
-        OK,
-        "data",
-        f"{config.folders.data_dir} is complete: {facts.data.examples} training examples, "
-        + (f"{facts.data.classes} classes, " if facts.data.classes else "")
-        + f"vocabulary of {facts.data.vocabulary_size}",
-    )
+    data = facts.data
+    parts = [f"{config.folders.data_dir} is complete: {data.examples} training examples"]
+    parts += [f"{data.classes} classes"] if data.classes else []
+    parts += [f"{data.values} values"] if data.values else []
+    if data.frame:
+        parts.append(f"frames of {' x '.join(map(str, data.frame))} features")
+    else:
+        parts.append(f"vocabulary of {data.vocabulary_size}")
+    return Finding(OK, "data", ", ".join(parts))
 
 
 def check_source(config: configuration.Config, facts: Facts) -> Finding:
@@ -394,7 +396,7 @@ def check_space(config: configuration.Config, facts: Facts) -> Finding:
         return Finding(SKIPPED, "free space", "needs a dataset and a model folder")
     data = facts.data
     size = shapes.checkpoint_bytes(
-        config, data.vocabulary_size, data.outputs, data.in_streams, data.second
+        config, data.vocabulary_size, data.outputs, data.in_streams, data.second, data.frame
     )
     wanted = max(1, copies(config, data) - facts.checkpoints)
     free, where = facts.model_folder.free, facts.model_folder.probed

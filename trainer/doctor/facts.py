@@ -61,21 +61,24 @@ class Folder:
 class Data:
     """Size of a prepared dataset: its training split, vocabulary and classes, 0 without any.
 
-    classes: those of the labels, or the words of a target. order: how steps meet the examples, one
-    of `fields.ORDERS`. second: as in `shapes.weights`.
+    classes: those of the labels, or the words of a target. steps: tokens or frames of the training
+    split. order: how steps meet the examples, one of `fields.ORDERS`. second, frame: as in
+    `shapes.weights`. values: those of a target of values.
     """
 
     examples: int
     vocabulary_size: int
     classes: int
-    tokens: int = 0
+    steps: int = 0
     order: str = fields.SHUFFLED
     second: str = ""
+    frame: tuple[int, ...] = ()
+    values: int = 0
 
     @property
     def outputs(self) -> int:
-        """The number of classes, or of ids if the target is the next token."""
-        return self.classes or self.vocabulary_size
+        """The number of classes or values, or of ids if the target is the next token."""
+        return self.classes or self.values or self.vocabulary_size
 
     @property
     def in_streams(self) -> bool:
@@ -84,7 +87,7 @@ class Data:
 
     def epochs(self, settings: configuration.Input) -> Epochs:
         """Returns the epochs of a run over it."""
-        return of_split(self.order, self.examples, self.tokens, settings)
+        return of_split(self.order, self.examples, self.steps, settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,11 +181,13 @@ def described(folder: str) -> Data | str:
         split = description["splits"].get("train", {})
         return Data(
             split.get("examples", 0),
-            lines[store.VOCABULARY],
+            lines.get(store.VOCABULARY, 0),
             lines.get(store.LABELS, lines.get(store.TARGET_VOCABULARY, 0)),
-            split.get("tokens", 0),
+            split.get(store.input_in(description).array, 0),
             store.order_in(description),
             store.second_in(description),
+            store.frame_in(description),
+            store.form_in(description).values,
         )
     except (TrainerError, OSError) as problem:
         return str(problem)

@@ -4,10 +4,14 @@
     EXPORT_DIR/model.keras      ids int32[N, length] -> probabilities float32[N, classes], or of
                                 each step their logarithms [N, length, ids] (language_model) or
                                 [N, length, tags] (tagging); of a network with a decoder also
-                                target_ids int32[N, steps] -> logarithms [N, steps, ids]
-    EXPORT_DIR/vocabulary.txt   line i (from 0) is id i
+                                target_ids int32[N, steps] -> logarithms [N, steps, ids]; of a
+                                network over frames: frames float32[N, length, features] as they
+                                were read and lengths int32[N]; of a regression -> values
+                                float32[N, values] in the units of the data
+    EXPORT_DIR/vocabulary.txt   line i (from 0) is id i; absent if the inputs are frames
     EXPORT_DIR/target_vocabulary.txt  the same of targets that have a vocabulary of their own
     EXPORT_DIR/labels.txt       line i (from 0) is class i; absent if there are no classes
+    EXPORT_DIR/values.txt       line i (from 0) is the name of value i; of a regression
 
 `saved_model` computes with our function of the weights, `keras_model` with the Keras layers that
 hold them. Both are float32, whatever precision the run trained in. A dataset of ids without words
@@ -26,6 +30,8 @@ from trainer.data import store
 from trainer.exit_codes import BY_NAME, StorageError, UsageError
 from trainer.export import expected, keras_model, proof, saved_model
 from trainer.reporting.progress import number
+
+VALUES = "values.txt"
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +81,14 @@ def _write(
 ) -> None:
     log.info("writing %s", expected.KERAS)
     keras_model.build(
-        expected.network_of(model), model.weights, model.config.input, model.step.task
+        expected.network_of(model),
+        model.weights,
+        model.config.input,
+        model.step.task,
+        model.dataset.normalise,
+        model.dataset.standardise,
     ).save(folder / expected.KERAS)
-    if saved_model.has_words(model.dataset):
+    if saved_model.reads_raw_input(model.dataset):
         log.info("writing %s", expected.SAVED_MODEL)
         with tf.device("CPU:0"):
             saved_model.save(expected.served_of(model), folder / expected.SAVED_MODEL, options)
@@ -87,6 +98,8 @@ def _write(
             "model.keras takes ids",
             model.dataset.folder,
         )
+    if model.dataset.values:
+        store.write_lines(folder / VALUES, list(map(store.escape, model.dataset.values)))
     for name in store.NAMES:
         if name not in model.dataset.description["files"]:
             continue

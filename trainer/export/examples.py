@@ -1,7 +1,7 @@
 """The rows on which exported files are compared with their model, from the dataset and difficult.
 
-Every row is a list of ids, and also a text or a sentence if the dataset has words. Without the
-dataset's examples, rows of random ids stand in their place.
+Every row is a list of ids, and also a text or a sentence if the dataset has words; or a sequence of
+frames. Without the dataset's examples, rows of random ids or frames stand in their place.
 """
 
 from typing import NamedTuple
@@ -52,6 +52,15 @@ def texts_of_examples(dataset: store.Dataset) -> Texts:
     return _with(dataset, rows, (*CORNER_CASES, LONG_TEXT))
 
 
+def sequences_of_frames(dataset: store.Dataset) -> list[np.ndarray]:
+    """Returns frames as they were read, float32 [steps, features] each, from all over a held-out
+    split, and one of a single step.
+    """
+    split = _held_out(dataset)
+    rows = [np.array(_example(split, example)) for example in _spread(len(split))]
+    return [*rows, rows[0][:1]]
+
+
 def texts_of_sources(dataset: store.Dataset) -> Texts:
     """Returns examples from all over a held-out split and difficult texts, none of them long."""
     split = _held_out(dataset)
@@ -99,8 +108,15 @@ def _held_out(dataset: store.Dataset) -> store.Split:
 
 
 def _made(dataset: store.Dataset) -> store.Split:
-    """Returns ROWS rows of 1 to RANDOM_STEPS random ids, which begin as those of the dataset do."""
+    """Returns ROWS rows of 1 to RANDOM_STEPS random ids, which begin as those of the dataset do;
+    or of frames like those of the dataset.
+    """
     generator, limit = np.random.default_rng(0), len(dataset.vocabulary)
+    if dataset.input.numbers:
+        lengths = np.linspace(1, RANDOM_STEPS, ROWS).astype(int)
+        frames = generator.normal(size=(lengths.sum(), dataset.form.features)).astype(np.float32)
+        frames = dataset.normalise.undone(frames) if dataset.normalise else frames
+        return store.Split(frames, np.cumsum([0, *lengths]))
     rows = [
         generator.integers(min(text.FIRST_ID, limit - 1), limit, length, dtype=np.int32)
         for length in np.linspace(1, RANDOM_STEPS, ROWS).astype(int)
@@ -120,7 +136,7 @@ def _example(split: store.Split, example: int) -> np.ndarray:
 
 
 def _with(dataset: store.Dataset, rows: list[np.ndarray], difficult: tuple[bytes, ...]) -> Texts:
-    if not saved_model.has_words(dataset):
+    if not saved_model.reads_raw_input(dataset):
         return Texts(None, rows)
     texts = [*(_decoded(row, dataset) for row in rows), *difficult]
     encoded = text.tokenizer_of(dataset).encode(tf.constant(texts))

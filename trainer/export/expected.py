@@ -14,7 +14,7 @@ from trainer import config as configuration
 from trainer import trained_model
 from trainer.data import fields, pipeline, plans, store, text
 from trainer.devices import placement
-from trainer.export import examples, saved_model
+from trainer.export import examples
 from trainer.export.readback import Call
 from trainer.models.heads import StepOutputs
 from trainer.models.networks import Network
@@ -42,11 +42,13 @@ class Likeliest(NamedTuple):
 class Check(NamedTuple):
     """A call and what it must return.
 
-    expected: {output: floats, strings, or names}. Masked floats may be anything.
+    expected: {output: floats, strings, or names}. Masked floats may be anything. scale: with which
+    floats are compared that are values in the units of the data, else None.
     """
 
     call: Call
     expected: dict[str, np.ndarray | Likeliest]
+    scale: fields.Scale | None = None
 
     def first(self, rows: int) -> "Check":
         """Returns the check of the first rows alone."""
@@ -64,6 +66,7 @@ class Check(NamedTuple):
                 else value[:rows]
                 for name, value in self.expected.items()
             },
+            self.scale,
         )
 
 
@@ -80,6 +83,7 @@ def network_of(model: trained_model.TrainedModel, jit: str = "auto") -> Network:
         jit=jit,
         head=model.step.task.head,
         second=model.dataset.second,
+        frame=model.dataset.frame,
     )
 
 
@@ -114,22 +118,24 @@ class _Reference:
         cpu = placement.Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
         self._step = EvaluationStep(network_of(model, jit), cpu, model.step.task)
 
-    @property
-    def has_words(self) -> bool:
-        return saved_model.has_words(self.dataset)
-
     def batch(
         self, rows: Sequence[np.ndarray], settings: configuration.Input | None = None
     ) -> pipeline.Batch:
-        """Returns rows of ids as a batch without targets, or with the next tokens as targets.
+        """Returns rows of ids or frames as a batch without targets, or with the next tokens.
 
         They are cut as `settings` say, or not at all.
         """
         longest = max(1, *map(len, rows))
         whole = dataclasses.replace(self.settings, max_length=longest, padding="post")
         target = self.dataset.target
+        no_targets = np.zeros(len(rows), np.int32)
+        if target.numbers:
+            no_targets = np.zeros([len(rows), self.dataset.outputs], np.float32)
         split = store.Split(
-            np.concatenate(rows), np.cumsum([0, *map(len, rows)]), np.zeros(len(rows), np.int32)
+            np.concatenate(rows),
+            np.cumsum([0, *map(len, rows)]),
+            no_targets,
+            normalise=self.dataset.normalise,
         )
         return pipeline.loose_batch(
             split, settings or whole, target if target is fields.NEXT_TOKEN else fields.LABEL
@@ -188,22 +194,71 @@ def _strings(values: Sequence[bytes]) -> np.ndarray:
     return array
 
 
-# --- A label for each text ------------------------------------------------------------------------
+# --- A label or values for each example -----------------------------------------------------------
+
+
+def _of_examples(
+    reference: _Reference, told: Callable[[np.ndarray], dict[str, np.ndarray | Likeliest]]
+) -> dict[str, list[Check]]:
+    """Returns the checks of a model that tells something of each whole example.
+
+    told: returns what a SavedModel tells, of the answers of an evaluation; a Keras model tells the
+    first of it.
+    """
+    dataset, settings = reference.dataset, reference.settings
+    if dataset.input.numbers:
+        rows = examples.sequences_of_frames(dataset)
+        raw, given = _raw_frames(rows), _raw_frames(rows, settings)
+    else:
+        texts, rows = examples.texts_of_examples(dataset)
+        raw = {"text": _strings(texts)} if texts else None
+    batch = reference.batch(rows, settings)
+    if not dataset.input.numbers:
+        given = {"ids": batch.inputs}
+    _, answers = reference.outcomes(batch)
+    wanted = told(answers)
+    [output, *_] = wanted
+    by_array = Check(Call("", given), {output: wanted[output]}, dataset.standardise)
+    found = {SAVED_MODEL: [], KERAS: [by_array, by_array.first(1)]}
+    if raw:
+        check = Check(Call("serving_default", raw), wanted, dataset.standardise)
+        found[SAVED_MODEL] = _all_first_none(check)
+    return found
+
+
+def _raw_frames(
+    rows: Sequence[np.ndarray], settings: configuration.Input | None = None
+) -> dict[str, np.ndarray]:
+    """Returns the arguments that sequences of frames are; with `settings` cut and padded.
+
+    Padding is no number, so that none of it can have an influence.
+    """
+    lengths = np.array(list(map(len, rows)))
+    steps, longest = lengths, lengths.max()
+    if settings:
+        steps = np.minimum(lengths, settings.max_length)
+        longest = settings.max_length if settings.padding == "pre" else steps.max()
+    frames = np.full((len(rows), longest, rows[0].shape[1]), np.nan, np.float32)
+    for place, (row, count) in enumerate(zip(rows, steps)):
+        kept = row[len(row) - count :] if settings and settings.truncate == "start" else row[:count]
+        before = longest - count if settings and settings.padding == "pre" else 0
+        frames[place, before : before + count] = kept
+    return {"frames": frames, "lengths": steps.astype(np.int32)}
 
 
 def _of_classifier(reference: _Reference) -> dict[str, list[Check]]:
-    texts, rows = examples.texts_of_examples(reference.dataset)
-    batch = reference.batch(rows, reference.settings)
-    _, probabilities = reference.outcomes(batch)
-    by_ids = Check(Call("", {"ids": batch.inputs}), {"probabilities": probabilities})
-    found = {SAVED_MODEL: [], KERAS: [by_ids, by_ids.first(1)]}
-    if texts:
-        names = [label.encode() for label in reference.dataset.labels]
+    names = [label.encode() for label in reference.dataset.labels]
+
+    def told(probabilities: np.ndarray) -> dict[str, np.ndarray | Likeliest]:
         label = Likeliest(names, probabilities, probabilities.argmax(axis=1))
-        call = Call("serving_default", {"text": _strings(texts)})
-        check = Check(call, {"probabilities": probabilities, "label": label})
-        found[SAVED_MODEL] = _all_first_none(check)
-    return found
+        return {"probabilities": probabilities, "label": label}
+
+    return _of_examples(reference, told)
+
+
+def _of_regressor(reference: _Reference) -> dict[str, list[Check]]:
+    scale = reference.dataset.standardise
+    return _of_examples(reference, lambda told: {"values": scale.undone(told)})
 
 
 # --- A tag for each token -------------------------------------------------------------------------
@@ -403,7 +458,8 @@ def _fitting(check: Check) -> list[Check]:
 
 
 _CHECKS = {
-    serving.TextClassifier: _of_classifier,
+    serving.Classifier: _of_classifier,
+    serving.Regressor: _of_regressor,
     serving.Tagger: _of_tagger,
     serving.LanguageModel: _of_language_model,
     translator.Translator: _of_translator,

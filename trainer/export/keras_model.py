@@ -1,45 +1,66 @@
 """A network as plain Keras layers that hold its weights: a file that needs no code of ours."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer.data import text
+from trainer.data import fields, text
 from trainer.models import heads, shapes
 from trainer.models.networks import Network, recurrent_weights
 from trainer.tasks.table import Task
 
 
 def build(
-    network: Network, weights: Mapping[str, tf.Tensor], settings: configuration.Input, task: Task
+    network: Network,
+    weights: Mapping[str, tf.Tensor],
+    settings: configuration.Input,
+    task: Task,
+    normalise: fields.Scale | None = None,
+    standardise: fields.Scale | None = None,
 ) -> keras.Model:
     """Returns a Keras model, without dropout: ids int32 [N, length] -> what the task's head gives.
 
     Its output is `probabilities` or `log_probabilities`, of each row [N, classes] or each step [N,
-    length, classes]. Ids are cut and padded as in training. With padding=post id 0 counts nowhere
-    and any length will do; with padding=pre every id counts and the length is max_length.
+    length, classes]; or `values` [N, values], in the units of the data. Ids are cut and padded as
+    in training. With padding=post id 0 counts nowhere and any length will do; with padding=pre
+    every id counts and the length is max_length.
+
+    A network over frames takes (frames float32 [N, length, features] as they were read, lengths
+    int32 [N], steps that count), padded as in training: behind the steps, or before them.
+
+    normalise, standardise: those of the dataset.
 
     A network with a decoder has a second input, target_ids int32 [N, steps], the words that come
     before those whose probabilities it gives, [N, steps, ids].
     """
     pre = settings.padding == "pre"
-    ids = keras.Input([settings.max_length if pre else None], dtype="int32", name="ids")
-    mask = None if pre else keras.ops.not_equal(ids, text.PADDING)
+    length = settings.max_length if pre else None
     layers = dict(network.layers())
+    if network.frame:
+        inputs, read, mask = _frames(network, layers, length, normalise)
+    else:
+        inputs = keras.Input([length], dtype="int32", name="ids")
+        read, mask = layers["embedding"](inputs), keras.ops.not_equal(inputs, text.PADDING)
+    mask = None if pre else mask
     if task.target.sequence:
         target_ids = keras.Input([None], dtype="int32", name="target_ids")
-        inputs, states = [ids, target_ids], _decoded(network, layers, ids, mask, target_ids)
+        inputs, states = [inputs, target_ids], _decoded(network, layers, read, mask, target_ids)
     else:
-        inputs, states = ids, _encoded(network, layers, ids, mask, pooled=task.head is heads.Pooled)
+        states = _encoded(network, layers, read, mask, pooled=task.head is heads.Pooled)
     if "projection" in layers:
         states = layers["projection"](states)
     logits = layers["logits"](states)
-    activation = keras.layers.Activation(
-        task.keras_activation, name=_OUTPUTS[task.keras_activation], dtype=logits.dtype
-    )
-    model = keras.Model(inputs, activation(logits), name=task.name)
+    output = _OUTPUTS[task.keras_activation]
+    if standardise:
+        scale, mean = standardise.deviation.tolist(), standardise.mean.tolist()
+        last = keras.layers.Rescaling(scale, mean, name=output, dtype=logits.dtype)
+    else:
+        last = keras.layers.Activation(task.keras_activation, name=output, dtype=logits.dtype)
+    model = keras.Model(inputs, last(logits), name=task.name)
     values = _with_kernel_of_logits(weights)
     for name, layer in layers.items():
         for key, variable in _trained(name, layer).items():
@@ -47,15 +68,50 @@ def build(
     return model
 
 
+def _frames(
+    network: Network,
+    layers: Mapping[str, keras.Layer],
+    length: int | None,
+    normalise: fields.Scale | None,
+) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+    """Returns (inputs, what the first recurrent layer reads, bool [N, length] steps that count).
+
+    length: of the steps if they are padded in front, else None.
+    """
+    features = math.prod(network.frame)
+    frames = keras.Input([length, features], dtype="float32", name="frames")
+    lengths = keras.Input([], dtype="int32", name="lengths")
+    # The numbers of the steps, from 1. The layers of Keras do not tell an unknown length.
+    steps = keras.ops.cumsum(keras.ops.ones_like(frames[:, :, 0], dtype="int32"), axis=1)
+    counted = keras.ops.expand_dims(lengths, 1)
+    mask = steps <= counted if length is None else steps > length - counted
+    read = frames
+    if normalise:
+        variance = np.square(normalise.deviation, dtype=np.float64).tolist()
+        read = keras.layers.Normalization(mean=normalise.mean.tolist(), variance=variance)(read)
+    read = keras.ops.where(keras.ops.expand_dims(mask, -1), read, 0.0)
+    convolutions = [name for name in shapes.convolutions() if name in layers]
+    if convolutions:
+        read = keras.layers.Reshape((-1, *shapes.picture(network.frame)))(read)
+        for name in convolutions:
+            read = layers[name](read)
+        read = keras.layers.Reshape((-1, math.prod(read.shape[2:])))(read)
+    if shapes.FRAME_DENSE in layers:
+        read = layers[shapes.FRAME_DENSE](read)
+    return [frames, lengths], read, mask
+
+
 def _encoded(
     network: Network,
     layers: dict[str, keras.Layer],
-    ids: tf.Tensor,
+    states: tf.Tensor,
     mask: tf.Tensor | None,
     pooled: bool,
 ) -> tf.Tensor:
-    """Returns the states of an encoder, [N, length, width], or what is pooled of them."""
-    states = layers["embedding"](ids)
+    """Returns the states of an encoder, [N, length, width], or what is pooled of them.
+
+    states: what the first recurrent layer reads.
+    """
     *_, last = recurrent = [name for name in layers if name.startswith("rnn_")]
     pooling = _POOLING[network.settings.pooling] if pooled else _none
     if pooling is _last:
@@ -68,12 +124,12 @@ def _encoded(
 def _decoded(
     network: Network,
     layers: Mapping[str, keras.Layer],
-    ids: tf.Tensor,
+    read: tf.Tensor,
     mask: tf.Tensor,
     target_ids: tf.Tensor,
 ) -> tf.Tensor:
     """Returns what a decoder makes of the words before, [N, steps, embedding], as `Decoder`."""
-    memory = _encoded(network, layers, ids, mask, pooled=False)
+    memory = _encoded(network, layers, read, mask, pooled=False)
     end = _ends(memory, mask, network.settings.bidirectional)
     states = layers.get("target_embedding", layers["embedding"])(target_ids)
     for number, name in enumerate(shapes.decoder_layers(network.settings)):
@@ -153,7 +209,7 @@ def _none(states: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     return states
 
 
-_OUTPUTS = {"softmax": "probabilities", "log_softmax": "log_probabilities"}
+_OUTPUTS = {"softmax": "probabilities", "log_softmax": "log_probabilities", "linear": "values"}
 _POOLING: dict[str, Callable] = {"last": _last, "max": _maximum, "mean": _mean}
 
 

@@ -75,8 +75,10 @@ def _checked(file: str, check: Check, answer: readback.Answer) -> float:
         if isinstance(wanted, Likeliest) or wanted.dtype == object:
             _compare_strings(f"{place}: {output}", found, wanted)
             continue
-        scale = _SCALE.get(output, np.asanyarray)
-        difference = _difference(scale(found), scale(wanted))
+        scale = check.scale.applied if check.scale else _SCALE.get(output, np.asanyarray)
+        difference = np.inf
+        if found.shape == wanted.shape:
+            difference = _difference(scale(found), scale(wanted))
         bound = _BOUNDS.get(output, BOUND)
         if not difference <= bound:
             raise TrainerError(
@@ -88,9 +90,10 @@ def _checked(file: str, check: Check, answer: readback.Answer) -> float:
 
 
 def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Returns the largest difference, relative to numbers above 1; masked ones are not counted."""
-    if found.shape != wanted.shape:
-        return np.inf
+    """Returns the largest difference of arrays of one shape, relative to numbers above 1.
+
+    Masked ones are not counted.
+    """
     with np.errstate(invalid="ignore"):  # Between infinities.
         apart = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
     return float(np.ma.filled(np.ma.where(found == wanted, 0, apart), 0).max(initial=0))

@@ -1,4 +1,4 @@
-"""Writes what answers to raw input as a SavedModel, which holds tokenizer and weights."""
+"""Writes what answers to raw input as a SavedModel, which holds what reads it and weights."""
 
 import pathlib
 
@@ -9,9 +9,12 @@ from trainer.data import store
 from trainer.tasks.serving import Served
 
 
-def has_words(dataset: store.Dataset) -> bool:
-    """Returns whether texts can be encoded: a dataset made from ids alone has no words."""
-    return dataset.tokenizer["name"] != "none"
+def reads_raw_input(dataset: store.Dataset) -> bool:
+    """Returns whether raw input can be read: texts if there are words, or frames.
+
+    A dataset made from ids alone has no words.
+    """
+    return dataset.input.numbers or dataset.tokenizer["name"] != "none"
 
 
 def save(served: Served, path: pathlib.Path, options: configuration.Export) -> None:

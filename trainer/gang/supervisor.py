@@ -371,7 +371,7 @@ class Supervisor:
         of_run = epochs.of_split(
             store.order_in(self._description),
             split["examples"],
-            split["tokens"],
+            split[store.input_in(self._description).array],
             self._config.input,
         )
         return commits.finished_line(self._folder, of_run.total_steps(self._config.run))

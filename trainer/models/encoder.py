@@ -1,9 +1,9 @@
-"""The encoder of a network: from tokens to the states of its last recurrent layer.
+"""The encoder of a network: from tokens or frames to the states of its last recurrent layer.
 
-Tokens -> embedding (trained, or one-hot) -> a stack of recurrent layers, each in one or both
-directions. Dropout lies after the embedding and between layers. Word dropout takes out whole
-embeddings, as in Iyyer et al., Deep Unordered Composition Rivals Syntactic Methods, 2015, section
-3.1.
+Tokens -> embedding (trained, or one-hot), or frames -> `frame_encoder`; then a stack of recurrent
+layers, each in one or both directions. Dropout lies after the embedding and between layers. Word
+dropout takes out whole embeddings, as in Iyyer et al., Deep Unordered Composition Rivals Syntactic
+Methods, 2015, section 3.1.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer.models import recurrent, shapes
+from trainer.models import frame_encoder, recurrent, shapes
 from trainer.models.noise import Noise, drop
 
 # {name of `shapes.carried`: [batch, units]}: states that go on from one chunk of a text to the
@@ -24,7 +24,8 @@ Carry = dict[str, tf.Tensor]
 class Encoder:
     """The embedding and the recurrent layers of `settings`, as a pure function of their weights.
 
-    recurrence: computes each layer; seed: of the dropout; dtype: of all arithmetic.
+    recurrence: computes each layer; seed: of the dropout; dtype: of all arithmetic; frame: the
+    shape of a frame, () if the inputs are tokens.
     """
 
     settings: configuration.Model
@@ -32,11 +33,12 @@ class Encoder:
     recurrence: recurrent.Recurrence
     seed: int
     dtype: str
+    frame: tuple[int, ...] = ()
 
     def __call__(
         self,
         weights: Mapping[str, tf.Tensor],
-        tokens: tf.Tensor,
+        inputs: tf.Tensor,
         lengths: tf.Tensor,
         noise: Noise | None = None,
         carry: Carry | None = None,
@@ -48,15 +50,15 @@ class Encoder:
 
         Args:
           weights: {logical name: tensor}.
-          tokens: int32 [batch, length].
-          lengths: int32 [batch], tokens of each row that count.
+          inputs: int32 [batch, length] tokens, or float [batch, length, features] frames.
+          lengths: int32 [batch], steps of each row that count.
           noise: turns dropout on.
           carry: the states of all layers before the first step, in one direction; None for zero.
             If it is given, the states after the last step are returned with its names, else {}.
         """
         rate = self.settings.dropout
         states = drop(
-            self._embed(weights, tokens),
+            self._embed(weights, inputs),
             "words",
             noise,
             rate=self.settings.word_dropout,
@@ -100,10 +102,13 @@ class Encoder:
             after |= dict(zip(names, state))
         return values, after
 
-    def _embed(self, weights, tokens):
+    def _embed(self, weights, inputs):
+        if self.frame:
+            frames = tf.cast(inputs, self.dtype)
+            return frame_encoder.encoded(self.settings, weights, frames, self.frame)
         if self.settings.one_hot:
-            return tf.one_hot(tokens, self.vocabulary_size, dtype=self.dtype)
-        return tf.gather(weights["embedding/embeddings"], tokens)
+            return tf.one_hot(inputs, self.vocabulary_size, dtype=self.dtype)
+        return tf.gather(weights["embedding/embeddings"], inputs)
 
     def _run_layer(self, weights, name, inputs, lengths, carry):
         """Returns (states, the part of the carry that belongs to the layer)."""

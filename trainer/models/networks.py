@@ -72,11 +72,13 @@ class Network:
         ]
         self.second = second
         self.frame = frame
-        self._encoder = Encoder(settings, vocabulary_size, recurrence, seed, precision)
+        self._encoder = Encoder(settings, vocabulary_size, recurrence, seed, precision, frame)
         self._head = head(settings, seed, recurrence)
         self.weights = {
             name: tf.TensorSpec(shape, self._dtype)
-            for name, shape in shapes.weights(settings, vocabulary_size, classes, second).items()
+            for name, shape in shapes.weights(
+                settings, vocabulary_size, classes, second, frame
+            ).items()
         }
         self.carried = {
             name: tf.TensorSpec([None, units], self._dtype)
@@ -86,12 +88,14 @@ class Network:
     @property
     def parameters(self) -> int:
         """The number of trained values."""
-        return shapes.parameters(self.settings, self.vocabulary_size, self.classes, self.second)
+        return shapes.parameters(
+            self.settings, self.vocabulary_size, self.classes, self.second, self.frame
+        )
 
     def outputs(
         self,
         weights: Mapping[str, tf.Tensor],
-        tokens: tf.Tensor,
+        inputs: tf.Tensor,
         lengths: tf.Tensor,
         noise: Noise | None = None,
         carry: Carry | None = None,
@@ -101,8 +105,9 @@ class Network:
 
         Args:
           weights: {logical name: tensor}, as in `self.weights`.
-          tokens: int32 [batch, length]; tokens beyond `lengths` have no influence.
-          lengths: int32 [batch], tokens of each row that count.
+          inputs: int32 [batch, length] tokens, or float [batch, length, features] frames; steps
+            beyond `lengths` have no influence.
+          lengths: int32 [batch], steps of each row that count.
           noise: turns dropout on.
           carry: as in `Encoder`.
           targets: those of the batch, for a head that reads them while it tells them.
@@ -112,7 +117,7 @@ class Network:
           else float32. Of one per step `StepOutputs`.
         """
         weights = self._cast(weights)
-        states, after = self._encoder(weights, tokens, lengths, noise, carry)
+        states, after = self._encoder(weights, inputs, lengths, noise, carry)
         outputs = self._head(weights, states, lengths, noise, targets)
         if not isinstance(outputs, StepOutputs):
             outputs = tf.cast(outputs, self._dtype)
@@ -183,7 +188,7 @@ class Network:
     def logits(
         self,
         weights: Mapping[str, tf.Tensor],
-        tokens: tf.Tensor,
+        inputs: tf.Tensor,
         lengths: tf.Tensor,
         noise: Noise | None = None,
     ) -> tf.Tensor:
@@ -192,7 +197,7 @@ class Network:
 
         Args: as in `outputs`.
         """
-        outputs, _ = self.outputs(weights, tokens, lengths, noise)
+        outputs, _ = self.outputs(weights, inputs, lengths, noise)
         if isinstance(outputs, StepOutputs):
             outputs = tf.cast(outputs.scores(), self._dtype)
         return outputs
@@ -206,8 +211,9 @@ class Network:
                 if not self.settings.one_hot:
                     layer.build(None)
                     weights[f"{name}/embeddings"] = layer.embeddings
-            elif isinstance(layer, keras.layers.Dense):
-                layer.build((None, self._inputs_of(name)))
+            elif isinstance(layer, keras.layers.Dense | keras.layers.Conv3D):
+                axes = [None] * (layer.input_spec.min_ndim - 1)
+                layer.build((*axes, self._inputs_of(name)))
                 weights |= {f"{name}/{weight.name}": weight for weight in layer.trainable_variables}
             else:
                 layer.build((None, None, self._inputs_of(name)))
@@ -219,7 +225,7 @@ class Network:
     def _inputs_of(self, name: str) -> int:
         """Returns the width of what a layer with a kernel reads."""
         kernels = (
-            weight.shape[0]
+            weight.shape[-2]
             for key, weight in self.weights.items()
             if key.startswith(f"{name}/") and key.endswith("/kernel")
         )
@@ -228,6 +234,9 @@ class Network:
     def layers(self) -> list[tuple[str, keras.Layer]]:
         """Returns fresh Keras layers by name, in order: embedding, rnn_0, ..., logits.
 
+        In the place of the embedding a network over frames has the layers of its frame encoder,
+        frame_convolution_0, ..., frame_dense, as far as `weights` has them.
+
         Before the logits come those of a decoder: target_embedding, start_0, decoder_0, ...,
         attention, combine; as far as `weights` has them.
 
@@ -235,7 +244,9 @@ class Network:
         kernel of the logits is then the embedding turned round. Initial values come from the seed.
         """
         settings = self.settings
-        if settings.one_hot:
+        if self.frame:
+            first = self._frame_layers()
+        elif settings.one_hot:
             embedding = keras.layers.Embedding(
                 self.vocabulary_size,
                 self.vocabulary_size,
@@ -244,15 +255,41 @@ class Network:
                 name="embedding",
                 dtype=self._dtype,
             )
+            first = [("embedding", embedding)]
         else:
-            embedding = self._embedding("embedding", self.vocabulary_size)
+            first = [("embedding", self._embedding("embedding", self.vocabulary_size))]
         rnns = [
             (name, self._recurrent_layer(name, units))
             for name, units in zip(shapes.layer_names(settings), settings.units)
         ]
         before = self._decoder_layers() if self.second else self._projection()
         logits = self._dense("logits", self.classes)
-        return [("embedding", embedding), *rnns, *before, ("logits", logits)]
+        return [*first, *rnns, *before, ("logits", logits)]
+
+    def _frame_layers(self) -> list[tuple[str, keras.Layer]]:
+        settings = self.settings
+        if settings.frame_encoder == "none":
+            return []
+        # A convolution of one step of time, so that it takes pictures in a sequence.
+        layers = [
+            (
+                name,
+                keras.layers.Conv3D(
+                    filters,
+                    (1, shapes.KERNEL, shapes.KERNEL),
+                    (1, shapes.STRIDE, shapes.STRIDE),
+                    padding="same",
+                    activation="relu",
+                    kernel_initializer=keras.initializers.GlorotUniform(seed=self._seed_of(name)),
+                    name=name,
+                    dtype=self._dtype,
+                ),
+            )
+            for name, filters in zip(shapes.convolutions(), shapes.FILTERS)
+            if settings.frame_encoder == "convolution"
+        ]
+        dense = self._dense(shapes.FRAME_DENSE, settings.embedding_size, activation="relu")
+        return [*layers, (shapes.FRAME_DENSE, dense)]
 
     def _projection(self) -> list[tuple[str, keras.Layer]]:
         if "projection/kernel" not in self.weights:

@@ -9,9 +9,15 @@ import re
 from collections.abc import Iterable
 
 from trainer import config as configuration
+from trainer.exit_codes import UsageError
 
 DIRECTIONS = ("forward", "backward")
 Shapes = dict[str, tuple[int, ...]]
+
+# The layers that read frames before the first recurrent layer. Each convolution looks at KERNEL x
+# KERNEL places of a picture, at every STRIDE-th place, and tells FILTERS numbers of it.
+FILTERS, KERNEL, STRIDE = (16, 32), 3, 2
+FRAME_DENSE = "frame_dense"
 
 # Gates of a cell; each has a column for every unit, in kernel, recurrent kernel and bias.
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
@@ -20,14 +26,22 @@ STATE = {"simple_rnn": ("hidden",), "lstm": ("hidden", "memory"), "gru": ("hidde
 
 
 def weights(
-    settings: configuration.Model, vocabulary_size: int, classes: int, second: str = ""
+    settings: configuration.Model,
+    vocabulary_size: int,
+    classes: int,
+    second: str = "",
+    frame: tuple[int, ...] = (),
 ) -> Shapes:
     """Returns {logical name: shape} of all trained weights, in the order of `Network.weights`.
 
     second: "" without a second sequence. "own" or "shared" if the network tells one, whose words
-    are the `classes`: by their own embedding, or by that of the input.
+    are the `classes`: by their own embedding, or by that of the input. frame: the shape of a frame
+    if the inputs are frames, which have no vocabulary.
     """
-    if settings.one_hot:
+    if frame:
+        found = frame_encoder(settings, frame)
+        width = settings.embedding_size if found else math.prod(frame)
+    elif settings.one_hot:
         found, width = {}, vocabulary_size  # The identity matrix is not trained.
     else:
         width = settings.embedding_size
@@ -43,6 +57,50 @@ def weights(
     elif width != settings.embedding_size:
         found["projection/kernel"] = (width, settings.embedding_size)
     return found | {"logits/bias": (classes,)}
+
+
+def frame_encoder(settings: configuration.Model, frame: tuple[int, ...]) -> Shapes:
+    """Returns the part of `weights` that reads frames of this shape, in the form of Keras 3.
+
+    It is {} if the first recurrent layer reads them as they are. A kernel of a convolution is that
+    of a Conv3D over time and picture, of one step of time. Raises UsageError as `picture`.
+    """
+    if settings.frame_encoder == "none":
+        return {}
+    found, width = {}, math.prod(frame)
+    if settings.frame_encoder == "convolution":
+        height, breadth, channels = picture(frame)
+        for name, filters in zip(convolutions(), FILTERS):
+            found[f"{name}/kernel"] = (1, KERNEL, KERNEL, channels, filters)
+            found[f"{name}/bias"] = (filters,)
+            height, breadth, channels = places(height), places(breadth), filters
+        width = height * breadth * channels
+    return found | _dense(FRAME_DENSE, width, settings.embedding_size)
+
+
+def convolutions() -> list[str]:
+    """Returns the names of the convolutions of a frame encoder, from the first to the last."""
+    return [f"frame_convolution_{layer}" for layer in range(len(FILTERS))]
+
+
+def picture(frame: tuple[int, ...]) -> tuple[int, int, int]:
+    """Returns height, width and channels of a frame that convolutions look at.
+
+    Raises UsageError if it is no picture of two or three axes.
+    """
+    if len(frame) not in (2, 3):
+        raise UsageError(
+            f"--frame_encoder=convolution: a frame of the dataset has the shape "
+            f"{list(frame)}, and a convolution looks at pictures of [height, width] or [height, "
+            "width, channels]. Use --frame_encoder=dense, or prepare frames that are pictures."
+        )
+    height, width, channels = (*frame, 1)[:3]
+    return height, width, channels
+
+
+def places(length: int) -> int:
+    """Returns at how many places a convolution looks along a side of this length."""
+    return -(-length // STRIDE)
 
 
 def encoded_width(settings: configuration.Model) -> int:
@@ -126,21 +184,29 @@ def layer_names(settings: configuration.Model) -> list[str]:
 def depths(names: Iterable[str]) -> dict[str, int]:
     """Returns {weight: how far its layer lies below the output layer}, which has 0.
 
-    The last recurrent layer has 1, the one below it 2, ..., the embedding the largest. Every layer
-    that is neither recurrent nor the embedding belongs to the output.
+    The last recurrent layer has 1, the one below it 2, ..., the embedding or the first layer of a
+    frame encoder the largest. Every other layer belongs to the output.
     """
     layers = {name: name.partition("/")[0] for name in names}
     recurrent = {layer for layer in layers.values() if re.fullmatch(r"rnn_\d+", layer)}
-    upwards = ["embedding", *sorted(recurrent, key=lambda layer: int(layer.partition("_")[2]))]
+    of_frames = [name for name in (*convolutions(), FRAME_DENSE) if name in layers.values()]
+    upwards = [
+        *(of_frames or ["embedding"]),
+        *sorted(recurrent, key=lambda layer: int(layer.partition("_")[2])),
+    ]
     depth = {layer: len(upwards) - place for place, layer in enumerate(upwards)}
     return {name: depth.get(layer, 0) for name, layer in layers.items()}
 
 
 def parameters(
-    settings: configuration.Model, vocabulary_size: int, classes: int, second: str = ""
+    settings: configuration.Model,
+    vocabulary_size: int,
+    classes: int,
+    second: str = "",
+    frame: tuple[int, ...] = (),
 ) -> int:
-    """Returns the number of trained values."""
-    return sum(map(math.prod, weights(settings, vocabulary_size, classes, second).values()))
+    """Returns the number of trained values; the arguments are those of `weights`."""
+    return sum(map(math.prod, weights(settings, vocabulary_size, classes, second, frame).values()))
 
 
 def slots(settings: configuration.Optimizer) -> int:
@@ -155,6 +221,7 @@ def checkpoint_bytes(
     classes: int,
     streams: bool = False,
     second: str = "",
+    frame: tuple[int, ...] = (),
 ) -> int:
     """Returns the bytes of one checkpoint, without the few thousand of names and manifest.
 
@@ -162,5 +229,5 @@ def checkpoint_bytes(
     """
     size = 8 if config.run.precision == "float64" else 4
     carry = config.input.batch_size * sum(carried(config.model).values()) if streams else 0
-    weights = parameters(config.model, vocabulary_size, classes, second)
+    weights = parameters(config.model, vocabulary_size, classes, second, frame)
     return size * ((1 + slots(config.optimizer)) * weights + carry)

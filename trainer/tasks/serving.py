@@ -1,42 +1,39 @@
 """What a trained model answers to raw input: for `predict`, and inside an exported SavedModel.
 
-Each class holds tokenizer, weights and functions of them, so that both give the same answers.
+Each class holds what reads the input, weights and functions of them, so that both give the same
+answers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer.data import fields, pipeline, store, text
-from trainer.data.pipeline import Batch
+from trainer.data import fields, store, text
 from trainer.exit_codes import DataError
 from trainer.models import decoding, vocabulary
 from trainer.models.encoder import Carry
 from trainer.models.networks import Network
+from trainer.reporting.progress import number
+from trainer.tasks import readers
+from trainer.tasks.readers import Frames, Text, contents, padded
 
 SAMPLE_TOKENS = 200  # Of a text that is shown while a model trains.
 SUMMED_STEPS = 64  # Of a text, whose losses are added in float32.
 LIKELIEST = 10  # Next tokens that are shown with their probabilities.
 
 
-class Text(NamedTuple):
-    """A text to answer. place: where it comes from, for errors. number: its own, for the seed."""
-
-    content: str
-    place: str
-    number: int
-
-
 class Served(Protocol):
-    """A model with its tokenizer; a `tf.Module`, so that it can be saved.
+    """A model with what reads its input; a `tf.Module`, so that it can be saved.
 
-    options: the flags that it obeys, beside those that every task has, of the commands that use a
-    trained model. between: what `--format=text` prints between two answers.
+    reads: the kind of input; `Text`s if that is tokens, else `Frames`. options: the flags that it
+    obeys, beside those that every task has, of the commands that use a trained model. between: what
+    `--format=text` prints between two answers.
     """
 
+    reads: fields.Input
     options: frozenset[str]
     between: str
 
@@ -51,9 +48,9 @@ class Served(Protocol):
         """compiled: whether XLA compiles what it computes; a SavedModel is not compiled."""
 
     def answers(
-        self, texts: Sequence[Text], options: configuration.Predict
+        self, examples: Sequence[Text] | Sequence[Frames], options: configuration.Predict
     ) -> list[dict[str, Any]]:
-        """Returns what `--format=jsonl` prints of each text.
+        """Returns what `--format=jsonl` prints of each example.
 
         Raises DataError if the model can make nothing of one.
         """
@@ -67,106 +64,123 @@ class Served(Protocol):
 
 def module_state(module, network, weights, dataset, settings) -> None:
     """Gives a module what all that is served holds; the arguments are those of `Served`."""
-    module.tokenizer = text.tokenizer_of(dataset)
     module.weights = {
         name: tf.Variable(weight, trainable=False) for name, weight in weights.items()
     }
     module._network, module._settings, module._labels = network, settings, dataset.labels
 
 
-def batch_of(ids: tf.RaggedTensor, settings: configuration.Input) -> Batch:
-    """Returns rows of ids as one batch, padded to one of a few lengths, without targets."""
-    rows = store.Split(ids.values.numpy(), ids.row_splits.numpy(), np.zeros(ids.nrows(), np.int32))
-    return pipeline.loose_batch(rows, settings)
+def tokens_state(module, network, weights, dataset, settings) -> None:
+    """The same for a module that reads texts and nothing else."""
+    module.tokenizer = text.tokenizer_of(dataset)
+    module_state(module, network, weights, dataset, settings)
 
 
-class _OfLabels(tf.Module):
-    """What models have in common whose outputs are labels: of texts, or of their tokens."""
+# --- A label or values for each example -----------------------------------------------------------
+
+
+class _OfExamples(tf.Module):
+    """What models have in common that tell something of each whole example."""
 
     options = frozenset()
+    between = ""
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
         module_state(self, network, weights, dataset, settings)
+        self.reader = readers.of_dataset(dataset, settings)
+        self.reads = self.reader.reads
+        self._told = tf.function(
+            self._tell, autograph=False, jit_compile=compiled, reduce_retracing=True
+        )
+
+    def signatures(self, options):
+        def served(*raw: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self._outputs(self._tell(*self.reader.prepared(*raw)))
+
+        return {
+            "serving_default": tf.function(
+                served, input_signature=self.reader.signature, autograph=False
+            )
+        }
+
+    def answers(self, examples, options):
+        batch = self.reader.batch(examples)
+        rows = self._told(tf.constant(batch.inputs), tf.constant(batch.lengths)).numpy()
+        return [
+            {**self.reader.repeated(example), **self._answer(row)}
+            for example, row in zip(examples, rows)
+        ]
+
+    def shown(self, answer):
+        texts = [" ".join(answer["text"].splitlines())] if "text" in answer else []
+        return "\t".join([*self._cells(answer), *texts]) + "\n"
+
+
+class Classifier(_OfExamples):
+    """From texts or frames to the probabilities of the classes and the likeliest label."""
+
+    def _tell(self, inputs: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(self._network.logits(self.weights, inputs, lengths))
+
+    def _outputs(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns {"probabilities": float32 [N, classes], "label": string [N]}."""
+        labels = tf.gather(tf.constant(self._labels), tf.argmax(probabilities, axis=1))
+        return {"probabilities": probabilities, "label": labels}
+
+    def _answer(self, chances: np.ndarray) -> dict[str, Any]:
+        best = int(chances.argmax())
+        return {
+            "label": self._labels[best],
+            "probability": float(chances[best]),
+            "probabilities": {label: float(chance) for label, chance in zip(self._labels, chances)},
+        }
+
+    def _cells(self, answer: Mapping[str, Any]) -> list[str]:
+        return [answer["label"], f"{answer['probability']:.4f}"]
+
+
+class Regressor(_OfExamples):
+    """From texts or frames to values in the units of the data."""
+
+    def __init__(self, network, weights, dataset, settings, compiled=False):
+        self._scale, self._names = dataset.standardise, dataset.values
+        super().__init__(network, weights, dataset, settings, compiled)
+
+    def _tell(self, inputs: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        told = tf.cast(self._network.logits(self.weights, inputs, lengths), tf.float32)
+        return told * self._scale.deviation + self._scale.mean
+
+    def _outputs(self, values: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns {"values": float32 [N, values]}, in the order of dataset.json."""
+        return {"values": values}
+
+    def _answer(self, values: np.ndarray) -> dict[str, Any]:
+        return {"values": {name: float(value) for name, value in zip(self._names, values)}}
+
+    def _cells(self, answer: Mapping[str, Any]) -> list[str]:
+        return [number(value) for value in answer["values"].values()]
+
+
+# --- A tag for each token -------------------------------------------------------------------------
+
+
+class Tagger(tf.Module):
+    """From tokens to their likeliest tags."""
+
+    reads = fields.TOKENS
+    options = frozenset()
+    between = "\n"
+
+    def __init__(self, network, weights, dataset, settings, compiled=False):
+        super().__init__()
+        tokens_state(self, network, weights, dataset, settings)
         self._chances = tf.function(
             self._probabilities, autograph=False, jit_compile=compiled, reduce_retracing=True
         )
 
     def _probabilities(self, tokens: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(self._network.logits(self.weights, tokens, lengths))
-
-
-# --- A label for each text ------------------------------------------------------------------------
-
-
-class TextClassifier(_OfLabels):
-    """From texts to the probabilities of the classes and the likeliest label."""
-
-    between = ""
-
-    def signatures(self, options):
-        return {"serving_default": self.classify}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
-    def classify(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns {"probabilities": float32 [N, classes], "label": string [N]} of string [N]."""
-        tokens, lengths = pad_ragged(self.tokenizer.encode(texts), self._settings)
-        probabilities = self._probabilities(tokens, lengths)
-        labels = tf.gather(tf.constant(self._labels), tf.argmax(probabilities, axis=1))
-        return {"probabilities": probabilities, "label": labels}
-
-    def answers(self, texts, options):
-        batch = batch_of(self.tokenizer.encode(contents(texts)), self._settings)
-        rows = self._chances(tf.constant(batch.inputs), tf.constant(batch.lengths)).numpy()
-        return [self._answer(shown.content, chances) for shown, chances in zip(texts, rows)]
-
-    def _answer(self, shown: str, chances: np.ndarray) -> dict[str, Any]:
-        best = int(chances.argmax())
-        return {
-            "text": shown,
-            "label": self._labels[best],
-            "probability": float(chances[best]),
-            "probabilities": {label: float(chance) for label, chance in zip(self._labels, chances)},
-        }
-
-    def shown(self, answer):
-        one_line = " ".join(answer["text"].splitlines())
-        return f"{answer['label']}\t{answer['probability']:.4f}\t{one_line}\n"
-
-
-def pad_ragged(ids: tf.RaggedTensor, settings: configuration.Input) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cuts and pads ids as training batches are, with TensorFlow ops.
-
-    Args:
-      ids: int32 [N, tokens].
-
-    Returns:
-      int32 [N, length] and int32 [N], how many of them count in each row. The length is that of the
-      longest row, at least 1, or max_length with padding=pre.
-    """
-    most = settings.max_length
-    ids = ids[:, -most:] if settings.truncate == "start" else ids[:, :most]
-    if settings.padding == "pre":
-        turned = ids[:, ::-1].to_tensor(text.PADDING, shape=[None, most])
-        return tf.reverse(turned, axis=[1]), tf.fill([ids.nrows(tf.int32)], most)
-    return padded(ids)
-
-
-def padded(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (int32 [N, length], int32 [N] ids of each row) of int32 [N, tokens]; length >= 1."""
-    lengths = tf.cast(ids.row_lengths(), tf.int32)
-    # The largest of no lengths is the smallest integer.
-    longest = tf.maximum(tf.reduce_max(lengths), 1)
-    return ids.to_tensor(text.PADDING, shape=tf.stack([-1, longest])), lengths
-
-
-# --- A tag for each token -------------------------------------------------------------------------
-
-
-class Tagger(_OfLabels):
-    """From tokens to their likeliest tags."""
-
-    between = "\n"
 
     def signatures(self, options):
         return {"serving_default": self.tag}
@@ -220,12 +234,13 @@ class LanguageModel(tf.Module):
     Every text begins with START, and is read whole, however long it is.
     """
 
+    reads = fields.TOKENS
     options = frozenset({"tokens", "temperature", "top_k", "top_p", "seed", "score"})
     between = ""
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
-        module_state(self, network, weights, dataset, settings)
+        tokens_state(self, network, weights, dataset, settings)
         # An example of a text read in streams is a piece of it: its end is no end of a text.
         self._ends = dataset.order == fields.SHUFFLED
         compile = {"autograph": False, "jit_compile": compiled, "reduce_retracing": True}
@@ -453,11 +468,6 @@ class LanguageModel(tf.Module):
         if "continuation" in answer:
             return f"{one_line}\t{answer['continuation']}\n"
         return f"{answer['log_probability']:.4f}\t{answer['perplexity']:.4f}\t{one_line}\n"
-
-
-def contents(texts: Sequence[Text]) -> tf.Tensor:
-    """Returns what the texts say: string [N]."""
-    return tf.constant([shown.content for shown in texts], tf.string)
 
 
 def rounded(length: int) -> int:

@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config as configuration
-from trainer.data import pipeline, plans, store, text
+from trainer.data import fields, pipeline, plans, store, text
 from trainer.data.pipeline import Batch
 from trainer.models import search
 from trainer.models.networks import Network
-from trainer.tasks import serving
+from trainer.tasks import readers, serving
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,13 @@ class Explained(NamedTuple):
 class Translator(tf.Module):
     """From texts to their translations."""
 
+    reads = fields.TOKENS
     options = frozenset({"beam", "length_penalty", "replace_unknown"})
     between = ""
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
-        serving.module_state(self, network, weights, dataset, settings)
+        serving.tokens_state(self, network, weights, dataset, settings)
         self._dataset = dataset
         self._targets = text.target_tokenizer_of(dataset)
         compile = {"autograph": False, "jit_compile": compiled, "reduce_retracing": True}
@@ -106,7 +107,7 @@ class Translator(tf.Module):
 
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "text")])
         def translate(texts: tf.Tensor) -> dict[str, tf.Tensor]:
-            rows = serving.pad_ragged(self.tokenizer.encode(texts), self._settings)
+            rows = readers.pad_ragged(self.tokenizer.encode(texts), self._settings)
             found = self._hypotheses(*rows, options.beam, options.length_penalty, False)
             translations = self._targets.decode(words_of(found.ids[:, 0]))
             return {"translation": translations, "score": found.scores[:, 0]}
@@ -114,7 +115,7 @@ class Translator(tf.Module):
         return {"serving_default": translate}
 
     def answers(self, texts, options):
-        contents = serving.contents(texts)
+        contents = readers.contents(texts)
         ids = self.tokenizer.encode(contents)
         for shown, length in zip(texts, ids.row_lengths().numpy()):
             if length > self._settings.max_length:
@@ -124,7 +125,7 @@ class Translator(tf.Module):
                     length - 1,
                     self._settings.max_length,
                 )
-        tokens, lengths = _few_shapes(serving.batch_of(ids, self._settings))
+        tokens, lengths = _few_shapes(readers.batch_of(ids, self._settings))
         found = self._found(
             tokens, lengths, options.beam, options.length_penalty, options.replace_unknown
         )

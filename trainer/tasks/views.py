@@ -14,13 +14,15 @@ import tensorflow as tf
 from trainer.data import store, text
 from trainer.data.pipeline import Batch
 from trainer.reporting import pictures
+from trainer.reporting.progress import number
 from trainer.reporting.summaries import Summaries
-from trainer.tasks import classification, language_model, tagging, translation
+from trainer.tasks import classification, language_model, regression, tagging, translation
 from trainer.tasks.serving import LanguageModel, Served
 from trainer.tasks.translator import Translator
 
 MISTAKES = 12  # The costliest mistakes are listed, at most this many.
 CURVES = 20  # Classes with a precision-recall curve: those with the most examples.
+POINTS = 5_000  # Of a picture of predicted against true values, at most.
 SHOWN_TOKENS = 80  # At most, of each listed text.
 SHOWN_PAIRS, ATTENTION_PICTURES = 8, 3  # Sentences of an evaluation: translated, and drawn.
 SHOWN_WORDS = 40  # At most, of each side of a picture.
@@ -50,16 +52,55 @@ class View(Protocol):
         """
 
 
+class Costliest:
+    """The examples of a split with the highest losses, at most MISTAKES."""
+
+    def __init__(self, dataset: store.Dataset, split: store.Split):
+        self._dataset, self._split = dataset, split
+        # A heap of (loss, example, what was told of it).
+        self._found: list[tuple[float, int, tuple[float, ...]]] = []
+
+    def add(self, loss: float, example: int, told: Sequence[float]) -> None:
+        """Takes an example and numbers that tell what was made of it."""
+        keep = heapq.heappush if len(self._found) < MISTAKES else heapq.heappushpop
+        keep(self._found, (float(loss), int(example), tuple(map(float, told))))
+
+    def write(
+        self,
+        summaries: Summaries,
+        tag: str,
+        described: Callable[..., tuple[str, str, str]],
+        step: int,
+    ) -> None:
+        """Writes them, the costliest first: texts as a list, sequences of frames as a picture.
+
+        described: (example, what was told) -> (what it is, what it was taken for, more of that).
+        """
+        found = sorted(self._found, reverse=True)
+        texts = [(*described(example, told), loss) for loss, example, told in found]
+        if not self._dataset.input.numbers:
+            # A Markdown list: a table would squeeze the other columns.
+            lines = [
+                f"1. **{_as_markdown(right)}**, taken for **{_as_markdown(told)}**{more}, loss "
+                f"{loss:.3f}: {_as_markdown(_text_of(self._dataset, self._split, example))}"
+                for (right, told, more, loss), (_, example, _) in zip(texts, found)
+            ]
+            summaries.text(tag, "\n".join(lines) or "No mistake.", step)
+        elif found:
+            sequences = [_frames_of(self._dataset, self._split, example) for _, example, _ in found]
+            captions = [f"{right} > {told}{more}" for right, told, more, _ in texts]
+            summaries.image(tag, pictures.sequences(sequences, captions), step)
+
+
 class ClassesView:
-    """A class for each text: confusion matrix, precision-recall curves, the costliest mistakes."""
+    """A class for each example: confusion matrix, curves of precision, the costliest mistakes."""
 
     def __init__(self, dataset: store.Dataset, split: str):
         self._dataset = dataset
         self._split = dataset.splits[split]
         self._labels: list[np.ndarray] = []
         self._probabilities: list[np.ndarray] = []
-        # A heap of the costliest: (loss, example, predicted class, its probability).
-        self._mistakes: list[tuple[float, int, int, float]] = []
+        self._mistakes = Costliest(dataset, self._split)
 
     def __call__(
         self, examples: np.ndarray, batch: Batch, losses: np.ndarray, probabilities: np.ndarray
@@ -69,14 +110,8 @@ class ClassesView:
         self._probabilities.append(probabilities.astype(np.float32))
         predicted = probabilities.argmax(axis=1)
         for row in np.flatnonzero(predicted != labels):
-            mistake = (
-                float(losses[row]),
-                int(examples[row]),
-                int(predicted[row]),
-                float(probabilities[row].max()),
-            )
-            keep = heapq.heappush if len(self._mistakes) < MISTAKES else heapq.heappushpop
-            keep(self._mistakes, mistake)
+            told = predicted[row], probabilities[row].max()
+            self._mistakes.add(losses[row], examples[row], told)
 
     def write(
         self,
@@ -94,18 +129,55 @@ class ClassesView:
             summaries.pr_curve(
                 self._dataset.labels[index], labels == index, probabilities[:, index], step
             )
-        summaries.text("mistakes", self._list(), step)
+        self._mistakes.write(summaries, "mistakes", self._described, step)
 
-    def _list(self) -> str:
-        """Returns the mistakes as a Markdown list: a table would squeeze the other columns."""
-        names = self._dataset.labels
-        lines = [
-            f"1. **{names[self._split.targets[example]]}**, taken for **{names[predicted]}** at "
-            f"{chance:.3f}, loss {loss:.3f}: "
-            + _as_markdown(_text_of(self._dataset, self._split, example))
-            for loss, example, predicted, chance in sorted(self._mistakes, reverse=True)
-        ]
-        return "\n".join(lines) or "No mistake."
+    def _described(self, example: int, told: Sequence[float]) -> tuple[str, str, str]:
+        names, (predicted, chance) = self._dataset.labels, told
+        right = names[self._split.targets[example]]
+        return right, names[int(predicted)], f" at {chance:.3f}"
+
+
+class ValuesView:
+    """Values of each example: predicted against true ones, and the costliest examples."""
+
+    def __init__(self, dataset: store.Dataset, split: str):
+        self._dataset = dataset
+        self._split = dataset.splits[split]
+        # Points from all over the split, without more memory for a larger one.
+        self._every = -(-len(self._split) // POINTS)
+        self._points: list[tuple[np.ndarray, np.ndarray]] = []
+        self._costliest = Costliest(dataset, self._split)
+
+    def __call__(
+        self, examples: np.ndarray, batch: Batch, losses: np.ndarray, predicted: np.ndarray
+    ) -> None:
+        values = self._in_units(predicted)
+        shown = examples % self._every == 0
+        self._points.append((np.asarray(self._split.targets[examples[shown]]), values[shown]))
+        for loss, example, told in zip(losses, examples, values):
+            self._costliest.add(loss, example, told)
+
+    def write(
+        self,
+        summaries: Summaries,
+        step: int,
+        found: regression.Metrics,
+        served: Callable[[], Served],
+    ) -> None:
+        """Writes a picture for each value, and the costliest examples."""
+        true, predicted = (np.concatenate(side) for side in zip(*self._points))
+        for place, name in enumerate(self._dataset.values):
+            picture = pictures.scatter(true[:, place], predicted[:, place], name)
+            summaries.image(f"predicted/{name}", picture, step)
+        self._costliest.write(summaries, "costliest", self._described, step)
+
+    def _in_units(self, standardised: np.ndarray) -> np.ndarray:
+        return self._dataset.standardise.undone(standardised)
+
+    def _described(self, example: int, told: Sequence[float]) -> tuple[str, str, str]:
+        right = self._split.targets[example]
+        shown = (" ".join(number(float(value)) for value in side) for side in (right, told))
+        return (*shown, "")
 
 
 class TagsView:
@@ -183,7 +255,7 @@ class PairsView:
             for example, reference, each in zip(self._examples, self._references, explained)
         ]
         summaries.text("translations", "\n".join(lines), step)
-        for number, each in enumerate(explained[:ATTENTION_PICTURES]):
+        for place, each in enumerate(explained[:ATTENTION_PICTURES]):
             if each.words and each.shares.any():  # There is none with --attention=none.
                 words, sources = (
                     [token.replace(text.JOINER, "") for token in tokens[:SHOWN_WORDS]]
@@ -191,7 +263,7 @@ class PairsView:
                 )
                 shares = each.shares[:SHOWN_WORDS, :SHOWN_WORDS]
                 picture = pictures.attention(shares, words, sources)
-                summaries.image(f"attention/{number}", picture, step)
+                summaries.image(f"attention/{place}", picture, step)
 
 
 def _text_of(dataset: store.Dataset, split: store.Split, example: int) -> str:
@@ -203,6 +275,12 @@ def _text_of(dataset: store.Dataset, split: store.Split, example: int) -> str:
     [shown] = text.joined(dataset.tokenizer, tokens).numpy()
     more = " …" if end - begin - 1 > SHOWN_TOKENS else ""
     return " ".join((shown.decode() + more).split())
+
+
+def _frames_of(dataset: store.Dataset, split: store.Split, example: int) -> np.ndarray:
+    """Returns the frames of an example as they were read: [steps, *shape of a frame]."""
+    begin, end = split.offsets[example : example + 2]
+    return np.asarray(split.inputs[begin:end]).reshape(-1, *dataset.frame)
 
 
 def _shortened(shown: str) -> str:
