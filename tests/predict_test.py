@@ -1,4 +1,3 @@
-import collections
 import csv
 import json
 import os
@@ -13,7 +12,6 @@ from trainer import config
 from trainer import predict as command
 from trainer.exit_codes import UsageError
 from trainer.prepare import command as prepare
-from trainer.tasks import serving
 
 TEXTS = [
     "a funny film about a clown",
@@ -443,9 +441,7 @@ def test_predict_answers_what_the_exported_model_answers(task, make, flags, trai
     assert compared == expected[0].keys()
 
 
-def test_sequences_of_numbers_are_read_as_their_dataset_was(tmp_path, monkeypatch):
-    read = collections.namedtuple("Frames", "frames place number")
-    monkeypatch.setattr(serving, "Frames", read, raising=False)
+def test_sequences_of_numbers_are_read_as_their_dataset_was(tmp_path):
     content = "run,a,label\nu,1,x\nu,2,x\nv,3,y\n"
     (tmp_path / "raw.csv").write_text(content)
     flags = {"sequence_column": "run", "feature_columns": "a", "source": "csv"}
@@ -458,3 +454,12 @@ def test_sequences_of_numbers_are_read_as_their_dataset_was(tmp_path, monkeypatc
     assert found[1].input.place == f"{tmp_path}/raw.csv:4" and found[1].input.number == 1
     with pytest.raises(UsageError, match="'a text': the model reads sequences of numbers, which"):
         list(command._rows(settings, ["a text"], dataset))
+
+
+def test_a_table_has_a_column_for_each_value(tmp_path):
+    settings = config.Predict(input="x", output=str(tmp_path / "out.csv"))
+    with open(tmp_path / "out.csv", "wb") as file:
+        write = command._Table(file, settings)
+        write({"id": "u", "values": {"speed": 1.5, "force": -2.0}})
+        write({"id": "v", "values": {"speed": 2.5, "force": 0.0}})
+    assert (tmp_path / "out.csv").read_text() == "id,speed,force\nu,1.5,-2.0\nv,2.5,0.0\n"

@@ -25,7 +25,7 @@ from trainer.data import store
 from trainer.exit_codes import BY_NAME, DataError, UsageError
 from trainer.prepare import formats, new_frames, raw_files
 from trainer.prepare.rows import at
-from trainer.tasks import serving
+from trainer.tasks import readers, serving
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _NAME_OF_A_COLUMN = re.compile(r'"?[^\W\d]\w*"?')
 class Row(NamedTuple):
     """A text or a sequence to answer, and the id that belongs to it."""
 
-    input: "serving.Text | serving.Frames"
+    input: readers.Text | readers.Frames
     id: str | int | None = None
 
 
@@ -116,7 +116,7 @@ def _sequences(
             "arguments. Name a file of them with --input."
         )
     for frames, place, number, identity in new_frames.unanswered(settings, dataset):
-        yield Row(serving.Frames(frames, place, number), identity)
+        yield Row(readers.Frames(frames, place, number), identity)
 
 
 def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -126,7 +126,7 @@ def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield group
 
 
-def _arguments(words: Sequence[str]) -> list[serving.Text]:
+def _arguments(words: Sequence[str]) -> list[readers.Text]:
     """Returns the texts on the command line unchanged; raises DataError if one is not UTF-8."""
     for number, word in enumerate(words, start=1):
         try:
@@ -138,7 +138,7 @@ def _arguments(words: Sequence[str]) -> list[serving.Text]:
                 f"({shown.value(word)}): texts must be UTF-8. Convert it."
             ) from None
     return [
-        serving.Text(word, f"text {number + 1} on the command line", number)
+        readers.Text(word, f"text {number + 1} on the command line", number)
         for number, word in enumerate(words)
     ]
 
@@ -160,10 +160,10 @@ def _of_table(settings: configuration.Predict) -> Iterator[Row]:
     with raw_files.Stream(settings.input, _MAX_EXPANSION) as stream:
         found = read(stream, columns, settings.max_line_bytes)
         for number, (place, content, identity, _) in enumerate(found):
-            yield Row(serving.Text(_decoded(content, at(place)), at(place), number), identity)
+            yield Row(readers.Text(_decoded(content, at(place)), at(place), number), identity)
 
 
-def _lines(settings: configuration.Predict) -> Iterator[serving.Text]:
+def _lines(settings: configuration.Predict) -> Iterator[readers.Text]:
     """Yields the lines of a file or of standard input; an empty line is an empty text.
 
     Raises DataError if a line is not UTF-8 or too long.
@@ -184,7 +184,7 @@ def _lines(settings: configuration.Predict) -> Iterator[serving.Text]:
             text = _decoded(content, place)
             if number == 1:
                 _warn_of_table(name, text)
-            yield serving.Text(text, place, number - 1)
+            yield readers.Text(text, place, number - 1)
 
 
 def _decoded(content: bytes, place: str) -> str:
@@ -270,7 +270,8 @@ class _Shown:
 class _Table:
     """Writes answers as csv: the id, or without one the text, then the rest of each answer.
 
-    Probabilities have a column each, other values that are no single number or text are JSON.
+    Probabilities and values have a column each, other things that are no single number or text are
+    JSON.
     """
 
     def __init__(self, file: BinaryIO, settings: configuration.Predict):
@@ -281,7 +282,8 @@ class _Table:
         wide = [(name, value) for name, value in answer.items() if name not in _NOT_IN_A_CELL]
         if "id" not in answer and "text" in answer:
             wide.insert(0, ("text", answer["text"]))
-        wide += answer.get("probabilities", {}).items()
+        for name in _COLUMNS_EACH:
+            wide += answer.get(name, {}).items()
         if not self._columns:
             self._columns = [name for name, _ in wide]
             self._refuse_equal_names()
@@ -292,8 +294,8 @@ class _Table:
         twice = {name for name in self._columns if self._columns.count(name) > 1}
         if twice:
             raise UsageError(
-                f"--output={self._name}: the class {min(twice)!r} would give it two columns of "
-                "this name. Use a file that ends with .jsonl."
+                f"--output={self._name}: the class or value {min(twice)!r} would give it two "
+                "columns of this name. Use a file that ends with .jsonl."
             )
 
     def _add(self, cells: Sequence[Any]) -> None:
@@ -302,7 +304,8 @@ class _Table:
         self._file.write(line.getvalue().encode("utf-8", "backslashreplace"))
 
 
-_NOT_IN_A_CELL = ("text", "probabilities")
+_COLUMNS_EACH = ("probabilities", "values")
+_NOT_IN_A_CELL = ("text", *_COLUMNS_EACH)
 
 
 def _cell(value: Any) -> Any:
