@@ -81,7 +81,7 @@ def keras_fit(shape: Shape, data_dir: str, steps: int) -> float:
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, ["accuracy"])
+    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
     data = tf.data.Dataset.from_tensor_slices(arrays_of(shape, data_dir))
     data = data.shuffle(10_000).batch(shape.rows, drop_remainder=True).repeat().prefetch(2)
     model.fit(data, steps_per_epoch=WARM, verbose=0)
