@@ -1,8 +1,10 @@
 import csv
+import dataclasses
 import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -463,3 +465,20 @@ def test_a_table_has_a_column_for_each_value(tmp_path):
         write({"id": "u", "values": {"speed": 1.5, "force": -2.0}})
         write({"id": "v", "values": {"speed": 2.5, "force": 0.0}})
     assert (tmp_path / "out.csv").read_text() == "id,speed,force\nu,1.5,-2.0\nv,2.5,0.0\n"
+
+
+def test_a_folder_is_read_for_a_model_of_sequences_and_refused_for_one_of_texts(tmp_path):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    np.save(folder / "x.npy", np.zeros((2, 3, 2), np.float32))
+    np.savez(tmp_path / "raw.npz", x=np.ones((4, 3, 2)), y=[0, 1, 0, 1])
+    paths = {"raw_data": f"{tmp_path}/raw.npz", "data_dir": f"{tmp_path}/d"}
+    dataset = prepare.prepare(config.Prepare(source="arrays", **paths))
+    settings = config.Predict(input=str(folder))
+    command._check_files(settings)
+    assert len(list(command._rows(settings, [], dataset))) == 2
+    texts = dataclasses.replace(dataset, description={})
+    with pytest.raises(UsageError, match="Is a directory. Name a file that can be read"):
+        command._rows(settings, [], texts)
+    with pytest.raises(UsageError, match="Is a directory"):
+        command._check_files(dataclasses.replace(settings, source="ts"))

@@ -211,7 +211,7 @@ COMMANDS = {
         _evaluate,
     ),
     "predict": Command(
-        "print labels and probabilities of texts",
+        "print what a model answers to texts or sequences of numbers",
         "predict --model_dir=DIR [flags] [TEXT ...]",
         (configuration.Predict,),
         _predict,

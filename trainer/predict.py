@@ -64,18 +64,15 @@ def _check_files(settings: configuration.Predict) -> None:
     """Raises UsageError if --input cannot be read or --output not be written."""
     source, target = settings.input, settings.output
     try:
-        folders = settings.source in numbers.FOLDERS
-        if source and stat.S_ISDIR(os.stat(source).st_mode) and not folders:
-            raise IsADirectoryError(0, os.strerror(errno.EISDIR))
+        if settings.source not in ("", *numbers.FOLDERS):
+            _refuse_folder(source)
         # The shell's <(command) is a pipe that has its writer already.
         if source and stat.S_ISFIFO(os.stat(source).st_mode) and not source.startswith("/dev/"):
             raise OSError(0, "it is a named pipe, which may never end")
         if source:
             os.close(os.open(source, os.O_RDONLY | os.O_NONBLOCK))
     except OSError as problem:
-        raise UsageError(
-            f"--input={source}: {problem.strerror}. Name a file that can be read."
-        ) from None
+        raise _unreadable(source, problem) from None
     if not target:
         return
     place = pathlib.Path(target)
@@ -92,6 +89,16 @@ def _check_files(settings: configuration.Predict) -> None:
         )
 
 
+def _refuse_folder(source: str) -> None:
+    """Raises UsageError if --input is a folder: texts lie in files."""
+    if os.path.isdir(source):
+        raise _unreadable(source, IsADirectoryError(0, os.strerror(errno.EISDIR)))
+
+
+def _unreadable(source: str, problem: OSError) -> UsageError:
+    return UsageError(f"--input={source}: {problem.strerror}. Name a file that can be read.")
+
+
 # --- texts ----------------------------------------------------------------------------------------
 
 
@@ -101,6 +108,7 @@ def _rows(
     if dataset.input.numbers:
         return _sequences(settings, words, dataset)
     numbers.refuse_for_texts(settings)
+    _refuse_folder(settings.input)
     if words:
         return map(Row, _arguments(words))
     return _of_table(settings) if settings.table else map(Row, _lines(settings))

@@ -53,10 +53,10 @@ def test_new_data_of_another_form_is_refused(tmp_path, prepared):
     np.savez(tmp_path / "raw.npz", x=X.reshape(-1, 2), lengths=[4, 4, 4], y=[0, 1, 1])
     dataset = prepared("arrays", "raw.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros((8, 3)), lengths=[4, 4])
-    np.savez(tmp_path / "fixed.npz", x=X)
+    np.savez(tmp_path / "flat.npz", x=X.reshape(-1, 2))
     for name, flags, message in (
         ("other.npz", {}, r"frames of \[3\] numbers, but the model reads frames of \[2\]"),
-        ("fixed.npz", {}, "no array lengths; there are 'x'. The model was trained on sequences"),
+        ("flat.npz", {}, r"\[12, 2\] without an array lengths. The model was trained on sequen"),
         ("raw.npz", {"x_array": "z"}, "no array z; there are 'lengths', 'x', 'y'"),
     ):
         with pytest.raises(DataError, match=message):
@@ -72,3 +72,14 @@ def test_new_data_of_another_form_is_refused(tmp_path, prepared):
     unknown = dataclasses.replace(dataset, description={"input": {"shape": [2]}})
     with pytest.raises(UsageError, match="does not say how the sequences were read"):
         new(unknown, tmp_path / "raw.npz")
+
+
+def test_a_model_of_several_lengths_reads_sequences_of_one_length(tmp_path, prepared):
+    np.savez(tmp_path / "raw.npz", x=X.reshape(-1, 2), lengths=[4, 3, 5], y=[0, 1, 1])
+    dataset = prepared("arrays", "raw.npz")
+    np.savez(tmp_path / "new.npz", x=X[:, :3])
+    found = new(dataset, tmp_path / "new.npz")
+    np.testing.assert_array_equal([frames for frames, *_ in found], X[:, :3])
+    np.savez(tmp_path / "wide.npz", x=np.zeros((2, 3, 4)))
+    with pytest.raises(DataError, match=r"frames of \[4\] numbers, but the model reads frames"):
+        new(dataset, tmp_path / "wide.npz")

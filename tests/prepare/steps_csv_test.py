@@ -52,8 +52,14 @@ def test_a_bad_row_of_steps_is_named_with_its_line(csv, tmp_path, old, new, mess
     [
         ("1,1", "raw.csv:3: the time '1' is that of line 2 of the same sequence. Two steps need"),
         ("1,noon", "raw.csv:3: the time 'noon' is neither a number nor a date such as"),
-        ("1,2024-05-01", "raw.csv:2: the times of the sequence that begins here are written in"),
-        ("2024-05-01T12:00Z,2024-05-01", "are written in several ways"),
+        (
+            "1,2024-05-01",
+            "raw.csv:3: the time '2024-05-01' is written in another way than '1' in line 2",
+        ),
+        (
+            "2024-05-01T12:00Z,2024-05-01",
+            "raw.csv:3: the time '2024-05-01' is written in another way",
+        ),
     ],
 )
 def test_times_that_do_not_sort_steps_are_refused(csv, times, message):

@@ -63,12 +63,6 @@ def splits_in(path: str, split: str, reading: Reading) -> dict[str, Names]:
                 f"{path}: {here[0]} has no {form.format(wanted[1])} beside it; there are "
                 f"{shown.names(names)}. Name the targets with --y_array."
             )
-        if wanted[2] and not here[2] and not reading.answers:
-            raise DataError(
-                f"{path}: no array {wanted[2]}; there are {shown.names(names)}. The model was "
-                "trained on sequences of several lengths, which this array holds: name it with "
-                "--lengths_array."
-            )
     if not found:
         raise DataError(
             f"{path}: no array {_forms(wanted[0], bool(reading.answers))}; there are "
@@ -99,6 +93,14 @@ def read(
                 "(.astype('float32'))."
             )
         lengths = None
+        wanted = reading.settings["lengths_array"]
+        if wanted and not names.lengths and not reading.answers and len(x.shape) < 3:
+            raise DataError(
+                f"{x.place}: {list(x.shape)} without an array {wanted}. The model was trained on "
+                "sequences of several lengths. Give the lengths of these in that array or in the "
+                "one that --lengths_array names, or write sequences of one length as [examples, "
+                "time, ...]."
+            )
         if names.lengths:
             lengths = _lengths(opened.enter_context(arrays.array(names.lengths)), x)
         frame = _frame(x, lengths is not None, tuple(reading.settings["frame_shape"]))

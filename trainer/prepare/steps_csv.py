@@ -159,11 +159,14 @@ def _in_time(
 ) -> list[tuple[int, list[str]]]:
     """Returns rows sorted by their time."""
     times = [_time(fields[position], (path, number)) for number, fields in rows]
-    if len({(type(time), getattr(time, "tzinfo", None) is None) for time in times}) > 1:
+    kinds = [(type(time), getattr(time, "tzinfo", None) is None) for time in times]
+    other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), 0)
+    if other:
         raise DataError(
-            f"{path}:{rows[0][0]}: the times of the sequence that begins here are written in "
-            f"several ways, such as {shown.names([rows[0][1][position], rows[-1][1][position]])}. "
-            "Write all as numbers, or all as dates with or without a time zone."
+            f"{path}:{rows[other][0]}: the time {shown.value(rows[other][1][position], 60)} is "
+            f"written in another way than {shown.value(rows[0][1][position], 60)} in line "
+            f"{rows[0][0]} of the same sequence. Write all as numbers, or all as dates with or "
+            "without a time zone."
         )
     order = sorted(range(len(rows)), key=times.__getitem__)
     for one, other in itertools.pairwise(order):
