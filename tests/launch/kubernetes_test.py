@@ -470,6 +470,34 @@ def test_copies_come_before_and_beside_the_trainer_and_are_as_confined(file):
 
 
 @pytest.mark.parametrize("file", SHAPES)
+def test_copies_carry_the_environment_and_what_quotas_count(file):
+    words = COMMANDS[file]
+    flags = (
+        "--cpu_limit=32",
+        "--scratch=2Gi",
+        "--env=HTTPS_PROXY=http://proxy:3128",
+        "--env_secret=AWS_ACCESS_KEY_ID=keys:id",
+    )
+    text = rendered(words[0], *COPIES, *flags, *words[1:], "--data_dir=/scratch/words")
+    for document in yaml.safe_load_all(text):
+        if document["kind"] == "Job":
+            kubernetes_validate.validate(document, VERSION, strict=True)
+    [job] = [one for one in yaml.safe_load_all(text) if one["kind"] in ("Job", "JobSet")]
+    spec = job["spec"]
+    if job["kind"] == "JobSet":
+        spec = spec["replicatedJobs"][0]["template"]["spec"]
+    pod = spec["template"]["spec"]
+    trainer, *others = [*pod["containers"], *pod["initContainers"]]
+    assert len(others) == 4
+    for container in others:
+        assert container["env"] == trainer["env"]
+        for kind in ("requests", "limits"):
+            counted = trainer["resources"][kind].keys() - {"google.com/tpu", "nvidia.com/gpu"}
+            assert container["resources"][kind].keys() == counted
+        assert container["resources"]["limits"]["cpu"] == "1"
+
+
+@pytest.mark.parametrize("file", SHAPES)
 def test_a_wrong_url_or_image_of_a_copy_fails_the_job_at_once_and_another_failure_counts(file):
     _, job = copying(file)
     names = [
