@@ -94,7 +94,7 @@ def stop_and_submit_again(job):
         (delete, 1),
         (kill, 1),
         (stop_and_submit_again, 1),
-        (delete, 2),
+        pytest.param(delete, 2, marks=pytest.mark.cluster_quick),
         (evict, 2),
         (kill, 2),
         (freeze, 2),
