@@ -4,9 +4,11 @@ server would take.
 
 import contextlib
 import io
+import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -270,18 +272,25 @@ def test_workers_find_each_other_by_names_that_the_cluster_makes():
     assert "--hosts=words-worker-0-{index}.words:2222" in container["args"]
 
 
-@pytest.mark.parametrize(
-    "stat, alive",
-    [("1 (python) S 0 1", True), ("1 (python) R 0 1", True), ("1 (python) T 0 1", False)],
-)
-def test_a_worker_whose_first_process_is_frozen_counts_as_dead(tmp_path, stat, alive):
+def test_a_first_process_that_is_stopped_continues():
     [container] = workers_job("k8s/indexed_job.yaml")["template"]["spec"]["containers"]
     *shell, program = container["livenessProbe"]["exec"]["command"]
-    (tmp_path / "stat").write_text(stat + "\n")
-    assert (
-        subprocess.run([*shell, program.replace("/proc/1/stat", str(tmp_path / "stat"))]).returncode
-        == 0
-    ) == alive
+    with subprocess.Popen(["sleep", "60"]) as process:
+        stat = pathlib.Path(f"/proc/{process.pid}/stat")
+
+        def probe() -> str:
+            """Runs the probe as if `process` were process 1; returns the state it is in then."""
+            mine = program.replace("/proc/1/", f"/proc/{process.pid}/")
+            mine = mine.replace("-CONT 1", f"-CONT {process.pid}")
+            subprocess.run([*shell, mine], check=True)
+            return stat.read_text().split()[2]
+
+        assert probe() != "T"
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        assert stat.read_text().split()[2] == "T"
+        assert probe() != "T"
+        process.kill()
 
 
 def test_a_jobset_starts_all_workers_anew_unless_that_is_hopeless():
