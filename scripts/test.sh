@@ -4,6 +4,7 @@
 #   scripts/test.sh                              all but the slow ones, a file on each core
 #   scripts/test.sh --slow                       all that need no cluster
 #   scripts/test.sh --cluster tests/cluster      those on a Kubernetes cluster, which they start and stop where this machine can
+#   scripts/test.sh --cluster_quick              a small part of them, at most 8 minutes; where no cluster starts, none
 #   scripts/test.sh --gpu_wheel                  those that read the GPU kernels of TensorFlow's wheel; they need no GPU
 #   scripts/test.sh --tpu_compiler               those that compile for TPUs; they need no TPU
 #   scripts/test.sh tests/data -k permutation    some
@@ -14,6 +15,10 @@ case " $* " in
     venv="$venv-gpu-wheel"
     environment gpu_wheel
     set -- -m gpu_wheel "$@"
+    ;;
+  *" --cluster_quick "*)
+    environment test
+    set -- -m cluster_quick tests/cluster "$@"
     ;;
   *" --tpu_compiler "*)
     export RNN_TRAINER_TPU_COMPILER="$venv-tpu-compiler"

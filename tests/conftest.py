@@ -22,6 +22,11 @@ def pytest_addoption(parser):
         help="also run the tests on a Kubernetes cluster of this machine",
     )
     parser.addoption(
+        "--cluster_quick",
+        action="store_true",
+        help="also run a small part of the tests on a cluster; without a cluster they are skipped",
+    )
+    parser.addoption(
         "--gpu_wheel",
         action="store_true",
         help="also run the tests that read the kernels of TensorFlow's wheel for GPUs",
@@ -58,6 +63,9 @@ def pytest_collection_modifyitems(config, items):
     ):
         if not config.getoption(f"--{name}"):
             for item in items:
+                quick = config.getoption("--cluster_quick")
+                if name == "cluster" and quick and item.get_closest_marker("cluster_quick"):
+                    continue
                 if item.get_closest_marker(name):
                     item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -34,6 +34,7 @@ OTHER_FLAGS = {
     "platform": "scripts/build_image.sh",
     "slow": "pytest",
     "cluster": "pytest",
+    "cluster_quick": "pytest",
     "gpu_wheel": "pytest",
     "tpu_compiler": "pytest",
     "durations": "pytest",

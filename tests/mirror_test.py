@@ -36,6 +36,7 @@ WHOLE_PROGRAM = {
     "prepare/tagging_test.py": "do tagged sentences become what a tagger learns from?",
     "prepare/translation_test.py": "do pairs of texts become what a translator learns from?",
     "resume_test.py": "is a resumed run the same run?",
+    "scripts/ci_test.py": "does CI end with the closing line of the suite, and in its time?",
     "scripts/moving_mnist_test.py": "do digits move as the published recipe says?",
     "scripts/ngram_test.py": "is the 3-gram that language models must beat the right one?",
     "scripts/prove_checks_test.py": "do the checks of a GPU notice its faults?",

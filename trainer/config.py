@@ -1316,12 +1316,16 @@ class Submit(Checked):
     env: tuple[str, ...] = _submit_knob(
         (),
         "NAME=VALUE: a variable of the workers' environment. Repeat the flag for each variable.",
-        targets=(KUBERNETES,),
+        targets=(KUBERNETES, VERTEX),
+        elsewhere=". --target=slurm and --target=local hand your own environment on: export it "
+        "before submit",
     )
     env_secret: tuple[str, ...] = _submit_knob(
         (),
         "NAME=SECRET:KEY: a variable whose value is a key of a Secret. Repeat the flag for each.",
         targets=(KUBERNETES,),
+        elsewhere=". --target=slurm and --target=local hand your own environment on, and a job of "
+        "Vertex AI has no secrets in its variables",
     )
     runtime_class: str = _submit_knob(
         "",
@@ -1381,6 +1385,8 @@ class Submit(Checked):
         "Print the logs of all workers until the job ends and exit with its code. Ctrl-C leaves "
         "the job running.",
         targets=(KUBERNETES,),
+        elsewhere=". After --apply, Slurm's log is followed by `tail -F`, that of Vertex AI by "
+        "`gcloud ai custom-jobs stream-logs`",
     )
 
     stage: tuple[str, ...] = _submit_knob(
@@ -1462,13 +1468,18 @@ class Submit(Checked):
     )
 
     status: str = _submit_knob(
-        "", "Name of a job: print how it is doing.", targets=(KUBERNETES, SLURM), verbs=(STATUS,)
+        "",
+        "Name of a job: print how it is doing.",
+        targets=(KUBERNETES, SLURM),
+        verbs=(STATUS,),
+        elsewhere=". `gcloud ai custom-jobs list` shows jobs of Vertex AI",
     )
     stop: str = _submit_knob(
         "",
         "Name of a job: stop it. Its workers write a checkpoint; volumes stay.",
         targets=(KUBERNETES, SLURM),
         verbs=(STOP,),
+        elsewhere=". `gcloud ai custom-jobs cancel` stops a job of Vertex AI, Ctrl-C any other",
     )
 
     def __post_init__(self):

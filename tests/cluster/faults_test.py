@@ -49,6 +49,7 @@ def kill(job):
 
 
 def freeze(job):
+    """Stops the first process of a pod, which its liveness probe continues."""
     kit.kit("signal", job.namespace.name, _name(job), "--signal", "SIGSTOP")
 
 
@@ -94,7 +95,7 @@ def stop_and_submit_again(job):
         (delete, 1),
         (kill, 1),
         (stop_and_submit_again, 1),
-        (delete, 2),
+        pytest.param(delete, 2, marks=pytest.mark.cluster_quick),
         (evict, 2),
         (kill, 2),
         (freeze, 2),
@@ -121,6 +122,8 @@ def test_a_disturbed_job_ends_with_the_digest_of_an_undisturbed_one(
     code, lines = job.follow()
     assert code == 0, lines[-20:]
     assert kit.digest(lines) == expected
+    if fault is freeze:  # Peers do not even notice, unless the machine is very slow.
+        return
     assert max(event["attempt"] for event in job.events()) > 1, "the job ended before the fault"
     record_property("fault_to_first_new_steps", _first_loop(job, disturbed, attempt=2) - disturbed)
 

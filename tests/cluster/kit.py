@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 
+from trainer.launch import local
 from trainer.model_folder import journal
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -262,7 +263,7 @@ def local_digest(workers: int, folder: pathlib.Path) -> str:
     flags = [*TRAINING, f"--data_dir={data}", f"--model_dir={folder / str(workers)}"]
     if workers == 1:
         return digest(run([sys.executable, "-m", "trainer", "train", *flags]).splitlines())
-    hosts = ",".join(f"127.0.0.1:{port}" for port in range(29400, 29400 + workers))
+    hosts = ",".join(f"127.0.0.1:{port}" for port in local.free_ports(workers))
     gang = [
         sys.executable,
         "-m",

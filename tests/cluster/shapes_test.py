@@ -15,8 +15,8 @@ pytestmark = pytest.mark.cluster
 @pytest.mark.parametrize(
     "name, shape, workers",
     [
-        ("one", (), 1),
-        ("two", ("--workers=2",), 2),
+        pytest.param("one", (), 1, marks=pytest.mark.cluster_quick),
+        pytest.param("two", ("--workers=2",), 2, marks=pytest.mark.cluster_quick),
         ("three", ("--workers=3",), 3),
         ("jobset", ("--workers=2", "--jobset"), 2),
         ("queued", ("--queue=team",), 1),

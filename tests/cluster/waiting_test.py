@@ -116,12 +116,13 @@ def following(job):
             "sets the minimum memory of a Container to 2Gi",
             "--memory",
         ),
-        (
+        pytest.param(
             "quota",
             lambda _: [quota(requests_cpu="100m")],
             (),
             "exceeded quota: team",
             "`kubectl describe resourcequota team`",
+            marks=pytest.mark.cluster_quick,
         ),
         (
             "quota-of-limits",

@@ -357,8 +357,8 @@ def test_the_reason_why_a_worker_waits_is_logged_once(fake, capsys):
     assert [line.split(" ", 1)[1] for line in lines] == [
         "worker 0 waits: Unschedulable: 0/2 nodes have a GPU. No node can take the pod. See "
         "`kubectl describe nodes`, and wait for the autoscaler if there is one.",
-        "worker 1 waits: ImagePullBackOff: told. The node cannot pull the image. Check --image and "
-        "--pull_secret, and that the node reaches the registry.",
+        "worker 1 waits: ImagePullBackOff: told. The node cannot pull the image. Check "
+        "--image, --stage_image and --pull_secret, and that the node reaches the registry.",
     ]
 
 
@@ -577,7 +577,10 @@ def copying(**state) -> dict:
 def test_a_copy_that_failed_is_a_failure_with_its_last_lines():
     ended = {"exitCode": 74, "reason": "Error", "message": "error: gs://b/d: could not be copied"}
     failure = kubectl.failure_of(copying(terminated=ended))
-    assert (failure.code, failure.why) == (74, "Error error: gs://b/d: could not be copied")
+    assert (failure.code, failure.why) == (
+        74,
+        "stage-0: Error error: gs://b/d: could not be copied",
+    )
 
 
 def test_an_image_of_a_copy_that_cannot_be_pulled_is_no_failure():

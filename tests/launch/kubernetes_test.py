@@ -4,9 +4,11 @@ server would take.
 
 import contextlib
 import io
+import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -270,18 +272,25 @@ def test_workers_find_each_other_by_names_that_the_cluster_makes():
     assert "--hosts=words-worker-0-{index}.words:2222" in container["args"]
 
 
-@pytest.mark.parametrize(
-    "stat, alive",
-    [("1 (python) S 0 1", True), ("1 (python) R 0 1", True), ("1 (python) T 0 1", False)],
-)
-def test_a_worker_whose_first_process_is_frozen_counts_as_dead(tmp_path, stat, alive):
+def test_a_first_process_that_is_stopped_continues():
     [container] = workers_job("k8s/indexed_job.yaml")["template"]["spec"]["containers"]
     *shell, program = container["livenessProbe"]["exec"]["command"]
-    (tmp_path / "stat").write_text(stat + "\n")
-    assert (
-        subprocess.run([*shell, program.replace("/proc/1/stat", str(tmp_path / "stat"))]).returncode
-        == 0
-    ) == alive
+    with subprocess.Popen(["sleep", "60"]) as process:
+        stat = pathlib.Path(f"/proc/{process.pid}/stat")
+
+        def probe() -> str:
+            """Runs the probe as if `process` were process 1; returns the state it is in then."""
+            mine = program.replace("/proc/1/", f"/proc/{process.pid}/")
+            mine = mine.replace("-CONT 1", f"-CONT {process.pid}")
+            subprocess.run([*shell, mine], check=True)
+            return stat.read_text().split()[2]
+
+        assert probe() != "T"
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        assert stat.read_text().split()[2] == "T"
+        assert probe() != "T"
+        process.kill()
 
 
 def test_a_jobset_starts_all_workers_anew_unless_that_is_hopeless():
@@ -467,6 +476,34 @@ def test_copies_come_before_and_beside_the_trainer_and_are_as_confined(file):
     assert trainer["command"][2].endswith('exec python -m trainer "$@"')
     assert "exec 9>/tmp/outcome; export TRAINER_OUTCOME_FD=9; " in trainer["command"][2]
     assert ("ulimit" in trainer["command"][2]) == (file == "k8s/tpu.yaml")
+
+
+@pytest.mark.parametrize("file", SHAPES)
+def test_copies_carry_the_environment_and_what_quotas_count(file):
+    words = COMMANDS[file]
+    flags = (
+        "--cpu_limit=32",
+        "--scratch=2Gi",
+        "--env=HTTPS_PROXY=http://proxy:3128",
+        "--env_secret=AWS_ACCESS_KEY_ID=keys:id",
+    )
+    text = rendered(words[0], *COPIES, *flags, *words[1:], "--data_dir=/scratch/words")
+    for document in yaml.safe_load_all(text):
+        if document["kind"] == "Job":
+            kubernetes_validate.validate(document, VERSION, strict=True)
+    [job] = [one for one in yaml.safe_load_all(text) if one["kind"] in ("Job", "JobSet")]
+    spec = job["spec"]
+    if job["kind"] == "JobSet":
+        spec = spec["replicatedJobs"][0]["template"]["spec"]
+    pod = spec["template"]["spec"]
+    trainer, *others = [*pod["containers"], *pod["initContainers"]]
+    assert len(others) == 4
+    for container in others:
+        assert container["env"] == trainer["env"]
+        for kind in ("requests", "limits"):
+            counted = trainer["resources"][kind].keys() - {"google.com/tpu", "nvidia.com/gpu"}
+            assert container["resources"][kind].keys() == counted
+        assert container["resources"]["limits"]["cpu"] == "1"
 
 
 @pytest.mark.parametrize("file", SHAPES)

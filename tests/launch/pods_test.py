@@ -53,6 +53,8 @@ def refusal(**flags) -> str:
         ),
         ({"env_secret": ("TF_CONFIG=s:k",)}, "--env_secret=TF_CONFIG=...: TF_CONFIG cannot be set"),
         ({"env": ("RNN_TRAINER_CHANNEL=3",)}, "RNN_TRAINER_CHANNEL cannot be set"),
+        ({"env": ("TRAINER_OUTCOME_FD=1",)}, "because submit sets it for --publish"),
+        ({"env": ("AIP_MODEL_DIR=/m",)}, "because Vertex AI sets such variables"),
         ({"env": ("NVIDIA_VISIBLE_DEVICES=all",)}, "sets it to the GPUs of --gpus"),
         # Labels and annotations
         ({"label": ("team",)}, "--label=team: must be KEY=VALUE"),
@@ -266,6 +268,26 @@ def test_a_queue_that_does_not_count_disk_admits_the_job():
 def test_a_limit_of_cpus_is_set_only_if_asked_for():
     assert "cpu" not in pods.resources(submit(), {}, [])[1]
     assert pods.resources(submit(cpu_limit="3"), {}, [])[1]["cpu"] == "3"
+
+
+@pytest.mark.parametrize(
+    "flags, cpu, disk",
+    [
+        ({}, {}, {"ephemeral-storage": "1Gi"}),
+        ({"scratch": "500Mi"}, {}, {"ephemeral-storage": "500Mi"}),
+        ({"queue": "team"}, {}, {}),
+        ({"queue": "team", "scratch": "9Gi"}, {}, {"ephemeral-storage": "1Gi"}),
+        ({"cpu_limit": "8"}, {"cpu": "1"}, {"ephemeral-storage": "1Gi"}),
+        ({"cpu": "100m", "cpu_limit": "200m"}, {"cpu": "200m"}, {"ephemeral-storage": "1Gi"}),
+    ],
+)
+def test_a_container_that_copies_states_what_the_trainer_states_and_no_more(flags, cpu, disk):
+    requests, limits = pods.resources_beside(submit(**flags), "250m", "1Gi")
+    assert limits == {**cpu, "memory": "1Gi", **disk}
+    # A request above its limit would be refused.
+    request = "200m" if cpu == {"cpu": "200m"} else "250m"
+    assert requests == {"cpu": request, "memory": "1Gi", **disk}
+    assert limits.keys() == pods.resources(submit(**flags), {}, [])[1].keys()
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,14 @@ def test_a_flag_with_its_default_value_is_never_refused(name):
         (
             ["--target=local", "--stop=words"],
             "error: --stop=words: --target=local would ignore it; it is for --target=kubernetes "
-            "and --target=slurm. Leave it out, or use another --target.\n",
+            "and --target=slurm. `gcloud ai custom-jobs cancel` stops a job of Vertex AI, Ctrl-C "
+            "any other. Leave it out, or use another --target.\n",
+        ),
+        (
+            ["--target=slurm", "--env=A=b"],
+            "error: --env=A=b: --target=slurm would ignore it; it is for --target=kubernetes and "
+            "--target=vertex. --target=slurm and --target=local hand your own environment on: "
+            "export it before submit. Leave it out, or use another --target.\n",
         ),
         (
             ["--target=slurm", "--stage=gs://b/d:/scratch/d"],

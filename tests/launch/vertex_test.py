@@ -99,6 +99,16 @@ def test_several_workers_are_a_chief_and_a_pool_of_workers_and_no_other():
     assert made["baseOutputDirectory"] == {"outputUriPrefix": "gs://b/m"}
 
 
+def test_variables_reach_every_pool_beside_the_token():
+    made = vertex.specification(job({"workers": 2, "env": ("NCCL_DEBUG=INFO", "A=b=c")}))
+    for pool in made["workerPoolSpecs"]:
+        assert pool["containerSpec"]["env"] == [
+            {"name": "NCCL_DEBUG", "value": "INFO"},
+            {"name": "A", "value": "b=c"},
+            {"name": "TRAINER_GANG_TOKEN", "value": "f" * 64},
+        ]
+
+
 def test_a_token_of_the_user_s_own_is_kept():
     made = vertex.specification(job({"workers": 2}, {"gang_token_file": "/mnt/nfs/runs/token"}))
     assert "env" not in made["workerPoolSpecs"][0]["containerSpec"]
@@ -200,6 +210,7 @@ def test_without_gcloud_the_job_can_still_be_printed(monkeypatch, capsys):
         ({"gpus": 1}, {}, "--gpus=1 and --gpu_type=: Vertex AI needs both or none"),
         ({"gpu_type": "NVIDIA_L4"}, {}, "--gpus=0 and --gpu_type=NVIDIA_L4"),
         ({"nfs": ("10.0.0.2:/s:/data",)}, {}, "--nfs=10.0.0.2:/s:/data: must be SERVER:/EXPORT"),
+        ({"env": ("TF_CONFIG={}",)}, {}, "--env=TF_CONFIG=...: TF_CONFIG cannot be set"),
         ({"network": "default"}, {}, "--network=default: must be projects/NUMBER"),
         ({"stage": ("s3://b/d:/tmp/d",)}, {}, "s3://b/d: Vertex AI copies by way of /gcs"),
         ({"publish": "s3://b/m"}, {}, "s3://b/m: Vertex AI copies by way of /gcs"),

@@ -169,6 +169,19 @@ def test_a_job_without_pods_is_explained_by_its_events(document, about, message,
             "kubectl get secrets",
         ),
         (
+            {"initContainerStatuses": [{"name": "stage-0", "state": {"running": {}}}]},
+            "stage-0 runs. It copies a folder of --stage",
+            "`kubectl logs POD --container=stage-0`",
+        ),
+        (  # A proxy of a service mesh runs beside all others and explains nothing.
+            {
+                "initContainerStatuses": [{"name": "istio-proxy", "state": {"running": {}}}],
+                **waits("ErrImagePull", "not found"),
+            },
+            "The registry has no such image.",
+            "--stage_image",
+        ),
+        (
             unscheduled("0/2 nodes are available: 2 Insufficient nvidia.com/gpu."),
             "No node has enough free nvidia.com/gpu.",
             "--gpu_resource",

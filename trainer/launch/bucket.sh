@@ -13,8 +13,9 @@
 set -u
 umask 022
 export HOME=/tmp                          # The root file system is read-only, and the user of the image may be another one.
-# One process of a few threads, so that memory stays below the limit of the container.
-export CLOUDSDK_STORAGE_PROCESS_COUNT=1 CLOUDSDK_STORAGE_THREAD_COUNT=8 CLOUDSDK_CORE_DISABLE_PROMPTS=1
+# One process of a few threads, so that memory stays below the limit of the container; --env may say otherwise.
+export CLOUDSDK_STORAGE_PROCESS_COUNT="${CLOUDSDK_STORAGE_PROCESS_COUNT:-1}"
+export CLOUDSDK_STORAGE_THREAD_COUNT="${CLOUDSDK_STORAGE_THREAD_COUNT:-8}" CLOUDSDK_CORE_DISABLE_PROMPTS=1
 STORAGE=74                                # trainer/exit_codes.py
 USAGE=2
 verb=$1 url=$2

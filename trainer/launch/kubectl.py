@@ -331,11 +331,13 @@ def failure_of(pod: dict[str, Any]) -> Failure | None:
     for container in _containers(pod):
         ended = container.get("state", {}).get("terminated")
         if ended and ended["exitCode"]:
+            said = f"{ended.get('reason', '')} {ended.get('message', '')}".strip()
+            name = container.get("name", "trainer")
             return Failure(
                 ended.get("finishedAt", ""),
                 waiting.worker(pod),
                 ended["exitCode"],
-                f"{ended.get('reason', '')} {ended.get('message', '')}".strip(),
+                said if name == "trainer" else f"{name}: {said}",
             )
     return None
 

@@ -190,7 +190,7 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "tensorboard_annotations": pods.tensorboard_annotations(submit),
         "tensorboard_node_selector": pods.architecture(submit) or None,
         "tensorboard_limits": {
-            **({"cpu": "1"} if submit.cpu_limit else {}),
+            **pods.cpu_limit_beside(submit),
             "memory": "1Gi",
             "ephemeral-storage": "1Gi",
         },
@@ -210,6 +210,8 @@ def _copies(spec: specs.JobSpec) -> dict[str, Any]:
     publication, hold = spec.publication, stage.HOLD_PIPE if spec.publication else ""
     mounts = [{"name": "tmp", "mountPath": stage.SHARED}]
     volumes = {volume: name for name, volume in _named(spec)}
+    requests, limits = pods.resources_beside(spec.submit, stage.CPU, stage.MEMORY)
+    env = pods.environment(spec.submit)  # Proxies and endpoints are for the tools too.
 
     def container(name: str, verb: str, *words: str, folder: str = "", **more) -> dict[str, Any]:
         held = specs.volume_of(spec.volumes, folder) if folder else None
@@ -218,10 +220,8 @@ def _copies(spec: specs.JobSpec) -> dict[str, Any]:
             "image": spec.submit.stage_image,
             "command": ["sh", f"{stage.SHARED}/{stage.SCRIPT}", verb],
             "args": [*words],
-            "resources": {
-                "requests": stage.REQUESTS,
-                "limits": {"memory": stage.REQUESTS["memory"]},
-            },
+            **({"env": env} if env else {}),
+            "resources": {"requests": requests, "limits": limits},
             # `--follow` and `--status` show its last lines if it fails.
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": CONFINED,

@@ -16,6 +16,7 @@ from trainer.launch.values import (
     VARIABLE,
     check_cpus,
     check_size,
+    least,
     quantity,
     require,
     total,
@@ -35,11 +36,16 @@ _ENV_SECRET = re.compile(
     rf"(?P<name>{VARIABLE})=(?P<secret>{DNS_SUBDOMAIN.pattern}):(?P<key>[-._a-zA-Z0-9]+)"
 )
 _RESOURCE = re.compile(rf"(?=[^/]+/){LABEL_KEY}")
-# {variable: who sets it}; a value from a flag would be lost or would mislead the trainer.
+# {variable, or beginning of its name: who sets it}; a value from a flag would be lost or would
+# mislead the trainer.
 _OWN_VARIABLES = {
-    "TF_CONFIG": "the workers find each other by --hosts, which submit sets",
+    "TF_CONFIG": "the workers find each other by what submit sets",
     "JOB_COMPLETION_INDEX": "the cluster sets it to the index of the worker",
     channel.VARIABLE: "the supervisor sets it for its training process",
+    "TRAINER_GANG_TOKEN": "submit makes a token for each job; --gang_token_file names your own",
+    "TRAINER_OUTCOME_FD": "submit sets it for --publish",
+    "AIP_": "Vertex AI sets such variables",
+    "CLOUD_ML_": "Vertex AI sets such variables",
     channel.SUPERVISOR: "the supervisor sets it for its training process",
     "KERAS_BACKEND": "the trainer always sets it to tensorflow",
     "TF_USE_LEGACY_KERAS": "the trainer always sets it to 0",
@@ -74,7 +80,7 @@ def check(submit: configuration.Submit) -> None:
     check_sizes(submit)
     _check_folders(submit)
     _check_gpus(submit)
-    _check_environment(submit)
+    check_environment(submit.env, submit.env_secret)
     _check_keys(submit)
     _check_place(submit)
     kueue.check(submit)
@@ -124,22 +130,28 @@ def _check_gpus(submit: configuration.Submit) -> None:
         )
 
 
-def _check_environment(submit: configuration.Submit) -> None:
+def check_environment(env: tuple[str, ...], env_secret: tuple[str, ...] = ()) -> None:
+    """Raises UsageError if --env or --env_secret is malformed or names a variable of ours."""
     seen = set()
-    for flag, pattern, form in (
-        ("env", _ENV, "NAME=VALUE, with letters, digits and _ in NAME"),
-        ("env_secret", _ENV_SECRET, "NAME=SECRET:KEY, with a key of a Secret of the namespace"),
+    for flag, texts, pattern, form in (
+        ("env", env, _ENV, "NAME=VALUE, with letters, digits and _ in NAME"),
+        (
+            "env_secret",
+            env_secret,
+            _ENV_SECRET,
+            "NAME=SECRET:KEY, with a key of a Secret of the namespace",
+        ),
     ):
-        for text in getattr(submit, flag):
+        for text in texts:
             found = pattern.fullmatch(text)
             # A value may be a password, although it belongs in a Secret.
             require(found, flag, text.partition("=")[0] + "=...", f"must be {form}")
             name = found["name"]
-            if name in _OWN_VARIABLES:
-                raise UsageError(
-                    f"--{flag}={name}=...: {name} cannot be set, because {_OWN_VARIABLES[name]}. "
-                    "Leave it out."
-                )
+            for own, why in _OWN_VARIABLES.items():
+                if name == own or (own.endswith("_") and name.startswith(own)):
+                    raise UsageError(
+                        f"--{flag}={name}=...: {name} cannot be set, because {why}. Leave it out."
+                    )
             if name in seen:
                 raise UsageError(f"--{flag}={name}=...: {name} is given twice. Leave out one.")
             seen.add(name)
@@ -232,11 +244,7 @@ def names_kind_of_gpu(submit: configuration.Submit) -> bool:
 
 
 def environment(submit: configuration.Submit) -> list[dict]:
-    """Returns the variables of a container."""
-    plain = [
-        {"name": found["name"], "value": found["value"]}
-        for found in map(_ENV.fullmatch, submit.env)
-    ]
+    """Returns the variables of a container of a pod."""
     secret = [
         {
             "name": found["name"],
@@ -244,7 +252,12 @@ def environment(submit: configuration.Submit) -> list[dict]:
         }
         for found in map(_ENV_SECRET.fullmatch, submit.env_secret)
     ]
-    return plain + secret
+    return variables(submit.env) + secret
+
+
+def variables(env: tuple[str, ...]) -> list[dict[str, str]]:
+    """Returns the variables of --env."""
+    return [{"name": found["name"], "value": found["value"]} for found in map(_ENV.fullmatch, env)]
 
 
 def labels(submit: configuration.Submit) -> dict[str, str]:
@@ -360,15 +373,32 @@ def resources(
       devices: {resource: number} of its accelerators.
       folders: sizes of its emptyDir volumes on disk, which count as ephemeral storage too.
     """
-    # A ClusterQueue of Kueue never admits a job that requests a resource that it does not list.
-    disk = (
-        {"ephemeral-storage": total([scratch(submit), *folders])}
-        if submit.scratch or not submit.queue
-        else {}
-    )
+    disk = _disk(submit, total([scratch(submit), *folders]))
     requests = {"cpu": submit.cpu, "memory": submit.memory, **disk, **devices}
     limits = {**({"cpu": submit.cpu_limit} if submit.cpu_limit else {}), "memory": submit.memory}
     return requests, {**limits, **disk, **devices}
+
+
+def resources_beside(submit: configuration.Submit, cpu: str, memory: str) -> tuple[dict, dict]:
+    """Returns requests and limits of a container that only copies, in the pod of a worker.
+
+    It states what the trainer's states, because a quota refuses a pod unless all containers do. Its
+    files are on the volumes, so its own disk holds no more than its log.
+    """
+    limit = cpu_limit_beside(submit)
+    disk = _disk(submit, least(scratch(submit), "1Gi"))
+    requests = {"cpu": least(cpu, *limit.values()), "memory": memory, **disk}
+    return requests, {**limit, "memory": memory, **disk}
+
+
+def cpu_limit_beside(submit: configuration.Submit) -> dict[str, str]:
+    """Returns the limit of CPUs of a container that does not train: none, or one CPU at most."""
+    return {"cpu": least(submit.cpu_limit, "1")} if submit.cpu_limit else {}
+
+
+def _disk(submit: configuration.Submit, size: str) -> dict[str, str]:
+    # A ClusterQueue of Kueue never admits a job that requests a resource that it does not list.
+    return {"ephemeral-storage": size} if submit.scratch or not submit.queue else {}
 
 
 def _selected(submit: configuration.Submit) -> dict[str, str]:

@@ -34,7 +34,7 @@ PIPE = f"{SHARED}/outcome"
 # the trainer cannot even start. The shell waits until `publish` reads.
 HOLD_PIPE = f"exec 9>{PIPE}; export TRAINER_OUTCOME_FD=9; "
 # What the tools need; with one process of 8 threads they use less.
-REQUESTS = {"cpu": "250m", "memory": "1Gi"}
+CPU, MEMORY = "250m", "1Gi"
 
 _URL = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<bucket>[a-z0-9][-a-z0-9_.]*)(?P<folder>/.*)?"

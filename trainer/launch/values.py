@@ -59,6 +59,11 @@ def total(sizes: Iterable[str]) -> str:
     return f"{math.ceil(sum(map(quantity, sizes)) / 2**20)}Mi"
 
 
+def least(*quantities: str) -> str:
+    """Returns the smallest of some quantities, as it is written."""
+    return min(quantities, key=quantity)
+
+
 def require(holds, name: str, value, rule: str) -> None:
     """Raises UsageError with the value of a flag and its rule, unless `holds`."""
     if not holds:

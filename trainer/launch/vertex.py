@@ -29,8 +29,8 @@ from typing import Any
 from trainer import config as configuration
 from trainer import shown
 from trainer.exit_codes import UsageError
+from trainer.launch import pods, stage
 from trainer.launch import spec as specs
-from trainer.launch import stage
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +94,14 @@ def specification(job: VertexJob) -> dict[str, Any]:
         machine |= {"acceleratorType": submit.gpu_type, "acceleratorCount": submit.gpus}
     several, own = submit.workers > 1, job.train.gang.gang_token_file
     token = [{"name": "TRAINER_GANG_TOKEN", "value": job.token}] if several and not own else []
+    env = [*pods.variables(submit.env), *token]
     pool = {
         "machineSpec": machine,
         "containerSpec": {
             "imageUri": submit.image,
             "command": ["python", "-m", RUN],
             "args": job.arguments,
-            **({"env": token} if token else {}),
+            **({"env": env} if env else {}),
         },
         **({"nfsMounts": [_share(text) for text in submit.nfs]} if submit.nfs else {}),
     }
@@ -204,6 +205,7 @@ def _share(text: str) -> dict[str, str]:
 
 def _check_text(submit: configuration.Submit) -> None:
     specs.check_image("image", submit.image)
+    pods.check_environment(submit.env)
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", submit.name):
         raise UsageError(
             f"--name={submit.name}: must be at most 63 lower-case letters, digits and hyphens, a "

@@ -40,6 +40,8 @@ def _rule(pattern: str, meaning: str, remedy: str, final: bool = False) -> Rule:
     return Rule(re.compile(pattern, re.DOTALL), meaning, remedy, final)
 
 
+# Containers of --stage and --publish that come before the trainer (`stage`).
+_BEFORE = re.compile(r"tools|stage-\d+|check")
 _CREATE = "Create it, or correct"
 # The first that fits decides.
 RULES = (
@@ -99,6 +101,12 @@ RULES = (
         "The namespace has no service account {name}.",
         f"{_CREATE} --service_account.",
     ),
+    # The trainer is not started yet.
+    _rule(
+        rf"^(?P<name>{_BEFORE.pattern}) runs$",
+        "It copies a folder of --stage, or looks at the one of --publish; then the trainer starts.",
+        "Wait; `kubectl logs POD --container={name}` shows what it does.",
+    ),
     # A node cannot start the pod.
     _rule(
         r'(?:secret|Secret) "(?P<name>[^"]+)" not found|couldn\'t find key \S+ in Secret|'
@@ -134,7 +142,7 @@ RULES = (
     _rule(
         r"InvalidImageName|couldn't parse image",
         "The name of the image is not valid.",
-        "Correct --image.",
+        "Correct --image or --stage_image.",
     ),
     _rule(
         r"no match for platform|exec format error",
@@ -145,17 +153,18 @@ RULES = (
     _rule(
         r"Err\w*Pull.*(?:unauthorized|denied|forbidden|authentication|no basic auth|401|403)",
         "The registry does not let the node read the image.",
-        "Name a Secret with the right credentials with --pull_secret, or correct --image.",
+        "Name a Secret with the right credentials with --pull_secret, or correct --image or "
+        "--stage_image.",
     ),
     _rule(
         r"Err\w*Pull.*(?:not found|manifest unknown|404|does not exist)",
         "The registry has no such image.",
-        "Push it (scripts/build_image.sh --push), or correct --image.",
+        "Push it (scripts/build_image.sh --push), or correct --image or --stage_image.",
     ),
     _rule(
         r"Err\w*Pull|ImagePullBackOff|RegistryUnavailable|ErrImageNeverPull",
         "The node cannot pull the image.",
-        "Check --image and --pull_secret, and that the node reaches the registry.",
+        "Check --image, --stage_image and --pull_secret, and that the node reaches the registry.",
     ),
     _rule(
         r"Evicted.*(?:ephemeral|EmptyDir|[Dd]isk)",
@@ -343,7 +352,10 @@ def why(pod: Mapping[str, Any]) -> str:
         *status.get("initContainerStatuses", []),
         *status.get("containerStatuses", []),
     ):
-        waits = container.get("state", {}).get("waiting", {})
+        state = container.get("state", {})
+        if "running" in state and _BEFORE.fullmatch(container["name"]):
+            return f"{container['name']} runs"
+        waits = state.get("waiting", {})
         if waits.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
             return f"{waits['reason']}: {waits.get('message', '')}"
     for condition in status.get("conditions", []):
