@@ -27,7 +27,7 @@ STEPS = {"raw_data": "a.csv", "feature_columns": "a,b", "sequence_column": "run"
         ({**ARRAYS, "normalise": "all"}, "must be one of features | together | none"),
         ({**STEPS, "sequence_column": ""}, "--feature_columns=a,b: needs --sequence_column"),
         ({**STEPS, "text_column": "c"}, "--text_column=c: sequences of numbers of --source=csv"),
-        ({**STEPS, "lowercase": False}, "--lowercase=False: sequences of numbers"),
+        ({**STEPS, "lowercase": False}, "--nolowercase: sequences of numbers"),
         ({**STEPS, "task": "language_model"}, "--task=language_model: of sequences of numbers a"),
         ({**STEPS, "label_column": "b"}, "--feature_columns=b and --label_column=b: must be diff"),
         ({**STEPS, "time_column": "run"}, "--sequence_column=run and --time_column=run: must be"),

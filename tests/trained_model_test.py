@@ -197,7 +197,7 @@ def test_a_damaged_excerpt_without_the_dataset_is_bad_data(moved, model):
     [
         (configuration.Evaluate(beam=2), "--beam=2"),
         (configuration.Evaluate(length_penalty=0.5), "--length_penalty=0.5"),
-        (configuration.Predict(replace_unknown=True), "--replace_unknown=True"),
+        (configuration.Predict(replace_unknown=True), "--replace_unknown"),
         (configuration.Predict(seed=3), "--seed=3"),
         (configuration.Export(beam=1), "--beam=1"),
     ],

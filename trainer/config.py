@@ -1509,17 +1509,17 @@ def _refuse_ignored(submit: Submit) -> None:
             rule = f"{asked} would ignore it; it takes only {takes}"
         else:
             continue
-        problems.append(f"{_as_given(field.name, value)}: {rule}.")
+        problems.append(f"{as_given(field.name, value)}: {rule}.")
     if len(problems) == 1:
         raise UsageError(f"{problems[0]} {remedy}")
     if problems:
         raise UsageError("\n".join([*problems, remedy.replace("it", "them", 1)]))
 
 
-def _as_given(name: str, value) -> str:
-    """The flag as a user writes it."""
-    if value is True:
-        return f"--{name}"
+def as_given(name: str, value) -> str:
+    """Returns a flag as a user writes it."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
     values = value if isinstance(value, tuple) else (value,)
     return " ".join(f"--{name}={each}" for each in values)
 

@@ -112,13 +112,17 @@ def _refuse_unused(settings: Any, used: dict[str, tuple[str, ...]], recordings: 
             if used[field.name] == ("csv",):
                 remedy += " with --feature_columns and --sequence_column"
         raise UsageError(
-            f"--{field.name}={shown.bare(_text(value))}: {_words(settings, recordings)} have no "
+            f"{_given(field.name, value)}: {_words(settings, recordings)} have no "
             f"use for it. {remedy}."
         )
 
 
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _given(name: str, value: Any) -> str:
+    """Returns a flag as a user writes it."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"--{name}={shown.bare(text)}"
 
 
 def _words(settings: Any, recordings: bool) -> str:

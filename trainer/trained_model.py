@@ -105,7 +105,7 @@ def _refuse_ignored(settings: Settings, task: table.Task) -> None:
         ignored = field.name in table.OPTIONS - task.served.options
         if ignored and value != field.default:
             raise UsageError(
-                f"--{field.name}={configuration.as_text(value)}: the model was trained for "
+                f"{configuration.as_given(field.name, value)}: the model was trained for "
                 f"{task.name}, which would ignore it. Leave the flag out."
             )
 

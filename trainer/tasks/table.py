@@ -135,7 +135,7 @@ def _refuse(
     for flag, (default, why) in refused.items():
         if values[flag] != default:
             raise UsageError(
-                f"--{flag}={configuration.as_text(values[flag])}: the dataset is {kind}, and "
+                f"{configuration.as_given(flag, values[flag])}: the dataset is {kind}, and "
                 f"{why}. Leave the flag out."
             )
 
