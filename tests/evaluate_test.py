@@ -233,7 +233,10 @@ def test_a_split_that_is_missing_is_named(tmp_path):
 def evaluator(*splits, **flags) -> evaluate_module.Evaluator | None:
     """The evaluator of a run on a dataset with these splits."""
     dataset = types.SimpleNamespace(
-        splits=dict.fromkeys(splits, "its rows"), task="classification", target=fields.LABEL
+        splits=dict.fromkeys(splits, "its rows"),
+        task="classification",
+        input=fields.TOKENS,
+        target=fields.LABEL,
     )
     config = configuration.from_flat(flags)
     return evaluate_module.Evaluator.of_run(config, dataset, network=None, placement=None)

@@ -66,6 +66,8 @@ OTHER = {
     "tied_embedding": True,
     "attention": "dot",
     "variational_dropout": True,
+    "frame_encoder": "dense",
+    "loss": "huber",
     "dropout": 0.5,
     "word_dropout": 0.5,
     "optimizer": "sgd",
