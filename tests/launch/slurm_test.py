@@ -328,8 +328,7 @@ def cluster(tmp_path_factory):
         for index, command in enumerate(commands):
             log = ends.enter_context(open(folder / f"{command[0]}.log", "wb"))
             process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
-            ends.callback(process.wait)
-            ends.callback(process.terminate)
+            ends.callback(_end, process)
             if not index:
                 eventually("munge", (folder / "munge.socket").exists)
         try:
@@ -347,6 +346,16 @@ def cluster(tmp_path_factory):
             logs = "".join((folder / f"{name}.log").read_text()[-500:] for name in DAEMONS)
             pytest.skip(f"Slurm does not start here ({problem}): {logs}")
         yield folder
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a daemon; slurmd may miss a SIGTERM while it waits for a step."""
+    process.terminate()
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Gang:
