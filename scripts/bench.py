@@ -177,13 +177,13 @@ def _model_and_data(workload: str, data_dir: str):
     import keras
     import numpy as np
 
-    from trainer import config
     from trainer.data import pipeline, store
+    from trainer.flags.run import Input
 
     dataset = store.open_dataset(data_dir)
     split = dataset.splits["train"]
     padding, truncate = ("pre", "start") if workload == "seed" else ("post", "end")
-    settings = config.Input(max_length=LENGTH[workload], padding=padding, truncate=truncate)
+    settings = Input(max_length=LENGTH[workload], padding=padding, truncate=truncate)
     tokens = pipeline.batch_of(split, np.arange(len(split)), LENGTH[workload], settings).inputs
     embedding, units = WIDTH[workload]
     model = keras.Sequential(

@@ -15,8 +15,9 @@ import shlex
 import pytest
 
 from tests import classifier, commands
-from trainer import config as configuration
-from trainer import flags, main
+from trainer import main
+from trainer.flags import parsing
+from trainer.flags import run as configuration
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [
@@ -102,12 +103,12 @@ def parse(words: list[str]) -> None:
         return
     given = [word for word in rest if word != "..."]
     end = given.index("--") if name == "submit" and "--" in given else len(given)
-    values = flags.parse(name, given[:end], FLAGS).values
+    values = parsing.parse(name, given[:end], FLAGS).values
     if given == rest:
         check(name, values)
     if end < len(given):
         assert given[end + 1] == "train"
-        check("train", flags.parse("train", given[end + 2 :], FLAGS).values)
+        check("train", parsing.parse("train", given[end + 2 :], FLAGS).values)
 
 
 def check(name: str, values: dict) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from tests import classifier, commands
 from tests.export import small_models
-from trainer import config as configuration
 from trainer import evaluate as evaluate_module
 from trainer.data import fields, pipeline
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
+from trainer.flags.use import Evaluate
 from trainer.steps.translations import Translations
 from trainer.tasks import bleu, table
 
@@ -296,7 +297,7 @@ def test_a_translation_has_the_quality_of_its_search(translating, monkeypatch, c
     monkeypatch.setattr(evaluate_module.trained_model, "open_model", lambda *_: translating)
     reports = {}
     for beam in (1, 3):
-        settings = configuration.Evaluate(split="test", format="json", beam=beam)
+        settings = Evaluate(split="test", format="json", beam=beam)
         evaluate_module.command(settings)
         reports[beam] = json.loads(capsys.readouterr().out)
         translations = Translations(
@@ -324,7 +325,7 @@ def test_without_sacrebleu_a_translation_is_not_evaluated(
 ):
     monkeypatch.setattr(evaluate_module.trained_model, "open_model", lambda *_: translating)
     with pytest.raises(UsageError, match="--model_dir=m: .*pip install"):
-        evaluate_module.command(configuration.Evaluate(model_dir="m", split="test"))
+        evaluate_module.command(Evaluate(model_dir="m", split="test"))
 
 
 def of_translating_run(model, **flags):

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from tests import commands, datasets, workers_test
-from trainer import config as configuration
 from trainer import resuming, sealed
 from trainer.data import store
+from trainer.flags import run as configuration
 from trainer.model_folder import checkpoint, journal, lock
 from trainer.models import networks
 

@@ -7,8 +7,8 @@ import logging
 import numpy as np
 import pytest
 
-from trainer import config as configuration
 from trainer.exit_codes import DataError, StorageError, TakenOverError
+from trainer.flags import run as configuration
 from trainer.keeper import Keeper
 from trainer.model_folder import attempts, checkpoint, lock
 from trainer.model_folder.selection import Evaluation

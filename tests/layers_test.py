@@ -24,12 +24,12 @@ ROOMS = """
     chaos doctor trained_model
     launch steps
     gang prepare tasks
-    reporting data flags devices
+    reporting data devices
     models
     resuming
     model_folder stopping
-    config
-    channel failures numbers
+    flags
+    channel failures
     durable exit_codes processes sealed shown streams
 """
 # The same for the modules of each package.
@@ -40,6 +40,7 @@ INSIDE = {
     " peers",
     "doctor": "command / checks sight / facts / cluster",
     "export": "command / proof keras_model / expected / examples / saved_model readback",
+    "flags": "use / run prepare submit parsing / numbers tasks places / knobs",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog messages proof",
     "launch": "submit / kubectl tpu_vm_run / kubernetes tpu_vm waiting vertex slurm"
     " / spec local vertex_run / isolation pods stage / kueue / values",
@@ -70,13 +71,15 @@ MODULE_ROW = {room: _rows(rows.split("/")) for room, rows in INSIDE.items()}
 # They answer before TensorFlow is there: `--help`, mistakes on the command line, and every process
 # that watches a training process.
 WITHOUT_TENSORFLOW = """
-    main flags stopping config resuming exit_codes channel durable processes failures sealed
-    shown streams numbers
+    main stopping resuming exit_codes channel durable processes failures sealed
+    shown streams
     chaos.command chaos.trials chaos.faults
     data.plans
     devices.accelerator devices.cuda devices.nvidia devices.hardware devices.resources
     devices.fusion devices.exchange
     doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight
+    flags.knobs flags.numbers flags.parsing flags.places flags.prepare flags.run flags.submit
+    flags.tasks flags.use
     gang.supervisor gang.member gang.links gang.child gang.identity gang.rendezvous gang.roster
     gang.watchdog gang.messages gang.proof
     launch.submit launch.kubectl launch.kubernetes launch.spec launch.local launch.tpu_vm
@@ -146,7 +149,7 @@ def test_imports_point_down_only(module):
     [
         ("from trainer.data.store import Split", {"data.store"}),
         ("from trainer.data import store, text", {"data.store", "data.text"}),
-        ("from trainer import config as configuration", {"config"}),
+        ("from trainer.flags import run as configuration", {"flags.run"}),
         ("import trainer.steps", {"steps"}),
         # Late imports count: they only move the moment.
         ("def late():\n    from trainer import train", {"train"}),

@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 
 from tests import fake_run
-from trainer import config as configuration
 from trainer import loop
 from trainer.data.epochs import Epochs
 from trainer.exit_codes import DivergedError
+from trainer.flags import run as configuration
 from trainer.model_folder import selection
 from trainer.stopping import StopRequest
 

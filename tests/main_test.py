@@ -10,9 +10,9 @@ import pytest
 
 import trainer
 from tests import commands, datasets
-from trainer import config as configuration
 from trainer import main
 from trainer.exit_codes import DataError
+from trainer.flags import run as configuration
 
 TRAIN = ["train", "--data_dir=DATA", "--model_dir=MODEL"]
 

@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from tests import classifier, commands
 from tests.export import small_models
-from trainer import config
 from trainer import predict as command
 from trainer.exit_codes import UsageError
+from trainer.flags.prepare import Prepare
+from trainer.flags.use import Predict
 from trainer.prepare import command as prepare
 
 TEXTS = [
@@ -448,8 +449,8 @@ def test_sequences_of_numbers_are_read_as_their_dataset_was(tmp_path):
     (tmp_path / "raw.csv").write_text(content)
     flags = {"sequence_column": "run", "feature_columns": "a", "source": "csv"}
     paths = {"raw_data": f"{tmp_path}/raw.csv", "data_dir": f"{tmp_path}/d"}
-    dataset = prepare.prepare(config.Prepare(**flags, **paths))
-    settings = config.Predict(input=f"{tmp_path}/raw.csv", source="csv")
+    dataset = prepare.prepare(Prepare(**flags, **paths))
+    settings = Predict(input=f"{tmp_path}/raw.csv", source="csv")
     found = list(command._rows(settings, [], dataset))
     assert [row.id for row in found] == ["u", "v"]
     assert found[0].input.frames.tolist() == [[1], [2]]
@@ -459,7 +460,7 @@ def test_sequences_of_numbers_are_read_as_their_dataset_was(tmp_path):
 
 
 def test_a_table_has_a_column_for_each_value(tmp_path):
-    settings = config.Predict(input="x", output=str(tmp_path / "out.csv"))
+    settings = Predict(input="x", output=str(tmp_path / "out.csv"))
     with open(tmp_path / "out.csv", "wb") as file:
         write = command._Table(file, settings)
         write({"id": "u", "values": {"speed": 1.5, "force": -2.0}})
@@ -473,8 +474,8 @@ def test_a_folder_is_read_for_a_model_of_sequences_and_refused_for_one_of_texts(
     np.save(folder / "x.npy", np.zeros((2, 3, 2), np.float32))
     np.savez(tmp_path / "raw.npz", x=np.ones((4, 3, 2)), y=[0, 1, 0, 1])
     paths = {"raw_data": f"{tmp_path}/raw.npz", "data_dir": f"{tmp_path}/d"}
-    dataset = prepare.prepare(config.Prepare(source="arrays", **paths))
-    settings = config.Predict(input=str(folder))
+    dataset = prepare.prepare(Prepare(source="arrays", **paths))
+    settings = Predict(input=str(folder))
     command._check_files(settings)
     assert len(list(command._rows(settings, [], dataset))) == 2
     texts = dataclasses.replace(dataset, description={})

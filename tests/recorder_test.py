@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests import fake_run
-from trainer import config as configuration
 from trainer import recorder
 from trainer.data.epochs import Epochs
+from trainer.flags import run as configuration
 from trainer.model_folder import journal, selection
 from trainer.recorder import Recorder
 

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from trainer import config as configuration
 from trainer import resuming, sealed
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags import run as configuration
 from trainer.model_folder import commits
 
 MADE_BEFORE = pathlib.Path(__file__).parent / "data" / "made_before"

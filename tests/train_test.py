@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata as hparams
 
 from tests import commands, datasets
-from trainer import config as configuration
 from trainer import sealed
 from trainer.data import fields, order
+from trainer.flags.tasks import TASKS
 from trainer.model_folder import attempts, journal, lock
 
 SMALL = [
@@ -565,7 +565,7 @@ def test_a_run_of_any_task_continues_exactly_and_records_what_evaluate_prints(
         assert continued.code == 0, continued.err
     assert continued.digest == answer.digest
     name = json.loads((data / "dataset.json").read_text())["task"]
-    names = configuration.TASKS[name]
+    names = TASKS[name]
     assert set(evaluations(whole)[-1]["figures"]) == set(names)
     chosen = json.loads((whole / "config.json").read_text())["flags"]["best_metric"]
     assert chosen == next(iter(names))

@@ -8,11 +8,12 @@ import pytest
 import tensorflow as tf
 
 from tests import datasets
-from trainer import config as configuration
 from trainer import resuming, trained_model
 from trainer.data import excerpt
 from trainer.devices.placement import Placement
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags import run as configuration
+from trainer.flags.use import Evaluate, Export, Predict
 from trainer.model_folder import checkpoint, lock
 from trainer.models import networks
 from trainer.trained_model import Examples
@@ -72,9 +73,7 @@ def commit(model, part, step, dataset, *, averages=False) -> None:
 def opened(
     model, which="auto", *arguments, data_dir="", examples=Examples.NEEDED
 ) -> trained_model.TrainedModel:
-    settings = configuration.Evaluate(
-        model_dir=str(model), checkpoint=which, data_dir=str(data_dir)
-    )
+    settings = Evaluate(model_dir=str(model), checkpoint=which, data_dir=str(data_dir))
     return trained_model.open_model(settings, *arguments, examples=examples)
 
 
@@ -195,11 +194,11 @@ def test_a_damaged_excerpt_without_the_dataset_is_bad_data(moved, model):
 @pytest.mark.parametrize(
     "settings, flag",
     [
-        (configuration.Evaluate(beam=2), "--beam=2"),
-        (configuration.Evaluate(length_penalty=0.5), "--length_penalty=0.5"),
-        (configuration.Predict(replace_unknown=True), "--replace_unknown"),
-        (configuration.Predict(seed=3), "--seed=3"),
-        (configuration.Export(beam=1), "--beam=1"),
+        (Evaluate(beam=2), "--beam=2"),
+        (Evaluate(length_penalty=0.5), "--length_penalty=0.5"),
+        (Predict(replace_unknown=True), "--replace_unknown"),
+        (Predict(seed=3), "--seed=3"),
+        (Export(beam=1), "--beam=1"),
     ],
 )
 def test_a_flag_that_the_model_would_ignore_is_refused(settings, flag, model, dataset):

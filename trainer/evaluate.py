@@ -10,7 +10,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer import shown, streams, trained_model
 from trainer.data import fields, pipeline
 from trainer.data.pipeline import EvaluationBatches, StreamEvaluationBatches
@@ -18,6 +17,8 @@ from trainer.data.plans import Length
 from trainer.data.store import Dataset
 from trainer.devices.placement import Placement
 from trainer.exit_codes import BY_NAME, UsageError
+from trainer.flags.run import Config, Input
+from trainer.flags.use import Evaluate
 from trainer.models.networks import Network
 from trainer.reporting.progress import number
 from trainer.steps.evaluation import EvaluationStep
@@ -40,13 +41,13 @@ class Evaluator:
     split: str
     batches: EvaluationBatches | StreamEvaluationBatches
     step: EvaluationStep
-    settings: configuration.Input
+    settings: Input
     translations: Translations | None = None
     _served: list[Served] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of_run(
-        cls, config: configuration.Config, dataset: Dataset, network: Network, placement: Placement
+        cls, config: Config, dataset: Dataset, network: Network, placement: Placement
     ) -> "Evaluator | None":
         """Returns the evaluator that a training run asks for, None if it evaluates nothing.
 
@@ -112,7 +113,7 @@ class Evaluator:
 
 
 def _translations_of_run(
-    config: configuration.Config, step: EvaluationStep, dataset: Dataset, split: str
+    config: Config, step: EvaluationStep, dataset: Dataset, split: str
 ) -> Translations | None:
     """Returns what a training run translates at each evaluation, None if it translates nothing."""
     if not dataset.target.sequence:
@@ -180,7 +181,7 @@ def metrics(
     return total
 
 
-def command(settings: configuration.Evaluate) -> int:
+def command(settings: Evaluate) -> int:
     """`trainer evaluate`: prints the metrics of a trained model."""
     model = trained_model.open_model(settings, settings.devices or 1, ROWS_PER_BATCH)
     if settings.split not in model.dataset.splits:

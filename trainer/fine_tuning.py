@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import resuming, trained_model
-from trainer.config import as_text
 from trainer.data import store
 from trainer.exit_codes import TrainerError, UsageError
+from trainer.flags import run as configuration
+from trainer.flags.knobs import as_text
 from trainer.model_folder.checkpoint import Checkpoint
 from trainer.models import shapes
 from trainer.steps import state as states

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import resuming
 from trainer.exit_codes import DataError
+from trainer.flags.run import Config
 from trainer.model_folder import best, checkpoint, lock, selection
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Keeper:
 
     def __init__(
         self,
-        config: configuration.Config,
+        config: Config,
         folder: pathlib.Path,
         held: lock.Hold,
         dataset_digest: str,

@@ -14,13 +14,13 @@ import time
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import evaluate, recorder, streams
 from trainer.channel import Channel
 from trainer.data.epochs import Epochs
 from trainer.data.pipeline import TrainingBatches
 from trainer.devices.placement import Placement
 from trainer.exit_codes import BY_NAME, DivergedError
+from trainer.flags.run import Run
 from trainer.keeper import Keeper
 from trainer.model_folder import lock, selection
 from trainer.model_folder.journal import Journal
@@ -54,7 +54,7 @@ class Loop:
 
     def __init__(
         self,
-        run: configuration.Run,
+        run: Run,
         attempt: Attempt,
         placement: Placement,
         run_state: State,

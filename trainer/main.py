@@ -17,10 +17,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from trainer import __version__, channel, durable, failures, flags, resuming, stopping, streams
-from trainer import config as configuration
+from trainer import __version__, channel, durable, failures, resuming, stopping, streams
 from trainer.devices import accelerator, cuda
 from trainer.exit_codes import BY_NAME, TrainerError, UsageError
+from trainer.flags import parsing
+from trainer.flags import run as configuration
+from trainer.flags.prepare import Prepare
+from trainer.flags.submit import START, TPU_VM, Submit
+from trainer.flags.use import Chaos, Doctor, Evaluate, Export, Predict, Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +38,12 @@ class Command:
     summary: str
     usage: str
     sections: tuple[type, ...]
-    run: Callable[[flags.Parsed], int]
+    run: Callable[[parsing.Parsed], int]
 
 
-def _prepare(parsed: flags.Parsed) -> int:
+def _prepare(parsed: parsing.Parsed) -> int:
     """Turns raw files into a dataset folder."""
-    settings = configuration.Prepare(**parsed.values)
+    settings = Prepare(**parsed.values)
     _require(settings, "data_dir")
     stopping.unwind_on_sigterm()
     from trainer.devices import strategy
@@ -51,7 +55,7 @@ def _prepare(parsed: flags.Parsed) -> int:
     return BY_NAME["done"]
 
 
-def _train(parsed: flags.Parsed) -> int:
+def _train(parsed: parsing.Parsed) -> int:
     """Trains here, or supervises a child process that trains."""
     began = time.monotonic()
     config = configuration.from_flat(parsed.values)
@@ -101,18 +105,18 @@ def _keep_compiled_kernels(config: configuration.Config) -> None:
         os.environ.update(settings)
 
 
-def _evaluate(parsed: flags.Parsed) -> int:
+def _evaluate(parsed: parsing.Parsed) -> int:
     """Prints the metrics of a model over a split."""
-    settings = configuration.Evaluate(**parsed.values)
+    settings = Evaluate(**parsed.values)
     _require_run(settings)
     from trainer import evaluate
 
     return evaluate.command(settings)
 
 
-def _predict(parsed: flags.Parsed) -> int:
+def _predict(parsed: parsing.Parsed) -> int:
     """Prints the predictions for texts."""
-    settings = configuration.Predict(**parsed.values)
+    settings = Predict(**parsed.values)
     if parsed.words and settings.input:
         raise UsageError(
             f"--input={settings.input}: texts come from the file or from the arguments, not both. "
@@ -125,9 +129,9 @@ def _predict(parsed: flags.Parsed) -> int:
     return predict.command(settings, parsed.words)
 
 
-def _export(parsed: flags.Parsed) -> int:
+def _export(parsed: parsing.Parsed) -> int:
     """Writes a model as files that load without this program."""
-    settings = configuration.Export(**parsed.values)
+    settings = Export(**parsed.values)
     _require(settings, "export_dir")
     _require_run(settings)
     stopping.unwind_on_sigterm()
@@ -136,43 +140,41 @@ def _export(parsed: flags.Parsed) -> int:
     return export.command(settings)
 
 
-def _chaos(parsed: flags.Parsed) -> int:
+def _chaos(parsed: parsing.Parsed) -> int:
     """Compares a run that is killed with one that is not."""
     config = configuration.from_flat(parsed.values)
     config.folders.refuse_addresses()
     _require(config.folders, "data_dir", "model_dir")
     from trainer.chaos import command as chaos
 
-    return chaos.run(config, configuration.Chaos(parsed.values["kills"], parsed.values["workers"]))
+    return chaos.run(config, Chaos(parsed.values["kills"], parsed.values["workers"]))
 
 
-def _report(parsed: flags.Parsed) -> int:
+def _report(parsed: parsing.Parsed) -> int:
     """Prints where the time of a run went."""
-    settings = configuration.Report(**parsed.values)
+    settings = Report(**parsed.values)
     _require(settings, "model_dir")
     from trainer.reporting import command as report
 
     return report.command(settings)
 
 
-def _doctor(parsed: flags.Parsed) -> int:
+def _doctor(parsed: parsing.Parsed) -> int:
     """Checks whether a run can succeed here."""
     config = configuration.from_flat(parsed.values)
     config.folders.refuse_addresses()
-    settings = configuration.Doctor(
-        *(parsed.values[field.name] for field in dataclasses.fields(configuration.Doctor))
-    )
+    settings = Doctor(*(parsed.values[field.name] for field in dataclasses.fields(Doctor)))
     from trainer.doctor import command
 
     return command.command(config, settings)
 
 
-def _submit(parsed: flags.Parsed) -> int:
+def _submit(parsed: parsing.Parsed) -> int:
     """Prints or starts a job, reports on it or stops it."""
-    settings = configuration.Submit(**parsed.values)
+    settings = Submit(**parsed.values)
     from trainer.launch import submit
 
-    if settings.verb != configuration.START:
+    if settings.verb != START:
         if parsed.words:
             raise UsageError(
                 f"{parsed.words[0]}: --{settings.verb} takes nothing after the flags. Leave it out."
@@ -186,7 +188,7 @@ def _submit(parsed: flags.Parsed) -> int:
         )
     config = configuration.from_flat(_parse("train", parsed.words[1:]).values)
     _require(config.folders, "data_dir", "model_dir")
-    if settings.target != configuration.TPU_VM:
+    if settings.target != TPU_VM:
         config.folders.refuse_addresses()
     return submit.start(settings, config)
 
@@ -195,7 +197,7 @@ COMMANDS = {
     "prepare": Command(
         "turn raw files into a dataset folder",
         "prepare --source=... --data_dir=DIR [flags]",
-        (configuration.Prepare,),
+        (Prepare,),
         _prepare,
     ),
     "train": Command(
@@ -207,43 +209,43 @@ COMMANDS = {
     "evaluate": Command(
         "print the exact metrics of a model over a split",
         "evaluate --model_dir=DIR [flags]",
-        (configuration.Evaluate,),
+        (Evaluate,),
         _evaluate,
     ),
     "predict": Command(
         "print what a model answers to texts or sequences of numbers",
         "predict --model_dir=DIR [flags] [TEXT ...]",
-        (configuration.Predict,),
+        (Predict,),
         _predict,
     ),
     "export": Command(
         "write a SavedModel and a Keras file that load without this program",
         "export --model_dir=DIR --export_dir=DIR [flags]",
-        (configuration.Export,),
+        (Export,),
         _export,
     ),
     "chaos": Command(
         "prove that kills do not change the result: a run with and without them",
         "chaos --kills=3 [flags of train]",
-        (configuration.Chaos, *configuration.TRAIN_SECTIONS.values()),
+        (Chaos, *configuration.TRAIN_SECTIONS.values()),
         _chaos,
     ),
     "report": Command(
         "print where the time of a run went, and why it failed",
         "report --model_dir=DIR [flags]",
-        (configuration.Report,),
+        (Report,),
         _report,
     ),
     "doctor": Command(
         "check what a run needs, here and on a cluster, before it costs anything",
         "doctor [flags of train]",
-        (configuration.Doctor, *configuration.TRAIN_SECTIONS.values()),
+        (Doctor, *configuration.TRAIN_SECTIONS.values()),
         _doctor,
     ),
     "submit": Command(
         "print or start a job: on a cluster, on this machine, on a TPU VM",
         "submit --name=NAME --image=IMAGE [flags] -- train [flags of train]",
-        (configuration.Submit,),
+        (Submit,),
         _submit,
     ),
 }
@@ -303,7 +305,7 @@ def _dispatch(arguments: list[str]) -> int:
         for word in rest[: rest.index("--") if "--" in rest else None]
     ):
         print(
-            flags.help_text(
+            parsing.help_text(
                 f"python -m trainer {command.usage}\n\n{command.summary}", command.sections
             )
         )
@@ -311,8 +313,8 @@ def _dispatch(arguments: list[str]) -> int:
     return command.run(_parse(name, rest))
 
 
-def _parse(name: str, arguments: Sequence[str]) -> flags.Parsed:
-    parsed = flags.parse(
+def _parse(name: str, arguments: Sequence[str]) -> parsing.Parsed:
+    parsed = parsing.parse(
         name, arguments, {name: command.sections for name, command in COMMANDS.items()}
     )
     if parsed.words and name not in TAKES_WORDS:

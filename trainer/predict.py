@@ -19,10 +19,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from trainer import config as configuration
-from trainer import durable, numbers, shown, streams, trained_model
+from trainer import durable, shown, streams, trained_model
 from trainer.data import store
 from trainer.exit_codes import BY_NAME, DataError, UsageError
+from trainer.flags import numbers
+from trainer.flags.prepare import TABLES
+from trainer.flags.use import Predict
 from trainer.prepare import formats, new_frames, raw_files
 from trainer.prepare.rows import at
 from trainer.tasks import readers, serving
@@ -41,7 +43,7 @@ class Row(NamedTuple):
     id: str | int | None = None
 
 
-def command(settings: configuration.Predict, words: Sequence[str]) -> int:
+def command(settings: Predict, words: Sequence[str]) -> int:
     """`trainer predict`: prints or writes what the model answers to each text, in their order."""
     _check_files(settings)
     model = trained_model.open_model(settings, examples=trained_model.Examples.UNUSED)
@@ -60,7 +62,7 @@ def command(settings: configuration.Predict, words: Sequence[str]) -> int:
     return BY_NAME["done"]
 
 
-def _check_files(settings: configuration.Predict) -> None:
+def _check_files(settings: Predict) -> None:
     """Raises UsageError if --input cannot be read or --output not be written."""
     source, target = settings.input, settings.output
     try:
@@ -102,9 +104,7 @@ def _unreadable(source: str, problem: OSError) -> UsageError:
 # --- texts ----------------------------------------------------------------------------------------
 
 
-def _rows(
-    settings: configuration.Predict, words: Sequence[str], dataset: store.Dataset
-) -> Iterator[Row]:
+def _rows(settings: Predict, words: Sequence[str], dataset: store.Dataset) -> Iterator[Row]:
     if dataset.input.numbers:
         return _sequences(settings, words, dataset)
     numbers.refuse_for_texts(settings)
@@ -114,9 +114,7 @@ def _rows(
     return _of_table(settings) if settings.table else map(Row, _lines(settings))
 
 
-def _sequences(
-    settings: configuration.Predict, words: Sequence[str], dataset: store.Dataset
-) -> Iterator[Row]:
+def _sequences(settings: Predict, words: Sequence[str], dataset: store.Dataset) -> Iterator[Row]:
     """Yields the sequences of --input."""
     if words:
         raise UsageError(
@@ -161,7 +159,7 @@ class _Columns(formats.Columns):
         return [(flag, column) for flag, column in named if column]
 
 
-def _of_table(settings: configuration.Predict) -> Iterator[Row]:
+def _of_table(settings: Predict) -> Iterator[Row]:
     """Yields the texts of a table, as `prepare` reads them; raises DataError with file and line."""
     columns = _Columns(settings.text_column, settings.id_column)
     read = formats.READERS[settings.table]
@@ -171,7 +169,7 @@ def _of_table(settings: configuration.Predict) -> Iterator[Row]:
             yield Row(readers.Text(_decoded(content, at(place)), at(place), number), identity)
 
 
-def _lines(settings: configuration.Predict) -> Iterator[readers.Text]:
+def _lines(settings: Predict) -> Iterator[readers.Text]:
     """Yields the lines of a file or of standard input; an empty line is an empty text.
 
     Raises DataError if a line is not UTF-8 or too long.
@@ -227,7 +225,7 @@ def _warn_of_table(name: str, first: str) -> None:
 def _table_like(name: str, first: str) -> str:
     """Returns the format of the table that a file may be; "" if it looks like lines of text."""
     endings = pathlib.PurePath(name).suffixes
-    for format in configuration.TABLES:
+    for format in TABLES:
         if f".{format}" in endings:
             return format
     if first.startswith("{") and first.rstrip().endswith("}"):
@@ -245,7 +243,7 @@ Write = Callable[[Mapping[str, Any]], None]
 
 
 @contextlib.contextmanager
-def _writing(settings: configuration.Predict, served: serving.Served) -> Iterator[Write]:
+def _writing(settings: Predict, served: serving.Served) -> Iterator[Write]:
     """Yields a function that prints an answer, or writes it to --output."""
     if not settings.output:
         yield _printed_json if settings.format == "jsonl" else _Shown(served)
@@ -282,7 +280,7 @@ class _Table:
     JSON.
     """
 
-    def __init__(self, file: BinaryIO, settings: configuration.Predict):
+    def __init__(self, file: BinaryIO, settings: Predict):
         self._file, self._name = file, settings.output
         self._columns: list[str] = []
 

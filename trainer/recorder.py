@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer import resuming, streams
 from trainer.data.epochs import Epochs
+from trainer.flags import run as configuration
+from trainer.flags.knobs import as_text
 from trainer.model_folder import selection
 from trainer.model_folder.journal import Journal
 from trainer.reporting import progress
@@ -259,6 +260,5 @@ def _row_of_run(config: configuration.Config, folder: pathlib.Path) -> dict[str,
     # them apart. Its name comes first, since the table shows about 15 characters.
     row = {"model_dir": f"{folder.name} in {folder.parent}", **resuming.affecting(config)}
     return {
-        name: configuration.as_text(value) if isinstance(value, tuple) else value
-        for name, value in row.items()
+        name: as_text(value) if isinstance(value, tuple) else value for name, value in row.items()
     }

@@ -15,10 +15,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import config as configuration
 from trainer import durable, sealed
-from trainer.config import Config
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags import run as configuration
+from trainer.flags.knobs import as_text
+from trainer.flags.run import Config
 from trainer.model_folder import commits
 
 FORMAT = 1
@@ -79,9 +80,7 @@ def resumed(config: Config, written: Mapping[str, Any]) -> Config:
     if different:
         old, new = configuration.to_flat(original), configuration.to_flat(config)
         lines = [
-            f"  --{name}: was {configuration.as_text(old[name])}, "
-            f"now {configuration.as_text(new[name])}"
-            for name in different
+            f"  --{name}: was {as_text(old[name])}, now {as_text(new[name])}" for name in different
         ]
         raise UsageError(
             f"--model_dir={config.folders.model_dir} holds a run with another configuration:\n"

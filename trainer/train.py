@@ -13,7 +13,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import fine_tuning, loop, outcome, recorder, resuming
 from trainer.channel import Channel
 from trainer.data import excerpt, fields, pipeline, plans, store
@@ -22,6 +21,7 @@ from trainer.devices.placement import Placement
 from trainer.doctor import command as doctor
 from trainer.evaluate import Evaluator
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.run import Config, Optimizer, Run
 from trainer.keeper import Keeper
 from trainer.model_folder import checkpoint, commits, lock
 from trainer.model_folder import journal as journals
@@ -34,9 +34,7 @@ from trainer.tasks import classification, table
 log = logging.getLogger(__name__)
 
 
-def train(
-    config: configuration.Config, stop: StopRequest, supervisor: Channel, began: float
-) -> int:
+def train(config: Config, stop: StopRequest, supervisor: Channel, began: float) -> int:
     """Trains the model in `config.folders.model_dir`, or continues to; returns the exit code.
 
     In a gang this process is one of the workers, which all have the same state; the first of them,
@@ -59,7 +57,7 @@ def train(
         return end.code
 
 
-def _run(config: configuration.Config, attempt: loop.Attempt, member: tuple[int, int]) -> int:
+def _run(config: Config, attempt: loop.Attempt, member: tuple[int, int]) -> int:
     folder, journal, supervisor = attempt.folder, attempt.journal, attempt.supervisor
     worker, workers = member
     if worker == 0:
@@ -248,7 +246,7 @@ def _warn_of_another_device(folder: pathlib.Path, device: Mapping[str, str]) -> 
         )
 
 
-def _class_weights(settings: configuration.Optimizer, dataset: store.Dataset) -> tuple[float, ...]:
+def _class_weights(settings: Optimizer, dataset: store.Dataset) -> tuple[float, ...]:
     """Returns the weight of each class in the loss; () if all weigh the same."""
     if settings.class_weights != "balanced":
         return ()
@@ -259,7 +257,7 @@ def _class_weights(settings: configuration.Optimizer, dataset: store.Dataset) ->
 # --- sentences for the log ------------------------------------------------------------------------
 
 
-def _devices(placement: Placement, run: configuration.Run) -> str:
+def _devices(placement: Placement, run: Run) -> str:
     return (
         f"{placement.replicas} {placement.device_type} replica(s) under "
         f"{type(placement.strategy).__name__}, {run.shards} shard(s) each, {run.threads} threads"
@@ -268,7 +266,7 @@ def _devices(placement: Placement, run: configuration.Run) -> str:
     )
 
 
-def _products(run: configuration.Run) -> str:
+def _products(run: Run) -> str:
     """Returns how an accelerator multiplies."""
     if run.matmul_precision == "highest":
         return "with all digits"

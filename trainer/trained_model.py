@@ -11,11 +11,13 @@ import pathlib
 
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer import resuming
 from trainer.data import excerpt, store
 from trainer.devices import strategy
 from trainer.exit_codes import DataError, TrainerError, UsageError
+from trainer.flags import run as configuration
+from trainer.flags.knobs import as_given
+from trainer.flags.use import Evaluate, Export, Predict
 from trainer.model_folder import attempts, checkpoint
 from trainer.models import networks
 from trainer.steps import state as states
@@ -24,7 +26,7 @@ from trainer.tasks import serving, table
 
 log = logging.getLogger(__name__)
 
-Settings = configuration.Evaluate | configuration.Predict | configuration.Export
+Settings = Evaluate | Predict | Export
 
 
 class Examples(enum.Enum):
@@ -105,7 +107,7 @@ def _refuse_ignored(settings: Settings, task: table.Task) -> None:
         ignored = field.name in table.OPTIONS - task.served.options
         if ignored and value != field.default:
             raise UsageError(
-                f"{configuration.as_given(field.name, value)}: the model was trained for "
+                f"{as_given(field.name, value)}: the model was trained for "
                 f"{task.name}, which would ignore it. Leave the flag out."
             )
 

@@ -5,10 +5,11 @@ import re
 import pytest
 
 from tests import commands, datasets
-from trainer import config
 from trainer.chaos import command as chaos
 from trainer.chaos import trials
 from trainer.exit_codes import TrainerError, UsageError
+from trainer.flags import run as config
+from trainer.flags.use import Chaos
 from trainer.model_folder import journal
 
 SMALL = {
@@ -37,7 +38,7 @@ def job(tmp_path):
 
 
 def test_a_killed_run_ends_with_the_digest_of_an_undisturbed_one(job, tmp_path, capfd):
-    assert chaos.run(job, config.Chaos(kills=1)) == 0
+    assert chaos.run(job, Chaos(kills=1)) == 0
     *kills, undisturbed, disturbed = capfd.readouterr().out.splitlines()
     assert [line.split()[:2] for line in kills] == [["kill", str(i + 1)] for i in range(len(kills))]
     assert re.fullmatch("undisturbed [0-9a-f]{64}", undisturbed)
@@ -75,7 +76,7 @@ def test_a_disturbed_gang_ends_with_the_digest_of_an_undisturbed_one(
     assert (
         chaos.run(
             config.replace(job, **GANG, seed=seed, local_network=commands.local_network()),
-            config.Chaos(kills=kills, workers=workers),
+            Chaos(kills=kills, workers=workers),
         )
         == 0
     )
@@ -99,7 +100,7 @@ def test_a_folder_that_exists_is_left_alone(job, tmp_path):
     kept = tmp_path / "model/chaos/kept"
     kept.mkdir(parents=True)
     with pytest.raises(UsageError, match="chaos exists: .* Delete it"):
-        chaos.run(job, config.Chaos(kills=1))
+        chaos.run(job, Chaos(kills=1))
     assert kept.exists()
 
 
@@ -108,7 +109,7 @@ def test_a_run_that_fails_without_a_kill_passes_on_its_code_and_its_last_lines(j
     with pytest.raises(
         TrainerError, match="the undisturbed trial ended with exit code 2(.|\n)*no dataset.json"
     ) as failed:
-        chaos.run(job, config.Chaos(kills=1))
+        chaos.run(job, Chaos(kills=1))
     assert failed.value.code == 2
 
 
@@ -123,6 +124,6 @@ def test_different_digests_exit_1(job, monkeypatch, capfd):
         start(self)
 
     monkeypatch.setattr(trials.ProcessTrial, "start", start_with_another_seed)
-    assert chaos.run(job, config.Chaos(kills=0)) == 1
+    assert chaos.run(job, Chaos(kills=0)) == 1
     undisturbed, disturbed = capfd.readouterr().out.splitlines()
     assert undisturbed.split()[1] != disturbed.split()[1]

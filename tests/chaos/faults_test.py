@@ -9,9 +9,10 @@ import time
 import pytest
 
 from tests import commands
-from trainer import config
 from trainer.chaos import command as chaos
 from trainer.chaos import faults, trials
+from trainer.flags import run as config
+from trainer.flags.use import Chaos
 from trainer.launch import local
 
 # A supervisor and its child. Supervisors agree by files: if GENERATION grows, all restart their
@@ -119,7 +120,7 @@ def gang(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_disturbed_gang_is_compared_with_an_undisturbed_one(gang, tmp_path, capfd, seed):
-    assert chaos.run(gang(seed), config.Chaos(kills=3, workers=2)) == 0
+    assert chaos.run(gang(seed), Chaos(kills=3, workers=2)) == 0
     *told, goodput, undisturbed, disturbed = capfd.readouterr().out.splitlines()
     kinds = "|".join(faults.KINDS)
     for number, line in enumerate(told, start=1):
@@ -141,7 +142,7 @@ def test_a_disturbed_gang_is_compared_with_an_undisturbed_one(gang, tmp_path, ca
 def test_different_digests_exit_1(gang, tmp_path, capfd):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/differ").touch()
-    assert chaos.run(gang(1), config.Chaos(kills=0, workers=2)) == 1
+    assert chaos.run(gang(1), Chaos(kills=0, workers=2)) == 1
     undisturbed, disturbed = capfd.readouterr().out.splitlines()[-2:]
     assert undisturbed.split()[1] != disturbed.split()[1]
 

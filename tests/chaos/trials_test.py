@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from trainer import config as configuration
 from trainer.chaos import trials
 from trainer.exit_codes import TrainerError
+from trainer.flags import run as configuration
 
 PYTHON = sys.executable  # Tests replace it.
 DIGEST = "0123456789abcdef" * 4

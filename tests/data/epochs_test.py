@@ -1,7 +1,7 @@
 import pytest
 
-from trainer import config
 from trainer.data.epochs import Epochs
+from trainer.flags.run import Run
 
 
 def test_the_step_that_completes_an_epoch_counts_for_it():
@@ -29,4 +29,4 @@ def test_every_step_ends_an_epoch_of_a_split_smaller_than_a_batch():
     ],
 )
 def test_a_run_has_its_steps_or_those_of_its_epochs(run, total):
-    assert Epochs(size=50, batch_size=8).total_steps(config.Run(**run)) == total
+    assert Epochs(size=50, batch_size=8).total_steps(Run(**run)) == total

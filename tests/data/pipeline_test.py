@@ -151,9 +151,9 @@ MADE_AHEAD = """
 import sys, time
 import numpy as np, tensorflow as tf
 from tests.steps import runs
-from trainer import config
+from trainer.flags.run import Input
 tf.config.experimental.enable_op_determinism()
-batches, made = runs.batches_of(runs.a_split(), config.Input(batch_size=4)), []
+batches, made = runs.batches_of(runs.a_split(), Input(batch_size=4)), []
 batch = batches.batch
 batches.batch = lambda step, *rows: made.append(step) or batch(step, *rows)
 iterator, taken = iter(batches.dataset(3)), 20

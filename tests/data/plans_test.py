@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests.data.order_test import twin_example, twin_key, twin_permute
-from trainer import config
 from trainer.data import fields, order, plans
 from trainer.data.store import Split
 from trainer.exit_codes import UsageError
+from trainer.flags.run import Input
 
 
 def split_of(sequences, labels=None):
@@ -33,7 +33,7 @@ def random_split(size, longest=40, seed=0):
 
 
 def settings(**changes):
-    return config.Input(**{"batch_size": 8, "max_length": 40, **changes})
+    return Input(**{"batch_size": 8, "max_length": 40, **changes})
 
 
 def plan_of(split, seed=3, **changes):

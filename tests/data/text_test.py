@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 
 from tests import datasets
-from trainer import config as configuration
 from trainer.data import text
 from trainer.exit_codes import UsageError
+from trainer.flags.prepare import Prepare
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "../shared/data"
 
@@ -304,7 +304,7 @@ def test_the_unknown_token_of_pre_tokenized_text_has_the_unknown_id():
 
 
 def test_the_flag_names_the_tokenizers_that_exist():
-    [field] = [f for f in dataclasses.fields(configuration.Prepare) if f.name == "tokenizer"]
+    [field] = [f for f in dataclasses.fields(Prepare) if f.name == "tokenizer"]
     assert field.metadata["rule"].text == f"must be one of {' | '.join(text.NAMES)}"
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer import config
 from trainer.devices import fusion
+from trainer.flags import run as config
 
 # The published IMDB program: 32 rows of 32 tokens, embedding of 16, LSTM of 32.
 SMALL = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer import config as configuration
 from trainer.devices import hardware
+from trainer.flags.run import Run
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def of(tmp_path):
             version = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Thu\n"
             (tmp_path / "version").write_text(version)
         files = ["/dev/nvidia0"] if gpu else []
-        run = configuration.Run(**flags)
+        run = Run(**flags)
         return hardware.of(run, {}, files, ["tensorflow"], tmp_path)
 
     return read

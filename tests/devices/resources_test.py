@@ -6,10 +6,10 @@ import os
 import pytest
 
 from tests.devices.fusion_test import SMALL
-from trainer import config as configuration
 from trainer import resuming
 from trainer.devices import accelerator, resources
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
 
 
 @pytest.fixture

@@ -44,12 +44,13 @@ def placed(*calls) -> list[str]:
     """
     program = """
 import json, sys
-from trainer import config, exit_codes
+from trainer import exit_codes
 from trainer.devices import strategy
+from trainer.flags.run import Run
 assert strategy.visible()["CPU"] == 1  # starts nothing: `place` can still choose
 for flags, rows in json.loads(sys.argv[1]):
     try:
-        made = strategy.place(config.Run(**flags), rows)
+        made = strategy.place(Run(**flags), rows)
         name = type(made.strategy).__name__
         print(name, made.device_type, made.replicas, len(set(made.devices)))
     except exit_codes.UsageError as problem:
@@ -107,9 +108,9 @@ def test_threads_are_those_of_the_configuration_and_at_least_two_operations_run_
 def test_the_precision_of_products_is_that_of_the_flag(chosen, rounded):
     program = f"""
 import tensorflow as tf
-from trainer import config
 from trainer.devices import strategy
-strategy.place(config.Run(threads=1, shards=1, matmul_precision="{chosen}"), 8)
+from trainer.flags.run import Run
+strategy.place(Run(threads=1, shards=1, matmul_precision="{chosen}"), 8)
 print(tf.config.experimental.tensor_float_32_execution_enabled())
 """
     done = subprocess.run(

@@ -5,12 +5,13 @@ import pathlib
 
 import pytest
 
-from trainer import config as configuration
 from trainer.devices.accelerator import Evidence
 from trainer.doctor import checks
 from trainer.doctor.checks import ERROR, OK, SKIPPED, WARNING, Finding
 from trainer.doctor.cluster import Cluster
 from trainer.doctor.facts import Data, Facts, Folder, Sight
+from trainer.flags import run as configuration
+from trainer.flags.use import Doctor
 
 HEALTHY = Facts(
     (3, 11),
@@ -489,9 +490,9 @@ CLUSTER_JUDGEMENTS = [
 ]
 
 
-def configured(flags: dict) -> tuple[configuration.Config, configuration.Doctor]:
-    own = {field.name for field in dataclasses.fields(configuration.Doctor)}
-    return configuration.from_flat(flags), configuration.Doctor(
+def configured(flags: dict) -> tuple[configuration.Config, Doctor]:
+    own = {field.name for field in dataclasses.fields(Doctor)}
+    return configuration.from_flat(flags), Doctor(
         **{name: value for name, value in flags.items() if name in own}
     )
 

@@ -5,9 +5,9 @@ import types
 import pytest
 
 from tests import commands, datasets
-from trainer import config as configuration
 from trainer.doctor import command, facts
 from trainer.exit_codes import StorageError, UsageError
+from trainer.flags import run as configuration
 
 CPU = {"CPU": 1, "GPU": 0, "TPU": 0}
 

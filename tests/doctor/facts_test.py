@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from tests import commands, datasets
-from trainer import config as configuration
 from trainer import resuming
 from trainer.devices import accelerator
 from trainer.doctor import facts
+from trainer.flags import run as configuration
 
 # --- packages, workers, data ----------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ import tensorflow as tf
 
 from tests.export import small_models
 from tests.export.small_models import OPTIONS, a_model, answers_from_here
-from trainer import config as configuration
 from trainer import durable
 from trainer.exit_codes import StorageError, UsageError
 from trainer.export import command as export
 from trainer.export import proof, readback
+from trainer.flags.use import Export
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -98,7 +98,7 @@ def test_a_dataset_without_words_gives_a_model_of_ids_and_says_so(
 def test_a_folder_with_content_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "precious").write_text("mine")
     with pytest.raises(UsageError, match="not an empty folder"):
-        export.command(configuration.Export(model_dir="nowhere", export_dir=str(tmp_path)))
+        export.command(Export(model_dir="nowhere", export_dir=str(tmp_path)))
     assert (tmp_path / "precious").read_text() == "mine"
 
 

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from tests.export.small_models import CLASSES, LENGTH, VOCABULARY, large_weights, probabilities
-from trainer import config as configuration
 from trainer.data import fields
 from trainer.export import keras_model
+from trainer.flags.run import Input, Model
 from trainer.models.networks import Network
 from trainer.tasks.table import TASKS
 
@@ -52,7 +52,7 @@ NETWORKS = [  # cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, u
 def test_the_keras_file_computes_what_the_network_computes(
     cell, bidirectional, pooling, padding, one_hot, rnn_from_cell, units, tmp_path
 ):
-    settings = configuration.Model(
+    settings = Model(
         cell=cell,
         bidirectional=bidirectional,
         pooling=pooling,
@@ -64,7 +64,7 @@ def test_the_keras_file_computes_what_the_network_computes(
     )
     network = Network(settings, VOCABULARY, CLASSES)
     weights = large_weights(network)
-    inputs = configuration.Input(max_length=LENGTH, padding=padding)
+    inputs = Input(max_length=LENGTH, padding=padding)
     ids = np.flip(IDS, axis=1) if padding == "pre" else IDS
     lengths = np.full(len(IDS), LENGTH, np.int32) if padding == "pre" else LENGTHS
     keras_model.build(network, weights, inputs, CLASSIFICATION).save(tmp_path / "model.keras")
@@ -88,7 +88,7 @@ def test_the_keras_file_over_frames_computes_what_the_network_computes(
     name, flags, frame, padding, tmp_path
 ):
     task, generator, features = TASKS[name], np.random.default_rng(3), int(np.prod(frame))
-    settings = configuration.Model(units=(5,), embedding_size=3, dropout=0.5, **flags)
+    settings = Model(units=(5,), embedding_size=3, dropout=0.5, **flags)
     network = Network(settings, 0, 2, frame=frame)
     weights = large_weights(network)
     lengths = np.array([5, 1, 3], np.int32)
@@ -101,7 +101,7 @@ def test_the_keras_file_over_frames_computes_what_the_network_computes(
     counting = lengths if padding == "post" else np.full(3, 5, np.int32)
     wanted = network.logits(weights, tf.constant(read), tf.constant(counting)).numpy()
     wanted = units.undone(wanted) if task.target.numbers else tf.nn.softmax(wanted).numpy()
-    inputs = configuration.Input(max_length=5, padding=padding)
+    inputs = Input(max_length=5, padding=padding)
     keras_model.build(
         network, weights, inputs, task, scale, units if task.target.numbers else None
     ).save(tmp_path / "model.keras")
@@ -129,10 +129,10 @@ STEPWISE = [  # task, flags of the model
 def test_the_keras_file_of_steps_computes_what_the_network_computes(name, flags, tmp_path):
     task = TASKS[name]
     classes = VOCABULARY if task.target is fields.NEXT_TOKEN else CLASSES
-    settings = configuration.Model(embedding_size=3, dropout=0.5, **flags)
+    settings = Model(embedding_size=3, dropout=0.5, **flags)
     network = Network(settings, VOCABULARY, classes, head=task.head)
     weights = large_weights(network)
-    keras_model.build(network, weights, configuration.Input(), task).save(tmp_path / "model.keras")
+    keras_model.build(network, weights, Input(), task).save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     logits = network.logits(weights, tf.constant(IDS), tf.constant(LENGTHS))
     wanted, output = {
@@ -146,20 +146,20 @@ def test_the_keras_file_of_steps_computes_what_the_network_computes(name, flags,
 
 
 def test_a_tied_embedding_is_the_kernel_of_the_logits_turned_round():
-    settings = configuration.Model(units=(5,), embedding_size=3, tied_embedding=True)
+    settings = Model(units=(5,), embedding_size=3, tied_embedding=True)
     network = Network(settings, VOCABULARY, VOCABULARY, head=TASKS["language_model"].head)
     weights = large_weights(network)
-    model = keras_model.build(network, weights, configuration.Input(), TASKS["language_model"])
+    model = keras_model.build(network, weights, Input(), TASKS["language_model"])
     kernel = model.get_layer("logits").kernel.numpy()
     np.testing.assert_array_equal(kernel, weights["embedding/embeddings"].numpy().T)
     assert model.get_layer("projection").kernel.shape == (5, 3)
 
 
 def test_more_padding_behind_changes_nothing():
-    settings = configuration.Model(cell="gru", units=(5,), bidirectional=True, pooling="mean")
+    settings = Model(cell="gru", units=(5,), bidirectional=True, pooling="mean")
     network = Network(settings, VOCABULARY, CLASSES)
     model = keras_model.build(
-        network, large_weights(network), configuration.Input(max_length=LENGTH), CLASSIFICATION
+        network, large_weights(network), Input(max_length=LENGTH), CLASSIFICATION
     )
     np.testing.assert_allclose(
         model(np.pad(IDS, [(0, 0), (0, 9)])).numpy(), model(IDS).numpy(), atol=1e-6
@@ -167,12 +167,9 @@ def test_more_padding_behind_changes_nothing():
 
 
 def test_a_model_with_padding_in_front_takes_max_length_ids_only():
-    network = Network(configuration.Model(units=(5,)), VOCABULARY, CLASSES)
+    network = Network(Model(units=(5,)), VOCABULARY, CLASSES)
     model = keras_model.build(
-        network,
-        large_weights(network),
-        configuration.Input(max_length=LENGTH, padding="pre"),
-        CLASSIFICATION,
+        network, large_weights(network), Input(max_length=LENGTH, padding="pre"), CLASSIFICATION
     )
     with pytest.raises(ValueError, match="shape"):
         model(IDS[:, :-1])
@@ -180,20 +177,16 @@ def test_a_model_with_padding_in_front_takes_max_length_ids_only():
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_last_state_is_asked_of_the_layer_because_cudnn_has_zeros_under_the_mask(bidirectional):
-    settings = configuration.Model(units=(5, 4), pooling="last", bidirectional=bidirectional)
+    settings = Model(units=(5, 4), pooling="last", bidirectional=bidirectional)
     network = Network(settings, VOCABULARY, CLASSES)
-    model = keras_model.build(
-        network, large_weights(network), configuration.Input(), CLASSIFICATION
-    )
+    model = keras_model.build(network, large_weights(network), Input(), CLASSIFICATION)
     assert [model.get_layer(name).return_sequences for name in ("rnn_0", "rnn_1")] == [True, False]
 
 
 def test_the_keras_file_is_plain_and_keeps_our_names(tmp_path):
-    settings = configuration.Model(units=(5, 4), bidirectional=True, pooling="max", dropout=0.5)
+    settings = Model(units=(5, 4), bidirectional=True, pooling="max", dropout=0.5)
     network = Network(settings, VOCABULARY, CLASSES)
-    model = keras_model.build(
-        network, large_weights(network), configuration.Input(), CLASSIFICATION
-    )
+    model = keras_model.build(network, large_weights(network), Input(), CLASSIFICATION)
     model.save(tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
         objects = list(objects_in(json.loads(file.read("config.json"))))

@@ -35,7 +35,7 @@ def test_where_exported_models_are_tried_no_module_of_ours_can_be_imported(tmp_p
     attempts = "".join(
         f"    try:\n        import {name}; print('imported')\n    except ImportError:\n        "
         "pass\n"
-        for name in ("trainer", "trainer.config", "exit_codes", "command")
+        for name in ("trainer", "trainer.flags", "exit_codes", "command")
     )
     probe.write_text(pathlib.Path(readback.__file__).read_text() + attempts)
     request = json.dumps({"modules": [str(ROOT), *sys.path], "calls": {}})

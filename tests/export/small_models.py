@@ -9,18 +9,20 @@ import numpy as np
 import tensorflow as tf
 
 from tests import datasets
-from trainer import config as configuration
 from trainer import trained_model
 from trainer.data import store, text
 from trainer.devices.placement import Placement
 from trainer.export import examples, readback
+from trainer.flags import run as configuration
+from trainer.flags.prepare import Prepare
+from trainer.flags.use import Export
 from trainer.models.networks import Network
 from trainer.prepare import command as prepare
 from trainer.steps.evaluation import EvaluationStep
 from trainer.tasks import table
 
 VOCABULARY, CLASSES, LENGTH = 11, 3, 7
-OPTIONS = configuration.Export()
+OPTIONS = Export()
 
 
 def large_weights(network: Network) -> dict[str, tf.Tensor]:
@@ -55,7 +57,7 @@ def a_dataset(folder: pathlib.Path, tokenizer: str) -> store.Dataset:
             for row, case in enumerate(rows)
         )
     return prepare.prepare(
-        configuration.Prepare(
+        Prepare(
             data_dir=str(folder / "data"),
             raw_data=str(path),
             tokenizer=tokenizer,

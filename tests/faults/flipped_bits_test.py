@@ -13,10 +13,10 @@ import shutil
 import pytest
 
 from tests import classifier, commands
-from trainer import config as configuration
 from trainer import resuming, sealed
 from trainer.data import excerpt, store
 from trainer.exit_codes import DataError
+from trainer.flags import run as configuration
 from trainer.model_folder import attempts, commits, lock, selection
 from trainer.model_folder.journal import Journal
 

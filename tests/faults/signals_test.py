@@ -22,12 +22,13 @@ from trainer import stopping
 
 LAUNCHER = """
 import sys
-from trainer import config, flags, main
+from trainer import main
+from trainer.flags import parsing, run
 from trainer.launch import local
 local.PROGRAM = (sys.executable, "-m", "tests.gang.fake_gang", "supervise", "10")
 main._log_to_stderr()
-sections = {"train": tuple(config.TRAIN_SECTIONS.values())}
-settings = config.from_flat(flags.parse("train", sys.argv[1:], sections).values)
+sections = {"train": tuple(run.TRAIN_SECTIONS.values())}
+settings = run.from_flat(parsing.parse("train", sys.argv[1:], sections).values)
 try:
     code = local.run(settings, 2, sys.argv[1:])
 except KeyboardInterrupt:

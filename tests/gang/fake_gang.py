@@ -19,8 +19,10 @@ import signal
 import sys
 import time
 
-from trainer import channel, config, flags, resuming
+from trainer import channel, resuming
 from trainer.exit_codes import TrainerError
+from trainer.flags import parsing
+from trainer.flags import run as config
 from trainer.gang import member, supervisor
 from trainer.model_folder import commits
 from trainer.stopping import StopRequest
@@ -30,7 +32,7 @@ STEP_SECONDS = 0.02
 
 def _config(arguments) -> config.Config:
     sections = tuple(config.TRAIN_SECTIONS.values())
-    return config.from_flat(flags.parse("train", list(arguments), {"train": sections}).values)
+    return config.from_flat(parsing.parse("train", list(arguments), {"train": sections}).values)
 
 
 def _command(settings: config.Config, start: member.Start) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer import config as configuration
+from trainer.flags import run as configuration
 from trainer.gang import identity
 
 CPU = {"accelerator": "CPU"}

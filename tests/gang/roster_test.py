@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags.run import Gang
 from trainer.gang import roster
 from trainer.gang.roster import Roster
 
@@ -91,7 +91,7 @@ ADDRESSES = ("w-0.w:2222", "w-1.w:2222", "w-2.w:2222")
     ],
 )
 def test_flags_and_environment_describe_a_roster(flags, environ, expected):
-    found = roster.resolve(configuration.Gang(**flags), environ)
+    found = roster.resolve(Gang(**flags), environ)
     assert found == Roster(expected.index, tuple(expected.addresses))
     assert found.workers == max(1, len(expected.addresses))
 
@@ -171,7 +171,7 @@ def test_flags_and_environment_describe_a_roster(flags, environ, expected):
 )
 def test_incomplete_or_contradicting_settings_are_refused(flags, environ, message):
     with pytest.raises(UsageError, match=message):
-        roster.resolve(configuration.Gang(**flags), environ)
+        roster.resolve(Gang(**flags), environ)
 
 
 @pytest.mark.parametrize(

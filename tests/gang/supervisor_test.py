@@ -16,9 +16,9 @@ import pytest
 
 from tests.gang.child_test import alive
 from tests.gang.links_test import free_addresses
-from trainer import config as configuration
 from trainer import resuming
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
 from trainer.gang import member, supervisor
 from trainer.model_folder import journal
 

@@ -12,9 +12,9 @@ import time
 import pytest
 
 from tests import commands
-from trainer import config as configuration
 from trainer import exit_codes, stopping
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
 from trainer.launch import local
 
 # A worker: notes how it was started, then does the next thing that MODEL_DIR/plan.json has for it.
@@ -69,14 +69,15 @@ sys.exit(int(value) if value else {signal.SIGINT: 130, signal.SIGTERM: 143}[hear
 """
 RUN = """
 import sys
-from trainer import config, main
+from trainer import main
+from trainer.flags import run
 from trainer.launch import local
 local.PROGRAM = (sys.executable, sys.argv[1])
 main._log_to_stderr()
 try:
     flags = {"model_dir": sys.argv[2], "grace_seconds": float(sys.argv[3])}
     flags["local_network"] = sys.argv[4]
-    code = local.run(config.from_flat(flags), 2, ["--model_dir=" + sys.argv[2]])
+    code = local.run(run.from_flat(flags), 2, ["--model_dir=" + sys.argv[2]])
 except KeyboardInterrupt:
     code = "interrupted"
 sys.exit(code)

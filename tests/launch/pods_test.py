@@ -1,13 +1,13 @@
 import pytest
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags.submit import Submit
 from trainer.launch import pods
 from trainer.launch.pods import ACCELERATOR, COUNT
 
 
-def submit(**flags) -> configuration.Submit:
-    made = configuration.Submit(**flags)
+def submit(**flags) -> Submit:
+    made = Submit(**flags)
     pods.check(made)
     return made
 

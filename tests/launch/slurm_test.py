@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from trainer import config as configuration
 from trainer import main
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
+from trainer.flags.submit import Submit
 from trainer.launch import slurm
 
 SUBMIT = {"target": "slurm", "name": "words", "python": "/opt/bin/python"}
@@ -21,8 +22,7 @@ TRAIN = {"data_dir": "/shared/d", "model_dir": "/shared/m", "batch_size": 64}
 
 def job(submit=(), train=()) -> slurm.SlurmJob:
     return slurm.SlurmJob.of(
-        configuration.Submit(**{**SUBMIT, **dict(submit)}),
-        configuration.from_flat({**TRAIN, **dict(train)}),
+        Submit(**{**SUBMIT, **dict(submit)}), configuration.from_flat({**TRAIN, **dict(train)})
     )
 
 

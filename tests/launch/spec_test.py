@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
+from trainer.flags.submit import Submit
 from trainer.launch import spec
 from trainer.launch.spec import JobSpec
 
@@ -15,8 +16,7 @@ TRAIN = {"data_dir": "/data/d", "model_dir": "/data/m", "batch_size": 64}
 
 def job(submit=(), train=()) -> JobSpec:
     return JobSpec.of(
-        configuration.Submit(**{**SUBMIT, **dict(submit)}),
-        configuration.from_flat({**TRAIN, **dict(train)}),
+        Submit(**{**SUBMIT, **dict(submit)}), configuration.from_flat({**TRAIN, **dict(train)})
     )
 
 

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags.submit import Submit
 from trainer.launch import stage
 
 SCRIPT = pathlib.Path(stage.__file__).with_name(stage.SCRIPT)
@@ -257,14 +257,14 @@ def test_the_pipe_is_made_anew(tmp_path):
 
 
 def test_a_copy_is_what_its_flag_says():
-    submit = configuration.Submit(stage=("gs://b/d/:/scratch/d/", "gs://b/a=1/x:/scratch/x"))
+    submit = Submit(stage=("gs://b/d/:/scratch/d/", "gs://b/a=1/x:/scratch/x"))
     assert stage.staged(submit) == (
         stage.Copy("gs://b/d", "/scratch/d"),
         stage.Copy("gs://b/a=1/x", "/scratch/x"),
     )
-    submit = configuration.Submit(publish="s3://b/m/")
+    submit = Submit(publish="s3://b/m/")
     assert stage.published(submit, "/data/m") == stage.Copy("s3://b/m", "/data/m")
-    assert stage.published(configuration.Submit(), "/data/m") is None
+    assert stage.published(Submit(), "/data/m") is None
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_copy_is_what_its_flag_says():
 )
 def test_a_copy_that_cannot_work_is_refused(text, told):
     with pytest.raises(UsageError) as problem:
-        stage.staged(configuration.Submit(stage=(text,)))
+        stage.staged(Submit(stage=(text,)))
     assert f"--stage={text}: " in str(problem.value) and told in str(problem.value)
 
 
@@ -299,7 +299,7 @@ def test_a_copy_that_cannot_work_is_refused(text, told):
     ],
 )
 def test_the_image_fits_the_copies(flags, told):
-    submit = configuration.Submit(**flags)
+    submit = Submit(**flags)
     end = stage.published(submit, "/data/m")
     with pytest.raises(UsageError) as problem:
         stage.check_image(submit, (*stage.staged(submit), *([end] if end else [])))
@@ -308,4 +308,4 @@ def test_the_image_fits_the_copies(flags, told):
 
 def test_two_copies_cannot_go_to_the_same_folder():
     with pytest.raises(UsageError, match="two copies cannot go to the same folder"):
-        stage.staged(configuration.Submit(stage=("gs://b/d:/s/d", "gs://b/e:/s/d/")))
+        stage.staged(Submit(stage=("gs://b/d:/s/d", "gs://b/e:/s/d/")))

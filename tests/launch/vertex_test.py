@@ -7,9 +7,10 @@ import subprocess
 import pytest
 import yaml
 
-from trainer import config as configuration
 from trainer import main
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
+from trainer.flags.submit import Submit
 from trainer.launch import vertex
 
 IMAGE = "europe-docker.pkg.dev/p/r/rnn-trainer:1-gpu"
@@ -26,7 +27,7 @@ TRAIN = {"data_dir": "/demo/words", "model_dir": "/mnt/nfs/runs/words"}
 
 def job(submit=(), train=()) -> vertex.VertexJob:
     return vertex.VertexJob.of(
-        configuration.Submit(**{**SUBMIT, **dict(submit)}),
+        Submit(**{**SUBMIT, **dict(submit)}),
         configuration.from_flat({**TRAIN, **dict(train)}),
         "f" * 64,
     )

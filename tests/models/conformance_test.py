@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from tests import numpy_recurrence
-from trainer import config
+from trainer.flags.knobs import one_of
+from trainer.flags.run import Model
 from trainer.models import recurrent, shapes
 
 # Each entry, and how runs and tests execute it. XLA must not compile "keras".
@@ -44,8 +45,8 @@ def test_every_recurrence_is_tested_here_and_has_a_numpy_twin():
 
 
 def test_the_flag_the_shapes_and_the_recurrences_know_the_same_cells():
-    [field] = [field for field in dataclasses.fields(config.Model) if field.name == "cell"]
-    assert field.metadata["rule"].text == config.one_of(*recurrent.RECURRENCES).text
+    [field] = [field for field in dataclasses.fields(Model) if field.name == "cell"]
+    assert field.metadata["rule"].text == one_of(*recurrent.RECURRENCES).text
     assert set(shapes.GATES) == set(recurrent.RECURRENCES)
 
 

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tests import numpy_recurrence
-from trainer import config
 from trainer.data.pipeline import Sentences
+from trainer.flags.run import Model
 from trainer.models import shapes
 from trainer.models.decoder import Decoder
 from trainer.models.networks import Network
@@ -27,7 +27,7 @@ def network_of(precision="float64", jit="on", second="own", **changes):
     settings = {"cell": "gru", "units": (3,), "embedding_size": 4, "bidirectional": True, **changes}
     source = TARGET_WORDS if second == "shared" else SOURCE_WORDS
     return Network(
-        config.Model(**settings),
+        Model(**settings),
         source,
         TARGET_WORDS,
         precision=precision,

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests import numpy_recurrence
-from trainer import config
+from trainer.flags.run import Model
 from trainer.models import recurrent, shapes
 from trainer.models.encoder import Encoder
 from trainer.models.noise import Noise
@@ -16,7 +16,7 @@ TOKENS = np.random.default_rng(0).integers(1, VOCABULARY, (3, 5)).astype("int32"
 
 
 def encoder_of(implementation="ours", **changes):
-    settings = config.Model(**{"units": (3, 2), "embedding_size": 4, **changes})
+    settings = Model(**{"units": (3, 2), "embedding_size": 4, **changes})
     run = recurrent.recurrence(settings.cell, implementation)
     return Encoder(settings, VOCABULARY, run, seed=7, dtype="float64")
 

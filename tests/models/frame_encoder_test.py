@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests import numpy_network
-from trainer import config
+from trainer.flags.run import Model
 from trainer.models import frame_encoder
 from trainer.models.networks import Network
 
@@ -13,7 +13,7 @@ ROWS, TIME = 2, 3
 
 
 def network_of(frame, **changes):
-    settings = config.Model(**{"cell": "simple_rnn", "units": (3,), "embedding_size": 4, **changes})
+    settings = Model(**{"cell": "simple_rnn", "units": (3,), "embedding_size": 4, **changes})
     return Network(settings, 0, 2, precision="float64", jit="on", frame=frame)
 
 
@@ -115,7 +115,7 @@ def test_frames_beyond_a_rows_length_have_no_influence():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_frames_are_read_in_the_type_of_the_arithmetic(precision):
-    settings = config.Model(units=(3,), embedding_size=4, frame_encoder="convolution")
+    settings = Model(units=(3,), embedding_size=4, frame_encoder="convolution")
     network = Network(settings, 0, 2, precision=precision, jit="on", frame=(4, 4))
     frames = tf.ones([ROWS, TIME, 16])
     found = network.logits(network.initial_weights(), frames, tf.constant([3, 2]))

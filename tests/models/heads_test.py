@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import config
+from trainer.flags.run import Model
 from trainer.models import dropout, heads
 from trainer.models.noise import Noise
 
@@ -63,9 +63,7 @@ def test_pooling_works_in_half_precision(name, dtype):
 
 
 def pooled_head(pooling, bidirectional=False, **changes):
-    return heads.Pooled(
-        config.Model(pooling=pooling, bidirectional=bidirectional, **changes), seed=7
-    )
+    return heads.Pooled(Model(pooling=pooling, bidirectional=bidirectional, **changes), seed=7)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ def test_scores_of_each_step_are_the_dense_layer_or_the_embedding_turned_round(t
         weights["logits/kernel"] = rng.normal(size=(4, 7))
     elif width != 4:
         weights["projection/kernel"] = rng.normal(size=(4, width))
-    settings = config.Model(tied_embedding=tied, embedding_size=width, dropout=rate)
+    settings = Model(tied_embedding=tied, embedding_size=width, dropout=rate)
     noise = Noise(tf.constant([8, 0, 3]), tf.constant(6, tf.int64))
     outputs = heads.PerStep(settings, seed=7)(weights, tf.constant(states), None, noise)
     keys = {"seed": 7, "step": 6, "layer": zlib.crc32(b"logits")}
@@ -131,7 +129,7 @@ def test_scores_of_each_step_are_the_dense_layer_or_the_embedding_turned_round(t
 
 
 def test_without_noise_no_state_is_dropped_before_the_output():
-    settings, states = config.Model(dropout=0.4), tf.ones([2, 3, 4])
+    settings, states = Model(dropout=0.4), tf.ones([2, 3, 4])
     weights = {"logits/kernel": tf.ones([4, 2]), "logits/bias": tf.zeros([2])}
     outputs = heads.PerStep(settings, seed=7)(weights, states, None)
     np.testing.assert_array_equal(outputs.scores(), np.full((2, 3, 2), 4.0))

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests import numpy_network
-from trainer import config
+from trainer.flags.run import Model
 from trainer.models import dropout, shapes
 from trainer.models.heads import PerStep
 from trainer.models.networks import Network, Noise
@@ -26,7 +26,7 @@ TOKENS = np.where(PADDED, 0, np.random.default_rng(0).integers(1, VOCABULARY, (R
 
 
 def network_of(precision="float64", jit="on", seed=0, **changes):
-    settings = config.Model(**{"cell": "lstm", "units": (3, 2), "embedding_size": 4, **changes})
+    settings = Model(**{"cell": "lstm", "units": (3, 2), "embedding_size": 4, **changes})
     return Network(settings, VOCABULARY, CLASSES, seed=seed, precision=precision, jit=jit)
 
 
@@ -449,7 +449,7 @@ OUTPUTS = {
 
 
 def language_model(precision="float64", jit="on", **changes):
-    settings = config.Model(**{"cell": "lstm", "embedding_size": 4, **changes})
+    settings = Model(**{"cell": "lstm", "embedding_size": 4, **changes})
     return Network(settings, VOCABULARY, VOCABULARY, precision=precision, jit=jit, head=PerStep)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.steps import runs
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
 from trainer.models import recurrent, shapes
 from trainer.models.decoder import Decoder
 from trainer.models.networks import Network

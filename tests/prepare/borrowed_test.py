@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from trainer import config
 from trainer.data import text
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import command as prepare
 
 OLD = "The cat sat. The\\tdog\u2028 the cat, \U0001f600 sat \\\\ on \x85 it!\n"
@@ -25,7 +25,7 @@ def run(tmp_path):
         if "vocabulary_from" in flags:
             flags["vocabulary_from"] = str(tmp_path / flags["vocabulary_from"])
         flags = {"task": "language_model", "source": "text", "raw_data": str(raw), **flags}
-        return prepare.prepare(config.Prepare(data_dir=str(tmp_path / data_dir), **flags))
+        return prepare.prepare(Prepare(data_dir=str(tmp_path / data_dir), **flags))
 
     return run
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import config
 from trainer.data import store, text
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import command as prepare
 
 CSV = "text,label\nA fine film,pos\nDull and long,neg\nA film,pos\nLong long long,neg\n"
@@ -38,7 +38,7 @@ def run(tmp_path):
             if flag in flags
         }
         return prepare.prepare(
-            config.Prepare(
+            Prepare(
                 data_dir=str(tmp_path / data_dir),
                 source=source,
                 raw_data=str(tmp_path / raw_data),
@@ -421,11 +421,11 @@ def test_flags_that_contradict_each_other_or_the_data_are_usage_errors(run, tmp_
 
 PREPARE = """
 import sys
-from trainer import config
+from trainer.flags.prepare import Prepare
 from trainer.prepare import command as prepare
 print("ready", flush=True)
 sys.stdin.readline()
-prepare.prepare(config.Prepare(data_dir=sys.argv[1], raw_data=sys.argv[2], test_fraction=0.1))
+prepare.prepare(Prepare(data_dir=sys.argv[1], raw_data=sys.argv[2], test_fraction=0.1))
 """
 
 

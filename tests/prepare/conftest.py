@@ -3,7 +3,7 @@
 import pytest
 
 from tests import numeric_files
-from trainer import config
+from trainer.flags.prepare import Prepare
 from trainer.prepare import command
 
 
@@ -16,7 +16,7 @@ def prepared(tmp_path):
             if flag in flags:
                 flags[flag] = str(tmp_path / flags[flag])
         return command.prepare(
-            config.Prepare(
+            Prepare(
                 data_dir=str(tmp_path / data_dir),
                 source=source,
                 raw_data=str(tmp_path / raw_data),

@@ -6,8 +6,8 @@ import importlib
 import numpy as np
 import pytest
 
-from trainer import config
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import command
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (40, 8, 8))
@@ -36,7 +36,7 @@ def prepared(tmp_path):
 
     def run(**flags):
         flags = {"source": "digits", "data_dir": str(tmp_path / "d"), **flags}
-        return command.prepare(config.Prepare(**flags))
+        return command.prepare(Prepare(**flags))
 
     return run
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer import config
+from trainer.flags.prepare import Prepare
 from trainer.prepare import findings
 
 
@@ -33,7 +33,7 @@ def told(caplog):
             "vocabulary_size": 4 + len(entries),
         }
         unknowns = {name: 0 if name == "train" else unknown for name in splits}
-        settings = config.Prepare(data_dir="d", raw_data="f", **flags)
+        settings = Prepare(data_dir="d", raw_data="f", **flags)
         sides = [findings.Side(unknowns, entries)]
         if target:
             sides.append(findings.Side(dict.fromkeys(splits, target), entries, target=True))

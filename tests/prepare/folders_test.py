@@ -2,8 +2,8 @@ import gzip
 
 import pytest
 
-from trainer import config
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import folders
 
 
@@ -16,7 +16,7 @@ def make(root, files):
 
 def read(root, max_line_bytes=1000):
     """Returns [(split, label, line, text)] of a folder."""
-    flags = config.Prepare(
+    flags = Prepare(
         data_dir="unused", source="folder", raw_data=root, max_line_bytes=max_line_bytes
     )
     source = folders.source_of(folders.find(root, "train", "raw_data"), flags)
@@ -101,7 +101,7 @@ def test_an_example_file_must_not_exceed_the_line_limit(tmp_path):
 
 def test_the_source_knows_the_files_of_each_split(tmp_path):
     root = make(tmp_path, {"train/a.txt": b"1\n", "train/b.txt": b"2\n", "test/a.txt": b"3\n"})
-    flags = config.Prepare(data_dir="unused", source="folder", raw_data=root)
+    flags = Prepare(data_dir="unused", source="folder", raw_data=root)
     source = folders.source_of(folders.find(root, "train", "raw_data"), flags)
     assert source.paths == {
         "train": [f"{root}/train/a.txt", f"{root}/train/b.txt"],

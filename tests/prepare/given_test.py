@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from trainer import config
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import given, rows, spool
 
 SOURCE = rows.Source({"train": ["a"], "test": ["t", "u"]}, read=None)
@@ -21,9 +21,9 @@ def test_a_split_is_that_of_the_file_or_of_each_row_in_any_case():
 
 
 def test_no_fraction_is_taken_of_a_split_that_is_given():
-    given.check_fractions(SOURCE, config.Prepare(raw_data="a", validation_fraction=0.1))
+    given.check_fractions(SOURCE, Prepare(raw_data="a", validation_fraction=0.1))
     with pytest.raises(UsageError, match="--test_fraction=0.1: the test split is given already"):
-        given.check_fractions(SOURCE, config.Prepare(raw_data="a", test_fraction=0.1))
+        given.check_fractions(SOURCE, Prepare(raw_data="a", test_fraction=0.1))
 
 
 def test_every_split_that_is_given_has_a_row(tmp_path):

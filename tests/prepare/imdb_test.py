@@ -8,8 +8,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from trainer import config
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import command as prepare
 from trainer.prepare import imdb
 
@@ -20,7 +20,7 @@ needs_imdb = pytest.mark.skipif(
 
 
 def flags(raw_data, **others):
-    return config.Prepare(source="imdb", raw_data=str(raw_data), **{"data_dir": "unused"} | others)
+    return Prepare(source="imdb", raw_data=str(raw_data), **{"data_dir": "unused"} | others)
 
 
 def prepared(tmp_path, raw_data, **others):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import config
 from trainer.data import fields, store, text
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import command as prepare
 from trainer.prepare import raw_files, rows
 
@@ -36,7 +36,7 @@ def run(tmp_path):
             if flag in flags:
                 flags[flag] = str(tmp_path / flags[flag])
         return prepare.prepare(
-            config.Prepare(
+            Prepare(
                 task="language_model",
                 source=source,
                 raw_data=str(tmp_path / raw_data),
@@ -264,7 +264,7 @@ def test_bad_utf8_is_replaced_and_counted(run):
 def test_a_real_text_comes_back_from_its_splits(tmp_path):
     settings = {"task": "language_model", "source": "text", "tokenizer": "characters"}
     dataset = prepare.prepare(
-        config.Prepare(
+        Prepare(
             data_dir=str(tmp_path / "d"),
             raw_data=str(SHAKESPEARE),
             validation_fraction=0.05,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer import config
+from trainer.flags.prepare import Prepare
 from trainer.prepare import layout, spool
 from trainer.prepare.splits import DROPPED, TEST, TRAIN, VALIDATION
 
@@ -16,7 +16,7 @@ def streams(folder, lengths, begins, given=None, **fractions):
             begins=np.array(begins, bool),
             splits=np.full(len(lengths), TRAIN) if given is None else np.array(given),
         )
-        return layout.streams(rows, np.zeros(0), config.Prepare(raw_data="x", **fractions))
+        return layout.streams(rows, np.zeros(0), Prepare(raw_data="x", **fractions))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_pairs_without_units_are_left_out_and_those_that_repeat_both_sides_are_d
             keys=np.array([[2**63, 1], [1, 1], [2, 2], [1, 1], [1, 1]], np.uint64),
         )
         targets = np.array([7, 5, 5, 6, 5], np.uint64)
-        settings = config.Prepare(raw_data="x", validation_fraction=0.1)
+        settings = Prepare(raw_data="x", validation_fraction=0.1)
         found = layout.pairs(rows, targets, settings)
     assert found.splits.tolist() == [TRAIN, VALIDATION, DROPPED, VALIDATION, DROPPED]
     assert found.counts == {
@@ -84,6 +84,6 @@ def test_each_row_is_an_example_if_rows_are_shuffled(tmp_path):
             splits=np.array([TRAIN, TEST, TRAIN]),
             keys=np.array([[1, 1], [1, 1], [2, 2]]),
         )
-        found = layout.shuffled(rows, np.zeros(3, np.int8), config.Prepare(raw_data="x"))
+        found = layout.shuffled(rows, np.zeros(3, np.int8), Prepare(raw_data="x"))
     assert found.example_lengths(TRAIN).tolist() == [1, 3]
     assert found.counts["overlaps"] == {"train+test": 1} and not found.opened.any()

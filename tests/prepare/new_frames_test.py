@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from tests.numeric_files import TS, X, save_wav, tone
-from trainer import config
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.use import Predict
 from trainer.prepare import new_frames
 
 
 def new(dataset, path, **flags):
     """Returns what `predict --input` reads: [(frames, id)]."""
-    settings = config.Predict(input=str(path), **flags)
+    settings = Predict(input=str(path), **flags)
     found = list(new_frames.unanswered(settings, dataset))
     assert [each.number for each in found] == list(range(len(found)))
     return [(each.frames.tolist(), each.id) for each in found]
@@ -68,7 +68,7 @@ def test_new_data_of_another_form_is_refused(tmp_path, prepared):
         with pytest.raises(UsageError, match=message):
             new(dataset, tmp_path / "raw.npz", **flags)
     with pytest.raises(UsageError, match="--input is empty"):
-        list(new_frames.unanswered(config.Predict(), dataset))
+        list(new_frames.unanswered(Predict(), dataset))
     unknown = dataclasses.replace(dataset, description={"input": {"shape": [2]}})
     with pytest.raises(UsageError, match="does not say how the sequences were read"):
         new(unknown, tmp_path / "raw.npz")

@@ -11,14 +11,15 @@ import json
 
 import pytest
 
-from trainer import config, numbers
 from trainer.exit_codes import UsageError
+from trainer.flags import numbers
+from trainer.flags.prepare import SOURCES, Prepare
 from trainer.prepare import command as prepare
 from trainer.prepare import sources
 
 
 def opened(**flags):
-    return sources.open_source(config.Prepare(data_dir="unused", **flags))
+    return sources.open_source(Prepare(data_dir="unused", **flags))
 
 
 def rows(source):
@@ -31,11 +32,11 @@ def rows(source):
 
 
 def test_the_table_holds_every_value_of_the_flag():
-    (flag,) = (field for field in dataclasses.fields(config.Prepare) if field.name == "source")
+    (flag,) = (field for field in dataclasses.fields(Prepare) if field.name == "source")
     choices = flag.metadata["rule"].text.removeprefix("must be one of ").split(" | ")
-    assert sorted(config.SOURCES) == sorted(choices)
+    assert sorted(SOURCES) == sorted(choices)
     for task, opens in sources.SOURCES.items():
-        named = {name for name, tasks in config.SOURCES.items() if task in tasks}
+        named = {name for name, tasks in SOURCES.items() if task in tasks}
         assert set(opens) == named - set(numbers.ALWAYS)  # Which `frames` opens.
 
 
@@ -126,7 +127,7 @@ def test_a_missing_package_names_the_command_that_installs_it(monkeypatch, sourc
 def test_spellchecker_words_are_those_of_one_language_only(tmp_path):
     pytest.importorskip("spellchecker")
     dataset = prepare.prepare(
-        config.Prepare(
+        Prepare(
             data_dir=str(tmp_path / "d"),
             source="spellchecker",
             tokenizer="characters",

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from trainer import config
 from trainer.data import fields, store, text
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import command as prepare
 
 CONLL = "EU B-ORG\nrejects O\n<unk> O\n\nEU O\n\nPeter B-PER\nrejects O\n"
@@ -24,7 +24,7 @@ def run(tmp_path):
             if flag in flags:
                 flags[flag] = str(tmp_path / flags[flag])
         return prepare.prepare(
-            config.Prepare(
+            Prepare(
                 task="tagging",
                 source=source,
                 raw_data=str(tmp_path / raw_data),

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from trainer import config
 from trainer.data import fields
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import layout, rows, targets
 
 
 def test_every_value_of_the_flag_has_a_recipe():
-    (flag,) = (field for field in dataclasses.fields(config.Prepare) if field.name == "task")
+    (flag,) = (field for field in dataclasses.fields(Prepare) if field.name == "task")
     choices = flag.metadata["rule"].text.removeprefix("must be one of ").split(" | ")
     assert sorted(task for task, lines in targets.RECIPES if not lines) == sorted(choices)
     assert [task for task, lines in targets.RECIPES if lines] == ["language_model"]
@@ -64,7 +64,7 @@ SOURCE = rows.Source({"train": ["a.txt", "b.txt"], "test": ["t.txt"]}, read=None
     ],
 )
 def test_every_split_of_a_text_needs_two_tokens(tokens, fractions, error, message):
-    settings = config.Prepare(
+    settings = Prepare(
         raw_data="x", **{f"{name}_fraction": share for name, share in fractions.items()}
     )
     with pytest.raises(error, match=message):
@@ -72,4 +72,4 @@ def test_every_split_of_a_text_needs_two_tokens(tokens, fractions, error, messag
 
 
 def test_two_tokens_are_enough():
-    targets.NextTokens(config.Prepare(raw_data="x")).check(of_splits(train=2, test=2), SOURCE)
+    targets.NextTokens(Prepare(raw_data="x")).check(of_splits(train=2, test=2), SOURCE)

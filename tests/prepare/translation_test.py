@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import config
 from trainer.data import fields, store, text
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import command as prepare
 
 PAIRS = [
@@ -41,9 +41,7 @@ def run(tmp_path):
             if flag.endswith("_data") or flag == "vocabulary_from":
                 flags[flag] = str(tmp_path / flags[flag])
         return prepare.prepare(
-            config.Prepare(
-                task="translation", source=source, data_dir=str(tmp_path / data_dir), **flags
-            )
+            Prepare(task="translation", source=source, data_dir=str(tmp_path / data_dir), **flags)
         )
 
     return run
@@ -344,7 +342,7 @@ def test_a_shared_vocabulary_stays_shared(run):
 
 def test_a_dataset_without_target_vocabulary_cannot_give_one(run, tmp_path):
     (tmp_path / "f.csv").write_text("text,label\na,1\nb,0\n")
-    labels = config.Prepare(raw_data=str(tmp_path / "f.csv"), data_dir=str(tmp_path / "labels"))
+    labels = Prepare(raw_data=str(tmp_path / "f.csv"), data_dir=str(tmp_path / "labels"))
     prepare.prepare(labels)
     with pytest.raises(
         UsageError, match="--vocabulary_from=.*labels: it was prepared for --task=c"

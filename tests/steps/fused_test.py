@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tests.steps import runs
-from trainer import config
 from trainer.data import fields
+from trainer.flags.run import Input
 from trainer.steps import fused
 
 
@@ -18,7 +18,7 @@ def test_a_program_of_many_steps_is_compiled_once_for_each_length_and_holds_all_
 
 
 def test_stacks_are_given_out_in_order_whatever_the_portions():
-    batches = runs.batches_of(runs.a_split(), config.Input(batch_size=runs.BATCH, max_length=16))
+    batches = runs.batches_of(runs.a_split(), Input(batch_size=runs.BATCH, max_length=16))
     stacks, step = fused.Stacks(batches.stacks(3, 5)), 3
     for most in (1, 4, 2, 100, 1, 7, 3, 3, 9):
         stack, _, first, end = stacks.take(most)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.steps import runs
-from trainer import config
+from trainer.flags.run import Model, Optimizer
 from trainer.models.networks import Network
 from trainer.steps import optimizer
 
@@ -14,7 +14,7 @@ TOTAL = 20
 
 
 def settings(**changes):
-    return config.Optimizer(**changes)
+    return Optimizer(**changes)
 
 
 # --- The learning rate ----------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_updates_are_those_of_keras(changes, theirs):
 def test_every_slot_has_the_logical_name_of_its_weight(cell, bidirectional, from_cell):
     """No two slots share a name, and each has the shape of its weight."""
     model = {"cell": cell, "bidirectional": bidirectional, "rnn_from_cell": from_cell}
-    weights = Network(config.Model(units=(3, 3), embedding_size=3, **model), 5, 3).weights
+    weights = Network(Model(units=(3, 3), embedding_size=3, **model), 5, 3).weights
     slots = optimizer.Optimizer(settings(ema=0.9), weights, TOTAL, runs.variable).named()
     assert set(slots) == {
         "iteration",

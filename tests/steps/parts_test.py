@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tests.steps import runs
-from trainer import config
 from trainer.data import fields, pipeline
 from trainer.devices import placement
+from trainer.flags.run import Input
 from trainer.steps.parts import part_of, put_part
 
 
@@ -23,7 +23,7 @@ def test_uneven_parts_have_the_bounds_of_a_placement(rows, parts):
 @pytest.mark.parametrize("rows, parts", [(14, 2), (14, 7), (12, 4)])
 def test_the_size_of_a_part_is_known_before_its_number_is(rows, parts):
     """Each replica of a TPU takes its rows this way: XLA compiles only arrays of known size."""
-    whole = runs.batches_of(runs.a_split(), config.Input()).batch(0)
+    whole = runs.batches_of(runs.a_split(), Input()).batch(0)
     batch = tf.nest.map_structure(lambda array: tf.constant(array[:rows]), whole)
     compiled = tf.function(lambda part: part_of(batch, part, parts), jit_compile=True)
     for part, (first, end) in enumerate(placement.bounds(rows, parts)):

@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from tests import numpy_network
-from trainer import config
 from trainer.data import fields, pipeline, plans
 from trainer.data.store import Split
 from trainer.devices.placement import Placement
+from trainer.flags import run as config
 from trainer.models.networks import Network
 from trainer.steps import optimizer, state, training
 from trainer.tasks import table

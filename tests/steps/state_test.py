@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from tests.steps import runs
-from trainer import config
 from trainer.exit_codes import DataError
+from trainer.flags.run import Model, Optimizer
 from trainer.models.networks import Network
 from trainer.steps import optimizer, state
 from trainer.tasks import table
 
 
 def new(precision="float32", seed=0, model=None, variable=runs.variable, streams=0, **changes):
-    settings = config.Model(**{"units": (3,), "embedding_size": 2, **(model or {})})
+    settings = Model(**{"units": (3,), "embedding_size": 2, **(model or {})})
     network = Network(settings, 5, 3, seed=seed, precision=precision)
     return state.State(
         network,
-        optimizer.Optimizer(config.Optimizer(**changes), network.weights, 10, variable),
+        optimizer.Optimizer(Optimizer(**changes), network.weights, 10, variable),
         table.TASKS["classification"],
         variable,
         streams,

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 
 from tests.export.small_models import a_model, some_pairs
-from trainer import config as configuration
 from trainer.data import text
 from trainer.devices.placement import Placement
+from trainer.flags.use import Predict
 from trainer.steps import translations
 from trainer.steps.evaluation import EvaluationStep
 from trainer.steps.translations import Translations
@@ -45,7 +45,7 @@ def by_themselves(model):
     rows = tf.RaggedTensor.from_row_splits(split.inputs, split.offsets)
     served = model.served()
     sources = [shown.decode() for shown in served.tokenizer.decode(rows[:, 1:]).numpy()]
-    options = configuration.Predict(beam=2)
+    options = Predict(beam=2)
     return [
         served.answers([serving.Text(source, "", 0)], options)[0]["translation"]
         for source in sources

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tests import datasets
-from trainer import config as configuration
 from trainer.data import pipeline, store
+from trainer.flags.run import Input
 from trainer.tasks import readers
 
 EVERY_CUT = [
@@ -20,7 +20,7 @@ EVERY_CUT = [
 @pytest.mark.parametrize("truncate, padding, max_length", EVERY_CUT)
 def test_texts_are_cut_and_padded_as_the_batches_of_the_training_are(truncate, padding, max_length):
     rows = [[1], [1, 4, 5, 6, 7], [1, 8], [1, 9, 10]]
-    settings = configuration.Input(max_length=max_length, truncate=truncate, padding=padding)
+    settings = Input(max_length=max_length, truncate=truncate, padding=padding)
     split = store.Split(
         np.concatenate(rows).astype(np.int32),
         np.cumsum([0, *map(len, rows)]),
@@ -37,7 +37,7 @@ def test_texts_are_cut_and_padded_as_the_batches_of_the_training_are(truncate, p
 @pytest.mark.parametrize("padding, length", [("post", 1), ("pre", 4)])
 def test_no_texts_are_padded_to_a_length_that_a_network_can_read(padding, length):
     none = tf.RaggedTensor.from_row_splits(tf.zeros([0], tf.int32), tf.zeros([1], tf.int64))
-    ids, lengths = readers.pad_ragged(none, configuration.Input(max_length=4, padding=padding))
+    ids, lengths = readers.pad_ragged(none, Input(max_length=4, padding=padding))
     assert (ids.shape, lengths.shape) == ((0, length), (0,))
 
 
@@ -55,7 +55,7 @@ def frames(request, tmp_path_factory):
 def test_frames_are_prepared_as_the_batches_of_the_training_are(
     truncate, padding, max_length, frames
 ):
-    settings = configuration.Input(max_length=max_length, truncate=truncate, padding=padding)
+    settings = Input(max_length=max_length, truncate=truncate, padding=padding)
     split = frames.splits["test"]
     raw = [split.inputs[begin:end] for begin, end in zip(split.offsets, split.offsets[1:])]
     longest = max_length if padding == "pre" else min(max_length, max(map(len, raw)))
@@ -76,7 +76,7 @@ def test_frames_are_prepared_as_the_batches_of_the_training_are(
 
 @pytest.mark.parametrize("padding", ["post", "pre"])
 def test_no_frames_are_padded_to_a_length_that_a_network_can_read(padding, frames):
-    reader = readers.of_dataset(frames, configuration.Input(max_length=4, padding=padding))
+    reader = readers.of_dataset(frames, Input(max_length=4, padding=padding))
     for rows, steps in ((0, 0), (2, 0), (2, 3)):
         given = tf.fill([rows, steps, 3], np.nan)
         # No length is below 0 or beyond the steps that there are.

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from tests import datasets
 from tests.export.small_models import TAGS, WORDS, a_model, a_tagged_text, a_text
-from trainer import config as configuration
 from trainer.exit_codes import DataError
 from trainer.export import expected
+from trainer.flags.use import Predict
 from trainer.tasks import serving, table
 from trainer.tasks.serving import Frames, Text
 
@@ -20,7 +20,7 @@ J = "\uffed"
 def predict(served, *texts, **options):
     """The answers of `predict`, with the temperature 0 unless it is given."""
     shown = [Text(text, f"place {number}", number) for number, text in enumerate(texts)]
-    return served.answers(shown, configuration.Predict(**{"temperature": 0.0, **options}))
+    return served.answers(shown, Predict(**{"temperature": 0.0, **options}))
 
 
 def test_options_are_those_that_some_task_obeys():
@@ -80,7 +80,7 @@ def test_a_text_draws_by_its_number_and_the_seed(compiled, tmp_path):
     )
 
     def drawn(*texts, seed=1):
-        answers = served.answers(list(texts), configuration.Predict(tokens=20, seed=seed))
+        answers = served.answers(list(texts), Predict(tokens=20, seed=seed))
         return [answer["continuation"] for answer in answers]
 
     first, second = Text("the cat", "", 0), Text("the cat", "", 1)
@@ -183,7 +183,7 @@ def test_sequences_of_frames_have_a_label_each(compiled, tmp_path):
     assert served.reads.numbers
     raw = datasets.random_frames(seed=4)["test"][0]
     given = [Frames(frames, f"row {number}", number) for number, frames in enumerate(raw)]
-    answers = served.answers(given, configuration.Predict())
+    answers = served.answers(given, Predict())
     for frames, answer in zip(raw, answers, strict=True):
         chances = tf.nn.softmax(scores_of(model, frames)).numpy()
         assert answer["label"] == "abc"[chances.argmax()]
@@ -197,7 +197,7 @@ def test_values_come_back_in_the_units_of_the_data(tmp_path):
     model = a_model(of_frames(tmp_path, ("mean", "rest")))
     served = model.served()
     raw = datasets.random_frames(seed=4)["test"][0]
-    answers = served.answers([Frames(each, "", 0) for each in raw], configuration.Predict())
+    answers = served.answers([Frames(each, "", 0) for each in raw], Predict())
     for frames, answer in zip(raw, answers, strict=True):
         told = scores_of(model, frames).numpy()
         wanted = {

@@ -17,11 +17,15 @@ import tensorflow as tf
 
 import trainer
 from tests.tasks.tagging_test import bio_spans
-from trainer import config, evaluate
+from trainer import evaluate
 from trainer.data import fields
 from trainer.data.pipeline import Batch, Sentences
 from trainer.data.store import Dataset, Split
 from trainer.exit_codes import UsageError
+from trainer.flags import run as config
+from trainer.flags.knobs import as_given
+from trainer.flags.tasks import TASKS
+from trainer.flags.use import Predict
 from trainer.models.heads import StepOutputs
 from trainer.models.networks import Network
 from trainer.tasks import bleu, table
@@ -238,8 +242,8 @@ every_task = pytest.mark.parametrize("task", table.TASKS.values(), ids=lambda ta
 
 
 def test_every_task_has_metrics_with_a_direction_and_a_case_here():
-    assert set(table.TASKS) == set(config.TASKS) == set(CASES)
-    directions = {better for metrics in config.TASKS.values() for better in metrics.values()}
+    assert set(table.TASKS) == set(TASKS) == set(CASES)
+    directions = {better for metrics in TASKS.values() for better in metrics.values()}
     assert directions == {"lower", "higher"}
 
 
@@ -260,11 +264,11 @@ def test_a_task_has_all_of_its_parts(task):
 
 
 def test_no_other_module_distinguishes_tasks_by_name():
-    """`config` has their names, `prepare` makes their datasets, format 1 of a dataset has none.
+    """`flags` has their names, `prepare` makes their datasets, format 1 of a dataset has none.
 
     A translation is also what an answer holds.
     """
-    knows = {"config.py", "tasks/table.py", "data/store.py"}
+    knows = {"flags/tasks.py", "tasks/table.py", "data/store.py"}
     knows |= {"tasks/translator.py", "export/expected.py"}
     root = pathlib.Path(trainer.__file__).parent
     for path in root.rglob("*.py"):
@@ -331,7 +335,7 @@ def test_what_a_task_serves_answers_and_can_be_saved(task):
     assert {"options", "between", "answers", "shown", "signatures"} <= set(dir(task.served))
     reads = getattr(task.served, "reads", None)  # What can read several kinds has it of a dataset.
     assert reads is None if len(task.inputs) > 1 else task.inputs == (reads,)
-    assert task.served.options <= {field.name for field in dataclasses.fields(config.Predict)}
+    assert task.served.options <= {field.name for field in dataclasses.fields(Predict)}
     assert task.served.options <= table.OPTIONS
     assert keras.activations.get(task.keras_activation)
 
@@ -404,7 +408,7 @@ def test_exact_metrics_are_those_of_numpy_and_those_that_the_configuration_names
     case = CASES[task.name]
     exact = exact_of(task, case).metrics()
     # Those of whole texts come from what a network makes by itself.
-    assert set(exact) == set(config.TASKS[task.name]) - set(bleu.METRICS)
+    assert set(exact) == set(TASKS[task.name]) - set(bleu.METRICS)
     assert exact == pytest.approx(expected(case), rel=1e-12)
     assert all(type(value) is float for value in exact.values())
 
@@ -559,7 +563,7 @@ def test_a_flag_that_fits_no_such_run_is_refused_with_its_reason(task, flag):
         task.settled(config.from_flat({flag: OTHER[flag]}))
     message = str(refusal.value)
     assert message.startswith(
-        f"{config.as_given(flag, OTHER[flag])}: the dataset is one of {task.name}, and {why}."
+        f"{as_given(flag, OTHER[flag])}: the dataset is one of {task.name}, and {why}."
     )
 
 
@@ -582,17 +586,17 @@ def test_a_flag_that_fits_no_such_inputs_is_refused_with_its_reason(frame, refus
 @every_task
 def test_settling_fills_in_the_first_metric_and_changes_nothing_else(task):
     given = config.from_flat({"units": (3,)})
-    first = next(iter(config.TASKS[task.name]))
+    first = next(iter(TASKS[task.name]))
     assert task.settled(given) == config.replace(given, best_metric=first)
     assert task.settled(task.settled(given)) == task.settled(given)
 
 
 @every_task
 def test_each_metric_of_the_task_may_choose_the_best_checkpoint_and_no_other(task):
-    known = {metric for metrics in config.TASKS.values() for metric in metrics}
+    known = {metric for metrics in TASKS.values() for metric in metrics}
     for metric in known:
         given = config.from_flat({"best_metric": metric})
-        if metric in config.TASKS[task.name]:
+        if metric in TASKS[task.name]:
             assert task.settled(given) == given
         else:
             with pytest.raises(UsageError, match=f"--best_metric={metric}: is no metric of "):

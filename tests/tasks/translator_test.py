@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tests.export.small_models import a_model, some_pairs
-from trainer import config as configuration
 from trainer.data import pipeline, text
+from trainer.flags.run import Input
+from trainer.flags.use import Export, Predict
 from trainer.tasks import readers, serving, translation, translator
 
 SOURCES = ["the cat sat", "", "on a zebra the mat", "cat", " \t", "mat mat the a on sat it's"]
@@ -34,14 +35,12 @@ def texts_of(sources):
 
 
 def answers(served, sources, **options):
-    return served.answers(texts_of(sources), configuration.Predict(**options))
+    return served.answers(texts_of(sources), Predict(**options))
 
 
 def ids_of(served, model, size):
     """Returns the sources as a batch, and the ids of their translations [rows, size, length]."""
-    batch = readers.batch_of(
-        served.tokenizer.encode(tf.constant(SOURCES)), configuration.Input(max_length=20)
-    )
+    batch = readers.batch_of(served.tokenizer.encode(tf.constant(SOURCES)), Input(max_length=20))
     found = translator.hypotheses(
         model.network,
         model.weights,
@@ -142,7 +141,7 @@ def test_a_text_longer_than_max_length_is_cut_with_a_warning(model, caplog):
 
 
 def test_a_saved_search_finds_what_predict_finds(served, model, tmp_path):
-    options = configuration.Export(beam=3, length_penalty=0.5)
+    options = Export(beam=3, length_penalty=0.5)
     uncompiled = translator.Translator(
         model.network, model.weights, model.dataset, model.config.input, compiled=False
     )

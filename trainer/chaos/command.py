@@ -13,10 +13,11 @@ import signal
 import time
 from collections.abc import Callable
 
-from trainer import config as configuration
 from trainer.chaos import faults
 from trainer.chaos.trials import POLL_SECONDS, GangTrial, ProcessTrial, Trial
 from trainer.exit_codes import BY_NAME, UsageError
+from trainer.flags.run import Config
+from trainer.flags.use import Chaos
 from trainer.launch import local
 from trainer.model_folder import journal
 from trainer.reporting import goodput, progress
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 MOMENTS = {"starting": None, "training": "start", "saving": "save"}
 
 
-def run(config: configuration.Config, chaos: configuration.Chaos) -> int:
+def run(config: Config, chaos: Chaos) -> int:
     """Prints a line per fault and both digests; returns 0 if the digests are equal, else 1.
 
     Raises UsageError if MODEL_DIR/chaos exists.

@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from trainer import config as configuration
 from trainer.exit_codes import BY_NAME, TrainerError
+from trainer.flags import run as configuration
 from trainer.launch import local
 from trainer.model_folder import journal
 

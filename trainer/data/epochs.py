@@ -5,8 +5,8 @@ An epoch ends with the step that completes it, also if that step begins the next
 
 import dataclasses
 
-from trainer import config as configuration
 from trainer.data import fields, order
+from trainer.flags.run import Input, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +31,17 @@ class Epochs:
         """Returns whether `step` is the last one of an epoch; False for 0, before the first."""
         return step > 0 and self.of(step + 1) > self.of(step)
 
-    def total_steps(self, run: configuration.Run) -> int:
+    def total_steps(self, run: Run) -> int:
         """Returns the last step of a run: --steps, or else the end of --epochs."""
         return run.steps or self.end(run.epochs)
 
 
-def chunks(tokens: int, settings: configuration.Input) -> int:
+def chunks(tokens: int, settings: Input) -> int:
     """Returns the whole chunks of max_length tokens in each of batch_size streams of a text."""
     return tokens // settings.batch_size // settings.max_length
 
 
-def of_split(
-    order_of_rows: str, examples: int, tokens: int, settings: configuration.Input
-) -> Epochs:
+def of_split(order_of_rows: str, examples: int, tokens: int, settings: Input) -> Epochs:
     """Returns the epochs of a run over a training split.
 
     order_of_rows: one of `fields.ORDERS`. An epoch of a text in streams has a row for each of their

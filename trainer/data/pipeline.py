@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.data import fields, plans
 from trainer.data.plans import Length
 from trainer.data.store import Dataset, Split
+from trainer.flags.run import Input
 
 START = 1  # `text.START`; this module needs no tokenizer.
 
@@ -102,7 +102,7 @@ class Rows(NamedTuple):
     lengths: np.ndarray
 
 
-def rows_of(split: Split, examples: np.ndarray, length: int, settings: configuration.Input) -> Rows:
+def rows_of(split: Split, examples: np.ndarray, length: int, settings: Input) -> Rows:
     """Returns where `examples`, int64 [rows], lie: cut to `length` and padded."""
     starts = split.offsets[examples]
     full = split.offsets[examples + 1] - starts
@@ -123,7 +123,7 @@ def batch_of(
     split: Split,
     examples: np.ndarray,
     length: Length,
-    settings: configuration.Input,
+    settings: Input,
     first_row: int = 0,
     target: fields.Target = fields.LABEL,
 ) -> Batch:
@@ -159,9 +159,7 @@ def _following(split: Split, examples: np.ndarray, rows: Rows) -> np.ndarray:
     return np.where(rows.holds & ends, START, after).astype(np.int32)
 
 
-def _sentences(
-    split: Split, examples: np.ndarray, length: int, settings: configuration.Input
-) -> Sentences:
+def _sentences(split: Split, examples: np.ndarray, length: int, settings: Input) -> Sentences:
     """Returns the targets of pairs, padded to `length`.
 
     A longer sentence is cut at its end, and what follows its last step is no end.
@@ -189,9 +187,7 @@ def _scaled(values: np.ndarray, scale: fields.Scale | None) -> np.ndarray:
     return scale.applied(values) if scale else values
 
 
-def loose_batch(
-    split: Split, settings: configuration.Input, target: fields.Target = fields.LABEL
-) -> Batch:
+def loose_batch(split: Split, settings: Input, target: fields.Target = fields.LABEL) -> Batch:
     """Returns all examples of a small split in its own order, as one batch: for new texts."""
     length: Length = plans.loose_length(split, settings)
     if target.sequence:
@@ -237,11 +233,7 @@ class TrainingBatches:
     """The padded batch of every step of `plan`; steps are counted from 0 here."""
 
     def __init__(
-        self,
-        split: Split,
-        settings: configuration.Input,
-        plan: plans.Plan,
-        target: fields.Target = fields.LABEL,
+        self, split: Split, settings: Input, plan: plans.Plan, target: fields.Target = fields.LABEL
     ):
         self.plan = plan
         self.target = target
@@ -345,7 +337,7 @@ class StreamBatches(TrainingBatches):
         return stream_batch(self._split, examples, length, first_row)
 
 
-def training_batches(dataset: Dataset, settings: configuration.Input, seed: int) -> TrainingBatches:
+def training_batches(dataset: Dataset, settings: Input, seed: int) -> TrainingBatches:
     """Returns the batches of a run over the training split. Raises as `plans.training_plan`."""
     split = dataset.splits["train"]
     plan = plans.training_plan(split, dataset.order, settings, seed)
@@ -373,11 +365,7 @@ class EvaluationBatches:
     """The padded batches of an evaluation: every example of a split once."""
 
     def __init__(
-        self,
-        split: Split,
-        settings: configuration.Input,
-        batch_size: int,
-        target: fields.Target = fields.LABEL,
+        self, split: Split, settings: Input, batch_size: int, target: fields.Target = fields.LABEL
     ):
         self.plan = plans.EvaluationPlan(split, settings, batch_size)
         self.target = target
@@ -420,7 +408,7 @@ class StreamEvaluationBatches:
 
 
 def evaluation_batches(
-    dataset: Dataset, split: str, settings: configuration.Input, batch_size: int
+    dataset: Dataset, split: str, settings: Input, batch_size: int
 ) -> EvaluationBatches | StreamEvaluationBatches:
     """Returns the batches that read a split once; `batch_size` rows each, unless it is a text."""
     if dataset.order == fields.STREAMS:

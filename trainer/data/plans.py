@@ -10,11 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer.data import epochs, fields, order, pairs
 from trainer.data.epochs import Epochs
 from trainer.data.store import Split
 from trainer.exit_codes import UsageError
+from trainer.flags.run import Input
 
 # The most batches that are sorted by length together; also the unit in which the order is computed.
 WINDOW_BATCHES = 64
@@ -54,7 +54,7 @@ class Plan(Protocol):
         """Returns the length that a step's batch is padded to."""
 
 
-def training_plan(split: Split, order: str, settings: configuration.Input, seed: int) -> Plan:
+def training_plan(split: Split, order: str, settings: Input, seed: int) -> Plan:
     """Returns the plan for a dataset's `order` of examples, one of `fields.ORDERS`.
 
     Raises UsageError if the split is too short for it.
@@ -99,7 +99,7 @@ class Lengths:
     batches can have, increasing.
     """
 
-    def __init__(self, split: Split, settings: configuration.Input):
+    def __init__(self, split: Split, settings: Input):
         self.size = self.sorting = cut_lengths(split, settings.max_length)
         self.padded = (
             [settings.max_length]
@@ -117,7 +117,7 @@ class Lengths:
 class PairLengths:
     """The lengths of a split's pairs and of its batches, with the attributes of `Lengths`."""
 
-    def __init__(self, split: Split, settings: configuration.Input):
+    def __init__(self, split: Split, settings: Input):
         sources, targets = sides = pair_lengths(split, settings.max_length)
         self.size = sources + targets
         self.padded = pairs.shapes(*sides, LENGTHS)
@@ -133,7 +133,7 @@ class PairLengths:
         return self.padded[self._number[examples].max()]
 
 
-def lengths_of(split: Split, settings: configuration.Input) -> Lengths | PairLengths:
+def lengths_of(split: Split, settings: Input) -> Lengths | PairLengths:
     """Returns the lengths of a split's examples, whether they are pairs or not."""
     return (Lengths if split.target_offsets is None else PairLengths)(split, settings)
 
@@ -149,7 +149,7 @@ class ShuffledPlan:
 
     rows_are = "training examples"
 
-    def __init__(self, split: Split, settings: configuration.Input, seed: int):
+    def __init__(self, split: Split, settings: Input, seed: int):
         self.size = len(split)
         self.batch_size = settings.batch_size
         self.epochs = Epochs(self.size, self.batch_size)
@@ -207,7 +207,7 @@ class StreamsPlan:
 
     rows_are = "tokens of the training text at which its rows begin"
 
-    def __init__(self, split: Split, settings: configuration.Input, seed: int):
+    def __init__(self, split: Split, settings: Input, seed: int):
         self._tokens, self._chunk, self._seed = len(split.inputs), settings.max_length, seed
         self.batch_size = settings.batch_size
         self._part = self._tokens // self.batch_size
@@ -287,7 +287,7 @@ class EvaluationPlan:
     filled up with copies of the shortest example.
     """
 
-    def __init__(self, split: Split, settings: configuration.Input, batch_size: int):
+    def __init__(self, split: Split, settings: Input, batch_size: int):
         self.batch_size = batch_size
         self._lengths = lengths_of(split, settings)
 
@@ -306,7 +306,7 @@ class EvaluationPlan:
             yield filled, len(examples), self._lengths.holding(filled)
 
 
-def loose_length(split: Split, settings: configuration.Input) -> int:
+def loose_length(split: Split, settings: Input) -> int:
     """Returns the length for all examples of a small split in one batch: a power of two."""
     if settings.padding == "pre":
         return settings.max_length

@@ -7,7 +7,7 @@ but uses only one thread.
 
 import math
 
-from trainer import config as configuration
+from trainer.flags.run import Config
 from trainer.models import shapes
 
 # Most multiplications in the forward pass of a step that is fused. At about this size two shards
@@ -15,7 +15,7 @@ from trainer.models import shapes
 SMALL = 16_000_000
 
 
-def pays(config: configuration.Config) -> bool:
+def pays(config: Config) -> bool:
     """Returns whether fused steps are faster.
 
     They are if a step is small, compiled by XLA, in one part, on one device, and if all steps have
@@ -32,7 +32,7 @@ def pays(config: configuration.Config) -> bool:
     return one_thread and one_device and one_length and one_part and small
 
 
-def multiplications(config: configuration.Config) -> int:
+def multiplications(config: Config) -> int:
     """Returns rows x length x weights of the recurrent kernels: what a forward pass multiplies.
 
     A one-hot embedding is as wide as the vocabulary, and a frame as wide as it has features, which

@@ -8,17 +8,17 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from trainer import config as configuration
 from trainer.devices import accelerator, nvidia
+from trainer.flags.run import Run
 
 
-def here(run: configuration.Run) -> dict[str, str]:
+def here(run: Run) -> dict[str, str]:
     """Returns `of` for this process."""
     return of(run, os.environ, accelerator.device_files(), accelerator.installed())
 
 
 def of(
-    run: configuration.Run,
+    run: Run,
     environ: Mapping[str, str],
     files: Sequence[str],
     distributions: Sequence[str],

@@ -7,16 +7,14 @@ every resume keeps them.
 import dataclasses
 import os
 
-from trainer import config as configuration
 from trainer import resuming
 from trainer.devices import accelerator, fusion
+from trainer.flags.run import Config
 
 SHARD_ROWS = 16  # The fewest rows of a shard that is worth splitting off.
 
 
-def settled(
-    config: configuration.Config, has_checkpoints: bool, workers: int = 1
-) -> configuration.Config:
+def settled(config: Config, has_checkpoints: bool, workers: int = 1) -> Config:
     """Returns `config` with `fuse`, `threads` and `shards` filled in.
 
     A run that has checkpoints keeps the values in its config.json. A new run keeps those of its

@@ -15,15 +15,15 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.devices import accelerator
 from trainer.devices.placement import Placement
 from trainer.exit_codes import UsageError
+from trainer.flags.run import Run
 
 _NO_TPU = (tf.errors.OpError, RuntimeError, ValueError)  # What TensorFlow raises without a TPU.
 
 
-def place(run: configuration.Run, rows: int, member: tuple[int, int] = (0, 1)) -> Placement:
+def place(run: Run, rows: int, member: tuple[int, int] = (0, 1)) -> Placement:
     """Sets TensorFlow's threads and devices for `run` and returns the placement.
 
     Args:
@@ -62,9 +62,7 @@ def place(run: configuration.Run, rows: int, member: tuple[int, int] = (0, 1)) -
     return Placement(tf.distribute.MirroredStrategy(devices), device_type, tuple(devices))
 
 
-def _place_worker(
-    run: configuration.Run, rows: int, worker: int, workers: int, gpus: list
-) -> Placement:
+def _place_worker(run: Run, rows: int, worker: int, workers: int, gpus: list) -> Placement:
     wanted = run.devices or max(1, len(gpus))
     if wanted > max(1, len(gpus)):
         raise UsageError(
@@ -93,7 +91,7 @@ def communication_options(on_gpus: bool) -> tf.distribute.experimental.Communica
     )
 
 
-def _refuse_empty_shards(run: configuration.Run, rows: int, replicas: int) -> None:
+def _refuse_empty_shards(run: Run, rows: int, replicas: int) -> None:
     if rows < replicas * run.shards:
         raise UsageError(
             f"--batch_size: {rows} row(s) at a time for {replicas} device(s) with "
@@ -102,7 +100,7 @@ def _refuse_empty_shards(run: configuration.Run, rows: int, replicas: int) -> No
         )
 
 
-def visible(run: configuration.Run | None = None) -> dict[str, int]:
+def visible(run: Run | None = None) -> dict[str, int]:
     """Returns {"CPU", "GPU", "TPU": number of devices} that TensorFlow sees here.
 
     run: if it is for a TPU, that is initialised first, because TensorFlow may list it only then.
@@ -114,7 +112,7 @@ def visible(run: configuration.Run | None = None) -> dict[str, int]:
     return {kind: len(tf.config.list_physical_devices(kind)) for kind in accelerator.KINDS}
 
 
-def _device_type(run: configuration.Run) -> str:
+def _device_type(run: Run) -> str:
     """Returns "CPU" or "GPU". Raises UsageError if --accelerator names one that is not there."""
     seen = visible(run)
     problem = accelerator.refusal(run.accelerator, seen)
@@ -142,7 +140,7 @@ def several_hosts(environ: Mapping[str, str]) -> str | None:
     )
 
 
-def _wants_tpu(run: configuration.Run) -> bool:
+def _wants_tpu(run: Run) -> bool:
     return "tpu" in (run.strategy, run.accelerator)
 
 
@@ -152,7 +150,7 @@ def _tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
     return tf.distribute.cluster_resolver.TPUClusterResolver.connect("local")
 
 
-def _place_on_tpu(run: configuration.Run, rows: int) -> Placement:
+def _place_on_tpu(run: Run, rows: int) -> Placement:
     problem = several_hosts(os.environ)
     if problem:
         raise UsageError(problem)
@@ -182,7 +180,7 @@ def _place_on_tpu(run: configuration.Run, rows: int) -> Placement:
     return Placement(strategy, "TPU", devices)
 
 
-def _set_threads(run: configuration.Run) -> None:
+def _set_threads(run: Run) -> None:
     # The last bits of a large product depend on the number of threads that share it, so that number
     # is fixed. The number of threads that run operations side by side does not change the result,
     # and every shard needs one.
@@ -202,7 +200,7 @@ def _set_threads(run: configuration.Run) -> None:
         ) from None
 
 
-def _set_matmul_precision(run: configuration.Run) -> None:
+def _set_matmul_precision(run: Run) -> None:
     """Sets the precision of float32 products.
 
     By default a GPU since Ampere rounds their factors to TF32, which has 11 digits of float32's 24,

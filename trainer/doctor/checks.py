@@ -8,11 +8,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from trainer import config as configuration
 from trainer.devices import accelerator, cuda
 from trainer.devices.accelerator import TENSORFLOWS
 from trainer.doctor.facts import Data, Facts, Folder, Sight
 from trainer.exit_codes import StorageError, TrainerError, UsageError
+from trainer.flags.run import Config
+from trainer.flags.use import Doctor
 from trainer.launch.values import quantity
 from trainer.models import shapes
 
@@ -49,7 +50,7 @@ def version(text: str) -> tuple[int, ...]:
 # --- packages -------------------------------------------------------------------------------------
 
 
-def check_python(config: configuration.Config, facts: Facts) -> Finding:
+def check_python(config: Config, facts: Facts) -> Finding:
     found = ".".join(map(str, facts.python))
     if facts.python < (3, 10):
         return Finding(
@@ -68,7 +69,7 @@ def check_python(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "Python", found)
 
 
-def check_tensorflow(config: configuration.Config, facts: Facts) -> Finding:
+def check_tensorflow(config: Config, facts: Facts) -> Finding:
     found = {name: facts.packages[name] for name in TENSORFLOWS if name in facts.packages}
     named = " and ".join(f"{name} {number}" for name, number in found.items())
     if not found and isinstance(facts.sight, Sight):
@@ -122,7 +123,7 @@ def check_tensorflow(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "TensorFlow", named)
 
 
-def check_keras(config: configuration.Config, facts: Facts) -> Finding:
+def check_keras(config: Config, facts: Facts) -> Finding:
     number = facts.packages.get("keras")
     if number is None:
         return Finding(ERROR, "Keras", "not installed.", "pip install 'keras>=3'")
@@ -143,7 +144,7 @@ def check_keras(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "Keras", number)
 
 
-def check_tensorboard(config: configuration.Config, facts: Facts) -> Finding:
+def check_tensorboard(config: Config, facts: Facts) -> Finding:
     number = facts.packages.get("tensorboard")
     if number is None:
         return Finding(
@@ -165,11 +166,11 @@ def check_tensorboard(config: configuration.Config, facts: Facts) -> Finding:
 # --- devices --------------------------------------------------------------------------------------
 
 
-def _chosen(config: configuration.Config, visible: Mapping[str, int]) -> str:
+def _chosen(config: Config, visible: Mapping[str, int]) -> str:
     return accelerator.chosen(config.run.accelerator, visible, config.run.strategy)
 
 
-def check_accelerator(config: configuration.Config, facts: Facts) -> Finding:
+def check_accelerator(config: Config, facts: Facts) -> Finding:
     if isinstance(facts.sight, str):
         return Finding(
             ERROR,
@@ -195,7 +196,7 @@ def check_accelerator(config: configuration.Config, facts: Facts) -> Finding:
     )
 
 
-def check_given(config: configuration.Config, facts: Facts) -> Finding:
+def check_given(config: Config, facts: Facts) -> Finding:
     """Devices that the process was given, as in a pod, must be used unless a flag excludes them."""
     if not facts.given:
         return Finding(OK, "devices given", "none beside the CPU")
@@ -223,7 +224,7 @@ def check_given(config: configuration.Config, facts: Facts) -> Finding:
     )
 
 
-def check_kernels(config: configuration.Config, facts: Facts) -> Finding:
+def check_kernels(config: Config, facts: Facts) -> Finding:
     """TensorFlow must have kernels for every GPU, best in a form that needs no compiler."""
     if isinstance(facts.sight, str):
         return Finding(SKIPPED, "GPU kernels", "what TensorFlow sees is not known")
@@ -256,7 +257,7 @@ def check_kernels(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "GPU kernels", text)
 
 
-def check_implementation(config: configuration.Config, facts: Facts) -> Finding:
+def check_implementation(config: Config, facts: Facts) -> Finding:
     layers = ", ".join(f"rnn_{layer}" for layer in range(len(config.model.units)))
     if isinstance(facts.sight, str):
         return Finding(SKIPPED, f"implementation of {layers}", "what TensorFlow sees is not known")
@@ -264,7 +265,7 @@ def check_implementation(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, f"implementation of {layers}", f"{name} of {config.model.cell}: {reason}")
 
 
-def replicas(config: configuration.Config, facts: Facts) -> int:
+def replicas(config: Config, facts: Facts) -> int:
     """Returns the replicas of one worker: --devices, else every GPU, else one CPU."""
     if config.run.devices or config.run.strategy == "one_device" or isinstance(facts.sight, str):
         return max(1, config.run.devices)
@@ -272,7 +273,7 @@ def replicas(config: configuration.Config, facts: Facts) -> int:
     return 1 if kind == "CPU" else max(1, facts.sight.visible[kind])
 
 
-def check_batch(config: configuration.Config, facts: Facts) -> Finding:
+def check_batch(config: Config, facts: Facts) -> Finding:
     rows, each = config.rows_at_once, replicas(config, facts)
     count = facts.workers * each
     dealt = (
@@ -306,13 +307,13 @@ def check_batch(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "batch", f"{dealt}: {rows // count} each")
 
 
-def check_gang(config: configuration.Config, facts: Facts) -> Finding:
+def check_gang(config: Config, facts: Facts) -> Finding:
     if facts.refused_gang:
         return Finding(ERROR, "workers", facts.refused_gang)
     return Finding(OK, "workers", f"{facts.workers}")
 
 
-def check_rows(config: configuration.Config, facts: Facts) -> Finding:
+def check_rows(config: Config, facts: Facts) -> Finding:
     """A batch is held in memory whole, also if it takes each example several times."""
     if not isinstance(facts.data, Data) or facts.data.in_streams:
         return Finding(SKIPPED, "rows of a batch", "needs a dataset of single examples")
@@ -331,7 +332,7 @@ def check_rows(config: configuration.Config, facts: Facts) -> Finding:
 # --- folders --------------------------------------------------------------------------------------
 
 
-def check_data(config: configuration.Config, facts: Facts) -> Finding:
+def check_data(config: Config, facts: Facts) -> Finding:
     if isinstance(facts.data, str):
         return Finding(ERROR if config.folders.data_dir else SKIPPED, "data", facts.data)
     if not facts.data.examples:
@@ -352,7 +353,7 @@ def check_data(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "data", ", ".join(parts))
 
 
-def check_source(config: configuration.Config, facts: Facts) -> Finding:
+def check_source(config: Config, facts: Facts) -> Finding:
     folder = config.folders.init_from
     if facts.checkpoints and folder:
         return Finding(OK, "source", f"{folder} is not needed: the run has checkpoints of its own")
@@ -361,7 +362,7 @@ def check_source(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "source", f"{folder} has {facts.source} checkpoint(s) to start from")
 
 
-def check_model_folder(config: configuration.Config, facts: Facts) -> Finding:
+def check_model_folder(config: Config, facts: Facts) -> Finding:
     folder = facts.model_folder
     if isinstance(folder, str):
         return Finding(SKIPPED, "model folder", folder)
@@ -383,7 +384,7 @@ def check_model_folder(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "model folder", f"{where} can be written, synced, locked and renamed in")
 
 
-def copies(config: configuration.Config, data: Data) -> int:
+def copies(config: Config, data: Data) -> int:
     """Returns the most checkpoints at one time: those kept, the best one, the one being written."""
     run = config.run
     steps = data.epochs(config.input).total_steps(run)
@@ -391,7 +392,7 @@ def copies(config: configuration.Config, data: Data) -> int:
     return int(kept) + (0 if run.eval_steps == -1 else 1) + 1
 
 
-def check_space(config: configuration.Config, facts: Facts) -> Finding:
+def check_space(config: Config, facts: Facts) -> Finding:
     if not isinstance(facts.data, Data) or not isinstance(facts.model_folder, Folder):
         return Finding(SKIPPED, "free space", "needs a dataset and a model folder")
     data = facts.data
@@ -431,7 +432,7 @@ def _bytes(count: int) -> str:
 # --- cluster --------------------------------------------------------------------------------------
 
 
-def check_cluster(config: configuration.Config, facts: Facts) -> Finding:
+def check_cluster(config: Config, facts: Facts) -> Finding:
     cluster = facts.cluster
     if isinstance(cluster, str):
         return Finding(SKIPPED, "cluster", cluster)
@@ -446,9 +447,7 @@ def check_cluster(config: configuration.Config, facts: Facts) -> Finding:
     return Finding(OK, "cluster", at)
 
 
-def check_permissions(
-    config: configuration.Config, facts: Facts, settings: configuration.Doctor
-) -> Finding:
+def check_permissions(config: Config, facts: Facts, settings: Doctor) -> Finding:
     denied = facts.cluster.denied
     if denied:
         return Finding(
@@ -464,9 +463,7 @@ def check_permissions(
     )
 
 
-def check_pod_security(
-    config: configuration.Config, facts: Facts, settings: configuration.Doctor
-) -> Finding:
+def check_pod_security(config: Config, facts: Facts, settings: Doctor) -> Finding:
     level = facts.cluster.pod_security
     if level is None:
         return Finding(
@@ -488,9 +485,7 @@ def check_pod_security(
     return Finding(OK, "Pod Security", f"{facts.cluster.namespace} enforces {level or 'no level'}")
 
 
-def check_queue(
-    config: configuration.Config, facts: Facts, settings: configuration.Doctor
-) -> Finding:
+def check_queue(config: Config, facts: Facts, settings: Doctor) -> Finding:
     queues = facts.cluster.queues
     there = f"queues of {facts.cluster.namespace}: {', '.join(queues or ()) or 'none'}"
     if queues is None:
@@ -505,9 +500,7 @@ def check_queue(
     return Finding(OK, "queue", f"{settings.queue or 'none asked for'}; {there}")
 
 
-def check_quota(
-    config: configuration.Config, facts: Facts, settings: configuration.Doctor
-) -> Finding:
+def check_quota(config: Config, facts: Facts, settings: Doctor) -> Finding:
     quotas, workers = facts.cluster.quotas, facts.workers
     cpu, memory = settings.cpu, settings.memory
     limit = settings.cpu_limit or _default(facts, "cpu")
@@ -564,9 +557,7 @@ def _default(facts: Facts, resource: str) -> str:
     )
 
 
-def check_limit_range(
-    config: configuration.Config, facts: Facts, settings: configuration.Doctor
-) -> Finding:
+def check_limit_range(config: Config, facts: Facts, settings: Doctor) -> Finding:
     sizes = {
         "cpu": (settings.cpu, settings.cpu_limit or _default(facts, "cpu")),
         "memory": (settings.memory, settings.memory),
@@ -612,7 +603,7 @@ def check_limit_range(
 class Check:
     """at_start: whether a run performs the check at startup; error: what an error raises then."""
 
-    judge: Callable[[configuration.Config, Facts], Finding]
+    judge: Callable[[Config, Facts], Finding]
     at_start: bool = False
     error: type[TrainerError] = UsageError
 
@@ -644,9 +635,7 @@ CLUSTER_CHECKS = (
 )
 
 
-def findings(
-    config: configuration.Config, settings: configuration.Doctor, facts: Facts
-) -> list[Finding]:
+def findings(config: Config, settings: Doctor, facts: Facts) -> list[Finding]:
     """Returns the finding of every check; those of a cluster only if it answers."""
     found = [check.judge(config, facts) for check in CHECKS]
     if check_cluster(config, facts).level == OK:

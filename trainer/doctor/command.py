@@ -3,14 +3,15 @@
 import os
 from collections.abc import Mapping
 
-from trainer import config as configuration
 from trainer.devices import accelerator
 from trainer.doctor import checks, cluster, facts
 from trainer.exit_codes import BY_NAME
+from trainer.flags.run import Config
+from trainer.flags.use import Doctor
 from trainer.launch import pods
 
 
-def command(config: configuration.Config, settings: configuration.Doctor) -> int:
+def command(config: Config, settings: Doctor) -> int:
     """Prints a line for each check; returns 0, or the code of bad usage if one found an error."""
     pods.check_sizes(settings)
     folder = config.folders.model_dir
@@ -40,7 +41,7 @@ def command(config: configuration.Config, settings: configuration.Doctor) -> int
     return BY_NAME["usage" if errors else "done"]
 
 
-def at_start(config: configuration.Config, visible: Mapping[str, int]) -> list[checks.Finding]:
+def at_start(config: Config, visible: Mapping[str, int]) -> list[checks.Finding]:
     """Returns the warnings of the checks that cost almost nothing.
 
     Raises UsageError with the first error found; StorageError if the disk is too small.

@@ -12,13 +12,13 @@ import sys
 import tempfile
 from collections.abc import Mapping
 
-from trainer import config as configuration
 from trainer import resuming
 from trainer.data import fields, store
 from trainer.data.epochs import Epochs, of_split
 from trainer.devices import accelerator
 from trainer.doctor.cluster import Cluster
 from trainer.exit_codes import TrainerError, UsageError
+from trainer.flags.run import Gang, Input, Run
 from trainer.gang import roster
 
 _PACKAGES = (*accelerator.TENSORFLOWS, "keras", "tensorboard")
@@ -85,7 +85,7 @@ class Data:
         """Whether a run reads it as one long text."""
         return self.order == fields.STREAMS
 
-    def epochs(self, settings: configuration.Input) -> Epochs:
+    def epochs(self, settings: Input) -> Epochs:
         """Returns the epochs of a run over it."""
         return of_split(self.order, self.examples, self.steps, settings)
 
@@ -127,7 +127,7 @@ def packages() -> dict[str, str]:
     return found
 
 
-def workers(gang: configuration.Gang, environ: Mapping[str, str]) -> int:
+def workers(gang: Gang, environ: Mapping[str, str]) -> int:
     """Returns the number of workers according to the flags, else TF_CONFIG, else 1.
 
     --num_workers alone is enough: this machine need not be one of them.
@@ -140,7 +140,7 @@ def workers(gang: configuration.Gang, environ: Mapping[str, str]) -> int:
         return 1
 
 
-def refused_gang(gang: configuration.Gang, environ: Mapping[str, str]) -> str:
+def refused_gang(gang: Gang, environ: Mapping[str, str]) -> str:
     """Returns why `train` would refuse TF_CONFIG; "" if it would not, or if there is none."""
     if not environ.get("TF_CONFIG"):
         return ""
@@ -290,7 +290,7 @@ def _rename(place: pathlib.Path) -> None:
         raise OSError("the folder lost its files")
 
 
-def sight(run: configuration.Run, cell: str) -> Sight | str:
+def sight(run: Run, cell: str) -> Sight | str:
     """Returns what TensorFlow sees, or why it cannot be imported.
 
     A child process imports it, because a broken TensorFlow may end the process that does.

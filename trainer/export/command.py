@@ -24,11 +24,11 @@ import shutil
 
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer import durable, trained_model
 from trainer.data import store
 from trainer.exit_codes import BY_NAME, StorageError, UsageError
 from trainer.export import expected, keras_model, proof, saved_model
+from trainer.flags.use import Export
 from trainer.reporting.progress import number
 
 VALUES = "values.txt"
@@ -36,7 +36,7 @@ VALUES = "values.txt"
 log = logging.getLogger(__name__)
 
 
-def command(settings: configuration.Export) -> int:
+def command(settings: Export) -> int:
     """Writes the export and prints, for each file, the largest difference seen; returns 0."""
     folder = pathlib.Path(settings.export_dir).resolve()
     _refuse_content(folder)
@@ -48,7 +48,7 @@ def command(settings: configuration.Export) -> int:
 
 
 def export(
-    model: trained_model.TrainedModel, folder: pathlib.Path, options: configuration.Export
+    model: trained_model.TrainedModel, folder: pathlib.Path, options: Export
 ) -> dict[str, float]:
     """Writes the files of a model into `folder`, which appears whole or not at all.
 
@@ -76,9 +76,7 @@ def export(
     return differences
 
 
-def _write(
-    model: trained_model.TrainedModel, folder: pathlib.Path, options: configuration.Export
-) -> None:
+def _write(model: trained_model.TrainedModel, folder: pathlib.Path, options: Export) -> None:
     log.info("writing %s", expected.KERAS)
     keras_model.build(
         expected.network_of(model),

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer import trained_model
 from trainer.data import fields, pipeline, plans, store, text
 from trainer.devices import placement
 from trainer.export import examples
 from trainer.export.readback import Call
+from trainer.flags.run import Input
+from trainer.flags.use import Export
 from trainer.models.heads import StepOutputs
 from trainer.models.networks import Network
 from trainer.steps import programs
@@ -94,9 +95,7 @@ def served_of(model: trained_model.TrainedModel) -> serving.Served:
     )
 
 
-def checks(
-    model: trained_model.TrainedModel, options: configuration.Export
-) -> dict[str, list[Check]]:
+def checks(model: trained_model.TrainedModel, options: Export) -> dict[str, list[Check]]:
     """Returns {file: checks}; without SAVED_MODEL if the dataset has no words.
 
     options: those that the files were written with.
@@ -109,7 +108,7 @@ def checks(
 class _Reference:
     """The trained model in float32 on the CPU, as `evaluate` computes it there."""
 
-    def __init__(self, model: trained_model.TrainedModel, options: configuration.Export):
+    def __init__(self, model: trained_model.TrainedModel, options: Export):
         self.options = options
         self.model, self.dataset, self.settings = model, model.dataset, model.config.input
         # If it sees a GPU, a layer of Keras would run cuDNN there, with fewer bits than the bound
@@ -118,9 +117,7 @@ class _Reference:
         cpu = placement.Placement(tf.distribute.OneDeviceStrategy("CPU:0"), "CPU", ("CPU:0",))
         self._step = EvaluationStep(network_of(model, jit), cpu, model.step.task)
 
-    def batch(
-        self, rows: Sequence[np.ndarray], settings: configuration.Input | None = None
-    ) -> pipeline.Batch:
+    def batch(self, rows: Sequence[np.ndarray], settings: Input | None = None) -> pipeline.Batch:
         """Returns rows of ids or frames as a batch without targets, or with the next tokens.
 
         They are cut as `settings` say, or not at all.
@@ -226,9 +223,7 @@ def _of_examples(
     return found
 
 
-def _raw_frames(
-    rows: Sequence[np.ndarray], settings: configuration.Input | None = None
-) -> dict[str, np.ndarray]:
+def _raw_frames(rows: Sequence[np.ndarray], settings: Input | None = None) -> dict[str, np.ndarray]:
     """Returns the arguments that sequences of frames are; with `settings` cut and padded.
 
     Padding is no number, so that none of it can have an influence.

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.data import fields, text
+from trainer.flags.run import Input
 from trainer.models import heads, shapes
 from trainer.models.networks import Network, recurrent_weights
 from trainer.tasks.table import Task
@@ -17,7 +17,7 @@ from trainer.tasks.table import Task
 def build(
     network: Network,
     weights: Mapping[str, tf.Tensor],
-    settings: configuration.Input,
+    settings: Input,
     task: Task,
     normalise: fields.Scale | None = None,
     standardise: fields.Scale | None = None,

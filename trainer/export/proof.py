@@ -5,11 +5,11 @@ import pathlib
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import trained_model
 from trainer.exit_codes import TrainerError
 from trainer.export import expected, readback
 from trainer.export.expected import Check, Likeliest
+from trainer.flags.use import Export
 from trainer.reporting.progress import number
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _REMEDY = (
 
 
 def differences(
-    model: trained_model.TrainedModel, folder: pathlib.Path, options: configuration.Export
+    model: trained_model.TrainedModel, folder: pathlib.Path, options: Export
 ) -> dict[str, float]:
     """Returns {file: largest difference of a number from the model's, in float32}.
 

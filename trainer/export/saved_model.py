@@ -4,8 +4,8 @@ import pathlib
 
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.data import store
+from trainer.flags.use import Export
 from trainer.tasks.serving import Served
 
 
@@ -17,7 +17,7 @@ def reads_raw_input(dataset: store.Dataset) -> bool:
     return dataset.input.numbers or dataset.tokenizer["name"] != "none"
 
 
-def save(served: Served, path: pathlib.Path, options: configuration.Export) -> None:
+def save(served: Served, path: pathlib.Path, options: Export) -> None:
     """Writes a SavedModel with the signatures of `served`, which was made with `compiled=False`.
 
     options: what of the answers is fixed in the file.

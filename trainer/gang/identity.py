@@ -11,8 +11,9 @@ import importlib.metadata
 import pathlib
 from collections.abc import Mapping
 
-from trainer import config as configuration
 from trainer.devices import accelerator
+from trainer.flags import run as configuration
+from trainer.flags.knobs import as_text
 
 _OWN = ("folders", "gang")  # Sections whose flags may differ from worker to worker.
 
@@ -31,7 +32,7 @@ def of(
         for name in configuration.TRAIN_SECTIONS[section].__dataclass_fields__
     }
     flags = {
-        f"--{name}": configuration.as_text(value)
+        f"--{name}": as_text(value)
         for name, value in configuration.to_flat(config).items()
         if name not in own
     }

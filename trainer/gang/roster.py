@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags.run import Gang
 
 # Types of tasks that train, in the order in which they count as workers. "master" is the older name
 # of "chief".
@@ -38,7 +38,7 @@ class Roster:
         return max(1, len(self.addresses))
 
 
-def resolve(gang: configuration.Gang, environ: Mapping[str, str]) -> Roster:
+def resolve(gang: Gang, environ: Mapping[str, str]) -> Roster:
     """Returns the roster that the flags and the environment describe.
 
     TF_CONFIG has the form that TensorFlow defines, and that TFJob, Vertex AI and users of SkyPilot
@@ -107,7 +107,7 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _from_flags(gang: configuration.Gang) -> tuple[str, ...]:
+def _from_flags(gang: Gang) -> tuple[str, ...]:
     workers = gang.num_workers or 1
     if not gang.hosts and workers > 1:
         raise UsageError(
@@ -175,7 +175,7 @@ def _listed(addresses: Any) -> tuple[str, ...]:
     return tuple(map(str, addresses))
 
 
-def _check_flags_agree(gang: configuration.Gang, index: int, addresses: tuple[str, ...]) -> None:
+def _check_flags_agree(gang: Gang, index: int, addresses: tuple[str, ...]) -> None:
     given = [
         ("num_workers", gang.num_workers, len(addresses)) if gang.num_workers else None,
         ("worker_index", gang.worker_index, index) if gang.worker_index >= 0 else None,

@@ -19,11 +19,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trainer import config as configuration
 from trainer import durable, stopping, streams
 from trainer.data import epochs, store
 from trainer.devices import accelerator, hardware, resources
 from trainer.exit_codes import BY_NAME
+from trainer.flags import run as configuration
 from trainer.gang import child, identity, links, member, messages, proof, roster, watchdog
 from trainer.model_folder import commits
 from trainer.model_folder.journal import Journal, read

@@ -5,15 +5,15 @@ https://kueue.sigs.k8s.io/docs/reference/labels-and-annotations/
 
 import re
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags.submit import Submit
 from trainer.launch.values import DNS_SUBDOMAIN, LABEL_KEY, require
 
 PREFIX = "kueue.x-k8s.io/"
 _TOPOLOGY = re.compile(rf"(?P<rule>required|preferred):(?P<level>{LABEL_KEY})")
 
 
-def check(submit: configuration.Submit) -> None:
+def check(submit: Submit) -> None:
     """Raises UsageError if a flag of Kueue is not well-formed, or is given without a queue."""
     for name in ("queue", "queue_priority"):
         require(
@@ -37,7 +37,7 @@ def check(submit: configuration.Submit) -> None:
             )
 
 
-def job_labels(submit: configuration.Submit) -> dict[str, str]:
+def job_labels(submit: Submit) -> dict[str, str]:
     """Returns the labels of the Job or JobSet."""
     values = {
         "queue-name": submit.queue,
@@ -47,7 +47,7 @@ def job_labels(submit: configuration.Submit) -> dict[str, str]:
     return {f"{PREFIX}{name}": value for name, value in values.items() if value}
 
 
-def pod_annotations(submit: configuration.Submit) -> dict[str, str]:
+def pod_annotations(submit: Submit) -> dict[str, str]:
     """Returns the annotations of the workers' pods."""
     found = _TOPOLOGY.fullmatch(submit.queue_topology)
     return {f"{PREFIX}podset-{found['rule']}-topology": found["level"]} if found else {}

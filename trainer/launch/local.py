@@ -22,10 +22,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
-from trainer import config as configuration
 from trainer import exit_codes, processes, stopping
 from trainer.devices import accelerator
 from trainer.exit_codes import BY_NAME, UsageError
+from trainer.flags.run import Config, Run
 from trainer.gang import proof
 from trainer.launch import isolation
 from trainer.model_folder import journal
@@ -78,7 +78,7 @@ def decide(code: int, *, asked: bool, restarts: int, max_restarts: int, failures
 
 
 def gpus_of_workers(
-    run: configuration.Run,
+    run: Run,
     workers: int,
     environ: Mapping[str, str],
     files: Sequence[str],
@@ -122,7 +122,7 @@ def _gpus(environ: Mapping[str, str], files: Sequence[str]) -> tuple[list[str], 
     return [str(index) for index in range(len(found))], ", ".join(found)
 
 
-def run(config: configuration.Config, workers: int, arguments: Sequence[str]) -> int:
+def run(config: Config, workers: int, arguments: Sequence[str]) -> int:
     """Runs a gang of `workers` to its end; returns the exit code.
 
     Worker 0 prints to our stdout, and its log is copied to our stderr. MODEL_DIR/logs holds the
@@ -158,7 +158,7 @@ class LocalGang:
 
     def __init__(
         self,
-        config: configuration.Config,
+        config: Config,
         workers: int,
         arguments: Sequence[str],
         output: pathlib.Path | None = None,

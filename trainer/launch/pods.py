@@ -3,8 +3,9 @@
 import re
 
 from trainer import channel
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags.submit import Submit
+from trainer.flags.use import Doctor
 from trainer.launch import kueue
 from trainer.launch.values import (
     ANNOTATION,
@@ -75,7 +76,7 @@ _STAY = {
 # --- Checks ---------------------------------------------------------------------------------------
 
 
-def check(submit: configuration.Submit) -> None:
+def check(submit: Submit) -> None:
     """Raises UsageError if one of the flags is malformed or contradicts another."""
     check_sizes(submit)
     _check_folders(submit)
@@ -86,7 +87,7 @@ def check(submit: configuration.Submit) -> None:
     kueue.check(submit)
 
 
-def check_sizes(asked: configuration.Submit | configuration.Doctor) -> None:
+def check_sizes(asked: Submit | Doctor) -> None:
     """Raises UsageError if --cpu, --cpu_limit or --memory is malformed or they contradict."""
     for name in ("cpu", "cpu_limit"):
         if getattr(asked, name) or name == "cpu":
@@ -99,7 +100,7 @@ def check_sizes(asked: configuration.Submit | configuration.Doctor) -> None:
         )
 
 
-def _check_folders(submit: configuration.Submit) -> None:
+def _check_folders(submit: Submit) -> None:
     for name in ("shm", "scratch"):
         if getattr(submit, name):
             check_size(name, getattr(submit, name))
@@ -110,7 +111,7 @@ def _check_folders(submit: configuration.Submit) -> None:
         )
 
 
-def _check_gpus(submit: configuration.Submit) -> None:
+def _check_gpus(submit: Submit) -> None:
     resource = submit.gpu_resource
     require(
         _RESOURCE.fullmatch(resource),
@@ -157,7 +158,7 @@ def check_environment(env: tuple[str, ...], env_secret: tuple[str, ...] = ()) ->
             seen.add(name)
 
 
-def _check_keys(submit: configuration.Submit) -> None:
+def _check_keys(submit: Submit) -> None:
     for flag, pattern, form in (
         ("label", LABEL, "KEY=VALUE, a label of Kubernetes: VALUE has at most 63 characters"),
         ("annotation", ANNOTATION, "KEY=VALUE, an annotation of Kubernetes"),
@@ -175,7 +176,7 @@ def _check_keys(submit: configuration.Submit) -> None:
             seen.add(key)
 
 
-def _check_place(submit: configuration.Submit) -> None:
+def _check_place(submit: Submit) -> None:
     for name in ("service_account", "pull_secret", "runtime_class", "priority_class"):
         require(
             not getattr(submit, name) or DNS_SUBDOMAIN.fullmatch(getattr(submit, name)),
@@ -206,7 +207,7 @@ def _check_place(submit: configuration.Submit) -> None:
     _check_gke(submit)
 
 
-def _check_gke(submit: configuration.Submit) -> None:
+def _check_gke(submit: Submit) -> None:
     """Checks the selectors by which GKE finds or makes nodes with GPUs.
 
     https://cloud.google.com/kubernetes-engine/docs/how-to/autopilot-gpus
@@ -235,7 +236,7 @@ def _check_gke(submit: configuration.Submit) -> None:
         )
 
 
-def names_kind_of_gpu(submit: configuration.Submit) -> bool:
+def names_kind_of_gpu(submit: Submit) -> bool:
     """Returns whether GKE Autopilot, which makes a node for a pod, knows which GPUs it needs."""
     return not submit.gpus or bool({ACCELERATOR, COMPUTE_CLASS} & _selected(submit).keys())
 
@@ -243,7 +244,7 @@ def names_kind_of_gpu(submit: configuration.Submit) -> bool:
 # --- Parts of a template --------------------------------------------------------------------------
 
 
-def environment(submit: configuration.Submit) -> list[dict]:
+def environment(submit: Submit) -> list[dict]:
     """Returns the variables of a container of a pod."""
     secret = [
         {
@@ -260,7 +261,7 @@ def variables(env: tuple[str, ...]) -> list[dict[str, str]]:
     return [{"name": found["name"], "value": found["value"]} for found in map(_ENV.fullmatch, env)]
 
 
-def labels(submit: configuration.Submit) -> dict[str, str]:
+def labels(submit: Submit) -> dict[str, str]:
     """Returns the labels of every pod of a job besides those by which the job finds them.
 
     A service mesh would put a proxy in front of the workers' ports, which never ends.
@@ -268,7 +269,7 @@ def labels(submit: configuration.Submit) -> dict[str, str]:
     return _NO_MESH_LABEL | _pairs(LABEL, submit.label)
 
 
-def annotations(submit: configuration.Submit, buckets: bool) -> dict[str, str]:
+def annotations(submit: Submit, buckets: bool) -> dict[str, str]:
     """Returns the annotations of the workers' pods. buckets: whether they mount any.
 
     Spot nodes vanish anyway, so pods on them need not hold their node.
@@ -282,12 +283,12 @@ def annotations(submit: configuration.Submit, buckets: bool) -> dict[str, str]:
     )
 
 
-def tensorboard_annotations(submit: configuration.Submit) -> dict[str, str]:
+def tensorboard_annotations(submit: Submit) -> dict[str, str]:
     """Returns the annotations of TensorBoard's pod, which may be moved at any time."""
     return _NO_MESH_ANNOTATION | _pairs(ANNOTATION, submit.annotation)
 
 
-def architecture(submit: configuration.Submit) -> dict[str, str]:
+def architecture(submit: Submit) -> dict[str, str]:
     """Returns the label of the nodes that can run the image.
 
     TensorFlow has packages for GPUs and TPUs on amd64 only, so such images are built for it.
@@ -296,12 +297,12 @@ def architecture(submit: configuration.Submit) -> dict[str, str]:
     return {ARCHITECTURE: asked} if asked else {}
 
 
-def node_selector(submit: configuration.Submit) -> dict[str, str]:
+def node_selector(submit: Submit) -> dict[str, str]:
     """Returns the labels of the nodes that the workers ask for."""
     return architecture(submit) | _selected(submit) | ({SPOT: "true"} if submit.spot else {})
 
 
-def tolerations(submit: configuration.Submit) -> list[dict]:
+def tolerations(submit: Submit) -> list[dict]:
     """Returns the tolerations of the flags and of the taints that clusters put on nodes.
 
     GKE taints nodes with accelerators and Spot nodes. Every cluster taints nodes that it has lost,
@@ -329,7 +330,7 @@ def tolerations(submit: configuration.Submit) -> list[dict]:
     return asked + [one for one in lost if one["key"] not in keys]
 
 
-def affinity(submit: configuration.Submit, own: dict[str, str]) -> dict:
+def affinity(submit: Submit, own: dict[str, str]) -> dict:
     """Returns the affinity of a worker's pod. own: the labels of the job's workers."""
     terms = [
         {"topologyKey": key, "labelSelector": {"matchLabels": own}} for key in submit.anti_affinity
@@ -341,7 +342,7 @@ def affinity(submit: configuration.Submit, own: dict[str, str]) -> dict:
     )
 
 
-def spread(submit: configuration.Submit, own: dict[str, str]) -> list[dict]:
+def spread(submit: Submit, own: dict[str, str]) -> list[dict]:
     """Returns the spread constraints of a worker's pod. own: the labels of the job's workers."""
     return [
         {
@@ -354,19 +355,17 @@ def spread(submit: configuration.Submit, own: dict[str, str]) -> list[dict]:
     ]
 
 
-def shm(submit: configuration.Submit) -> str:
+def shm(submit: Submit) -> str:
     """Returns the size of /dev/shm."""
     return submit.shm or (BIG_SHM if submit.gpus >= MANY_GPUS else "1Gi")
 
 
-def scratch(submit: configuration.Submit) -> str:
+def scratch(submit: Submit) -> str:
     """Returns the size of /tmp."""
     return submit.scratch or "4Gi"
 
 
-def resources(
-    submit: configuration.Submit, devices: dict[str, int], folders: list[str]
-) -> tuple[dict, dict]:
+def resources(submit: Submit, devices: dict[str, int], folders: list[str]) -> tuple[dict, dict]:
     """Returns requests and limits of a worker.
 
     Args:
@@ -379,7 +378,7 @@ def resources(
     return requests, {**limits, **disk, **devices}
 
 
-def resources_beside(submit: configuration.Submit, cpu: str, memory: str) -> tuple[dict, dict]:
+def resources_beside(submit: Submit, cpu: str, memory: str) -> tuple[dict, dict]:
     """Returns requests and limits of a container that only copies, in the pod of a worker.
 
     It states what the trainer's states, because a quota refuses a pod unless all containers do. Its
@@ -391,17 +390,17 @@ def resources_beside(submit: configuration.Submit, cpu: str, memory: str) -> tup
     return requests, {**limit, "memory": memory, **disk}
 
 
-def cpu_limit_beside(submit: configuration.Submit) -> dict[str, str]:
+def cpu_limit_beside(submit: Submit) -> dict[str, str]:
     """Returns the limit of CPUs of a container that does not train: none, or one CPU at most."""
     return {"cpu": least(submit.cpu_limit, "1")} if submit.cpu_limit else {}
 
 
-def _disk(submit: configuration.Submit, size: str) -> dict[str, str]:
+def _disk(submit: Submit, size: str) -> dict[str, str]:
     # A ClusterQueue of Kueue never admits a job that requests a resource that it does not list.
     return {"ephemeral-storage": size} if submit.scratch or not submit.queue else {}
 
 
-def _selected(submit: configuration.Submit) -> dict[str, str]:
+def _selected(submit: Submit) -> dict[str, str]:
     return _pairs(LABEL, submit.node_selector)
 
 

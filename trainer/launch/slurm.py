@@ -18,8 +18,9 @@ import shutil
 import subprocess
 import sys
 
-from trainer import config as configuration
 from trainer.exit_codes import TABLE, UsageError
+from trainer.flags import run as configuration
+from trainer.flags.submit import Submit
 from trainer.launch import spec as specs
 from trainer.launch.values import check_cpus, check_size, require
 
@@ -39,10 +40,10 @@ class SlurmJob:
     """A checked job: the run (`train`) and its place (`submit`). Made by `of`."""
 
     train: configuration.Config
-    submit: configuration.Submit
+    submit: Submit
 
     @classmethod
-    def of(cls, submit: configuration.Submit, train: configuration.Config) -> "SlurmJob":
+    def of(cls, submit: Submit, train: configuration.Config) -> "SlurmJob":
         """Returns the job, with the devices and threads of its tasks filled into `train`.
 
         Raises UsageError if the job cannot work.
@@ -177,7 +178,7 @@ def _pattern(on_cluster: str) -> str:
     return " | ".join(str(row.code) for row in TABLE if row.on_cluster == on_cluster)
 
 
-def _check_text(submit: configuration.Submit) -> None:
+def _check_text(submit: Submit) -> None:
     require(
         _NAME.fullmatch(submit.name),
         "name",

@@ -11,8 +11,9 @@ import math
 import pathlib
 import re
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
+from trainer.flags.submit import Submit
 from trainer.gang import roster
 from trainer.launch import pods, stage
 from trainer.launch.values import BYTES, DNS_LABEL, DNS_SUBDOMAIN, require
@@ -80,12 +81,12 @@ class JobSpec:
     """A checked job: the run (`train`) and its place (`submit`). Made by `of`."""
 
     train: configuration.Config
-    submit: configuration.Submit
+    submit: Submit
     volumes: tuple[Volume, ...]
     tpu: Tpu | None
 
     @classmethod
-    def of(cls, submit: configuration.Submit, train: configuration.Config) -> "JobSpec":
+    def of(cls, submit: Submit, train: configuration.Config) -> "JobSpec":
         """Returns the job, with the devices and threads of its pods filled into `train`.
 
         Raises UsageError if the job cannot work.
@@ -237,7 +238,7 @@ def _check_mounts(volumes: tuple[Volume, ...]) -> None:
 # --- What must fit together -----------------------------------------------------------------------
 
 
-def _tpu(submit: configuration.Submit, train: configuration.Config) -> Tpu | None:
+def _tpu(submit: Submit, train: configuration.Config) -> Tpu | None:
     if not submit.tpu:
         return None
     known = ", ".join(TPUS)
@@ -300,7 +301,7 @@ def cpus(text: str) -> float:
     return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
-def check_gang(submit: configuration.Submit, train: configuration.Config) -> None:
+def check_gang(submit: Submit, train: configuration.Config) -> None:
     """Raises UsageError if flags of train contradict the workers that the job gets."""
     gang = train.gang
     if gang.num_workers or gang.worker_index >= 0 or gang.hosts:

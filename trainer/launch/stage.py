@@ -22,8 +22,8 @@ import re
 import shutil
 import sys
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags.submit import Submit
 
 # {scheme: its tool, and an image that has it}.
 TOOLS = {"gs": ("gcloud", "google/cloud-sdk:slim"), "s3": ("aws", "amazon/aws-cli")}
@@ -54,7 +54,7 @@ class Copy:
         return self.url.partition(":")[0]
 
 
-def staged(submit: configuration.Submit) -> tuple[Copy, ...]:
+def staged(submit: Submit) -> tuple[Copy, ...]:
     """Returns the copies of --stage. Raises UsageError if one cannot be read."""
     copies = []
     for text in submit.stage:
@@ -73,7 +73,7 @@ def staged(submit: configuration.Submit) -> tuple[Copy, ...]:
     return tuple(copies)
 
 
-def published(submit: configuration.Submit, model_dir: str) -> Copy | None:
+def published(submit: Submit, model_dir: str) -> Copy | None:
     """Returns the copy of --publish, None without it. Raises UsageError if it cannot be read."""
     if not submit.publish:
         return None
@@ -97,7 +97,7 @@ def _checked(flag: str, given: str, url: str) -> str:
     return url.rstrip("/")
 
 
-def check_image(submit: configuration.Submit, copies: tuple[Copy, ...]) -> None:
+def check_image(submit: Submit, copies: tuple[Copy, ...]) -> None:
     """Raises UsageError unless --stage_image fits the copies: one tool, and an image for it."""
     schemes = sorted({copy.scheme for copy in copies})
     if len(schemes) > 1:

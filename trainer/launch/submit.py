@@ -2,9 +2,10 @@
 
 import logging
 
-from trainer import config as configuration
 from trainer import stopping
 from trainer.exit_codes import BY_NAME, UsageError
+from trainer.flags import run as configuration
+from trainer.flags.submit import SLURM, Submit
 from trainer.gang import proof
 from trainer.launch import kubectl, kubernetes, local, pods, slurm, tpu_vm, tpu_vm_run, vertex
 from trainer.launch.spec import JobSpec
@@ -12,15 +13,15 @@ from trainer.launch.spec import JobSpec
 log = logging.getLogger(__name__)
 
 
-def start(submit: configuration.Submit, train: configuration.Config) -> int:
+def start(submit: Submit, train: configuration.Config) -> int:
     """Prints the job, or starts it; returns the exit code, with --follow the one of the job."""
     return TARGETS[submit.target](submit, train)
 
 
-def stop(submit: configuration.Submit) -> int:
+def stop(submit: Submit) -> int:
     """Stops the job; returns when its workers have written a checkpoint and are gone."""
     log.info("stopping %s: its workers write a checkpoint", submit.stop)
-    if submit.target == configuration.SLURM:
+    if submit.target == SLURM:
         slurm.stop(submit.stop)
         print(f"{submit.stop} is being cancelled; the same submit continues it.")
         return BY_NAME["done"]
@@ -29,18 +30,18 @@ def stop(submit: configuration.Submit) -> int:
     return BY_NAME["done"]
 
 
-def status(submit: configuration.Submit) -> int:
+def status(submit: Submit) -> int:
     """Prints the state of the job."""
     lines = (
         slurm.status(submit.status)
-        if submit.target == configuration.SLURM
+        if submit.target == SLURM
         else kubectl.status(_client(submit), submit.status)
     )
     print("\n".join(lines))
     return BY_NAME["done"]
 
 
-def _kubernetes(submit: configuration.Submit, train: configuration.Config) -> int:
+def _kubernetes(submit: Submit, train: configuration.Config) -> int:
     spec, client = JobSpec.of(submit, train), _client(submit)
     manifest = kubernetes.render(spec, proof.fresh_token())
     if submit.apply:
@@ -51,7 +52,7 @@ def _kubernetes(submit: configuration.Submit, train: configuration.Config) -> in
     return _follow(client, spec.name) if submit.follow else BY_NAME["done"]
 
 
-def _warn_of_autopilot(submit: configuration.Submit, client: kubectl.Kubectl) -> None:
+def _warn_of_autopilot(submit: Submit, client: kubectl.Kubectl) -> None:
     if not pods.names_kind_of_gpu(submit) and "auto.gke.io/" in client("api-versions"):
         log.warning(
             "--gpus=%d: the cluster is GKE Autopilot, which makes a node for each pod. Name the "
@@ -90,7 +91,7 @@ def _afterwards(spec: JobSpec, client: kubectl.Kubectl) -> str:
     )
 
 
-def _client(submit: configuration.Submit) -> kubectl.Kubectl:
+def _client(submit: Submit) -> kubectl.Kubectl:
     return kubectl.Kubectl(submit.context, submit.namespace)
 
 
@@ -98,11 +99,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _local(submit: configuration.Submit, train: configuration.Config) -> int:
+def _local(submit: Submit, train: configuration.Config) -> int:
     return local.run(train, submit.workers, configuration.as_flags(train))
 
 
-def _tpu_vm(submit: configuration.Submit, train: configuration.Config) -> int:
+def _tpu_vm(submit: Submit, train: configuration.Config) -> int:
     if train.run.accelerator not in ("auto", "tpu") or train.run.strategy not in ("auto", "tpu"):
         raise UsageError(
             f"--accelerator={train.run.accelerator} and --strategy={train.run.strategy}: "
@@ -133,7 +134,7 @@ def _tpu_vm(submit: configuration.Submit, train: configuration.Config) -> int:
     return tpu_vm_run.run(job)
 
 
-def _vertex(submit: configuration.Submit, train: configuration.Config) -> int:
+def _vertex(submit: Submit, train: configuration.Config) -> int:
     job = vertex.VertexJob.of(submit, train, proof.fresh_token())
     if not submit.apply:
         print(vertex.as_shell(job), end="")
@@ -142,7 +143,7 @@ def _vertex(submit: configuration.Submit, train: configuration.Config) -> int:
     return BY_NAME["done"]
 
 
-def _slurm(submit: configuration.Submit, train: configuration.Config) -> int:
+def _slurm(submit: Submit, train: configuration.Config) -> int:
     job = slurm.SlurmJob.of(submit, train)
     if not submit.apply:
         print(slurm.render(job), end="")

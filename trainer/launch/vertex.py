@@ -26,9 +26,10 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import config as configuration
 from trainer import shown
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
+from trainer.flags.submit import Submit
 from trainer.launch import pods, stage
 from trainer.launch import spec as specs
 
@@ -49,13 +50,11 @@ class VertexJob:
     """
 
     train: configuration.Config
-    submit: configuration.Submit
+    submit: Submit
     token: str
 
     @classmethod
-    def of(
-        cls, submit: configuration.Submit, train: configuration.Config, token: str
-    ) -> "VertexJob":
+    def of(cls, submit: Submit, train: configuration.Config, token: str) -> "VertexJob":
         """Returns the job, with the devices of its workers filled into `train`.
 
         Raises UsageError if the job cannot work.
@@ -203,7 +202,7 @@ def _share(text: str) -> dict[str, str]:
     return {"server": found["server"], "path": found["path"], "mountPoint": found["mount"]}
 
 
-def _check_text(submit: configuration.Submit) -> None:
+def _check_text(submit: Submit) -> None:
     specs.check_image("image", submit.image)
     pods.check_environment(submit.env)
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", submit.name):
@@ -247,7 +246,7 @@ def _check_text(submit: configuration.Submit) -> None:
             )
 
 
-def _check_folders(submit: configuration.Submit, train: configuration.Config) -> None:
+def _check_folders(submit: Submit, train: configuration.Config) -> None:
     shares = [pathlib.PurePosixPath(SHARES, _share(text)["mountPoint"]) for text in submit.nfs]
     folders = train.folders
     for name in ("data_dir", "model_dir", *(["init_from"] if folders.init_from else [])):

@@ -25,9 +25,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
-from trainer import config as configuration
 from trainer import failures, streams
 from trainer.exit_codes import BY_NAME, StorageError, TrainerError, UsageError
+from trainer.flags.run import Gang
+from trainer.flags.submit import VERTEX, Submit
 from trainer.gang import roster
 from trainer.launch import stage
 from trainer.model_folder import commits
@@ -55,8 +56,8 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     copies = [word.removeprefix("--stage=") for word in own if word.startswith("--stage=")]
     flags = dict(word.removeprefix("--").partition("=")[::2] for word in command[1:])
     model = pathlib.Path(flags["model_dir"])
-    tries = int(flags.get("max_restarts", configuration.Gang().max_restarts))
-    for copy in stage.staged(configuration.Submit(target=configuration.VERTEX, stage=(*copies,))):
+    tries = int(flags.get("max_restarts", Gang().max_restarts))
+    for copy in stage.staged(Submit(target=VERTEX, stage=(*copies,))):
         _fetch(mounted(copy.url), pathlib.Path(copy.folder))
     publication = None
     if "--publish" in own and _is_chief(environ):
@@ -112,7 +113,7 @@ def mounted(url: str) -> pathlib.Path:
 
 
 def _is_chief(environ: Mapping[str, str]) -> bool:
-    return roster.resolve(configuration.Gang(), environ).index == 0
+    return roster.resolve(Gang(), environ).index == 0
 
 
 def _fetch(source: pathlib.Path, folder: pathlib.Path) -> None:

@@ -16,8 +16,8 @@ import pathlib
 from collections.abc import Collection, Sequence
 
 from trainer import durable
-from trainer.config import TASKS
 from trainer.exit_codes import DataError
+from trainer.flags.tasks import TASKS
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainer import config as configuration
+from trainer.flags.run import Model
 from trainer.models import heads, recurrent, shapes, vocabulary
 from trainer.models.encoder import of_layer
 from trainer.models.heads import StepOutputs
@@ -49,7 +49,7 @@ class Decoder:
     recurrence: computes each layer; seed: of the dropout.
     """
 
-    settings: configuration.Model
+    settings: Model
     seed: int
     recurrence: recurrent.Recurrence
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from trainer import config as configuration
+from trainer.flags.run import Model
 from trainer.models import frame_encoder, recurrent, shapes
 from trainer.models.noise import Noise, drop
 
@@ -28,7 +28,7 @@ class Encoder:
     shape of a frame, () if the inputs are tokens.
     """
 
-    settings: configuration.Model
+    settings: Model
     vocabulary_size: int
     recurrence: recurrent.Recurrence
     seed: int

@@ -9,15 +9,12 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from trainer import config as configuration
+from trainer.flags.run import Model
 from trainer.models import shapes
 
 
 def encoded(
-    settings: configuration.Model,
-    weights: Mapping[str, tf.Tensor],
-    inputs: tf.Tensor,
-    frame: tuple[int, ...],
+    settings: Model, weights: Mapping[str, tf.Tensor], inputs: tf.Tensor, frame: tuple[int, ...]
 ) -> tf.Tensor:
     """Returns what is read of frames: [batch, length, width].
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainer import config as configuration
+from trainer.flags.run import Model
 from trainer.models import recurrent
 from trainer.models.noise import Noise, drop
 
@@ -23,7 +23,7 @@ from trainer.models.noise import Noise, drop
 class Pooled:
     """One output for each row: pooling over time, dropout, a dense layer."""
 
-    settings: configuration.Model
+    settings: Model
     seed: int
     recurrence: recurrent.Recurrence | None = None  # It has no layers of its own.
 
@@ -78,7 +78,7 @@ class PerStep:
     embedding serve the output too. If the widths differ, a projection comes between.
     """
 
-    settings: configuration.Model
+    settings: Model
     seed: int
     recurrence: recurrent.Recurrence | None = None  # It has no layers of its own.
 

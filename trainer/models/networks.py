@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import config as configuration
+from trainer.flags.run import Config, Model
 from trainer.models import decoder, recurrent, shapes
 from trainer.models.decoder import Decoder
 from trainer.models.encoder import Carry, Encoder
@@ -45,7 +45,7 @@ class Network:
 
     def __init__(
         self,
-        settings: configuration.Model,
+        settings: Model,
         vocabulary_size: int,
         classes: int,
         *,
@@ -366,7 +366,7 @@ class Network:
 
 
 def of_run(
-    config: configuration.Config,
+    config: Config,
     vocabulary_size: int,
     classes: int,
     device_type: str,

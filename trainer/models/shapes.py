@@ -8,8 +8,8 @@ import math
 import re
 from collections.abc import Iterable
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags.run import Config, Model, Optimizer
 
 DIRECTIONS = ("forward", "backward")
 Shapes = dict[str, tuple[int, ...]]
@@ -26,7 +26,7 @@ STATE = {"simple_rnn": ("hidden",), "lstm": ("hidden", "memory"), "gru": ("hidde
 
 
 def weights(
-    settings: configuration.Model,
+    settings: Model,
     vocabulary_size: int,
     classes: int,
     second: str = "",
@@ -59,7 +59,7 @@ def weights(
     return found | {"logits/bias": (classes,)}
 
 
-def frame_encoder(settings: configuration.Model, frame: tuple[int, ...]) -> Shapes:
+def frame_encoder(settings: Model, frame: tuple[int, ...]) -> Shapes:
     """Returns the part of `weights` that reads frames of this shape, in the form of Keras 3.
 
     It is {} if the first recurrent layer reads them as they are. A kernel of a convolution is that
@@ -103,12 +103,12 @@ def places(length: int) -> int:
     return -(-length // STRIDE)
 
 
-def encoded_width(settings: configuration.Model) -> int:
+def encoded_width(settings: Model) -> int:
     """Returns the width of what the last recurrent layer says of a step."""
     return settings.units[-1] * (len(DIRECTIONS) if settings.bidirectional else 1)
 
 
-def decoder(settings: configuration.Model, words: int, own_embedding: bool) -> Shapes:
+def decoder(settings: Model, words: int, own_embedding: bool) -> Shapes:
     """Returns the part of `weights` that tells a second sequence, but for the logits.
 
     Its layers are as wide as those of the encoder in all its directions. Each starts from a dense
@@ -131,7 +131,7 @@ def decoder(settings: configuration.Model, words: int, own_embedding: bool) -> S
     return found | _dense("combine", width, settings.embedding_size)
 
 
-def decoder_layers(settings: configuration.Model) -> dict[str, int]:
+def decoder_layers(settings: Model) -> dict[str, int]:
     """Returns {name: width} of the recurrent layers of a decoder, from the first to the last."""
     directions = len(DIRECTIONS) if settings.bidirectional else 1
     return {f"decoder_{layer}": directions * units for layer, units in enumerate(settings.units)}
@@ -141,7 +141,7 @@ def _dense(name: str, width: int, outputs: int) -> Shapes:
     return {f"{name}/kernel": (width, outputs), f"{name}/bias": (outputs,)}
 
 
-def carried(settings: configuration.Model) -> dict[str, int]:
+def carried(settings: Model) -> dict[str, int]:
     """Returns {name: width} of the states that a stream carries from one chunk to the next."""
     return {
         f"{name}/{part}": units
@@ -150,7 +150,7 @@ def carried(settings: configuration.Model) -> dict[str, int]:
     }
 
 
-def recurrent_layers(settings: configuration.Model, width: int) -> Shapes:
+def recurrent_layers(settings: Model, width: int) -> Shapes:
     """Returns the part of `weights` that belongs to the recurrent layers, on inputs of `width`."""
     found = {}
     for name, units in zip(layer_names(settings), settings.units):
@@ -176,7 +176,7 @@ def recurrent_layer(cell: str, width: int, units: int) -> Shapes:
     }
 
 
-def layer_names(settings: configuration.Model) -> list[str]:
+def layer_names(settings: Model) -> list[str]:
     """Returns the names of the recurrent layers, from the first to the last."""
     return [f"rnn_{layer}" for layer in range(len(settings.units))]
 
@@ -199,7 +199,7 @@ def depths(names: Iterable[str]) -> dict[str, int]:
 
 
 def parameters(
-    settings: configuration.Model,
+    settings: Model,
     vocabulary_size: int,
     classes: int,
     second: str = "",
@@ -209,14 +209,14 @@ def parameters(
     return sum(map(math.prod, weights(settings, vocabulary_size, classes, second, frame).values()))
 
 
-def slots(settings: configuration.Optimizer) -> int:
+def slots(settings: Optimizer) -> int:
     """Returns how many values the optimizer keeps for each trained one."""
     moments = {"adam": 2, "adamw": 2, "sgd": 1 if settings.momentum else 0}[settings.optimizer]
     return moments + (1 if settings.ema else 0)
 
 
 def checkpoint_bytes(
-    config: configuration.Config,
+    config: Config,
     vocabulary_size: int,
     classes: int,
     streams: bool = False,

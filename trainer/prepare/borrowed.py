@@ -7,9 +7,9 @@ the new one.
 import dataclasses
 import os
 
-from trainer import config as configuration
 from trainer.data import store, text
 from trainer.exit_codes import UsageError
+from trainer.flags.prepare import Prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Vocabulary:
     entries: tuple[tuple[str, ...], ...]
     shared: bool = False
 
-    def applied(self, config: configuration.Prepare) -> configuration.Prepare:
+    def applied(self, config: Prepare) -> Prepare:
         """Returns `config` with the tokenizer of this vocabulary."""
         return dataclasses.replace(
             config,
@@ -33,7 +33,7 @@ class Vocabulary:
         )
 
 
-def of_dataset(config: configuration.Prepare) -> Vocabulary:
+def of_dataset(config: Prepare) -> Vocabulary:
     """Returns the vocabulary of the dataset that `config` names.
 
     Raises:
@@ -80,9 +80,7 @@ def of_dataset(config: configuration.Prepare) -> Vocabulary:
     return Vocabulary(settings, entries, len(entries) > 1 and dataset.shared_vocabulary)
 
 
-def _vocabularies(
-    dataset: store.Dataset, config: configuration.Prepare
-) -> tuple[tuple[str, ...], ...]:
+def _vocabularies(dataset: store.Dataset, config: Prepare) -> tuple[tuple[str, ...], ...]:
     """Returns the vocabulary of each side that the task has.
 
     Raises UsageError if the dataset has no target vocabulary, or one of its own although

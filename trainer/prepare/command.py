@@ -19,9 +19,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer.data import fields, store, text
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import (
     borrowed,
     findings,
@@ -42,7 +42,7 @@ from trainer.prepare.sides import Side, Targets, unknown_in, usable_pairs
 log = logging.getLogger(__name__)
 
 
-def prepare(config: configuration.Prepare) -> store.Dataset:
+def prepare(config: Prepare) -> store.Dataset:
     """Prepares the dataset that `config` describes, or finds it prepared already; returns it open.
 
     Raises:
@@ -111,7 +111,7 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
         return store.publish(folder, description, config.data_dir)
 
 
-def _check_words(source: rows.Source, config: configuration.Prepare) -> None:
+def _check_words(source: rows.Source, config: Prepare) -> None:
     """Raises UsageError if ids without words should get the ids of another dataset."""
     if config.vocabulary_from and source.entries is not None and not source.has_words:
         raise UsageError(
@@ -121,7 +121,7 @@ def _check_words(source: rows.Source, config: configuration.Prepare) -> None:
         )
 
 
-def _tokenizer_name(source: rows.Source, config: configuration.Prepare) -> str:
+def _tokenizer_name(source: rows.Source, config: Prepare) -> str:
     """Returns the tokenizer's name for dataset.json: "none" for ids without words."""
     if source.entries is not None and not source.has_words:
         return "none"
@@ -134,7 +134,7 @@ def _read(
     target_side: Targets | None,
     recipe: targets.Recipe,
     reader: targets.Reader,
-    config: configuration.Prepare,
+    config: Prepare,
 ) -> dict[str, int]:
     """Reads the whole source into its sides and the targets into `reader`.
 
@@ -190,7 +190,7 @@ def _read(
 
 
 def _vocabularies(
-    read: dict[Side, Layout], config: configuration.Prepare, known: borrowed.Vocabulary | None
+    read: dict[Side, Layout], config: Prepare, known: borrowed.Vocabulary | None
 ) -> list[tuple[Sequence[str], np.ndarray]]:
     """Returns, for each side, the entries from id FIRST_ID on and the id of every unit.
 

@@ -8,9 +8,9 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 
-from trainer import config as configuration
 from trainer import shown
 from trainer.data import store
+from trainer.flags.prepare import Prepare
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Side:
 
 
 def report(
-    description: dict, kind: str, starts: int, sides: Sequence[Side], config: configuration.Prepare
+    description: dict, kind: str, starts: int, sides: Sequence[Side], config: Prepare
 ) -> None:
     """Logs what the dataset holds, and warns if it probably is not what was meant.
 
@@ -113,9 +113,7 @@ def report_splits(counts: Mapping, noun: str) -> None:
         log.warning("%d %s occur in both of %s; given splits stay whole", both, noun, pair)
 
 
-def _report_unknown(
-    name: str, split: dict, starts: int, side: Side, config: configuration.Prepare
-) -> None:
+def _report_unknown(name: str, split: dict, starts: int, side: Side, config: Prepare) -> None:
     """Logs how many tokens of a side of a split are unknown, and warns of its tokenizer."""
     tokens = split[f"{side.prefix}tokens"] - starts * split["examples"]
     log.info(
@@ -139,9 +137,7 @@ def most(classes: dict[str, int]) -> str:
     return f"{ ({label: classes[label] for label in most}) } and {rest}"
 
 
-def _doubt_of_tokenizer(
-    name: str, split: dict, tokens: int, side: Side, config: configuration.Prepare
-) -> str:
+def _doubt_of_tokenizer(name: str, split: dict, tokens: int, side: Side, config: Prepare) -> str:
     """Returns why the tokenizer probably does not fit the texts of a split; "" if it may."""
     tokenizer = config.with_defaults("tokenizer")
     if tokenizer in ("characters", "bytes"):

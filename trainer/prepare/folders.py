@@ -16,9 +16,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from trainer import config as configuration
 from trainer import shown
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import raw_files
 from trainer.prepare.rows import Row, Rows, Source, batches
 
@@ -188,7 +188,7 @@ def _class_files(folder: str, files: Sequence[str], split: str) -> list[Part]:
     ]
 
 
-def source_of(parts: Sequence[Part], config: configuration.Prepare) -> Source:
+def source_of(parts: Sequence[Part], config: Prepare) -> Source:
     """Returns the source that reads `parts` in order."""
     paths = {}
     for part in parts:
@@ -206,9 +206,7 @@ def source_of(parts: Sequence[Part], config: configuration.Prepare) -> Source:
     return Source(paths, read)
 
 
-def _rows(
-    part: Part, config: configuration.Prepare, advance: Callable[[int], None]
-) -> Iterator[Row]:
+def _rows(part: Part, config: Prepare, advance: Callable[[int], None]) -> Iterator[Row]:
     for path in part.paths:
         with raw_files.Stream(path, config.max_expansion, advance) as stream:
             if part.whole:

@@ -5,14 +5,14 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 
-from trainer import config as configuration
-from trainer import numbers
 from trainer.exit_codes import UsageError
+from trainer.flags import numbers
+from trainer.flags.prepare import Prepare
 from trainer.prepare import arrays, digits, folders, raw_files, sources, steps_csv, ts, wav
 from trainer.prepare.sequences import One, Reading, Sequences, Source, batches
 
 
-def are_read(config: configuration.Prepare) -> bool:
+def are_read(config: Prepare) -> bool:
     """Returns whether the source has sequences of numbers; looks into folders.
 
     Raises UsageError if a flag does not apply to what is in them.
@@ -32,7 +32,7 @@ def are_read(config: configuration.Prepare) -> bool:
     return recordings
 
 
-def open_source(config: configuration.Prepare, reading: Reading) -> tuple[Source, Reading]:
+def open_source(config: Prepare, reading: Reading) -> tuple[Source, Reading]:
     """Returns the source that the flags name, and how new data is read as it is.
 
     Raises UsageError if files are missing; DataError if one that is opened at once is damaged.
@@ -65,7 +65,7 @@ def lines(
         yield from read(stream, reading)
 
 
-def _digits(config: configuration.Prepare, reading: Reading) -> tuple[Source, Reading]:
+def _digits(config: Prepare, reading: Reading) -> tuple[Source, Reading]:
     """A built-in set; new digits are read from arrays."""
     sources.refuse_splits_of_a_built_in_set(config)
     file = sources.package_file(*digits.FILE)
@@ -73,7 +73,7 @@ def _digits(config: configuration.Prepare, reading: Reading) -> tuple[Source, Re
     return Source({"train": [str(file)]}, read), dataclasses.replace(reading, source="arrays")
 
 
-def _arrays(config: configuration.Prepare, reading: Reading) -> tuple[Source, Reading]:
+def _arrays(config: Prepare, reading: Reading) -> tuple[Source, Reading]:
     """Archives, or folders of arrays."""
     parts = []
     for split, flag, place in sources.given_data(config):
@@ -100,7 +100,7 @@ def _arrays(config: configuration.Prepare, reading: Reading) -> tuple[Source, Re
     )
 
 
-def _recordings(config: configuration.Prepare, reading: Reading) -> tuple[Source, Reading]:
+def _recordings(config: Prepare, reading: Reading) -> tuple[Source, Reading]:
     """Folders of recordings, with a class for each."""
     parts = [
         part

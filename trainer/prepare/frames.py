@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import shown
 from trainer.data import fields, store
+from trainer.flags.prepare import Prepare
 from trainer.prepare import findings, frame_sources, given, layout, splits, targets, writing
 from trainer.prepare.moments import Moments
 from trainer.prepare.reading import ReadingProgress
@@ -25,7 +25,7 @@ from trainer.prepare.spool import Spool
 log = logging.getLogger(__name__)
 
 
-def prepare(config: configuration.Prepare) -> store.Dataset:
+def prepare(config: Prepare) -> store.Dataset:
     """Prepares the dataset of sequences that `config` describes; returns it open.
 
     Raises as `command.prepare`.
@@ -62,11 +62,7 @@ def prepare(config: configuration.Prepare) -> store.Dataset:
 
 
 def _read(
-    source: Source,
-    checks: Checks,
-    spool: Spool,
-    reader: targets.Reader,
-    config: configuration.Prepare,
+    source: Source, checks: Checks, spool: Spool, reader: targets.Reader, config: Prepare
 ) -> None:
     """Reads the whole source into the spool and the targets into `reader`."""
     with ReadingProgress(source.size) as progress:
@@ -106,9 +102,7 @@ def _write(
     return moments
 
 
-def _input(
-    checks: Checks, reading: Reading, moments: Moments, config: configuration.Prepare
-) -> dict:
+def _input(checks: Checks, reading: Reading, moments: Moments, config: Prepare) -> dict:
     """Returns what dataset.json says of the frames."""
     described = {
         "kind": fields.FRAMES.kind,

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import shown
 from trainer.data import store
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import folders, rows
 from trainer.prepare.spool import Spool
 
 
-def check_fractions(source: rows.Source, config: configuration.Prepare) -> None:
+def check_fractions(source: rows.Source, config: Prepare) -> None:
     """Raises UsageError if a fraction asks for a split that the source brings."""
     for split in ("validation", "test"):
         fraction = getattr(config, f"{split}_fraction")

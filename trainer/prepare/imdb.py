@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import shown
 from trainer.data.text import FIRST_ID
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import folders, imdb_npz, raw_files
 from trainer.prepare.rows import Place, Row, Rows, Source, at, batches
 
@@ -26,7 +26,7 @@ SENTIMENT = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positi
 _BATCH_ROWS = 4096
 
 
-def open_source(config: configuration.Prepare) -> Source:
+def open_source(config: Prepare) -> Source:
     """Returns the source of the reviews that lie at `config.raw_data`.
 
     Raises:
@@ -69,7 +69,7 @@ def _first_file(folder: str, names: Sequence[str]) -> str | None:
     return next(filter(os.path.isfile, (os.path.join(folder, name) for name in names)), None)
 
 
-def _tables(tables: dict[str, str], config: configuration.Prepare) -> Source:
+def _tables(tables: dict[str, str], config: Prepare) -> Source:
     def read(advance: Callable[[int], None]) -> Iterator[Rows]:
         for split, path in tables.items():
             with raw_files.Stream(path, config.max_expansion, advance) as stream:
@@ -90,7 +90,7 @@ def _table_rows(stream: raw_files.Stream, max_line_bytes: int) -> Iterator[Row]:
         yield place, fields[3], sentiment(fields[0].decode("ascii", "replace"), place), None
 
 
-def _folders(place: str, config: configuration.Prepare) -> Source:
+def _folders(place: str, config: Prepare) -> Source:
     parts = [
         dataclasses.replace(part, label=SENTIMENT[part.label])
         for split in ("train", "test")
@@ -100,7 +100,7 @@ def _folders(place: str, config: configuration.Prepare) -> Source:
     return folders.source_of(parts, config)
 
 
-def _arrays(path: str, config: configuration.Prepare) -> Source:
+def _arrays(path: str, config: Prepare) -> Source:
     tokenizer = config.with_defaults("tokenizer")
     if tokenizer != "words":
         raise UsageError(

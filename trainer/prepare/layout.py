@@ -10,7 +10,7 @@ import logging
 
 import numpy as np
 
-from trainer import config as configuration
+from trainer.flags.prepare import Prepare
 from trainer.prepare import splits
 from trainer.prepare.spool import Spool
 
@@ -43,9 +43,7 @@ class Layout:
         return np.add.reduceat(lengths, np.flatnonzero(self.begins[member]))
 
 
-def shuffled(
-    spool: Spool, answers: np.ndarray, config: configuration.Prepare, noun: str = "texts"
-) -> Layout:
+def shuffled(spool: Spool, answers: np.ndarray, config: Prepare, noun: str = "texts") -> Layout:
     """Returns the layout of rows of which each is an example; duplicates are dropped.
 
     Args:
@@ -64,9 +62,7 @@ def shuffled(
     return dataclasses.replace(layout, counts={**layout.counts, **several})
 
 
-def _assigned(
-    spool: Spool, answers: np.ndarray, config: configuration.Prepare
-) -> tuple[Layout, int]:
+def _assigned(spool: Spool, answers: np.ndarray, config: Prepare) -> tuple[Layout, int]:
     """Returns the layout of `shuffled`, and how many training texts have more than one answer."""
     lengths, given = spool.read("lengths"), spool.read("splits")
     given[lengths == 0] = splits.DROPPED  # Only without the start id can a row be empty.
@@ -88,7 +84,7 @@ def _assigned(
     return layout, assignment.ambiguous
 
 
-def sentences(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -> Layout:
+def sentences(spool: Spool, answers: np.ndarray, config: Prepare) -> Layout:
     """Returns the layout of `shuffled` without the rows that have no token."""
     layout = shuffled(spool, answers, config)
     return dataclasses.replace(
@@ -96,7 +92,7 @@ def sentences(spool: Spool, answers: np.ndarray, config: configuration.Prepare) 
     )
 
 
-def pairs(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -> Layout:
+def pairs(spool: Spool, answers: np.ndarray, config: Prepare) -> Layout:
     """Returns the layout of pairs of which each is an example; duplicates are dropped.
 
     So are pairs that were left out: they have no units in the spool. answers: uint64 [rows], a
@@ -107,7 +103,7 @@ def pairs(spool: Spool, answers: np.ndarray, config: configuration.Prepare) -> L
     return dataclasses.replace(layout, counts=counts)
 
 
-def streams(spool: Spool, _: np.ndarray, config: configuration.Prepare) -> Layout:
+def streams(spool: Spool, _: np.ndarray, config: Prepare) -> Layout:
     """Returns the layout of texts that are read as one; nothing is dropped."""
     layout = Layout(
         spool.read("lengths"),

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import shown
 from trainer.data import store
 from trainer.exit_codes import UsageError
+from trainer.flags.use import Predict
 from trainer.prepare import arrays, frame_sources, wav
 from trainer.prepare.rows import at
 from trainer.prepare.sequences import Checks, One, Reading, Sequences, batches
@@ -28,7 +28,7 @@ class Unanswered(NamedTuple):
     id: str | None
 
 
-def unanswered(settings: configuration.Predict, dataset: store.Dataset) -> Iterator[Unanswered]:
+def unanswered(settings: Predict, dataset: store.Dataset) -> Iterator[Unanswered]:
     """Yields the sequences of --input, read as `prepare` read `dataset`; no labels are needed.
 
     Raises:
@@ -56,7 +56,7 @@ def unanswered(settings: configuration.Predict, dataset: store.Dataset) -> Itera
             number += 1
 
 
-def _check_input(settings: configuration.Predict, reading: Reading) -> None:
+def _check_input(settings: Predict, reading: Reading) -> None:
     if not settings.input:
         raise UsageError(
             "--input is empty: the model reads sequences of numbers, which are no arguments or "

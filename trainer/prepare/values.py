@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer import config as configuration
 from trainer import shown
 from trainer.exit_codes import DataError
+from trainer.flags.prepare import Prepare
 from trainer.prepare import layout, rows, splits
 from trainer.prepare.decimals import parsed
 from trainer.prepare.moments import Moments
@@ -17,7 +17,7 @@ from trainer.prepare.spool import Spool
 class Values:
     """Reads the values of a source; a `targets.Reader`."""
 
-    def __init__(self, config: configuration.Prepare):
+    def __init__(self, config: Prepare):
         self._named: list[str] = []
         self._flag = "--y_array" if config.source == "arrays" else "--label_column"
         if config.source not in ("arrays", "ts"):

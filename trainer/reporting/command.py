@@ -4,16 +4,16 @@ import dataclasses
 import datetime
 import pathlib
 
-from trainer import config as configuration
 from trainer import exit_codes, streams
 from trainer.exit_codes import BY_NAME, UsageError
+from trainer.flags.use import Report
 from trainer.model_folder import journal
 from trainer.reporting import goodput, progress
 
 MEANINGS = {row.code: row.meaning for row in exit_codes.TABLE}
 
 
-def command(settings: configuration.Report) -> int:
+def command(settings: Report) -> int:
     """Prints the report of a model folder; returns 0, even if the run itself failed.
 
     Raises UsageError if the folder has no journal.

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.data import pipeline
 from trainer.data.pipeline import Batch
 from trainer.devices import exchange
 from trainer.devices.placement import Placement
+from trainer.flags.run import Config
 from trainer.models.encoder import Carry
 from trainer.models.networks import Network, Noise
 from trainer.steps.packing import pack
@@ -52,7 +52,7 @@ class Gradient:
         self,
         network: Network,
         placement: Placement,
-        config: configuration.Config,
+        config: Config,
         task: Task,
         class_weights: Sequence[float] = (),
         carries: bool = False,
@@ -245,9 +245,7 @@ class Gradient:
         return Computed(packed, slices, carry)
 
 
-def _exchange(
-    network: Network, placement: Placement, config: configuration.Config
-) -> exchange.Exchange:
+def _exchange(network: Network, placement: Placement, config: Config) -> exchange.Exchange:
     embedding = network.weights.get(EMBEDDING)
     # The parts of an accumulated batch are added up before they are sent. As the weights of the
     # output an embedding has a gradient in every row; the one of both sides has two of them.

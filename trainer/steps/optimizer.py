@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
-from trainer import config as configuration
+from trainer.flags import run as configuration
 from trainer.models import shapes
 
 EXPONENTIAL_END = 0.01  # The exponential schedule ends at this share of the learning rate.

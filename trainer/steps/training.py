@@ -15,11 +15,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from trainer import config as configuration
 from trainer.data import pipeline
 from trainer.data.plans import Length
 from trainer.devices.exchange import Exchange
 from trainer.devices.placement import Placement
+from trainer.flags.run import Config
 from trainer.steps.fused import STACK, Fused, stack_bytes
 from trainer.steps.gradient import Gradient
 from trainer.steps.programs import compiles
@@ -55,7 +55,7 @@ class TrainSteps(Protocol):
 def train_steps(
     state: State,
     placement: Placement,
-    config: configuration.Config,
+    config: Config,
     lengths: Sequence[Length],
     class_weights: Sequence[float] = (),
 ) -> TrainSteps:

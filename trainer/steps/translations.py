@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.data import pipeline, plans, store, text
+from trainer.flags.run import Input
 from trainer.steps.evaluation import EvaluationStep
 from trainer.steps.parts import part_of
 from trainer.steps.programs import function
@@ -29,7 +29,7 @@ class Translations:
         step: EvaluationStep,
         dataset: store.Dataset,
         split: str,
-        settings: configuration.Input,
+        settings: Input,
         *,
         beam: int,
         penalty: float,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainer import config as configuration
+from trainer.flags.run import Optimizer
 from trainer.models.encoder import Carry
 from trainer.steps import optimizer as optimizers
 from trainer.steps.packing import unpack
@@ -38,9 +38,7 @@ class Update:
     width: numbers in the row of metrics of a step: the sums of the task, then the norm.
     """
 
-    def __init__(
-        self, state: State, settings: configuration.Optimizer, refuses_not_finite: bool = False
-    ):
+    def __init__(self, state: State, settings: Optimizer, refuses_not_finite: bool = False):
         """refuses_not_finite: a step whose loss or gradient is not finite leaves all as it was."""
         self._refuses_not_finite = refuses_not_finite
         self._optimizer = state.optimizer

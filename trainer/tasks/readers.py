@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.data import fields, pipeline, store, text
 from trainer.data.pipeline import Batch
+from trainer.flags.run import Input
 
 
 class Text(NamedTuple):
@@ -52,7 +52,7 @@ class Reader(Protocol):
         """Returns the part of an answer that repeats what it is an answer to."""
 
 
-def of_dataset(dataset: store.Dataset, settings: configuration.Input) -> Reader:
+def of_dataset(dataset: store.Dataset, settings: Input) -> Reader:
     """Returns what reads input of the kind that a dataset has."""
     return (FrameReader if dataset.input.numbers else TextReader)(dataset, settings)
 
@@ -63,7 +63,7 @@ class TextReader(tf.Module):
     reads = fields.TOKENS
     signature = (tf.TensorSpec([None], tf.string, "text"),)
 
-    def __init__(self, dataset: store.Dataset, settings: configuration.Input):
+    def __init__(self, dataset: store.Dataset, settings: Input):
         super().__init__()
         self.tokenizer = text.tokenizer_of(dataset)
         self._settings = settings
@@ -84,7 +84,7 @@ class FrameReader(tf.Module):
 
     reads = fields.FRAMES
 
-    def __init__(self, dataset: store.Dataset, settings: configuration.Input):
+    def __init__(self, dataset: store.Dataset, settings: Input):
         super().__init__()
         self._settings, self._normalise = settings, dataset.normalise
         self._features = dataset.form.features
@@ -139,13 +139,13 @@ def contents(texts: Sequence[Text]) -> tf.Tensor:
     return tf.constant([shown.content for shown in texts], tf.string)
 
 
-def batch_of(ids: tf.RaggedTensor, settings: configuration.Input) -> Batch:
+def batch_of(ids: tf.RaggedTensor, settings: Input) -> Batch:
     """Returns rows of ids as one batch, padded to one of a few lengths, without targets."""
     rows = store.Split(ids.values.numpy(), ids.row_splits.numpy(), np.zeros(ids.nrows(), np.int32))
     return pipeline.loose_batch(rows, settings)
 
 
-def pad_ragged(ids: tf.RaggedTensor, settings: configuration.Input) -> tuple[tf.Tensor, tf.Tensor]:
+def pad_ragged(ids: tf.RaggedTensor, settings: Input) -> tuple[tf.Tensor, tf.Tensor]:
     """Cuts and pads ids as training batches are, with TensorFlow ops.
 
     Args:

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.data import fields, store, text
 from trainer.exit_codes import DataError
+from trainer.flags.run import Input
+from trainer.flags.use import Export, Predict
 from trainer.models import decoding, vocabulary
 from trainer.models.encoder import Carry
 from trainer.models.networks import Network
@@ -42,13 +43,13 @@ class Served(Protocol):
         network: Network,
         weights: Mapping[str, tf.Tensor],
         dataset: store.Dataset,
-        settings: configuration.Input,
+        settings: Input,
         compiled: bool,
     ):
         """compiled: whether XLA compiles what it computes; a SavedModel is not compiled."""
 
     def answers(
-        self, examples: Sequence[Text] | Sequence[Frames], options: configuration.Predict
+        self, examples: Sequence[Text] | Sequence[Frames], options: Predict
     ) -> list[dict[str, Any]]:
         """Returns what `--format=jsonl` prints of each example.
 
@@ -58,7 +59,7 @@ class Served(Protocol):
     def shown(self, answer: Mapping[str, Any]) -> str:
         """Returns what `--format=text` prints of an answer, with the ends of its lines."""
 
-    def signatures(self, options: configuration.Export) -> dict[str, Callable]:
+    def signatures(self, options: Export) -> dict[str, Callable]:
         """Returns the signatures of a SavedModel; `serving_default` among them."""
 
 
@@ -415,7 +416,7 @@ class LanguageModel(tf.Module):
 
     def sample(self, seed: int) -> str:
         """Returns a text that the model makes from nothing, about as `predict ""` does."""
-        options = configuration.Predict(tokens=SAMPLE_TOKENS, temperature=0.8, seed=seed)
+        options = Predict(tokens=SAMPLE_TOKENS, temperature=0.8, seed=seed)
         [answer] = self.answers([Text("", "", 0)], options)
         return answer["continuation"]
 

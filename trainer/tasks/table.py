@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.data import fields
 from trainer.data.store import Dataset
 from trainer.exit_codes import UsageError
+from trainer.flags import run as configuration
+from trainer.flags import tasks
+from trainer.flags.knobs import as_given
 from trainer.models import heads, networks
 from trainer.models.decoder import Decoder
 from trainer.tasks import (
@@ -93,7 +95,7 @@ class Task:
     @property
     def best_metric(self) -> str:
         """The metric of --best_metric unless the flag names another one."""
-        return next(iter(configuration.TASKS[self.name]))
+        return next(iter(tasks.TASKS[self.name]))
 
     def form(self, network: networks.Network) -> fields.Form:
         """Returns what the batches hold that `network` is trained on."""
@@ -118,10 +120,10 @@ class Task:
         else:
             _refuse(config, "one of tokens", REFUSED_OF_TOKENS)
         metric = config.run.best_metric or self.best_metric
-        if metric not in configuration.TASKS[self.name]:
+        if metric not in tasks.TASKS[self.name]:
             raise UsageError(
                 f"--best_metric={metric}: is no metric of {self.name}, which has "
-                f"{', '.join(configuration.TASKS[self.name])}. Name one of them."
+                f"{', '.join(tasks.TASKS[self.name])}. Name one of them."
             )
         run = dataclasses.replace(config.run, best_metric=metric)
         return dataclasses.replace(config, run=run)
@@ -135,7 +137,7 @@ def _refuse(
     for flag, (default, why) in refused.items():
         if values[flag] != default:
             raise UsageError(
-                f"{configuration.as_given(flag, values[flag])}: the dataset is {kind}, and "
+                f"{as_given(flag, values[flag])}: the dataset is {kind}, and "
                 f"{why}. Leave the flag out."
             )
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainer import config as configuration
 from trainer.data import fields, pipeline, plans, store, text
 from trainer.data.pipeline import Batch
+from trainer.flags.use import Predict
 from trainer.models import search
 from trainer.models.networks import Network
 from trainer.tasks import readers, serving
@@ -182,7 +182,7 @@ class Translator(tf.Module):
         tokens: tf.Tensor,
         lengths: tf.Tensor,
         ids: tf.Tensor,
-        options: configuration.Predict,
+        options: Predict,
     ) -> np.ndarray:
         """Returns the texts of ids int32 [rows, size, length]: string [rows, size]."""
         rows, size, length = ids.shape

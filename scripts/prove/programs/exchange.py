@@ -25,10 +25,10 @@ def main() -> None:
         trainer(["--help"])
     import tensorflow as tf
 
-    from trainer import config
     from trainer.devices import peers, strategy
+    from trainer.flags.run import Run
 
-    run = config.Run(accelerator=accelerator, devices=1, threads=2, shards=1)
+    run = Run(accelerator=accelerator, devices=1, threads=2, shards=1)
     placement = strategy.place(run, 64, peers.member(os.environ))
     found = {}
     for size in sizes:

@@ -24,14 +24,14 @@ def main() -> None:
     import numpy as np
     import tensorflow as tf
 
-    from trainer import config
     from trainer.data import pipeline, store
+    from trainer.flags.run import Input
 
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     dataset = store.open_dataset(data_dir)
     split = dataset.splits["train"]
-    settings = config.Input(max_length=length)
+    settings = Input(max_length=length)
     tokens = pipeline.batch_of(split, np.arange(len(split)), length, settings).inputs
     rows = tf.data.Dataset.from_tensor_slices((tokens, np.asarray(split.targets)))
     rows = rows.shuffle(len(tokens)).repeat().batch(batch, drop_remainder=True)

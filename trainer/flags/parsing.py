@@ -17,10 +17,11 @@ from typing import Any
 from absl import flags as absl_flags
 
 from trainer import shown
-from trainer.config import PLACE, as_text, check
 from trainer.exit_codes import UsageError
+from trainer.flags.knobs import as_text, check
+from trainer.flags.places import PLACE
 
-NAMED_RUNS = pathlib.Path(__file__).parent / "configs"
+NAMED_RUNS = pathlib.Path(__file__).parents[1] / "configs"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer import config
 from trainer.exit_codes import UsageError
+from trainer.flags.prepare import Prepare
 
 ARRAYS = {"source": "arrays", "raw_data": "a.npz"}
 STEPS = {"raw_data": "a.csv", "feature_columns": "a,b", "sequence_column": "run"}
@@ -45,7 +45,7 @@ STEPS = {"raw_data": "a.csv", "feature_columns": "a,b", "sequence_column": "run"
 )
 def test_flags_that_do_not_apply_are_refused(flags, message):
     with pytest.raises(UsageError) as refusal:
-        config.Prepare(**flags)
+        Prepare(**flags)
     assert message in str(refusal.value)
 
 
@@ -61,4 +61,4 @@ def test_flags_that_do_not_apply_are_refused(flags, message):
     ],
 )
 def test_flags_that_apply_are_accepted(flags):
-    config.Prepare(**flags)
+    Prepare(**flags)

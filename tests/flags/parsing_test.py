@@ -2,10 +2,10 @@ import dataclasses
 
 import pytest
 
-from trainer import config as configuration
-from trainer import flags
-from trainer.config import knob
 from trainer.exit_codes import UsageError
+from trainer.flags import parsing
+from trainer.flags import run as configuration
+from trainer.flags.knobs import at_least, knob, one_of
 from trainer.main import COMMANDS
 
 
@@ -13,9 +13,9 @@ from trainer.main import COMMANDS
 class Cooking:
     """How to cook."""
 
-    minutes: int = knob(3, "How long.", configuration.at_least(1))
+    minutes: int = knob(3, "How long.", at_least(1))
     heat: float = knob(0.5, "Share of the full power.")
-    dish: str = knob("soup", "What.", configuration.one_of("soup", "cake"))
+    dish: str = knob("soup", "What.", one_of("soup", "cake"))
     sizes: tuple[int, ...] = knob((1,), "Of each pot.")
     lid: bool = knob(True, "Whether it is covered.")
     salt: bool = knob(False, "Whether it is salted.")
@@ -45,8 +45,8 @@ DEFAULTS = {
 }
 
 
-def parse(*arguments) -> flags.Parsed:
-    return flags.parse("cook", arguments, TABLES)
+def parse(*arguments) -> parsing.Parsed:
+    return parsing.parse("cook", arguments, TABLES)
 
 
 def changed(*arguments) -> dict:
@@ -138,7 +138,7 @@ def test_one_flagfile_serves_several_commands(tmp_path):
     file = tmp_path / "house.flags"
     file.write_text("--minutes=7\n--dish=cake\n--soap=red\n")
     assert changed(f"--flagfile={file}") == {"minutes": 7, "dish": "cake"}
-    assert flags.parse("wash", [f"--flagfile={file}"], TABLES).values == {
+    assert parsing.parse("wash", [f"--flagfile={file}"], TABLES).values == {
         "minutes": 7,
         "soap": "red",
         "rinse": True,
@@ -179,7 +179,7 @@ def test_a_named_run_is_found_by_its_name_unless_a_file_of_that_name_lies_here(
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(flags, "NAMED_RUNS", tmp_path / "package")
+    monkeypatch.setattr(parsing, "NAMED_RUNS", tmp_path / "package")
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "quick.flags").write_text("--minutes=7\n")
     assert changed("--flagfile=quick.flags") == changed("--flagfile=quick") == {"minutes": 7}
@@ -187,18 +187,18 @@ def test_a_named_run_is_found_by_its_name_unless_a_file_of_that_name_lies_here(
     assert changed("--flagfile=quick.flags") == {"minutes": 8}
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in flags.NAMED_RUNS.glob("*.flags")))
+@pytest.mark.parametrize("name", sorted(path.name for path in parsing.NAMED_RUNS.glob("*.flags")))
 def test_every_named_run_is_a_configuration(name):
     sections = {command: row.sections for command, row in COMMANDS.items()}
-    configuration.from_flat(flags.parse("train", [f"--flagfile={name}"], sections).values)
-    flags.parse("prepare", [f"--flagfile={name}"], sections)
+    configuration.from_flat(parsing.parse("train", [f"--flagfile={name}"], sections).values)
+    parsing.parse("prepare", [f"--flagfile={name}"], sections)
 
 
 # --- help -----------------------------------------------------------------------------------------
 
 
 def test_help_shows_every_flag_with_default_meaning_and_rule():
-    lines = flags.help_text("cook [flags]", (Cooking,)).splitlines()
+    lines = parsing.help_text("cook [flags]", (Cooking,)).splitlines()
     assert "  --[no]stir" in lines
     assert lines[:15] == [
         "cook [flags]",
