@@ -26,6 +26,7 @@ STEPS = {"raw_data": "a.csv", "feature_columns": "a,b", "sequence_column": "run"
         ({**ARRAYS, "missing": "mean"}, "--missing=mean: must be one of error | zero | previous"),
         ({**ARRAYS, "normalise": "all"}, "must be one of features | together | none"),
         ({**STEPS, "sequence_column": ""}, "--feature_columns=a,b: needs --sequence_column"),
+        ({**STEPS, "feature_columns": "a,b,a"}, "--feature_columns: names 'a' twice. Name each"),
         ({**STEPS, "text_column": "c"}, "--text_column=c: sequences of numbers of --source=csv"),
         ({**STEPS, "lowercase": False}, "--nolowercase: sequences of numbers"),
         ({**STEPS, "task": "language_model"}, "--task=language_model: of sequences of numbers a"),

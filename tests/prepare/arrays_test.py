@@ -84,7 +84,7 @@ WITH_NAN = np.where(X == 13, np.nan, X)
         ({"y": np.eye(3, dtype=int)}, {}, "of one-hot rows write the class (y.argmax(axis=1))"),
         ({"y": [0, 0, 0]}, {}, "every row has the label 0; a classifier needs at least two"),
         ({"y": list("abc")}, {"task": "regression"}, "but the values of a regression are numbers"),
-        ({"y": [1, np.nan, 2]}, {"task": "regression"}, "raw.npz:x:1: the value 'nan' of 'y': mu"),
+        ({"y": [1, np.nan, 2]}, {"task": "regression"}, "raw.npz:y:1: the value 'nan' of 'y': mu"),
         ({"y": [2, 2, 2]}, {"task": "regression"}, "every training row has 2 as its 'y', so the"),
     ],
 )

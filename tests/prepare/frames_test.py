@@ -79,7 +79,7 @@ def test_missing_numbers_are_filled_within_their_sequence(
     dataset = prepared("ts", "raw.ts", missing=missing)
     assert dataset.splits["train"].inputs[:, 0].tolist() == expected
     assert dataset.description["counts"]["missing_filled"] == 4
-    assert f"4 missing numbers filled in (--missing={missing})" in caplog.text
+    assert f"missing numbers filled in (--missing={missing}): 4" in caplog.text
 
 
 def test_files_with_other_shapes_are_refused(tmp_path, prepared):

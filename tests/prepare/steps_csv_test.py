@@ -26,8 +26,8 @@ def test_several_columns_may_be_the_values_of_a_regression(csv):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("0.5,10", "nan,10", "raw.csv:2: step 1 (from 0), feature 'speed' is missing (nan). Fill"),
-        ("0.5,10", ",10", "raw.csv:2: step 1 (from 0), feature 'speed' is missing"),
+        ("0.5,10", "nan,10", "raw.csv:3: step 1 (from 0), feature 'speed' is missing (nan). Fill"),
+        ("0.5,10", ",10", "raw.csv:3: step 1 (from 0), feature 'speed' is missing"),
         ("2.5,30", "2.5,-inf", "raw.csv:4: step 0 (from 0), feature 'force' is -inf, which must"),
         ("2.5,30", "2.5,1e39", "feature 'force' is 1e+39, which is too large for float32. Scale"),
         ("2.5,30", "2.5,fast", "raw.csv:4: column 'force' is 'fast', which is no number. Correct"),

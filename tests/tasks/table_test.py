@@ -548,6 +548,7 @@ OTHER = {
     "tied_embedding": True,
     "one_hot": True,
     "attention": "dot",
+    "translate_examples": 5,
     "loss": "huber",
     "label_smoothing": 0.1,
     "word_dropout": 0.1,

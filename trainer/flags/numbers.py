@@ -65,7 +65,7 @@ def check(settings: Any, recordings: bool = False) -> None:
     """Raises UsageError if a flag of `prepare` does not apply to its source.
 
     Args:
-      settings: `config.Prepare`.
+      settings: a `Prepare`.
       recordings: whether it is known that the folders hold recordings.
     """
     numeric = recordings or are_read(settings)
@@ -164,6 +164,10 @@ def refuse_twice(named: Iterable[tuple[str, str]]) -> None:
     """Raises UsageError if two of (flag, column) are the same column."""
     given = {}
     for flag, column in named:
+        if given.get(column) == flag:
+            raise UsageError(
+                f"--{flag}: names {shown.value(column)} twice. Name each column once."
+            )
         if column in given:
             raise UsageError(
                 f"--{given[column]}={shown.bare(column)} and --{flag}={shown.bare(column)}: must "

@@ -121,8 +121,9 @@ def read(
             if y is not None:
                 labels = _answers(y, rows, reading)
             places = [(x.place, done + i) for i in range(rows)]
+            label_places = [(y.place, done + i) for i in range(rows)] if y is not None else None
             advance(int(frames.nbytes * x.share))
-            yield Sequences(split, places, frames, counts, labels)
+            yield Sequences(split, places, frames, counts, labels, label_places=label_places)
             done += rows
 
 

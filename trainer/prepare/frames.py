@@ -133,7 +133,7 @@ def _report(description: dict, target: fields.Target, moments: Moments, reading:
         findings.report_absent(name, classes)
     findings.report_splits(description["counts"], "sequences")
     if filled := description["counts"]["missing_filled"]:
-        log.warning("%d missing numbers filled in (--missing=%s)", filled, reading.missing)
+        log.warning("missing numbers filled in (--missing=%s): %d", reading.missing, filled)
     constant = np.flatnonzero(moments.constant)
     if constant.size:
         listed = [reading.features[i] if reading.features else int(i) for i in constant]

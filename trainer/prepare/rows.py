@@ -57,6 +57,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def label_places(self) -> Sequence[Place]:
+        """Where the label of each row lies: with its text."""
+        return self.places
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:

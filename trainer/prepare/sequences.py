@@ -27,7 +27,8 @@ class One(NamedTuple):
 
     frames: [steps, *shape of a frame], NaN for a missing number. label: as in `rows.Row`, or the
     values of a regression. split: value of the split column, if there is one. id: what tells it
-    apart from the others of its file, if something does.
+    apart from the others of its file, if something does. steps: int [steps], the line of each step,
+    if it has one.
     """
 
     place: Place
@@ -35,6 +36,7 @@ class One(NamedTuple):
     label: Label | Sequence[Any] = None
     split: str | None = None
     id: str | None = None
+    steps: np.ndarray | None = None
 
 
 @dataclasses.dataclass
@@ -42,7 +44,8 @@ class Sequences:
     """A batch of sequences; the other attributes are those of `rows.Rows`.
 
     frames: numbers of any type, [total steps, *shape of a frame], all sequences end to end.
-    lengths: int64 [sequences], steps of each.
+    lengths: int64 [sequences], steps of each. steps: as in `One`. label_places: where the labels
+    lie, unless it is where the sequences begin.
     """
 
     split: str | None
@@ -52,6 +55,12 @@ class Sequences:
     labels: Sequence[Label]
     splits: Sequence[str] | None = None
     ids: Sequence[str | None] | None = None
+    steps: Sequence[np.ndarray | None] | None = None
+    label_places: Sequence[Place] | None = None
+
+    def __post_init__(self):
+        if self.label_places is None:
+            self.label_places = self.places
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -77,7 +86,7 @@ def batches(ones: Iterable[One], split: str | None) -> Iterator[Sequences]:
 
 
 def _joined(ones: Sequence[One], split: str | None) -> Sequences:
-    places, frames, labels, splits, ids = zip(*ones)
+    places, frames, labels, splits, ids, steps = zip(*ones)
     return Sequences(
         split,
         places,
@@ -86,6 +95,7 @@ def _joined(ones: Sequence[One], split: str | None) -> Sequences:
         labels,
         splits if split is None else None,
         ids,
+        steps,
     )
 
 
@@ -301,4 +311,7 @@ class Checks:
         name = f"feature {feature}"
         if self._features:
             name = f"feature {shown.value(self._features[feature], shown.NAME_CHARACTERS)}"
-        return f"{at(batch.places[row])}: step {inside} (from 0), {name}"
+        place = batch.places[row]
+        if batch.steps and batch.steps[row] is not None:
+            place = (place[0], batch.steps[row][inside])
+        return f"{at(place)}: step {inside} (from 0), {name}"

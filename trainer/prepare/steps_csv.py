@@ -121,7 +121,8 @@ def _one(
         if reading.answers == "labels":
             [answer] = answer
     split = rows[0][1][positions[columns.split]] if columns.split else None
-    return One(place, frames, answer, split, identity)
+    steps = np.array([number for number, _ in rows])
+    return One(place, frames, answer, split, identity, steps)
 
 
 def _frames(

@@ -87,7 +87,7 @@ class Labels(_OfClasses):
         super().__init__(Classes(flag=flag, column=column, keep_odd=config.odd_labels == "keep"))
 
     def add(self, batch: rows.Rows, given: np.ndarray) -> dict[str, np.ndarray]:
-        return {"labels": self._classes.add(batch.labels, given.tolist(), batch.places)}
+        return {"labels": self._classes.add(batch.labels, given.tolist(), batch.label_places)}
 
     def answers(self, spool: Spool) -> np.ndarray:
         return spool.read("labels")

@@ -39,13 +39,13 @@ class Values:
             read = batch.labels.astype(np.float64)
         else:
             read = np.array(
-                [self._numbers(row, place) for row, place in zip(batch.labels, batch.places)]
+                [self._numbers(row, place) for row, place in zip(batch.labels, batch.label_places)]
             )
         with np.errstate(over="ignore"):
             found = read.astype(np.float32)
         if not np.isfinite(found).all():
             row, column = np.argwhere(~np.isfinite(found))[0]
-            raise self._wrong(read[row, column], column, batch.places[row])
+            raise self._wrong(read[row, column], column, batch.label_places[row])
         found += np.float32(0)
         return {
             "values": found,

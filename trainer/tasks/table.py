@@ -1,6 +1,6 @@
 """What differs between tasks: one frozen record for each; no other module distinguishes them.
 
-Names and directions of the metrics of a task are in `config.TASKS`, which needs no TensorFlow.
+Names and directions of the metrics of a task are in `flags.tasks.TASKS`, which needs no TensorFlow.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Metrics(Protocol):
     def __add__(self, other: "Metrics") -> "Metrics": ...
 
     def metrics(self) -> dict[str, float]:
-        """Returns {metric: value}, the metrics of the task in `config.TASKS`."""
+        """Returns {metric: value}, the metrics of the task in `flags.tasks.TASKS`."""
 
     def report(self, labels) -> dict[str, Any]:
         """Returns what `evaluate --format=json` prints; a dict in it is a table by row."""
@@ -58,7 +58,7 @@ class MakesMetrics(Protocol):
 class Task:
     """What a run learns.
 
-    name: as in `config.TASKS`.
+    name: as in `flags.tasks.TASKS`.
     inputs: what it can read of an example.
     target: what is told about an example.
     head: makes the outputs of a network.
@@ -170,7 +170,10 @@ _PER_STEP = {
     "pooling": ("last", "every step has an output of its own, so nothing is pooled"),
 }
 _NOT_TIED = {"tied_embedding": (False, "its outputs are classes and not the words that it reads")}
-_NO_SECOND = {"attention": ("general", "there is no second sequence that could attend to a first")}
+_NO_SECOND = {
+    "attention": ("general", "there is no second sequence that could attend to a first"),
+    "translate_examples": (200, "nothing is translated"),
+}
 _CROSS_ENTROPY = {"loss": ("squared", "its loss is the cross-entropy")}
 _BOTH = (fields.TOKENS, fields.FRAMES)
 TASKS = {
