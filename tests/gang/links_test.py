@@ -46,11 +46,13 @@ class Recorder:
 class Worker:
     """The links of one worker and their events."""
 
-    def __init__(self, index, addresses, job="job", silence=10.0, different="", token=TOKEN):
+    def __init__(
+        self, index, addresses, job="job", silence=10.0, different="", token=TOKEN, chief="", ip=""
+    ):
         self.recorder = Recorder(different)
-        self.hello = links.Hello(index, f"instance{id(self)}", job, {})
+        self.hello = links.Hello(index, f"instance{id(self)}", job, {}, ip)
         self.links = links.Links(
-            Roster(index, addresses), self.hello, self.recorder, silence, lambda: token
+            Roster(index, addresses, chief, ip), self.hello, self.recorder, silence, lambda: token
         )
 
     async def until(self, name, *what):
@@ -125,6 +127,36 @@ async def test_each_pair_has_one_link_and_messages_arrive_in_order():
             ] == list(range(100))
             assert worker.recorder.count("link_up", other) == 1
     await closed(*workers)
+
+
+@together
+async def test_workers_whose_names_lead_nowhere_meet_by_the_other_address_of_the_chief():
+    addresses = free_addresses(3)
+    # As a pod sees it before the DNS knows the names of the others, or while it knows old ones.
+    nowhere = [f"nobody.invalid:{address.rpartition(':')[2]}" for address in addresses]
+    seen = [(*nowhere[:index], addresses[index], *nowhere[index + 1 :]) for index in range(3)]
+    workers = await opened(
+        *(Worker(index, seen[index], chief=addresses[0], ip="127.0.0.1") for index in (2, 1, 0))
+    )
+    for worker in workers:
+        for other in workers:
+            if worker is not other:
+                await worker.until("link_up", other.hello.index)
+                assert worker.recorder.count("link_up", other.hello.index) == 1
+    await closed(*workers)
+
+
+@together
+async def test_a_worker_is_looked_for_at_its_last_address_and_at_its_name():
+    addresses = free_addresses(2)
+    # Nobody listens at 127.0.0.2 when the worker comes back, so only its name leads there.
+    first, other = await opened(Worker(0, addresses, ip="127.0.0.2"), Worker(1, addresses))
+    await other.until("link_up", 0)
+    await closed(first)
+    await other.until("link_down", 0)
+    [again] = await opened(Worker(0, addresses))
+    await again.until("link_up", 1)
+    await closed(again, other)
 
 
 @together
@@ -281,7 +313,7 @@ async def test_another_version_of_the_protocol_is_named_and_ends_nothing():
 
     server = await asyncio.start_server(serve, *addresses[0].split(":"))
     [other] = await opened(Worker(1, addresses))
-    assert "uses protocol 99; this one uses 2" in (await other.until("unreachable", 0))[2]
+    assert "uses protocol 99; this one uses 3" in (await other.until("unreachable", 0))[2]
     assert {heard[0] for heard in other.recorder.heard} == {"unreachable"}
     await closed(other)
     server.close()
@@ -380,7 +412,8 @@ async def test_an_index_that_no_worker_has_is_refused(index):
     (one,) = await opened(Worker(0, addresses))
     caller = links._Wire(*await asyncio.open_connection(*addresses[0].split(":")))
     await caller.greet(TOKEN, calls=True)
-    caller.say({"kind": "hello", "index": index, "instance": "i", "job": "job", "identity": {}})
+    hello = {"index": index, "instance": "i", "job": "job", "identity": {}, "ip": ""}
+    caller.say({"kind": "hello", **hello})
     assert (await asyncio.wait_for(caller.hear(), SECONDS))["kind"] == "refuse"
     caller.writer.close()
     await closed(one)

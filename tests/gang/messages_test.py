@@ -38,7 +38,15 @@ GOOD = [
     {"kind": "failed", "generation": 1, "code": 3, "reason": "r", "lines": ["l"]},
     {"kind": "found", "reason": "r"},
     {"kind": "end", "code": 0, "reason": "r", "line": ""},
-    {"kind": "hello", "index": -1, "instance": "i", "job": "j", "identity": {"a": "b"}},
+    {
+        "kind": "hello",
+        "index": -1,
+        "instance": "i",
+        "job": "j",
+        "identity": {"a": "b"},
+        "ip": "10.0.0.1",
+    },
+    {"kind": "known", "ips": [[1, "10.0.0.1"], [2, "fd00::1"]]},
 ]
 
 

@@ -1,5 +1,6 @@
 """The roster of a gang, from flags, TF_CONFIG and the variables of Kubernetes."""
 
+import dataclasses
 import json
 
 import pytest
@@ -53,6 +54,22 @@ ADDRESSES = ("w-0.w:2222", "w-1.w:2222", "w-2.w:2222")
         # an Indexed Job of Kubernetes
         (FLAGS, {"JOB_COMPLETION_INDEX": "1"}, Roster(1, ADDRESSES)),
         ({**FLAGS, "worker_index": 2}, {"JOB_COMPLETION_INDEX": "1"}, Roster(2, ADDRESSES)),
+        (
+            {**FLAGS, "chief_address": "w-chief:2222"},
+            {"JOB_COMPLETION_INDEX": "1", "POD_IP": "10.1.2.3"},
+            Roster(1, ADDRESSES, "w-chief:2222", "10.1.2.3"),
+        ),
+        (
+            FLAGS,
+            {"JOB_COMPLETION_INDEX": "1", "POD_IP": "FD00::0:1"},
+            Roster(1, ADDRESSES, "", "fd00::1"),
+        ),
+        # workers that only this machine reaches, in whatever pod
+        (
+            {"num_workers": 2, "worker_index": 0, "hosts": "localhost:1,localhost:2"},
+            {"POD_IP": "10.1.2.3"},
+            Roster(0, ("localhost:1", "localhost:2")),
+        ),
         # SkyPilot users, and TFJob without a chief
         ({}, tf_config(THREE, index=1), Roster(1, THREE["worker"])),
         ({}, tf_config(THREE, index=1, environment="cloud"), Roster(1, THREE["worker"])),
@@ -92,7 +109,7 @@ ADDRESSES = ("w-0.w:2222", "w-1.w:2222", "w-2.w:2222")
 )
 def test_flags_and_environment_describe_a_roster(flags, environ, expected):
     found = roster.resolve(Gang(**flags), environ)
-    assert found == Roster(expected.index, tuple(expected.addresses))
+    assert found == dataclasses.replace(expected, addresses=tuple(expected.addresses))
     assert found.workers == max(1, len(expected.addresses))
 
 
@@ -132,6 +149,16 @@ def test_flags_and_environment_describe_a_roster(flags, environ, expected):
             {"num_workers": 2, "hosts": "a:1,b:99999", "worker_index": 0},
             {},
             "b:99999: the address of a worker must be HOST:PORT",
+        ),
+        (
+            {**FLAGS, "worker_index": 0, "chief_address": "w-chief"},
+            {},
+            "w-chief: the address of a worker must be HOST:PORT. Correct --hosts, --chief_address",
+        ),
+        (
+            {**FLAGS, "worker_index": 0},
+            {"POD_IP": "$(POD_IP)"},
+            r"POD_IP=\$\(POD_IP\): it must be the IP address of this worker",
         ),
         (
             {"num_workers": 2, "hosts": "a:1,a:1", "worker_index": 0},

@@ -355,6 +355,28 @@ def test_a_worker_that_differs_ends_the_job_before_anything_is_written(
     assert not three.model.exists()
 
 
+@pytest.mark.parametrize(
+    "environ, host",
+    [({}, "w-1.w:"), ({"POD_IP": "10.1.2.3"}, "10.1.2.3:"), ({"POD_IP": "::2"}, "[::2]:")],
+)
+def test_tensorflow_listens_at_the_own_address_of_the_worker_if_it_knows_one(
+    tmp_path, environ, host
+):
+    describe(tmp_path, {"train": {"examples": 30, "tokens": 300}})
+    config = configuration.from_flat(
+        {
+            "data_dir": str(tmp_path),
+            "model_dir": str(tmp_path / "model"),
+            "num_workers": 2,
+            "worker_index": 1,
+            "hosts": "w-{index}.w:2222",
+        }
+    )
+    found = [supervisor.Supervisor(config, environ)._fresh_address() for _ in range(2)]
+    assert all(address.startswith(host) for address in found)
+    assert found[0] != found[1]
+
+
 def token_file(folder, name, content) -> pathlib.Path:
     path = folder / name
     path.write_text(content)

@@ -272,6 +272,29 @@ def test_workers_find_each_other_by_names_that_the_cluster_makes():
     assert "--hosts=words-worker-0-{index}.words:2222" in container["args"]
 
 
+@pytest.mark.parametrize("file", SEVERAL)
+def test_the_chief_has_a_name_before_its_pod_and_each_worker_knows_its_own_address(file):
+    [service] = [
+        document
+        for document in documents(file)
+        if document["kind"] == "Service" and document["metadata"]["name"] == "words-chief"
+    ]
+    assert service["metadata"]["labels"] == kubernetes.labels("words")
+    assert service["spec"] == {
+        "publishNotReadyAddresses": True,
+        "selector": {
+            **kubernetes.labels("words", "trainer"),
+            "batch.kubernetes.io/job-completion-index": "0",
+        },
+        "ports": [{"name": "rendezvous", "port": 2222}],
+    }
+    [container] = workers_job(file)["template"]["spec"]["containers"]
+    assert "--chief_address=words-chief:2222" in container["args"]
+    assert container["env"] == [
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    ]
+
+
 def test_a_first_process_that_is_stopped_continues():
     [container] = workers_job("k8s/indexed_job.yaml")["template"]["spec"]["containers"]
     *shell, program = container["livenessProbe"]["exec"]["command"]
@@ -327,14 +350,16 @@ def test_shapes_differ_only_where_they_must():
         arguments = [
             one
             for one in container["args"]
-            if not one.startswith(("--num_workers", "--hosts", "--gang_token_file"))
+            if not one.startswith(
+                ("--num_workers", "--hosts", "--chief_address", "--gang_token_file")
+            )
         ]
         mounts = [one for one in container["volumeMounts"] if one["name"] != "gang"]
         return {
             **pod,
             "subdomain": "",
             "volumes": [one for one in pod["volumes"] if one["name"] != "gang"],
-            "containers": [{**container, "args": arguments, "volumeMounts": mounts}],
+            "containers": [{**container, "env": [], "args": arguments, "volumeMounts": mounts}],
         }
 
     assert shared("k8s/job.yaml") == shared("k8s/indexed_job.yaml") == shared("k8s/jobset.yaml")

@@ -1,4 +1,4 @@
-"""Which flags of submit serve which target: declared in flags.submit.Submit, proved by what the code
+"""Which flags of submit serve which target: declared in `flags.submit`, proved by what the code
 reads and by what it prints.
 """
 

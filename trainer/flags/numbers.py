@@ -165,9 +165,7 @@ def refuse_twice(named: Iterable[tuple[str, str]]) -> None:
     given = {}
     for flag, column in named:
         if given.get(column) == flag:
-            raise UsageError(
-                f"--{flag}: names {shown.value(column)} twice. Name each column once."
-            )
+            raise UsageError(f"--{flag}: names {shown.value(column)} twice. Name each column once.")
         if column in given:
             raise UsageError(
                 f"--{given[column]}={shown.bare(column)} and --{flag}={shown.bare(column)}: must "

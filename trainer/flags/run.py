@@ -323,6 +323,12 @@ class Gang(Checked):
         "Addresses of the workers, HOST:PORT: a pattern with {index}, or a list with commas.",
         result=False,
     )
+    chief_address: str = knob(
+        "",
+        "Another address of worker 0, HOST:PORT, which is tried first: that of a Kubernetes "
+        "Service, whose name is known before the pod has one.",
+        result=False,
+    )
     gang_token_file: str = knob(
         "",
         "File with a secret that all workers of the job share, of mode 0600. Without it, any "

@@ -1,7 +1,9 @@
 """Connections between the supervisors of a job: TCP, sealed lines of JSON, a beat every second.
 
 Every worker listens on its own address and dials all workers of lower index until they answer, so
-each pair has one connection. It begins with
+each pair has one connection. Names of pods appear in the DNS some time after the pods, and an
+answer "no such name" or an old one is kept for half a minute. So a worker also says its IP address,
+if it knows it, worker 0 passes it on, and worker 0 can have another name. A connection begins with
 
     greet    a nonce, in the open; the caller first
     prove    the first sealed line (see `proof`): the sender holds the token of the job
@@ -14,7 +16,7 @@ becomes a link. It does no harm beyond one line in the log for each address and 
 
 import asyncio
 import dataclasses
-import ipaddress
+import itertools
 import logging
 import os
 import socket
@@ -25,12 +27,12 @@ from typing import Any, Protocol
 
 from trainer.exit_codes import UsageError
 from trainer.gang import messages, proof
-from trainer.gang.roster import Roster, host_and_port
+from trainer.gang.roster import Roster, host_and_port, is_loopback
 
 log = logging.getLogger(__name__)
 
 PROGRAM = "rnn-trainer"
-PROTOCOL = 2
+PROTOCOL = 3
 # A peer that is silent for so long is lost. A network that is cut for half of that costs nothing.
 SILENCE_SECONDS = 10.0
 BEAT_SECONDS = 1.0
@@ -49,13 +51,15 @@ MOST_STRANGERS = 100  # and the addresses that are told apart.
 class Hello:
     """How a worker introduces itself.
 
-    instance: unique to this process. job: differs between jobs. identity: see `identity.of`.
+    instance: unique to this process. job: differs between jobs. identity: see `identity.of`. ip: an
+    address at which it is reached, "" if it does not know one.
     """
 
     index: int
     instance: str
     job: str
     identity: Mapping[str, str]
+    ip: str = ""
 
 
 class Listener(Protocol):
@@ -189,6 +193,7 @@ class Links:
         self._silence = silence
         self._token = token
         self._links: dict[int, _Link] = {}
+        self._ips: dict[int, str] = {}  # As the workers have said.
         self._tasks: set[asyncio.Task] = set()
         self._refusals: set[asyncio.StreamWriter] = set()
         self._unproven: dict[asyncio.StreamWriter, None] = {}  # In order of their coming.
@@ -207,7 +212,7 @@ class Links:
             try:
                 self._server = await asyncio.start_server(
                     self._accept,
-                    "127.0.0.1" if _is_loopback(host) else None,
+                    "127.0.0.1" if is_loopback(host) else None,
                     port,
                     limit=LONGEST_LINE,
                 )
@@ -270,6 +275,7 @@ class Links:
         """Receives from a link until it ends."""
         index = link.hello.index
         self._links[index] = link
+        self._learn([[index, link.hello.ip]] if link.hello.ip else [])
         self._listener.link_up(index)
         while self._links.get(index) is link:
             try:
@@ -285,8 +291,17 @@ class Links:
                 self._drop(link, f"it sent a line that is not a message: {problem}")
             else:
                 link.heard = time.monotonic()
-                if message["kind"] != "beat":
+                if message["kind"] == "known":
+                    self._learn(message["ips"])
+                elif message["kind"] != "beat":
                     self._listener.received(index, message)
+
+    def _learn(self, ips: list[list]) -> None:
+        """Keeps IP addresses of workers, [index, ip] each; worker 0 tells all others."""
+        self._ips.update(ips)
+        if self._own.index == 0 and ips:
+            for index in self._links:
+                self.send(index, {"kind": "known", "ips": [[i, ip] for i, ip in self._ips.items()]})
 
     def _drop(self, link: _Link, reason: str) -> None:
         """Ends a link at once."""
@@ -428,12 +443,20 @@ class Links:
 
     # --- the end that dials -----------------------------------------------------------------------
 
-    async def _dial(self, index: int) -> None:
+    def _places(self, index: int) -> list[tuple[str, int]]:
+        """Returns where worker `index` may be reached: (host, port), the best place first."""
         host, port = host_and_port(self._roster.addresses[index])
-        told = ""
+        places = [(self._ips[index], port)] if index in self._ips else []
+        if index == 0 and self._roster.chief:
+            places.insert(0, host_and_port(self._roster.chief))
+        return [*places, (host, port)]
+
+    async def _dial(self, index: int) -> None:
+        told, turns = "", itertools.count()
         while not self._closing:
+            places = self._places(index)
             try:
-                wire = _Wire(*await _connect(host, port))
+                wire = _Wire(*await _connect(*places[next(turns) % len(places)]))
                 try:
                     hello = await asyncio.wait_for(self._greet(wire, calls=True), HELLO_SECONDS)
                     if (hello.job, hello.index) != (self._own.job, index):
@@ -524,10 +547,3 @@ def _in_words(problem: OSError) -> str:
     # asyncio's text is "Connect call failed ('127.0.0.1', 2222)"; that of the system is the reason.
     by_system = problem.errno and problem.errno > 0
     return (os.strerror(problem.errno) if by_system else problem.strerror or str(problem)).lower()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

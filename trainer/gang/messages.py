@@ -4,6 +4,7 @@ Every message is checked here before any other code sees it, because it may come
 program that is not a worker of the job.
 """
 
+import ipaddress
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -56,6 +57,17 @@ def _members(value: Any) -> bool:
     )
 
 
+def _ip(value: Any) -> bool:
+    try:
+        return value == "" or type(value) is str and str(ipaddress.ip_address(value)) == value
+    except ValueError:
+        return False
+
+
+def _ips(value: Any) -> bool:
+    return _members(value) and all(_ip(ip) for _, ip in value)
+
+
 def _one_of(*choices: Any) -> Callable[[Any], bool]:
     return lambda value: type(value) in map(type, choices) and value in choices
 
@@ -64,10 +76,12 @@ _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     # In this order at the start of a connection.
     "greet": {"program": _text, "protocol": _count, "nonce": _text},
     "prove": {},
-    "hello": {"index": _index, "instance": _text, "job": _text, "identity": _texts},
+    "hello": {"index": _index, "instance": _text, "job": _text, "identity": _texts, "ip": _ip},
     "refuse": {"reason": _text, "final": _flag},
-    # After that; `member` says what they mean.
+    # After that. Of these two `links` takes care,
     "beat": {},
+    "known": {"ips": _ips},
+    # and `member` says what the others mean.
     "status": {
         "state": _one_of("ready", "busy", "running"),
         "address": _text,

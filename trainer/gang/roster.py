@@ -4,6 +4,7 @@ It opens no connection and imports no TensorFlow.
 """
 
 import dataclasses
+import ipaddress
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -26,11 +27,14 @@ _REFUSED_TASKS = {
 class Roster:
     """The addresses of all workers, HOST:PORT in order of their index; this is worker `index`.
 
-    A worker alone has no addresses.
+    A worker alone has no addresses. chief: another address of worker 0, "" if it has none. ip: that
+    of this worker as the others see it, "" if only its address above is known.
     """
 
     index: int
     addresses: tuple[str, ...]
+    chief: str = ""
+    ip: str = ""
 
     @property
     def workers(self) -> int:
@@ -45,7 +49,7 @@ def resolve(gang: Gang, environ: Mapping[str, str]) -> Roster:
     set: {"cluster": {"chief": [ADDRESS], "worker": [ADDRESS, ...]}, "task": {"type": "worker",
     "index": 0}}. A chief (or master) counts before the workers. Without TF_CONFIG, --num_workers
     and --hosts name the workers. The index comes from --worker_index, else from TF_CONFIG, else
-    from JOB_COMPLETION_INDEX (an Indexed Job of Kubernetes).
+    from JOB_COMPLETION_INDEX (an Indexed Job of Kubernetes). POD_IP is the worker's own IP address.
 
     Raises UsageError if flags and environment are incomplete or contradict each other.
     """
@@ -71,7 +75,7 @@ def resolve(gang: Gang, environ: Mapping[str, str]) -> Roster:
         )
     if workers == 1:
         return Roster(0, ())
-    for address in addresses:
+    for address in (*addresses, *([gang.chief_address] if gang.chief_address else [])):
         host_and_port(address)
     if len(set(addresses)) < workers:
         raise UsageError(
@@ -79,7 +83,10 @@ def resolve(gang: Gang, environ: Mapping[str, str]) -> Roster:
             "host or port; --hosts takes a pattern with {index}, or all addresses separated by "
             "commas."
         )
-    return Roster(index, addresses)
+    own = host_and_port(addresses[index])[0]
+    return Roster(
+        index, addresses, gang.chief_address, "" if is_loopback(own) else _own_ip(environ)
+    )
 
 
 def check_strategy(strategy: str, workers: int) -> None:
@@ -96,13 +103,27 @@ def check_strategy(strategy: str, workers: int) -> None:
         )
 
 
+def is_loopback(host: str) -> bool:
+    """Returns whether a host is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def joined(host: str, port: int | str) -> str:
+    """Returns HOST:PORT, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def host_and_port(address: str) -> tuple[str, int]:
     """Returns ("host", port) of "host:port" or "[IPv6]:port"; raises UsageError for others."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise UsageError(
-            f"{address}: the address of a worker must be HOST:PORT. Correct --hosts or TF_CONFIG."
+            f"{address}: the address of a worker must be HOST:PORT. Correct --hosts, "
+            "--chief_address or TF_CONFIG."
         )
     return host, int(port)
 
@@ -190,6 +211,17 @@ def _check_flags_agree(gang: Gang, index: int, addresses: tuple[str, ...]) -> No
             raise UsageError(
                 f"--{name}={flag}: TF_CONFIG has {found}. Leave the flag out, or unset TF_CONFIG."
             )
+
+
+def _own_ip(environ: Mapping[str, str]) -> str:
+    ip = environ.get("POD_IP", "")
+    try:
+        return str(ipaddress.ip_address(ip)) if ip else ""
+    except ValueError:
+        raise UsageError(
+            f"POD_IP={ip}: it must be the IP address of this worker (Kubernetes sets it if the pod "
+            "asks for status.podIP). Correct it, or unset it."
+        ) from None
 
 
 def _completion_index(environ: Mapping[str, str]) -> int:

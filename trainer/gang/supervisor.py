@@ -69,7 +69,15 @@ def train_command(config: configuration.Config, start: member.Start) -> list[str
         config, threads=start.threads, shards=start.shards, supervise="off"
     )
     flags = configuration.as_flags(
-        config, without=("num_workers", "worker_index", "hosts", "min_workers", "gang_token_file")
+        config,
+        without=(
+            "num_workers",
+            "worker_index",
+            "hosts",
+            "chief_address",
+            "min_workers",
+            "gang_token_file",
+        ),
     )
     return [sys.executable, "-m", "trainer", "train", *flags]
 
@@ -150,7 +158,9 @@ class Supervisor:
             f"{','.join(self._roster.addresses)}"
         )
         instance = uuid.uuid4().hex
-        return links.Hello(self._roster.index, instance, messages.plain(job), self._identity)
+        return links.Hello(
+            self._roster.index, instance, messages.plain(job), self._identity, self._roster.ip
+        )
 
     async def run(self, stop: StopRequest) -> int:
         """Supervises to the end, as `run` of this module does."""
@@ -379,14 +389,17 @@ class Supervisor:
     def _fresh_address(self) -> str:
         """Returns where TensorFlow will listen: a free port of this host, "" without peers.
 
-        Every generation gets a new one, so that no connection of an earlier one leads there.
+        Every generation gets a new one, so that no connection of an earlier one leads there. An IP
+        address is better than a name, which may still lead to the pod before this one.
         """
         if self._roster.workers == 1:
             return ""
-        host = self._roster.addresses[self._roster.index].rpartition(":")[0]
-        with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:
+        host = (
+            self._roster.ip or roster.host_and_port(self._roster.addresses[self._roster.index])[0]
+        )
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.bind(("", 0))
-            return f"{host}:{probe.getsockname()[1]}"
+            return roster.joined(host, probe.getsockname()[1])
 
     def _stop_bound(self) -> float | None:
         saves = [

@@ -45,6 +45,7 @@ def render(spec: specs.JobSpec, token: str) -> str:
     names = [
         "network_policy",
         *(["secret"] if spec.has_token else []),
+        *(["chief"] if spec.workers > 1 else []),
         workers,
         *(["tensorboard"] if spec.submit.tensorboard else []),
     ]
@@ -153,10 +154,12 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "tolerations": pods.tolerations(submit),
         "affinity": pods.affinity(submit, own) or None,
         "spread": pods.spread(submit, own) or None,
-        "env": pods.environment(submit) or None,
+        "env": [*(pods.OWN_IP if spec.workers > 1 else []), *pods.environment(submit)] or None,
         "image": submit.image,
         "arguments": spec.arguments,
         "port": specs.PORT,
+        "chief": spec.chief,
+        "chief_labels": own | {pods.INDEX: "0"},
         **_copies(spec),
         "requests": requests,
         "limits": limits,

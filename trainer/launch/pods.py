@@ -41,6 +41,7 @@ _RESOURCE = re.compile(rf"(?=[^/]+/){LABEL_KEY}")
 # mislead the trainer.
 _OWN_VARIABLES = {
     "TF_CONFIG": "the workers find each other by what submit sets",
+    "POD_IP": "the cluster sets it to the address of the worker",
     "JOB_COMPLETION_INDEX": "the cluster sets it to the index of the worker",
     channel.VARIABLE: "the supervisor sets it for its training process",
     "TRAINER_GANG_TOKEN": "submit makes a token for each job; --gang_token_file names your own",
@@ -242,6 +243,11 @@ def names_kind_of_gpu(submit: Submit) -> bool:
 
 
 # --- Parts of a template --------------------------------------------------------------------------
+
+
+# How a worker knows its own address.
+OWN_IP = [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
+INDEX = "batch.kubernetes.io/job-completion-index"  # Label of a pod of an Indexed Job.
 
 
 def environment(submit: Submit) -> list[dict]:

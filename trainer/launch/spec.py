@@ -156,12 +156,20 @@ class JobSpec:
         ) + f".{self.name}"
 
     @property
+    def chief(self) -> str:
+        """Name of the Service that leads to worker 0, wherever its pod is."""
+        return f"{self.name}-chief"
+
+    @property
     def arguments(self) -> list[str]:
         """Command line of the trainer in each pod: all flags that are not at their defaults."""
         config = self.train
         if self.workers > 1:
             config = configuration.replace(
-                config, num_workers=self.workers, hosts=f"{self.host_pattern}:{PORT}"
+                config,
+                num_workers=self.workers,
+                hosts=f"{self.host_pattern}:{PORT}",
+                chief_address=f"{self.chief}:{PORT}",
             )
         if self.has_token:
             config = configuration.replace(config, gang_token_file=f"{GANG_FOLDER}/token")
@@ -347,6 +355,7 @@ def _check_names(spec: JobSpec) -> None:
     )
     longest = [f"{name}-worker-0-{last}-xxxxx"] if spec.submit.jobset else [f"{name}-{last}-xxxxx"]
     longest += [f"{name}-tensorboard"] if spec.submit.tensorboard else []
+    longest += [spec.chief] if spec.workers > 1 else []
     for made in longest:
         if len(made) > 63:
             raise UsageError(
