@@ -32,7 +32,6 @@ STEPS = {"raw_data": "a.csv", "feature_columns": "a,b", "sequence_column": "run"
         ({**STEPS, "task": "language_model"}, "--task=language_model: of sequences of numbers a"),
         ({**STEPS, "label_column": "b"}, "--feature_columns=b and --label_column=b: must be diff"),
         ({**STEPS, "time_column": "run"}, "--sequence_column=run and --time_column=run: must be"),
-        ({**STEPS, "feature_columns": "a,a"}, "--feature_columns=a and --feature_columns=a: must"),
         ({**STEPS, "feature_columns": ","}, "--feature_columns=,: names no column. Name the colu"),
         ({**STEPS, "label_column": ""}, "--label_column=: names no column, but --task=classificat"),
         ({"raw_data": "a", "missing": "zero"}, "--missing=zero: texts of --source=csv have no use"),

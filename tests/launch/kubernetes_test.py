@@ -18,7 +18,7 @@ import yaml
 
 from trainer import main
 from trainer.exit_codes import TABLE
-from trainer.launch import kubernetes
+from trainer.launch import kubernetes, pods
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "k8s/README.md").read_text(encoding="utf-8")
@@ -81,6 +81,7 @@ def test_there_is_an_example_of_every_shape():
         "tpu_job.yaml",
         "network_policy.yaml",
         "secret.yaml",
+        "chief.yaml",
         "tensorboard.yaml",
     }
 
@@ -433,7 +434,8 @@ def test_every_shape_carries_what_the_flags_of_a_pod_ask_for(file):
     assert annotations["note"] == "a: b # c"
     assert annotations["kueue.x-k8s.io/podset-preferred-topology"] == "example.com/rack"
     assert pod["runtimeClassName"] == "nvidia" and pod["priorityClassName"] == "high"
-    assert [variable["name"] for variable in container["env"]] == ["NCCL_DEBUG", "TOKEN"]
+    given = [variable["name"] for variable in container["env"] if variable not in pods.OWN_IP]
+    assert given == ["NCCL_DEBUG", "TOKEN"]
     assert container["resources"]["limits"]["cpu"] == "32"
     assert container["resources"]["limits"]["ephemeral-storage"] == "3072Mi"
     sizes = {one["name"]: one["emptyDir"] for one in pod["volumes"] if "emptyDir" in one}
@@ -524,7 +526,7 @@ def test_copies_carry_the_environment_and_what_quotas_count(file):
     trainer, *others = [*pod["containers"], *pod["initContainers"]]
     assert len(others) == 4
     for container in others:
-        assert container["env"] == trainer["env"]
+        assert container["env"] == [one for one in trainer["env"] if one not in pods.OWN_IP]
         for kind in ("requests", "limits"):
             counted = trainer["resources"][kind].keys() - {"google.com/tpu", "nvidia.com/gpu"}
             assert container["resources"][kind].keys() == counted

@@ -268,7 +268,7 @@ def test_no_other_module_distinguishes_tasks_by_name():
 
     A translation is also what an answer holds.
     """
-    knows = {"flags/tasks.py", "tasks/table.py", "data/store.py"}
+    knows = {"flags/tasks.py", "flags/prepare.py", "tasks/table.py", "data/store.py"}
     knows |= {"tasks/translator.py", "export/expected.py"}
     root = pathlib.Path(trainer.__file__).parent
     for path in root.rglob("*.py"):
