@@ -16,7 +16,7 @@ pytestmark = pytest.mark.cluster
     "name, shape, workers",
     [
         pytest.param("one", (), 1, marks=pytest.mark.cluster_quick),
-        pytest.param("two", ("--workers=2",), 2, marks=pytest.mark.cluster_quick),
+        ("two", ("--workers=2",), 2),
         ("three", ("--workers=3",), 3),
         ("jobset", ("--workers=2", "--jobset"), 2),
         ("queued", ("--queue=team",), 1),

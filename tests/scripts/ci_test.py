@@ -49,8 +49,10 @@ def ran(tmp_path):
         (0, 0, 0, 0, "on a cluster: --cluster_quick"),
         (0, 1, 1200, 1, "on a cluster: --cluster_quick"),
         (1, 0, 0, 1, "left out: the suite failed"),
-        (0, 1, 1280, 0, "left out: the suite took 128"),
+        (0, 1, 1480, 1, "on a cluster: --cluster_quick"),
+        (0, 1, 1510, 0, "left out: the suite took 151"),
         (0, 124, 0, 0, "cut short: not done after 480 s"),
+        (0, 124, 1445, 0, "cut short: not done after 29"),
     ],
 )
 def test_the_suite_comes_first_and_last_and_a_cluster_takes_only_time_that_is_left(
