@@ -147,6 +147,22 @@ async def test_workers_whose_names_lead_nowhere_meet_by_the_other_address_of_the
 
 
 @together
+async def test_a_worker_that_answers_for_another_one_keeps_its_links():
+    addresses = free_addresses(3)
+    # Worker 2 finds worker 1 at the other address of worker 0, as when an address changes hands.
+    two = Worker(2, addresses, chief=addresses[1])
+    one, two = await opened(Worker(1, addresses), two)
+    await one.until("link_up", 2)
+    reason = (await two.until("unreachable", 0, f"worker 1 is there instead at {addresses[1]}"))[2]
+    assert "refused" not in reason
+    [zero] = await opened(Worker(0, addresses))
+    for worker in (one, two):
+        await worker.until("link_up", 0)
+        assert not any(heard[0] in ("link_down", "refused") for heard in worker.recorder.heard)
+    await closed(zero, one, two)
+
+
+@together
 async def test_a_worker_is_looked_for_at_its_last_address_and_at_its_name():
     addresses = free_addresses(2)
     # Nobody listens at 127.0.0.2 when the worker comes back, so only its name leads there.
@@ -412,7 +428,7 @@ async def test_an_index_that_no_worker_has_is_refused(index):
     (one,) = await opened(Worker(0, addresses))
     caller = links._Wire(*await asyncio.open_connection(*addresses[0].split(":")))
     await caller.greet(TOKEN, calls=True)
-    hello = {"index": index, "instance": "i", "job": "job", "identity": {}, "ip": ""}
+    hello = {"to": 0, "index": index, "instance": "i", "job": "job", "identity": {}, "ip": ""}
     caller.say({"kind": "hello", **hello})
     assert (await asyncio.wait_for(caller.hear(), SECONDS))["kind"] == "refuse"
     caller.writer.close()

@@ -40,6 +40,7 @@ GOOD = [
     {"kind": "end", "code": 0, "reason": "r", "line": ""},
     {
         "kind": "hello",
+        "to": 0,
         "index": -1,
         "instance": "i",
         "job": "j",

@@ -574,7 +574,6 @@ SEVERAL = {"num_workers": 2, "worker_index": 0, "hosts": "a:1,b:1"}
         (SEVERAL, 4711, True),
         ({"supervise": "on"}, 4711, True),
         ({"supervise": "off"}, 1, False),
-        ({**SEVERAL, "supervise": "off"}, 1, False),
         ({"num_workers": 1}, 4711, False),
     ],
 )
@@ -582,9 +581,19 @@ def test_runs_of_several_workers_and_of_process_1_are_supervised(flags, pid, exp
     assert supervisor.wanted(configuration.from_flat(flags), {}, pid) is expected
 
 
-def test_contradicting_flags_are_refused_before_anything_starts():
-    with pytest.raises(UsageError):
-        supervisor.wanted(configuration.from_flat({"num_workers": 2}), {}, 4711)
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"num_workers": 2}, "--num_workers=2: several workers need --hosts"),
+        (
+            {**SEVERAL, "supervise": "off"},
+            "--supervise=off: --num_workers=2 would have no effect, because workers meet through",
+        ),
+    ],
+)
+def test_contradicting_flags_are_refused_before_anything_starts(flags, message):
+    with pytest.raises(UsageError, match=message):
+        supervisor.wanted(configuration.from_flat(flags), {}, 4711)
 
 
 def test_the_training_process_gets_the_same_flags_and_no_gang():

@@ -42,6 +42,7 @@ case " $* " in
   [ ! -e "$FAKE/refusal" ] || { cat "$FAKE/refusal" >&2; exit 1; } ;;
 *" apply "*)
   cat >"$FAKE/sent"
+  if [ -e "$FAKE/half" ]; then cp "$FAKE/half" "$FAKE/job.1"; cat "$FAKE/half.told" >&2; exit 1; fi
   echo "job.batch/words applied" ;;
 esac
 """
@@ -88,7 +89,9 @@ def job(*conditions, suspend=False) -> str:
     )
 
 
-def pod(index, code=None, finished="", created="1", waiting=None, unscheduled=None) -> dict:
+def pod(
+    index, code=None, finished="", created="1", waiting=None, unscheduled=None, disrupted=False
+) -> dict:
     state = (
         {"terminated": {"exitCode": code, "finishedAt": finished, "reason": "Error"}}
         if code is not None
@@ -113,6 +116,8 @@ def pod(index, code=None, finished="", created="1", waiting=None, unscheduled=No
             "message": unscheduled,
         }
     ]
+    if not unscheduled:
+        conditions = [{"type": "DisruptionTarget", "status": "True"}] if disrupted else []
     return {
         "metadata": {
             "name": f"words-{index}-{created}",
@@ -122,7 +127,7 @@ def pod(index, code=None, finished="", created="1", waiting=None, unscheduled=No
         "spec": {"nodeName": "node-1", "containers": [{"args": ["train", "--model_dir=/data/m"]}]},
         "status": {
             "phase": phase,
-            "conditions": conditions if unscheduled else [],
+            "conditions": conditions,
             "containerStatuses": [] if unscheduled else [{"state": state}],
         },
     }
@@ -185,6 +190,17 @@ def test_what_the_cluster_refuses_is_not_sent(fake, capsys, file, text, told):
     error = capsys.readouterr().err
     assert text.strip() in error and told in error
     assert not (fake / "sent").exists()
+
+
+def test_of_a_job_that_is_refused_in_part_nothing_is_left(fake, capsys):
+    told = 'Error: services "words-chief" is forbidden: exceeded quota: team'
+    lay(fake, half=job(), half__told=told)
+    assert main.main([*SUBMIT, "--apply", *TRAIN]) == 2
+    assert told in capsys.readouterr().err
+    assert [call for call in calls(fake) if call.startswith("delete")][-2:] == [
+        "delete job.batch words --cascade=foreground",
+        f"delete {BELONGINGS} {SELECTOR}",
+    ]
 
 
 def test_other_warnings_of_the_cluster_are_printed_and_do_not_stop_a_job(fake, capsys):
@@ -292,6 +308,13 @@ def test_without_kubectl_the_answer_says_so(fake, monkeypatch, capsys):
             3,
         ),
         (("Failed", "BackoffLimitExceeded"), [pod(0, 137, "t2"), pod(1, 1, "t1")], 1),
+        # A node was drained, which a job does not count.
+        (
+            ("Failed", "PodFailurePolicy"),
+            [pod(0, 137, "t1", disrupted=True), pod(0, 4, "t2", created="2")],
+            4,
+        ),
+        (("Failed", "PodFailurePolicy"), [pod(0, 4, "t1", disrupted=True), pod(1, 1, "t2")], 4),
         (("Failed", "DeadlineExceeded"), [pod(0, 75, "t1")], 75),
         (("Failed", "DeadlineExceeded"), [], 1),
     ],
@@ -463,6 +486,15 @@ def test_stopping_waits_for_the_workers_and_keeps_the_volumes(fake, capsys, kind
     assert capsys.readouterr().out.splitlines() == [
         "[0] stopped step=7 state_digest=ab",
         "words is stopped; its volumes stay, and the same submit continues it.",
+    ]
+
+
+def test_stopping_a_job_that_is_gone_deletes_what_it_has_left(fake, capsys):
+    lay(fake, belongings="service/words\nsecret/words-gang\n")
+    assert main.main(["submit", "--stop=words"]) == 0
+    assert "deleting what it has left: service/words, secret/words-gang" in capsys.readouterr().err
+    assert [call for call in calls(fake) if call.startswith("delete")] == [
+        f"delete {BELONGINGS} {SELECTOR}"
     ]
 
 

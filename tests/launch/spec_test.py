@@ -109,6 +109,8 @@ def refusal(submit=(), train=()) -> str:
         ({}, {"num_workers": 2}, "submit sets them for each worker"),
         ({}, {"hosts": "a:1,b:1"}, "submit sets them for each worker"),
         ({}, {"worker_index": 0}, "submit sets them for each worker"),
+        ({}, {"chief_address": "a:1"}, "submit sets them for each worker"),
+        ({"workers": 2}, {"supervise": "off"}, "--supervise=off: the --workers=2 meet through"),
         ({"workers": 2}, {"min_workers": 3}, "--min_workers=3: must not exceed --workers=2"),
         ({}, {"supervise": "off"}, "--supervise=off"),
         (

@@ -254,6 +254,15 @@ def test_a_local_job_runs_with_the_flags_of_train(monkeypatch):
     assert calls == [(train, 2, flags)]
 
 
+@pytest.mark.parametrize(
+    "flags", [{"num_workers": 2}, {"hosts": "a:1"}, {"worker_index": 1}, {"supervise": "off"}]
+)
+def test_a_local_gang_takes_no_flags_that_it_sets_itself(flags):
+    train = configuration.replace(TRAIN[LOCAL], **flags)
+    with pytest.raises(UsageError, match="Leave (them|it) out of the flags of train"):
+        submit.start(Submit(target=LOCAL, workers=2), train)
+
+
 def test_a_tpu_vm_job_is_carried_out_only_with_apply(monkeypatch, capsys):
     jobs = []
     monkeypatch.setattr(tpu_vm_run, "run", lambda job: jobs.append(job) or 75)

@@ -7,7 +7,7 @@ if it knows it, worker 0 passes it on, and worker 0 can have another name. A con
 
     greet    a nonce, in the open; the caller first
     prove    the first sealed line (see `proof`): the sender holds the token of the job
-    hello    who the sender is; the answer to the caller may be `refuse` instead
+    hello    who the sender is, and to whom; the answer to the caller may be `refuse` instead
 
 A stranger, which is every program that does not hold the token, gets a greeting and nothing else. A
 caller that is a stranger, a worker of another job or a second worker of the same index never
@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from trainer.exit_codes import UsageError
 from trainer.gang import messages, proof
-from trainer.gang.roster import Roster, host_and_port, is_loopback
+from trainer.gang.roster import Roster, host_and_port, is_loopback, joined
 
 log = logging.getLogger(__name__)
 
@@ -318,24 +318,29 @@ class Links:
                 if time.monotonic() - link.heard > self._silence:
                     self._drop(link, f"silent for {self._silence:g} s")
 
-    async def _greet(self, wire: _Wire, calls: bool) -> Hello:
-        """Returns the hello of the other end, which has proved that it holds the token.
+    async def _greet(self, wire: _Wire, calls: int | None = None) -> tuple[Hello, int]:
+        """Returns the hello of the other end, and to which worker it says it.
 
-        Raises _Strange, _Refused, OSError.
+        The other end has proved that it holds the token. calls: the worker that this one calls, if
+        it does. Raises _Strange, _Refused, OSError.
         """
-        await wire.greet(self._token(), calls)
+        await wire.greet(self._token(), calls is not None)
         self._unproven.pop(wire.writer, None)
         try:
-            if not calls:
+            if calls is None:
                 found = await wire.hear("hello")
             else:
-                wire.say({"kind": "hello", **dataclasses.asdict(self._own)})
+                self._introduce(wire, calls)
                 found = await wire.hear("hello", "refuse")
         except ValueError as problem:
             raise _Strange(f"a program that sent a wrong hello: {problem}") from None
         if found.pop("kind") == "refuse":
             raise _Refused(found["reason"], found["final"])
-        return Hello(**found)
+        to = found.pop("to")
+        return Hello(**found), to
+
+    def _introduce(self, wire: _Wire, to: int) -> None:
+        wire.say({"kind": "hello", "to": to, **dataclasses.asdict(self._own)})
 
     # --- the end that listens ---------------------------------------------------------------------
 
@@ -351,14 +356,14 @@ class Links:
 
     async def _answer(self, wire: _Wire) -> None:
         try:
-            hello = await asyncio.wait_for(self._greet(wire, calls=False), HELLO_SECONDS)
+            hello, to = await asyncio.wait_for(self._greet(wire), HELLO_SECONDS)
             problem, final = (
-                ("it is about to leave", False) if self._closing else self._objection(hello)
+                ("it is about to leave", False) if self._closing else self._objection(hello, to)
             )
             if problem:
                 await self._refuse(wire, problem, final)
             else:
-                wire.say({"kind": "hello", **dataclasses.asdict(self._own)})
+                self._introduce(wire, hello.index)
                 await self._serve(_Link(hello, wire))
         except _Strange as problem:
             self._log_stranger(wire.writer, str(problem))
@@ -398,10 +403,10 @@ class Links:
         finally:
             self._refusals.discard(wire.writer)
 
-    def _objection(self, hello: Hello) -> tuple[str, bool]:
+    def _objection(self, hello: Hello, to: int) -> tuple[str, bool]:
         """Returns (why the worker of `hello` cannot be linked, whether that is final).
 
-        Returns ("", False) if it can be linked.
+        Returns ("", False) if it can be linked. to: the worker that it calls.
         """
         if hello.job != self._own.job:
             log.warning("a worker of another job (%s) connected to our port: refused", hello.job)
@@ -410,6 +415,8 @@ class Links:
                 f"there, {hello.job} here. Give each job its own addresses",
                 True,
             )
+        if to != self._own.index:  # An address changes hands, and a name may be an old one.
+            return f"worker {self._own.index} is there instead", False
         if not self._own.index < hello.index < self._roster.workers:
             log.warning(
                 "a worker with index %d connected to worker %d: refused",
@@ -455,10 +462,12 @@ class Links:
         told, turns = "", itertools.count()
         while not self._closing:
             places = self._places(index)
+            place = places[next(turns) % len(places)]
+            where = "" if place == places[-1] else f" at {joined(*place)}"
             try:
-                wire = _Wire(*await _connect(*places[next(turns) % len(places)]))
+                wire = _Wire(*await _connect(*place))
                 try:
-                    hello = await asyncio.wait_for(self._greet(wire, calls=True), HELLO_SECONDS)
+                    hello, _ = await asyncio.wait_for(self._greet(wire, index), HELLO_SECONDS)
                     if (hello.job, hello.index) != (self._own.job, index):
                         raise _Strange("a worker of another job")
                     if not self._listener.differs(hello):
@@ -466,20 +475,20 @@ class Links:
                 finally:
                     wire.writer.transport.abort()
             except _Refused as refusal:
-                self._listener.unreachable(index, str(refusal))
+                self._listener.unreachable(index, f"{refusal}{where}")
                 if refusal.final:
                     self._listener.refused(index, str(refusal))
             except _Strange as problem:
-                reason = f"answered by {problem}"
+                reason = f"answered by {problem}{where}"
                 if reason != told:
                     # At the end of the wait there may be nobody any more, and a worse reason.
                     log.warning("worker %d at %s: %s", index, self._roster.addresses[index], reason)
                     told = reason
                 self._listener.unreachable(index, reason)
             except asyncio.TimeoutError:
-                self._listener.unreachable(index, "no answer")
+                self._listener.unreachable(index, f"no answer{where}")
             except OSError as problem:
-                self._listener.unreachable(index, _in_words(problem))
+                self._listener.unreachable(index, f"{_in_words(problem)}{where}")
             await asyncio.sleep(REDIAL_SECONDS)
 
 

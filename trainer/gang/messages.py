@@ -76,7 +76,14 @@ _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     # In this order at the start of a connection.
     "greet": {"program": _text, "protocol": _count, "nonce": _text},
     "prove": {},
-    "hello": {"index": _index, "instance": _text, "job": _text, "identity": _texts, "ip": _ip},
+    "hello": {
+        "to": _index,
+        "index": _index,
+        "instance": _text,
+        "job": _text,
+        "identity": _texts,
+        "ip": _ip,
+    },
     "refuse": {"reason": _text, "final": _flag},
     # After that. Of these two `links` takes care,
     "beat": {},

@@ -22,7 +22,7 @@ from typing import Any
 from trainer import durable, stopping, streams
 from trainer.data import epochs, store
 from trainer.devices import accelerator, hardware, resources
-from trainer.exit_codes import BY_NAME
+from trainer.exit_codes import BY_NAME, UsageError
 from trainer.flags import run as configuration
 from trainer.gang import child, identity, links, member, messages, proof, roster, watchdog
 from trainer.model_folder import commits
@@ -45,6 +45,11 @@ def wanted(config: configuration.Config, environ: Mapping[str, str], pid: int) -
     and environment contradict each other, or if --strategy does not fit the number of workers.
     """
     if config.gang.supervise == "off":  # Then TF_CONFIG alone names the workers.
+        if config.gang.num_workers > 1:
+            raise UsageError(
+                f"--supervise=off: --num_workers={config.gang.num_workers} would have no effect, "
+                "because workers meet through their supervisors. Leave out one of the two."
+            )
         roster.resolve(configuration.Gang(), environ)
         return False
     workers = roster.resolve(config.gang, environ).workers

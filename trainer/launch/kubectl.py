@@ -26,6 +26,7 @@ FIELD_MANAGER = "rnn-trainer"
 KINDS = ("job.batch", "jobset.jobset.x-k8s.io")
 OF_A_JOB = ("service", "networkpolicy", "secret", "deployment")  # What is deleted with a job.
 NOT_COUNTED = tuple(row.code for row in TABLE if row.on_cluster in ("done", "retry, not counted"))
+HOPELESS = tuple(row.code for row in TABLE if row.on_cluster == "fail the job")
 EXPLAIN_SECONDS = 3.0  # How often a follower asks why a job waits.
 
 
@@ -137,7 +138,7 @@ def apply(kubectl: Kubectl, name: str, manifest: str) -> str:
     """Applies `manifest` after a dry run on the API server; returns what kubectl prints.
 
     A job of this name that has ended is deleted first. Raises UsageError if such a job still runs,
-    or if the cluster refuses the manifest.
+    or if the cluster refuses the manifest or a part of it; then nothing of it is left.
     """
     job = Job.find(kubectl, name)
     if job and not job.ended:
@@ -158,9 +159,28 @@ def apply(kubectl: Kubectl, name: str, manifest: str) -> str:
         kubectl("delete", job.kind, name, "--cascade=foreground")
     # Else the cluster could take away what it finds of an earlier job, which is gone.
     _delete_belongings(kubectl, name)
-    printed = kubectl(*send, stdin=manifest)
+    try:
+        printed = kubectl(*send, stdin=manifest)
+    except UsageError:
+        _withdraw(kubectl, name)
+        raise
     _own(kubectl, name)
     return printed
+
+
+def _withdraw(kubectl: Kubectl, name: str) -> None:
+    """Deletes what was accepted of a manifest.
+
+    kubectl goes on after an object that is refused, and a job without its NetworkPolicy or its
+    Services must not run.
+    """
+    try:
+        job = Job.find(kubectl, name)
+        if job:
+            kubectl("delete", job.kind, name, "--cascade=foreground")
+        _delete_belongings(kubectl, name)
+    except UsageError as problem:
+        log.warning("%s is half sent, and cannot be deleted: %s. --stop deletes it", name, problem)
 
 
 def _dry_run(kubectl: Kubectl, manifest: str) -> None:
@@ -188,6 +208,11 @@ def _dry_run(kubectl: Kubectl, manifest: str) -> None:
 
 def _selector(name: str) -> str:
     return f"--selector=app.kubernetes.io/name=rnn-trainer,app.kubernetes.io/instance={name}"
+
+
+def _belongings(kubectl: Kubectl, name: str) -> list[str]:
+    """Returns what belongs to a job, as kubectl names it."""
+    return kubectl("get", ",".join(OF_A_JOB), _selector(name), "--output=name").split()
 
 
 def _delete_belongings(kubectl: Kubectl, name: str) -> None:
@@ -236,10 +261,16 @@ def _set_owners(kubectl: Kubectl, name: str, owners: list[dict[str, str]]) -> No
 def stop(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> None:
     """Stops a job and returns when its pods are gone; volumes stay.
 
-    The workers get SIGTERM, write a checkpoint and are not restarted. Raises UsageError if there is
-    no such job.
+    The workers get SIGTERM, write a checkpoint and are not restarted. What a job that is gone has
+    left is deleted. Raises UsageError if there is no such job and nothing of it.
     """
     job = Job.find(kubectl, name)
+    if not job and (left := _belongings(kubectl, name)):
+        log.info(
+            "there is no job %s any more; deleting what it has left: %s", name, ", ".join(left)
+        )
+        _delete_belongings(kubectl, name)
+        return
     if not job:
         raise UsageError(
             f"--stop={name}: there is no such job{_where(kubectl)}. `kubectl get jobs,jobsets "
@@ -266,12 +297,21 @@ def _where(kubectl: Kubectl) -> str:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Failure:
-    """A container that ended with a code other than 0."""
+    """A container that ended with a code other than 0.
+
+    disrupted: whether the cluster took its pod away, which a job does not count.
+    """
 
     finished: str
     worker: str
     code: int
     why: str
+    disrupted: bool = False
+
+    @property
+    def decides(self) -> bool:
+        """Whether it counts, or ends the job at once."""
+        return self.code in HOPELESS or self.code not in NOT_COUNTED and not self.disrupted
 
 
 def follow(kubectl: Kubectl, name: str, say: Callable[[str], None]) -> int:
@@ -338,8 +378,16 @@ def failure_of(pod: dict[str, Any]) -> Failure | None:
                 waiting.worker(pod),
                 ended["exitCode"],
                 said if name == "trainer" else f"{name}: {said}",
+                _disrupted(pod),
             )
     return None
+
+
+def _disrupted(pod: dict[str, Any]) -> bool:
+    return any(
+        condition["type"] == "DisruptionTarget" and condition["status"] == "True"
+        for condition in pod.get("status", {}).get("conditions", [])
+    )
 
 
 def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
@@ -351,7 +399,7 @@ def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _code(failures: dict[str, Failure], otherwise: int) -> int:
     in_order = sorted(failures.values())
-    decisive = [failure for failure in in_order if failure.code not in NOT_COUNTED] or in_order
+    decisive = [failure for failure in in_order if failure.decides] or in_order
     return decisive[0].code if decisive else otherwise
 
 

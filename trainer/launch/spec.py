@@ -309,14 +309,25 @@ def cpus(text: str) -> float:
     return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
+def check_own(submit: Submit, train: configuration.Config) -> None:
+    """Raises UsageError if flags of train are those that the job sets for each worker."""
+    gang = train.gang
+    if gang.num_workers or gang.worker_index >= 0 or gang.hosts or gang.chief_address:
+        raise UsageError(
+            "--num_workers, --worker_index, --hosts and --chief_address: submit sets them for each "
+            "worker. Leave them out of the flags of train, and use --workers before the `--`."
+        )
+    if submit.workers > 1 and gang.supervise == "off":
+        raise UsageError(
+            f"--supervise=off: the --workers={submit.workers} meet through their supervisors. "
+            "Leave it out of the flags of train."
+        )
+
+
 def check_gang(submit: Submit, train: configuration.Config) -> None:
     """Raises UsageError if flags of train contradict the workers that the job gets."""
     gang = train.gang
-    if gang.num_workers or gang.worker_index >= 0 or gang.hosts:
-        raise UsageError(
-            "--num_workers, --worker_index and --hosts: submit sets them for each worker. Leave "
-            "them out of the flags of train, and use --workers before the `--`."
-        )
+    check_own(submit, train)
     roster.check_strategy(train.run.strategy, submit.workers)
     if gang.min_workers > submit.workers:
         raise UsageError(

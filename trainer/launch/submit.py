@@ -8,7 +8,7 @@ from trainer.flags import run as configuration
 from trainer.flags.submit import SLURM, Submit
 from trainer.gang import proof
 from trainer.launch import kubectl, kubernetes, local, pods, slurm, tpu_vm, tpu_vm_run, vertex
-from trainer.launch.spec import JobSpec
+from trainer.launch.spec import JobSpec, check_own
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ def _say(line: str) -> None:
 
 
 def _local(submit: Submit, train: configuration.Config) -> int:
+    check_own(submit, train)
     return local.run(train, submit.workers, configuration.as_flags(train))
 
 
