@@ -96,7 +96,7 @@ async def test_a_port_survives_strangers_and_tells_them_nothing(count, caplog):
         for answer in await asyncio.gather(*(attack(addresses[0], text, chance) for text in texts)):
             # A greeting of fixed form, or nothing.
             assert re.fullmatch(
-                rb'(\{"kind": "greet", "program": "rnn-trainer", "protocol": 2, '
+                rb'(\{"kind": "greet", "program": "rnn-trainer", "protocol": 3, '
                 rb'"nonce": "[0-9a-f]{32}"\}\n)?',
                 answer,
             )

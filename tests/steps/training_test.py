@@ -62,7 +62,7 @@ def test_any_split_of_the_batch_takes_the_same_hundred_steps(split):
 @pytest.mark.parametrize(
     "split, jit",
     [
-        ({"devices": 2}, "off"),
+        pytest.param({"devices": 2}, "off", marks=pytest.mark.slow),
         pytest.param({"devices": 4, "shards": 2}, "on", marks=pytest.mark.slow),
     ],
 )
