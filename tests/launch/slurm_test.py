@@ -237,14 +237,23 @@ def test_a_signal_before_the_workers_start_queues_the_job_again_without_them(tmp
 
 
 def test_a_signal_while_the_workers_start_reaches_them_when_they_are_there(tmp_path):
-    """scancel fails as long as their step does not exist."""
+    """Before their step exists, scancel ends with 0 and does nothing; then it fails once."""
     srun = (
-        f"kill -TERM $PPID; until [ -e {tmp_path}/second ]; do sleep 0.1; done\n"
+        f"kill -TERM $PPID; until [ -e {tmp_path}/signalled ]; do sleep 0.1; done\n"
         'for i in 0 1 2 3; do echo 143 >"$codes/$i"; done'
     )
     environ, text = stand_in(tmp_path, srun, {})
-    does = f"[ -e {tmp_path}/first ] && touch {tmp_path}/second || ! touch {tmp_path}/first"
-    program(tmp_path / "scancel", does)
+    asked, failed = tmp_path / "asked", tmp_path / "failed"
+    program(
+        tmp_path / "squeue",
+        f'case "$*" in *--steps*) [ ! -e {asked} ] || echo 601.0; touch {asked};; '
+        "*) echo RUNNING;; esac",
+    )
+    program(
+        tmp_path / "scancel",
+        f"[ -e {asked} ] || exit 0; [ -e {failed} ] || {{ touch {failed}; exit 1; }}\n"
+        f"touch {tmp_path}/signalled",
+    )
     assert subprocess.run(["sh"], input=text, text=True, env=environ, timeout=60).returncode == 143
     assert (tmp_path / "requeued").read_text().split() == ["601"]
 

@@ -10,8 +10,10 @@
 asked= srun=
 stop() {
   asked=yes
-  # srun would answer SIGTERM with SIGKILL for its tasks, so the signal goes to them directly, as soon as they are there.
-  while [ -n "$srun" ] && kill -0 "$srun" 2>/dev/null && ! scancel --signal=TERM "$SLURM_JOB_ID.0"; do
+  # srun would answer SIGTERM with SIGKILL for its tasks, so the signal goes to them directly. Before they are there, scancel fails,
+  # or ends with 0 and has done nothing.
+  while [ -n "$srun" ] && kill -0 "$srun" 2>/dev/null; do
+    [ -n "$(squeue --noheader --steps="$SLURM_JOB_ID.0")" ] && scancel --signal=TERM "$SLURM_JOB_ID.0" && return
     sleep 1
   done
 }
