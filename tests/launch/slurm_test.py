@@ -97,6 +97,29 @@ def test_one_worker_meets_no_other_and_a_token_of_the_user_s_own_is_kept():
     assert "$token" not in own and "--gang_token_file=/home/u/token" in own
 
 
+def test_a_script_names_the_same_places_wherever_it_is_sent_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = {
+        "data_dir": "d",
+        "model_dir": "./runs/../m",
+        "init_from": "source",
+        "gang_token_file": "token",
+    }
+    made = job({"workers": 2, "python": "venv/bin/python"}, relative)
+    assert made.command[:6] == [
+        f"{tmp_path}/venv/bin/python",
+        "-m",
+        "trainer",
+        "train",
+        f"--data_dir={tmp_path}/d",
+        f"--model_dir={tmp_path}/m",
+    ]
+    text = slurm.render(made)
+    for line in (f"model={tmp_path}/m\n", f"--init_from={tmp_path}/source ", f"={tmp_path}/token"):
+        assert line in text
+    assert job({"python": "python3.11"}).command[0] == "python3.11"  # Of the PATH.
+
+
 @pytest.mark.parametrize("shape", [{}, {"workers": 2}, {"workers": 4, "tasks_per_node": 2}])
 def test_the_script_is_shell_and_no_hole_is_left(shape):
     text = slurm.render(job(shape, {"model_dir": "/shared/it's a model"}))

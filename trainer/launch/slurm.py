@@ -20,6 +20,7 @@ import sys
 
 from trainer.exit_codes import TABLE, UsageError
 from trainer.flags import run as configuration
+from trainer.flags.places import is_place
 from trainer.flags.submit import Submit
 from trainer.launch import spec as specs
 from trainer.launch.values import check_cpus, check_size, require
@@ -57,7 +58,7 @@ class SlurmJob:
         specs.check_gang(submit, train)
         threads = train.run.threads or _whole_cpus(submit.cpu)
         train = specs.on_accelerators(train, submit.gpus, "")
-        train = configuration.replace(train, threads=threads)
+        train = configuration.replace(_at_absolute_places(train), threads=threads)
         job = cls(train, submit)
         _check_time(job)
         specs.check_rows(train, submit.workers, job.replicas)
@@ -110,6 +111,8 @@ class SlurmJob:
         grace = f"--grace_seconds={self.train.gang.grace_seconds}"
         flags = configuration.as_flags(self.train, without=("grace_seconds",))
         python = self.submit.python or sys.executable
+        if "/" in python:  # Else the PATH of the nodes has it.
+            python = os.path.abspath(python)
         return [python, "-m", "trainer", "train", *flags, grace]
 
 
@@ -125,7 +128,7 @@ def render(job: SlurmJob) -> str:
         "name": job.submit.name,
         "output": job.output.replace("%j", "JOB"),
         "options": "\n".join(f"#SBATCH {option}" for option in job.options),
-        "model_dir": shlex.quote(os.path.abspath(job.train.folders.model_dir)),
+        "model_dir": shlex.quote(job.train.folders.model_dir),
         "tasks_per_node": str(job.submit.tasks_per_node),
         "workers": str(job.submit.workers),
         "cpus": str(_whole_cpus(job.submit.cpu)),
@@ -228,6 +231,14 @@ def _check_text(submit: Submit) -> None:
             getattr(submit, name),
             "must be a name without spaces",
         )
+
+
+def _at_absolute_places(train: configuration.Config) -> configuration.Config:
+    """Returns `train` with absolute files and folders: sbatch may be called in another folder."""
+    values = configuration.to_flat(train)
+    names = [name for name, field in configuration.fields().items() if is_place(field)]
+    found = {name: os.path.abspath(values[name]) for name in names if values[name]}
+    return configuration.replace(train, **found)
 
 
 def _check_time(job: SlurmJob) -> None:
