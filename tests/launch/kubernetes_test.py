@@ -195,6 +195,18 @@ def test_a_tpu_pod_asks_for_no_more_than_its_driver_needs():
     )
 
 
+def test_a_selector_of_the_user_s_own_replaces_that_of_the_tpu():
+    words = COMMANDS["k8s/tpu.yaml"]
+    own = "--node_selector=cloud.google.com/gke-tpu-accelerator=tpu-v5-lite-device"
+    text = rendered(words[0], own, *words[1:])
+    [job] = [one for one in yaml.safe_load_all(text) if one["kind"] == "Job"]
+    assert job["spec"]["template"]["spec"]["nodeSelector"] == {
+        "kubernetes.io/arch": "amd64",
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-device",
+        "cloud.google.com/gke-tpu-topology": "2x4",
+    }
+
+
 SEVERAL = [file for file in COMMANDS if file not in ("k8s/job.yaml", "k8s/tpu.yaml")]
 
 

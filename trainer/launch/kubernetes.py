@@ -154,7 +154,7 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "pull_secrets": [{"name": submit.pull_secret}] if submit.pull_secret else [],
         "runtime_class": submit.runtime_class or None,
         "priority_class": submit.priority_class or None,
-        "node_selector": pods.node_selector(submit) | _tpu_selector(spec),
+        "node_selector": _tpu_selector(spec) | pods.node_selector(submit),
         "tolerations": pods.tolerations(submit),
         "affinity": pods.affinity(submit, own) or None,
         "spread": pods.spread(submit, own) or None,
