@@ -199,6 +199,15 @@ def test_a_resume_must_name_the_source_that_the_run_began_from(now, was):
         resuming.resumed(config(**now), configuration.to_flat(config(init_from=was)))
 
 
+@pytest.mark.parametrize("now, was", [("absolute", "source"), ("source", "absolute")])
+def test_a_resume_may_spell_the_source_in_another_way(now, was, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = {"source": "source", "absolute": f"{tmp_path}/source"}
+    written = configuration.to_flat(config(init_from=named[was]))
+    resumed = resuming.resumed(config(init_from=named[now]), written)
+    assert resumed.folders.init_from == named[was]  # It is part of the digest.
+
+
 def test_every_difference_is_shown():
     with pytest.raises(UsageError) as refusal:
         resuming.resumed(config(units=(8, 8), seed=3), configuration.to_flat(config()))

@@ -11,6 +11,7 @@ it is read from there.
 
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -73,6 +74,10 @@ def resumed(config: Config, written: Mapping[str, Any]) -> Config:
         for name in CHOSEN_AT_FIRST_START
         if configuration.to_flat(config)[name] in (0, "auto", "") and name in written
     }
+    # Another spelling of the same folder changes nothing, and a resume does not read it.
+    source, first = config.folders.init_from, written.get("init_from")
+    if source and first and os.path.abspath(source) == os.path.abspath(first):
+        kept["init_from"] = first
     config = configuration.replace(config, **kept)
     original = configuration.from_flat(written)
     before, now = affecting(original), affecting(config)

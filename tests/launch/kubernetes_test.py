@@ -195,6 +195,18 @@ def test_a_tpu_pod_asks_for_no_more_than_its_driver_needs():
     )
 
 
+def test_a_selector_of_the_user_s_own_replaces_that_of_the_tpu():
+    words = COMMANDS["k8s/tpu.yaml"]
+    own = "--node_selector=cloud.google.com/gke-tpu-accelerator=tpu-v5-lite-device"
+    text = rendered(words[0], own, *words[1:])
+    [job] = [one for one in yaml.safe_load_all(text) if one["kind"] == "Job"]
+    assert job["spec"]["template"]["spec"]["nodeSelector"] == {
+        "kubernetes.io/arch": "amd64",
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-device",
+        "cloud.google.com/gke-tpu-topology": "2x4",
+    }
+
+
 SEVERAL = [file for file in COMMANDS if file not in ("k8s/job.yaml", "k8s/tpu.yaml")]
 
 
@@ -456,10 +468,10 @@ COPIES = [
 SHAPES = ["k8s/job.yaml", "k8s/indexed_job.yaml", "k8s/jobset.yaml", "k8s/tpu.yaml"]
 
 
-def copying(file: str) -> tuple[str, dict]:
+def copying(file: str, *more: str) -> tuple[str, dict]:
     """The manifest of an example with copies, and the specification of its workers' Job."""
     words = COMMANDS[file]
-    text = rendered(words[0], *COPIES, *words[1:], "--data_dir=/scratch/words")
+    text = rendered(words[0], *COPIES, *more, *words[1:], "--data_dir=/scratch/words")
     [job] = [one for one in yaml.safe_load_all(text) if one["kind"] in ("Job", "JobSet")]
     if job["kind"] == "JobSet":
         return text, job["spec"]["replicatedJobs"][0]["template"]["spec"]
@@ -535,13 +547,13 @@ def test_copies_carry_the_environment_and_what_quotas_count(file):
 
 @pytest.mark.parametrize("file", SHAPES)
 def test_a_wrong_url_or_image_of_a_copy_fails_the_job_at_once_and_another_failure_counts(file):
-    _, job = copying(file)
+    _, job = copying(file, "--stage=gs://my-bucket/source:/scratch/source")
     names = [
         (one["onExitCodes"]["containerName"], one["action"])
         for one in job["podFailurePolicy"]["rules"]
         if one.get("onExitCodes", {}).get("values") == [2]
     ]
-    assert names == [("stage-0", "FailJob"), ("check", "FailJob")]
+    assert names == [(name, "FailJob") for name in ("stage-0", "stage-1", "check")]
     # Each names a container of the pod, or the API server refuses the job.
     pod = job["template"]["spec"]
     there = {one["name"] for one in [*pod["initContainers"], *pod["containers"]]}
@@ -612,6 +624,11 @@ def test_comments_stay_in_their_column():
 def test_the_line_of_a_value_that_is_none_is_left_out():
     text = "a: ${a}\n# b holds ${b}.\nb: ${b}  # Why.\nc: 1\n"
     assert kubernetes.fill(text, {"a": 1, "b": None}) == "a: 1\nc: 1\n"
+
+
+def test_the_line_of_a_tuple_is_there_for_each_of_its_entries():
+    text = "a:\n- b: ${b}\n- c: ${c}\n"
+    assert kubernetes.fill(text, {"b": (1, [2]), "c": ()}) == "a:\n- b: 1\n- b: [2]\n"
 
 
 def test_a_hole_without_a_value_is_an_error():

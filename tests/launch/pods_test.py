@@ -92,6 +92,11 @@ def refusal(**flags) -> str:
             {"node_selector": ("cloud.google.com/gke-spot=true",)},
             "--node_selector=cloud.google.com/gke-spot=true: use --spot",
         ),
+        (
+            {"spot": True, "node_selector": ("cloud.google.com/gke-spot=false",)},
+            "--node_selector=cloud.google.com/gke-spot=false: --spot asks for nodes with "
+            "cloud.google.com/gke-spot=true. Leave out one of them.",
+        ),
     ],
 )
 def test_what_no_pod_can_carry_is_refused_with_value_rule_and_remedy(flags, told):
@@ -181,6 +186,20 @@ LOST = [
         (
             {"toleration": ("a/b=c:NoSchedule",)},
             [{"key": "a/b", "operator": "Equal", "value": "c", "effect": "NoSchedule"}, *LOST],
+        ),
+        # A node may have several taints of a key.
+        (
+            {"gpus": 1, "toleration": ("nvidia.com/gpu=present:NoExecute",)},
+            [
+                {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+                {
+                    "key": "nvidia.com/gpu",
+                    "operator": "Equal",
+                    "value": "present",
+                    "effect": "NoExecute",
+                },
+                *LOST,
+            ],
         ),
         # A user who waits longer for a node.
         (

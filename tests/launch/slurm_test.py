@@ -97,6 +97,29 @@ def test_one_worker_meets_no_other_and_a_token_of_the_user_s_own_is_kept():
     assert "$token" not in own and "--gang_token_file=/home/u/token" in own
 
 
+def test_a_script_names_the_same_places_wherever_it_is_sent_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = {
+        "data_dir": "d",
+        "model_dir": "./runs/../m",
+        "init_from": "source",
+        "gang_token_file": "token",
+    }
+    made = job({"workers": 2, "python": "venv/bin/python"}, relative)
+    assert made.command[:6] == [
+        f"{tmp_path}/venv/bin/python",
+        "-m",
+        "trainer",
+        "train",
+        f"--data_dir={tmp_path}/d",
+        f"--model_dir={tmp_path}/m",
+    ]
+    text = slurm.render(made)
+    for line in (f"model={tmp_path}/m\n", f"--init_from={tmp_path}/source ", f"={tmp_path}/token"):
+        assert line in text
+    assert job({"python": "python3.11"}).command[0] == "python3.11"  # Of the PATH.
+
+
 @pytest.mark.parametrize("shape", [{}, {"workers": 2}, {"workers": 4, "tasks_per_node": 2}])
 def test_the_script_is_shell_and_no_hole_is_left(shape):
     text = slurm.render(job(shape, {"model_dir": "/shared/it's a model"}))
@@ -115,6 +138,14 @@ def test_the_script_is_shell_and_no_hole_is_left(shape):
         ({"workers": 3, "tasks_per_node": 2}, {}, "--tasks_per_node=2: must divide --workers=3"),
         ({"tasks_per_node": 2}, {}, "--tasks_per_node=2: must divide --workers=1"),
         ({"time_limit": "soon"}, {}, "--time_limit=soon: must be a time as sbatch writes it"),
+        (
+            {"time_limit": "5"},
+            {"grace_seconds": 300},
+            "--time_limit=5: is 5 minute(s), and an attempt needs 495 s: 120 s for its start, 315 "
+            "s for its stop with --grace_seconds=300, and 60 s because Slurm may signal so much "
+            "earlier. Set --time_limit=9 or more",
+        ),
+        ({"time_limit": "1"}, {}, "Set --time_limit=4 or more"),
         ({"sbatch": ("--x\nrm",)}, {}, "must be one option of sbatch"),
         ({"sbatch": ("constraint=a",)}, {}, "--sbatch=constraint=a: must be one option"),
         ({"partition": "a b"}, {}, "--partition=a b: must be a name without spaces"),
@@ -129,6 +160,39 @@ def test_a_job_that_cannot_work_is_refused(submit, train, told):
     assert told in str(problem.value)
 
 
+@pytest.mark.parametrize(
+    "text, minutes",
+    [
+        ("", 0),
+        ("0", 0),  # No limit.
+        ("90", 90),
+        ("90:00", 90),
+        ("4:01", 5),  # Slurm rounds up.
+        ("0:30", 1),
+        ("12:00:00", 720),
+        ("0:04:30", 5),
+        ("2-0", 2880),
+        ("1-12", 2160),
+        ("1-12:30", 2190),
+        ("1-12:30:01", 2191),
+    ],
+)
+def test_a_time_limit_is_read_as_sbatch_reads_it(text, minutes):
+    assert slurm.limit_minutes(text) == minutes
+    job({"time_limit": text if minutes >= 4 else "4"})
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "1:2:3:4", "1-", ":30", "1-2-3", "4m"])
+def test_what_is_no_time_of_sbatch_is_refused(text):
+    with pytest.raises(UsageError, match="must be a time as sbatch writes it: MINUTES, MINUTES:"):
+        job({"time_limit": text})
+
+
+def program(path, does: str) -> None:
+    path.write_text(f"#!/bin/sh\n{does}\n")
+    path.chmod(0o755)
+
+
 def stand_in(tmp_path, srun: str, flags: dict) -> tuple[dict, str]:
     """Programs in the place of Slurm's; returns the environment of the script, and the script."""
     for name, does in [
@@ -139,9 +203,7 @@ def stand_in(tmp_path, srun: str, flags: dict) -> tuple[dict, str]:
         ("srun", srun),
         ("squeue", "echo RUNNING"),
     ]:
-        program = tmp_path / name
-        program.write_text(f"#!/bin/sh\n{does}\n")
-        program.chmod(0o755)
+        program(tmp_path / name, does)
     environ = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "601",
@@ -162,17 +224,61 @@ def test_workers_of_several_nodes_have_addresses_node_by_node(tmp_path):
     assert hosts == "n1:20016,n1:20017,n2:20016,n2:20017"
 
 
-def test_a_gang_that_never_meets_is_not_queued_again_for_ever(tmp_path):
-    srun = 'for i in 0 1 2 3; do echo 75 >"$codes/$i"; done'
+@pytest.mark.parametrize("code", [75, 143])
+def test_a_gang_without_progress_is_not_queued_again_for_ever(tmp_path, code):
+    """It never meets, or is stopped before its first checkpoint."""
+    srun = f'for i in 0 1 2 3; do echo {code} >"$codes/$i"; done'
     environ, text = stand_in(tmp_path, srun, {"max_restarts": 2})
 
     def attempt() -> int:
         return subprocess.run(["sh"], input=text, text=True, env=environ).returncode
 
-    assert [attempt(), attempt()] == [75, 75]
+    assert [attempt(), attempt()] == [code, code]
     (tmp_path / "m/checkpoints/step-00000010.tmp-1").mkdir(parents=True)
     assert attempt() == 76  # What was begun is no checkpoint.
     assert (tmp_path / "requeued").read_text().split() == ["601", "601"]
+
+
+def test_a_gang_that_saves_before_each_time_limit_is_queued_again_as_often_as_it_takes(tmp_path):
+    folder = tmp_path / "m/checkpoints"
+    srun = (
+        f"mkdir -p {folder}/step-0000001$(ls {folder} 2>/dev/null | wc -l)\n"
+        'for i in 0 1 2 3; do echo 143 >"$codes/$i"; done'
+    )
+    environ, text = stand_in(tmp_path, srun, {"max_restarts": 1})
+    for _ in range(4):
+        assert subprocess.run(["sh"], input=text, text=True, env=environ).returncode == 143
+    assert (tmp_path / "requeued").read_text().split() == ["601"] * 4
+
+
+def test_a_signal_before_the_workers_start_queues_the_job_again_without_them(tmp_path):
+    environ, text = stand_in(tmp_path, f"touch {tmp_path}/started", {})
+    program(tmp_path / "mkdir", 'kill -TERM $PPID; exec /bin/mkdir "$@"')
+    assert subprocess.run(["sh"], input=text, text=True, env=environ).returncode == 143
+    assert (tmp_path / "requeued").read_text().split() == ["601"]
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_signal_while_the_workers_start_reaches_them_when_they_are_there(tmp_path):
+    """Before their step exists, scancel ends with 0 and does nothing; then it fails once."""
+    srun = (
+        f"kill -TERM $PPID; until [ -e {tmp_path}/signalled ]; do sleep 0.1; done\n"
+        'for i in 0 1 2 3; do echo 143 >"$codes/$i"; done'
+    )
+    environ, text = stand_in(tmp_path, srun, {})
+    asked, failed = tmp_path / "asked", tmp_path / "failed"
+    program(
+        tmp_path / "squeue",
+        f'case "$*" in *--steps*) [ ! -e {asked} ] || echo 601.0; touch {asked};; '
+        "*) echo RUNNING;; esac",
+    )
+    program(
+        tmp_path / "scancel",
+        f"[ -e {asked} ] || exit 0; [ -e {failed} ] || {{ touch {failed}; exit 1; }}\n"
+        f"touch {tmp_path}/signalled",
+    )
+    assert subprocess.run(["sh"], input=text, text=True, env=environ, timeout=60).returncode == 143
+    assert (tmp_path / "requeued").read_text().split() == ["601"]
 
 
 # --- The calls ------------------------------------------------------------------------------------

@@ -292,6 +292,11 @@ def test_a_dataset_may_be_staged_and_a_model_published():
             "for itself, because several pods copy at the same time; it is on pvc:claim:/data",
         ),
         ({**STAGED, "stage": ("gs://bucket/d:/else/d",)}, {}, "it is on no volume"),
+        (
+            {**STAGED, "stage": tuple(f"gs://bucket/{n}:/scratch/{n}" for n in range(17))},
+            {},
+            "--stage is given 17 times: at most 16 fit into a job",
+        ),
         ({**STAGED, "stage": ("gs://bucket/d:/scratch",)}, {}, "name a folder below /scratch"),
         (
             {**STAGED, "stage_image": "google/cloud-sdk"},

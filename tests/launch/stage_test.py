@@ -28,15 +28,23 @@ with open(root / "calls", "a") as file:
 broken = root / "fail"
 if broken.exists() and all(word in " ".join(words) for word in broken.read_text().split()):
     sys.exit("ServiceException: 503")
-verb = words[1]
+verb, gcloud = words[1], "gcloud" in sys.argv[0]
 places = [word for word in words[2:] if word == "-" or "/" in word and not word.startswith("--")]
 def path(place):
     scheme, found, rest = place.partition("://")
     return root / scheme / rest if found else pathlib.Path(place)
 if verb == "ls":
+    bucket = "/".join(places[0].split("/")[:3])
+    if not path(bucket).exists():
+        sys.exit(
+            f"ERROR: (gcloud.storage.ls) {{bucket}} not found: 404."
+            if gcloud
+            else "An error occurred (NoSuchBucket) when calling the ListObjectsV2 operation: The "
+            "specified bucket does not exist"
+        )
     if not path(places[0].rstrip("/")).exists():
         missing = "ERROR: (gcloud.storage.ls) One or more URLs matched no objects."
-        sys.exit(missing if "gcloud" in sys.argv[0] else 1)
+        sys.exit(missing if gcloud else 1)
 elif verb == "cat" or places[-1] == "-":
     print(path(places[0]).read_text(), end="")
 elif places[0] == "-":
@@ -47,7 +55,7 @@ else:
     assert verb == "sync" or "--recursive" in words
     source, target = map(path, places)
     if not source.exists():
-        sys.exit("no such folder")
+        sys.exit("no such folder" if gcloud else 0)
     if any("delete" in word for word in words):
         shutil.rmtree(target, ignore_errors=True)
     for index, file in enumerate(sorted(source.rglob("*"))):
@@ -132,6 +140,27 @@ def test_half_a_copy_fails_the_pod_and_a_short_failure_does_not(pod):
     assert done.returncode == 74 and "could not be copied" in done.stderr
     assert pod.calls().count("sync") == 5
     (pod.folder / "half").unlink()
+    assert pod.run("stage", pod.url, pod.folder / "d").returncode == 0
+
+
+@pytest.mark.parametrize("there", ["no bucket", "a bucket", "a folder that begins so"])
+def test_a_mistyped_url_is_a_mistake_that_no_retry_mends(pod, there):
+    if there != "no bucket":
+        pod.bucket.mkdir(parents=True)
+    if there == "a folder that begins so":
+        shutil.copytree(pod.model, pod.bucket / "m2")
+    done = pod.run("stage", pod.url, pod.folder / "d")
+    assert done.returncode == 2 and f"{pod.url}: no such folder" in done.stderr
+    assert "sync" not in pod.calls() and pod.calls().count(" ls ") == 2  # Nothing is tried again.
+
+
+def test_a_bucket_that_does_not_answer_is_asked_again(pod):
+    shutil.copytree(pod.model, pod.bucket / "m")
+    (pod.folder / "fail").write_text("ls b/m/")
+    done = pod.run("stage", pod.url, pod.folder / "d")
+    assert done.returncode == 74 and "cannot be listed" in done.stderr
+    assert pod.calls().count(f" ls {pod.url}/\n") == 5
+    (pod.folder / "fail").unlink()
     assert pod.run("stage", pod.url, pod.folder / "d").returncode == 0
 
 

@@ -219,6 +219,29 @@ def test_without_gcloud_the_job_can_still_be_printed(monkeypatch, capsys):
         ({}, {"data_dir": "words"}, "--data_dir=words: is a path in the container"),
         (
             {},
+            {"data_dir": "/data/words"},
+            "--data_dir=/data/words: cannot be in the container: it is not on a share or in a "
+            "folder of --stage (/mnt/nfs/runs), not below /gcs, and not in /demo of the "
+            "image. Mount its share with --nfs=SERVER:/EXPORT:/mnt/nfs/NAME, copy it with "
+            "--stage=gs://BUCKET/FOLDER:/data/words, or use /gcs/BUCKET/FOLDER.",
+        ),
+        ({}, {"data_dir": "/mnt/nfs/other/d"}, "--data_dir=/mnt/nfs/other/d: cannot be in the"),
+        ({}, {"data_dir": "/gcs"}, "--data_dir=/gcs: cannot be in the container"),
+        ({"stage": ("gs://b/d:/tmp/d",)}, {"data_dir": "/tmp/e"}, "(/mnt/nfs/runs, /tmp/d)"),
+        ({}, {"init_from": "/models/m"}, "--init_from=/models/m: cannot be in the container"),
+        (
+            {"publish": "gs://b/m"},
+            {"model_dir": "/mnt/nfs/other/m"},
+            "--model_dir=/mnt/nfs/other/m: is on no share (mounted: /mnt/nfs/runs)",
+        ),
+        ({"publish": "gs://b/m"}, {"model_dir": "/demo/m"}, "--model_dir=/demo/m: is on no share"),
+        (
+            {"publish": "gs://b/m", "stage": ("gs://b/m:/tmp/m",)},
+            {"model_dir": "/tmp/m"},
+            "--model_dir=/tmp/m: is in /tmp/m, where --stage copies to",
+        ),
+        (
+            {},
             {"model_dir": "/gcs/b/m"},
             "--model_dir=/gcs/b/m: is in a bucket, which has no locks and renames a folder file by "
             "file: a kill could leave half a checkpoint under its final name. Use an NFS share",
@@ -244,8 +267,12 @@ def test_one_worker_may_train_on_its_disk_if_its_model_is_published(caplog):
     assert "if Vertex AI starts it again, it begins anew" in caplog.text
 
 
-def test_data_may_be_read_from_a_bucket_that_is_mounted():
-    job({}, {"data_dir": "/gcs/b/words"})
+@pytest.mark.parametrize(
+    "folder",
+    ["/gcs/b", "/gcs/b/words", "/mnt/nfs/runs/words", "/tmp/d", "/tmp/d/words", "/demo/words"],
+)
+def test_a_run_may_read_what_is_mounted_copied_or_in_the_image(folder):
+    job({"stage": ("gs://b/d:/tmp/d",)}, {"data_dir": folder, "init_from": folder})
 
 
 # --- In the container -----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 A place is taken as it is written: another user, or a pod, would expand it to another one.
 """
 
+import dataclasses
 import os
 import re
 
@@ -61,6 +62,11 @@ def _place_or_bucket_remedy(value: str) -> str:
 PLACE_OR_BUCKET = Rule(
     PLACE.text, lambda value: not _place_or_bucket_remedy(value), _place_or_bucket_remedy
 )
+
+
+def is_place(field: dataclasses.Field) -> bool:
+    """Returns whether a flag of `train` is a file or a folder."""
+    return field.metadata["rule"] in (PLACE, PLACE_OR_BUCKET)
 
 
 def _pattern_remedy(value: str) -> str:

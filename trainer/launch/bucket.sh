@@ -56,11 +56,13 @@ retry() {
   return 1
 }
 
-# 0 if something is at the URL, 1 if nothing is. gcloud says so, aws prints nothing; anything else is a failure.
+# 0 if something is at the URL, 1 if nothing is, or no such bucket. Of a folder gcloud says so, aws prints nothing; anything else is
+# a failure.
 look() {
   found=$(list "$1" 2>&1) && return 0
   case $tool-$found in
   gcloud-*"matched no objects"* | aws-) return 1 ;;
+  gcloud-*"not found: 404"* | aws-*"(NoSuchBucket)"*) return 1 ;;
   esac
   echo "$found" >&2
   return 2
@@ -89,6 +91,8 @@ stage)
     *) stop $STORAGE "$url: is not completely published. Wait for its job to end, or submit that job again." ;;
     esac
   fi
+  # Some tools copy nothing from a folder that is not there, and end well.
+  exists "$url/" || stop $USAGE "$url: no such folder, or nothing is in it. Correct --stage, or copy the folder there first."
   mkdir -p "$folder" || stop $STORAGE "$folder: cannot be made. Mount a volume there."
   retry fetch "$url" "$folder" || stop $STORAGE "$url: could not be copied to $folder."
   ;;

@@ -59,14 +59,18 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
     """Returns `template` with each ${name} replaced by the JSON of values[name].
 
     A value that is too long for its line is spread over several. The line of a value that is None
-    is left out.
+    is left out; that of a tuple is there once for each of its entries.
     """
-    lines = [
-        line
-        for line in template.split("\n")
-        if not any(hole and values[hole] is None for hole in HOLE.findall(line))
-    ]
-    return "\n".join(_fill_line(line, values) for line in lines)
+    lines = []
+    for line in template.split("\n"):
+        holes = [hole for hole in HOLE.findall(line) if hole]
+        several = [hole for hole in holes if isinstance(values[hole], tuple)]
+        if several:
+            [hole] = several
+            lines += [_fill_line(line, {**values, hole: one}) for one in values[hole]]
+        elif not any(values[hole] is None for hole in holes):
+            lines.append(_fill_line(line, values))
+    return "\n".join(lines)
 
 
 def _fill_line(line: str, values: Mapping[str, Any]) -> str:
@@ -150,7 +154,7 @@ def _values(spec: specs.JobSpec) -> dict[str, Any]:
         "pull_secrets": [{"name": submit.pull_secret}] if submit.pull_secret else [],
         "runtime_class": submit.runtime_class or None,
         "priority_class": submit.priority_class or None,
-        "node_selector": pods.node_selector(submit) | _tpu_selector(spec),
+        "node_selector": _tpu_selector(spec) | pods.node_selector(submit),
         "tolerations": pods.tolerations(submit),
         "affinity": pods.affinity(submit, own) or None,
         "spread": pods.spread(submit, own) or None,
@@ -262,17 +266,11 @@ def _copies(spec: specs.JobSpec) -> dict[str, Any]:
         "init_containers": [tools, *stages, *([check] if check else [])]
         if stages or check
         else None,
-        # Exit code 2 of a copy: the URL or the image is wrong.
-        "hopeless_stage": {
-            "containerName": "stage-0",
-            "operator": "In",
-            "values": [BY_NAME["usage"]],
-        }
-        if stages
-        else None,
-        "hopeless_check": {"containerName": "check", "operator": "In", "values": [BY_NAME["usage"]]}
-        if check
-        else None,
+        # Exit code 2 of a copy: the URL or the image is wrong. A rule names one container.
+        "hopeless_copies": tuple(
+            {"containerName": one["name"], "operator": "In", "values": [BY_NAME["usage"]]}
+            for one in [*stages, *([check] if check else [])]
+        ),
         "publisher": publisher,
         "published": publication.url if publication else None,
         # The shell is replaced by the trainer, which stays process 1.

@@ -230,6 +230,11 @@ def _check_gke(submit: Submit) -> None:
             f"--node_selector={COUNT}={asked[COUNT]}: must be the number of --gpus={submit.gpus}, "
             "or GKE makes nodes whose other GPUs stay idle. Make them equal, or leave it out."
         )
+    if submit.spot and asked.get(SPOT, "true") != "true":
+        raise UsageError(
+            f"--node_selector={SPOT}={asked[SPOT]}: --spot asks for nodes with {SPOT}=true. Leave "
+            "out one of them."
+        )
     if asked.get(SPOT) == "true" and not submit.spot:
         raise UsageError(
             f"--node_selector={SPOT}=true: use --spot, which also plans for the short notice of "
@@ -312,7 +317,8 @@ def tolerations(submit: Submit) -> list[dict]:
     """Returns the tolerations of the flags and of the taints that clusters put on nodes.
 
     GKE taints nodes with accelerators and Spot nodes. Every cluster taints nodes that it has lost,
-    and gives their pods up 300 s later unless they say otherwise.
+    and gives their pods up 300 s later unless they say otherwise. A flag is added to the former,
+    because a key may have several taints, and replaces the latter, which is a time.
     """
     taints = (
         [f"{GPU}:NoSchedule"]

@@ -20,6 +20,7 @@ import sys
 
 from trainer.exit_codes import TABLE, UsageError
 from trainer.flags import run as configuration
+from trainer.flags.places import is_place
 from trainer.flags.submit import Submit
 from trainer.launch import spec as specs
 from trainer.launch.values import check_cpus, check_size, require
@@ -28,11 +29,16 @@ TEMPLATE = pathlib.Path(__file__).parent / "templates/slurm.sh"
 HOLE = re.compile(r"%\{(\w+)\}")
 # Between the trainer's end and the time limit: the script still asks for another attempt.
 RESERVE_SECONDS = 15
+# Slurm may send a signal so long before its time (sbatch, --signal).
+EARLY_SECONDS = 60
+# A start takes 20 s until the first hundred steps on an idle node, and so long on a node that is
+# busy, reads Python and TensorFlow from a slow disk, or compiles kernels for its GPU.
+START_SECONDS = 120
 MOST_TASKS_PER_NODE = 16  # Ports of a job: `slurm.sh`.
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,62}")
-_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +58,9 @@ class SlurmJob:
         specs.check_gang(submit, train)
         threads = train.run.threads or _whole_cpus(submit.cpu)
         train = specs.on_accelerators(train, submit.gpus, "")
-        train = configuration.replace(train, threads=threads)
+        train = configuration.replace(_at_absolute_places(train), threads=threads)
         job = cls(train, submit)
+        _check_time(job)
         specs.check_rows(train, submit.workers, job.replicas)
         return job
 
@@ -66,9 +73,14 @@ class SlurmJob:
         return self.submit.workers * max(1, self.train.run.devices)
 
     @property
+    def notice_seconds(self) -> int:
+        """How long before the time limit the script gets SIGTERM."""
+        return math.ceil(self.train.gang.grace_seconds) + RESERVE_SECONDS
+
+    @property
     def options(self) -> list[str]:
         """Options of sbatch."""
-        submit, grace = self.submit, math.ceil(self.train.gang.grace_seconds)
+        submit = self.submit
         node_memory = _bytes(submit.memory) * submit.tasks_per_node
         return [
             f"--job-name={submit.name}",
@@ -82,7 +94,7 @@ class SlurmJob:
             *([f"--account={submit.account}"] if submit.account else []),
             *([f"--time={submit.time_limit}"] if submit.time_limit else []),
             # To the script alone (B:), so long before the time limit that a checkpoint fits.
-            f"--signal=B:TERM@{grace + RESERVE_SECONDS}",
+            f"--signal=B:TERM@{self.notice_seconds}",
             "--requeue",  # After a node failed or a higher job took its place.
             "--open-mode=append",  # Or each attempt would empty the log of the one before.
             f"--output={self.output}",
@@ -99,6 +111,8 @@ class SlurmJob:
         grace = f"--grace_seconds={self.train.gang.grace_seconds}"
         flags = configuration.as_flags(self.train, without=("grace_seconds",))
         python = self.submit.python or sys.executable
+        if "/" in python:  # Else the PATH of the nodes has it.
+            python = os.path.abspath(python)
         return [python, "-m", "trainer", "train", *flags, grace]
 
 
@@ -114,7 +128,7 @@ def render(job: SlurmJob) -> str:
         "name": job.submit.name,
         "output": job.output.replace("%j", "JOB"),
         "options": "\n".join(f"#SBATCH {option}" for option in job.options),
-        "model_dir": shlex.quote(os.path.abspath(job.train.folders.model_dir)),
+        "model_dir": shlex.quote(job.train.folders.model_dir),
         "tasks_per_node": str(job.submit.tasks_per_node),
         "workers": str(job.submit.workers),
         "cpus": str(_whole_cpus(job.submit.cpu)),
@@ -199,8 +213,8 @@ def _check_text(submit: Submit) -> None:
         not submit.time_limit or _TIME.fullmatch(submit.time_limit),
         "time_limit",
         submit.time_limit,
-        "must be a time as sbatch writes it: MINUTES, HOURS:MINUTES:SECONDS or "
-        "DAYS-HOURS:MINUTES:SECONDS",
+        "must be a time as sbatch writes it: MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, "
+        "DAYS-HOURS, DAYS-HOURS:MINUTES or DAYS-HOURS:MINUTES:SECONDS",
     )
     for option in submit.sbatch:
         require(
@@ -217,6 +231,50 @@ def _check_text(submit: Submit) -> None:
             getattr(submit, name),
             "must be a name without spaces",
         )
+
+
+def _at_absolute_places(train: configuration.Config) -> configuration.Config:
+    """Returns `train` with absolute files and folders: sbatch may be called in another folder."""
+    values = configuration.to_flat(train)
+    names = [name for name, field in configuration.fields().items() if is_place(field)]
+    found = {name: os.path.abspath(values[name]) for name in names if values[name]}
+    return configuration.replace(train, **found)
+
+
+def _check_time(job: SlurmJob) -> None:
+    """Raises UsageError if an attempt may end before it has computed anything.
+
+    Each would be queued again without a new checkpoint.
+    """
+    minutes = limit_minutes(job.submit.time_limit)
+    needed = job.notice_seconds + EARLY_SECONDS + START_SECONDS
+    if minutes and minutes * 60 < needed:
+        grace, enough = job.train.gang.grace_seconds, math.ceil(needed / 60)
+        raise UsageError(
+            f"--time_limit={job.submit.time_limit}: is {minutes} minute(s), and an attempt needs "
+            f"{needed} s: {START_SECONDS} s for its start, {job.notice_seconds} s for its stop "
+            f"with --grace_seconds={grace:g}, and {EARLY_SECONDS} s because Slurm may signal so "
+            f"much earlier. Set --time_limit={enough} or more, or lower --grace_seconds among the "
+            "flags of train."
+        )
+
+
+def limit_minutes(text: str) -> int:
+    """Returns a time limit of sbatch in minutes, rounded up as Slurm does; 0 if it is no limit.
+
+    text: a value of --time_limit. Its first number is days before a `-`; the others are minutes,
+    minutes:seconds or hours:minutes:seconds, and after days hours, hours:minutes or
+    hours:minutes:seconds.
+    """
+    if not text:
+        return 0
+    found = _TIME.fullmatch(text)
+    days, *numbers = found.groups()
+    numbers = [int(number) for number in numbers if number]
+    if days is None and len(numbers) < 3:
+        numbers = [0, *numbers]
+    hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    return math.ceil((((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds) / 60)
 
 
 def _whole_cpus(text: str) -> int:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 PORT = 2222
 DEMO_FOLDER = "/demo"  # Data inside the image (k8s/Dockerfile).
 RESERVE_SECONDS = 5  # The part of the grace period that a supervisor needs to end its child.
+MOST_STAGES = 16  # A podFailurePolicy has at most 20 rules; 4 are for other containers.
 GANG_FOLDER = "/etc/rnn-trainer"  # Where the Secret with the token of a gang is mounted.
 ALWAYS_MOUNTED = ("/tmp", "/dev/shm", GANG_FOLDER)
 
@@ -446,6 +447,11 @@ def _check_copies(spec: JobSpec) -> None:
     stage.check_image(spec.submit, (*spec.stages, *ends))
     if spec.submit.stage_image:
         check_image("stage_image", spec.submit.stage_image)
+    if len(spec.stages) > MOST_STAGES:
+        raise UsageError(
+            f"--stage is given {len(spec.stages)} times: at most {MOST_STAGES} fit into a job, "
+            "which has a rule for each. Copy a folder that holds several of them."
+        )
     for copy in spec.stages:
         held = volume_of(spec.volumes, copy.folder)
         if held is None or held.kind != "emptydir" or held.path == copy.folder:

@@ -23,7 +23,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import shown
@@ -254,20 +254,59 @@ def _check_folders(submit: Submit, train: configuration.Config) -> None:
         if not path.is_absolute() or ".." in path.parts:
             raise UsageError(
                 f"--{name}={path}: is a path in the container, so it must be absolute. Shares are "
-                f"mounted at: {', '.join(map(str, shares)) or 'none'}."
+                f"mounted at: {_listed(shares)}."
             )
+    copies = [pathlib.PurePosixPath(copy.folder) for copy in stage.staged(submit)]
+    _check_sources(folders, [*shares, *copies])
     model = pathlib.PurePosixPath(folders.model_dir)
     if model.is_relative_to(BUCKETS):
         raise _in_a_bucket(f"--model_dir={model}: is")
-    if not any(model.is_relative_to(share) for share in shares):
-        if submit.workers > 1 or not submit.publish:
+    for copy in copies:
+        if model.is_relative_to(copy):
             raise UsageError(
-                f"--model_dir={model}: is on the disk of a worker, which is deleted at the end and "
-                "which the others do not see. Use a share (--nfs=SERVER:/EXPORT:/mnt/nfs/NAME); "
-                "one worker may also use its disk with --publish=gs://BUCKET/FOLDER."
+                f"--model_dir={model}: is in {copy}, where --stage copies to, and a worker that is "
+                "started again would begin with the copy. Use another folder, and name the copy "
+                "with --init_from."
             )
-        log.warning(
-            "--model_dir=%s is on the disk of the worker: if Vertex AI starts it again, it begins "
-            "anew. Use a share (--nfs) to keep checkpoints",
-            model,
+    if any(model.is_relative_to(share) for share in shares):
+        return
+    if any(model.is_relative_to(folder) for folder in (SHARES, specs.DEMO_FOLDER)):
+        raise UsageError(
+            f"--model_dir={model}: is on no share (mounted: {_listed(shares)}). Mount its share "
+            "with --nfs=SERVER:/EXPORT:/mnt/nfs/NAME, or correct the folder."
         )
+    if submit.workers > 1 or not submit.publish:
+        raise UsageError(
+            f"--model_dir={model}: is on the disk of a worker, which is deleted at the end and "
+            "which the others do not see. Use a share (--nfs=SERVER:/EXPORT:/mnt/nfs/NAME); "
+            "one worker may also use its disk with --publish=gs://BUCKET/FOLDER."
+        )
+    log.warning(
+        "--model_dir=%s is on the disk of the worker: if Vertex AI starts it again, it begins "
+        "anew. Use a share (--nfs) to keep checkpoints",
+        model,
+    )
+
+
+def _check_sources(folders: configuration.Folders, filled: Sequence[pathlib.PurePosixPath]) -> None:
+    """Raises UsageError if a folder that the run reads cannot be in the container.
+
+    filled: the shares, and the folders of --stage.
+    """
+    for name in ("data_dir", *(["init_from"] if folders.init_from else [])):
+        folder = pathlib.PurePosixPath(getattr(folders, name))
+        in_bucket = pathlib.PurePosixPath(BUCKETS) in folder.parents
+        if not in_bucket and not any(
+            folder.is_relative_to(there) for there in (*filled, specs.DEMO_FOLDER)
+        ):
+            raise UsageError(
+                f"--{name}={folder}: cannot be in the container: it is not on a share or in a "
+                f"folder of --stage ({_listed(filled)}), not below {BUCKETS}, and not in "
+                f"{specs.DEMO_FOLDER} of the image. Mount its share with "
+                "--nfs=SERVER:/EXPORT:/mnt/nfs/NAME, copy it with "
+                f"--stage=gs://BUCKET/FOLDER:{folder}, or use {BUCKETS}/BUCKET/FOLDER."
+            )
+
+
+def _listed(folders: Sequence[pathlib.PurePosixPath]) -> str:
+    return ", ".join(map(str, folders)) or "none"
