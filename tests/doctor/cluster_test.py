@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import sys
 import textwrap
 
 import pytest
+import yaml
 
+from tests import commands
 from trainer.doctor import cluster
 
 KUBECTL = textwrap.dedent("""\
@@ -20,6 +23,12 @@ KUBECTL = textwrap.dedent("""\
     sys.exit(code)
     """)
 AT = "--context=kit --namespace=team"
+# In the namespace; without them a check says that it could not look.
+READ_BY_DOCTOR = (
+    ("list", "resourcequotas"),
+    ("list", "limitranges"),
+    ("list", "localqueues.kueue.x-k8s.io"),
+)
 
 
 @pytest.fixture
@@ -105,12 +114,24 @@ def test_permissions_level_queues_and_quotas_are_read(kubectl):
     )
 
 
-def test_permissions_are_those_that_submit_needs():
-    """A server-side apply creates or patches; what belongs to a job is found, owned and deleted."""
-    needed = {f"{verb} {thing}" for verb, thing in cluster.PERMISSIONS}
-    for thing in ("jobs.batch", "services", "secrets", "deployments.apps"):
-        assert {f"{verb} {thing}" for verb in ("get", "create", "patch", "delete")} <= needed
-    assert {"create pods/exec", "get pods/log", "list events"} <= needed
+def test_the_role_in_the_documents_has_exactly_these_permissions():
+    page = (commands.PROJECT / "docs/cluster.md").read_text(encoding="utf-8")
+    [role] = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", page, re.S)
+    allowed = [
+        (verb, ".".join(filter(None, (resource, group))))
+        for rule in yaml.safe_load(role)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+    asked = cluster.PERMISSIONS + cluster.JOBSET_PERMISSIONS + cluster.QUEUE_PERMISSIONS
+    assert sorted(allowed) == sorted({*asked, *READ_BY_DOCTOR})
+
+
+def test_workloads_are_asked_about_for_a_job_with_a_queue(kubectl):
+    kubectl(**{f"{AT} api-versions": "batch/v1\nkueue.x-k8s.io/v1beta1"})
+    assert "list workloads.kueue.x-k8s.io" in cluster.look("", "", "gpus").denied
+    assert "list workloads.kueue.x-k8s.io" not in cluster.look("", "").denied
 
 
 def test_jobsets_are_asked_about_where_they_exist(kubectl):

@@ -15,27 +15,30 @@ from typing import Any
 
 from trainer.launch.kubectl import Kubectl
 
-_CHANGED = ("get", "list", "create", "patch", "delete")
+_MADE = ("get", "list", "create", "patch", "delete")
+_ENDED = (*_MADE, "watch")  # `kubectl delete` watches what it waits for.
 # Everything that `submit` does, with --apply, --follow, --status and --stop.
 PERMISSIONS = (
+    *((verb, "jobs.batch") for verb in _ENDED),
     *(
         (verb, thing)
         for thing in (
-            "jobs.batch",
             "services",
             "secrets",
             "networkpolicies.networking.k8s.io",
             "deployments.apps",
         )
-        for verb in _CHANGED
+        for verb in _MADE
     ),
+    ("get", "pods"),  # `kubectl logs` and `kubectl exec` read the pod first.
     ("list", "pods"),
     ("get", "pods/log"),
     ("create", "pods/exec"),
     ("list", "events"),
 )
-_JOBSET = "jobset.x-k8s.io"
-JOBSET_PERMISSIONS = tuple((verb, f"jobsets.{_JOBSET}") for verb in _CHANGED)
+_JOBSET, _KUEUE = "jobset.x-k8s.io", "kueue.x-k8s.io"
+JOBSET_PERMISSIONS = tuple((verb, f"jobsets.{_JOBSET}") for verb in _ENDED)
+QUEUE_PERMISSIONS = (("list", f"workloads.{_KUEUE}"),)
 _SECONDS = 15.0
 
 
@@ -44,9 +47,10 @@ class Cluster:
     """The cluster of a kubectl context, seen from one namespace.
 
     problem: why the cluster did not answer; "" if it did, and only then the rest is filled in.
-    denied: those of PERMISSIONS that are refused, as "verb resource", and of JOBSET_PERMISSIONS if
-    JobSet is installed. pod_security: the enforced level, "" if none is, None if it cannot be read.
-    queues: LocalQueues of Kueue, None if Kueue is not installed. quotas: {resource: (used, hard)}
+    denied: those of PERMISSIONS that are refused, as "verb resource"; of JOBSET_PERMISSIONS if
+    JobSet is installed; of QUEUE_PERMISSIONS if a queue was asked for and Kueue is installed.
+    pod_security: the enforced level, "" if none is, None if it cannot be read. queues: LocalQueues
+    of Kueue, None if Kueue is not installed. quotas: {resource: (used, hard)}
     as Kubernetes writes the quantities. ranges: the items of LimitRanges about containers and pods,
     each {"type", "max", "min", "default"} with {resource: quantity}.
     """
@@ -61,8 +65,11 @@ class Cluster:
     ranges: tuple[Mapping[str, Any], ...] = ()
 
 
-def look(context: str, namespace: str) -> Cluster | str:
-    """Returns the cluster of `context` ("": kubectl's current one), or why there is none to ask."""
+def look(context: str, namespace: str, queue: str = "") -> Cluster | str:
+    """Returns the cluster of `context` ("": kubectl's current one), or why there is none to ask.
+
+    queue: the LocalQueue that the job would wait in; "" for none.
+    """
     if not shutil.which("kubectl"):
         return "kubectl is not on the PATH"
     name = context or _ask(Kubectl(), "config", "current-context").stdout.strip()
@@ -78,10 +85,14 @@ def look(context: str, namespace: str) -> Cluster | str:
         problem = (reached.stderr.strip().splitlines() or ["no answer"])[-1]
         return Cluster(name, kubectl.namespace, problem)
     with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
-        has_jobset = f"{_JOBSET}/" in _ask(kubectl, "api-versions").stdout
+        versions = _ask(kubectl, "api-versions").stdout
+        needed = (
+            *PERMISSIONS,
+            *(JOBSET_PERMISSIONS if f"{_JOBSET}/" in versions else ()),
+            *(QUEUE_PERMISSIONS if queue and f"{_KUEUE}/" in versions else ()),
+        )
         allowed = {
-            f"{verb} {thing}": pool.submit(_allowed, kubectl, verb, thing)
-            for verb, thing in PERMISSIONS + (JOBSET_PERMISSIONS if has_jobset else ())
+            f"{verb} {thing}": pool.submit(_allowed, kubectl, verb, thing) for verb, thing in needed
         }
         security, queues, quotas, ranges = (
             pool.submit(ask, kubectl) for ask in (_pod_security, _queues, _quotas, _ranges)
@@ -117,7 +128,7 @@ def _pod_security(kubectl: Kubectl) -> str | None:
 
 
 def _queues(kubectl: Kubectl) -> tuple[str, ...] | None:
-    found = _json(kubectl, "get", "localqueues.kueue.x-k8s.io")
+    found = _json(kubectl, "get", f"localqueues.{_KUEUE}")
     return None if found is None else tuple(queue["metadata"]["name"] for queue in found["items"])
 
 
