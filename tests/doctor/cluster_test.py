@@ -11,6 +11,7 @@ import yaml
 
 from tests import commands
 from trainer.doctor import cluster
+from trainer.doctor.quotas import Quota
 
 KUBECTL = textwrap.dedent("""\
     #!{python} -IS
@@ -63,11 +64,21 @@ def kubectl(tmp_path, monkeypatch):
                 {
                     "items": [
                         {
+                            "metadata": {"name": "small"},
                             "status": {
                                 "hard": {"pods": "10", "limits.cpu": "4"},
                                 "used": {"pods": "3"},
-                            }
+                            },
                         }
+                    ]
+                }
+            ),
+            f"{AT} get priorityclasses --output=json": json.dumps(
+                {
+                    "items": [
+                        {"metadata": {"name": "high"}, "value": 9},
+                        {"metadata": {"name": "newer"}, "value": 5, "globalDefault": True},
+                        {"metadata": {"name": "usual"}, "value": 2, "globalDefault": True},
                     ]
                 }
             ),
@@ -109,8 +120,9 @@ def test_permissions_level_queues_and_quotas_are_read(kubectl):
         denied=("get pods/log",),
         pod_security="restricted",
         queues=("gpus",),
-        quotas={"pods": ("3", "10"), "limits.cpu": ("0", "4")},
+        quotas=(Quota("small", {"pods": ("3", "10"), "limits.cpu": ("0", "4")}),),
         ranges=({"type": "Container", "default": {"cpu": "1"}},),
+        default_class="usual",
     )
 
 
@@ -157,11 +169,23 @@ def test_what_is_absent_or_may_not_be_read_is_none(kubectl):
     kubectl(
         **{
             f"{AT} get {what} --output=json": forbidden
-            for what in ("namespace team", "localqueues.kueue.x-k8s.io", "resourcequotas")
+            for what in (
+                "namespace team",
+                "localqueues.kueue.x-k8s.io",
+                "resourcequotas",
+                "limitranges",
+                "priorityclasses",
+            )
         }
     )
     found = cluster.look("", "")
-    assert (found.pod_security, found.queues, found.quotas) == (None, None, {})
+    assert (found.pod_security, found.queues, found.quotas) == (None, None, None)
+    assert (found.ranges, found.default_class) == (None, None)
+
+
+def test_pods_have_no_priority_class_if_none_is_the_default(kubectl):
+    kubectl(**{f"{AT} get priorityclasses --output=json": '{"items": []}'})
+    assert cluster.look("", "").default_class == ""
 
 
 def test_a_namespace_without_a_label_enforces_nothing(kubectl):

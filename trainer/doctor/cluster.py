@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.doctor.quotas import Quota
 from trainer.launch.kubectl import Kubectl
 
 _MADE = ("get", "list", "create", "patch", "delete")
@@ -50,9 +51,10 @@ class Cluster:
     denied: those of PERMISSIONS that are refused, as "verb resource"; of JOBSET_PERMISSIONS if
     JobSet is installed; of QUEUE_PERMISSIONS if a queue was asked for and Kueue is installed.
     pod_security: the enforced level, "" if none is, None if it cannot be read. queues: LocalQueues
-    of Kueue, None if Kueue is not installed. quotas: {resource: (used, hard)}
-    as Kubernetes writes the quantities. ranges: the items of LimitRanges about containers and pods,
-    each {"type", "max", "min", "default"} with {resource: quantity}.
+    of Kueue, None if Kueue is not installed. quotas: None if they cannot be
+    read. ranges: the items of LimitRanges about containers and pods, each {"type", "max", "min",
+    "default"} with {resource: quantity}; None if they cannot be read. default_class: the
+    PriorityClass of pods that name none; "" if they get none, None if that cannot be read.
     """
 
     context: str
@@ -61,8 +63,9 @@ class Cluster:
     denied: tuple[str, ...] = ()
     pod_security: str | None = None
     queues: tuple[str, ...] | None = None
-    quotas: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
-    ranges: tuple[Mapping[str, Any], ...] = ()
+    quotas: tuple[Quota, ...] | None = ()
+    ranges: tuple[Mapping[str, Any], ...] | None = ()
+    default_class: str | None = ""
 
 
 def look(context: str, namespace: str, queue: str = "") -> Cluster | str:
@@ -94,8 +97,9 @@ def look(context: str, namespace: str, queue: str = "") -> Cluster | str:
         allowed = {
             f"{verb} {thing}": pool.submit(_allowed, kubectl, verb, thing) for verb, thing in needed
         }
-        security, queues, quotas, ranges = (
-            pool.submit(ask, kubectl) for ask in (_pod_security, _queues, _quotas, _ranges)
+        security, queues, quotas, ranges, default_class = (
+            pool.submit(ask, kubectl)
+            for ask in (_pod_security, _queues, _quotas, _ranges, _default_class)
         )
         denied = tuple(what for what, answer in allowed.items() if not answer.result())
         return Cluster(
@@ -107,6 +111,7 @@ def look(context: str, namespace: str, queue: str = "") -> Cluster | str:
             queues.result(),
             quotas.result(),
             ranges.result(),
+            default_class.result(),
         )
 
 
@@ -132,25 +137,32 @@ def _queues(kubectl: Kubectl) -> tuple[str, ...] | None:
     return None if found is None else tuple(queue["metadata"]["name"] for queue in found["items"])
 
 
-def _quotas(kubectl: Kubectl) -> dict[str, tuple[str, str]]:
-    quotas = {}
-    for quota in (_json(kubectl, "get", "resourcequotas") or {"items": []})["items"]:
-        status = quota.get("status", {})
-        quotas |= {
-            name: (status.get("used", {}).get(name, "0"), hard)
-            for name, hard in status.get("hard", {}).items()
-        }
-    return quotas
+def _quotas(kubectl: Kubectl) -> tuple[Quota, ...] | None:
+    found = _json(kubectl, "get", "resourcequotas")
+    return None if found is None else tuple(map(Quota.of, found["items"]))
 
 
-def _ranges(kubectl: Kubectl) -> tuple[dict, ...]:
-    found = _json(kubectl, "get", "limitranges") or {"items": []}
-    return tuple(
-        item
-        for one in found["items"]
-        for item in one["spec"]["limits"]
-        if item["type"] in ("Container", "Pod")
+def _ranges(kubectl: Kubectl) -> tuple[dict, ...] | None:
+    found = _json(kubectl, "get", "limitranges")
+    return (
+        None
+        if found is None
+        else tuple(
+            item
+            for one in found["items"]
+            for item in one["spec"]["limits"]
+            if item["type"] in ("Container", "Pod")
+        )
     )
+
+
+def _default_class(kubectl: Kubectl) -> str | None:
+    found = _json(kubectl, "get", "priorityclasses")
+    if found is None:
+        return None
+    defaults = [one for one in found["items"] if one.get("globalDefault")]
+    lowest = min(defaults, key=lambda one: one["value"], default=None)  # As the API server does.
+    return lowest["metadata"]["name"] if lowest else ""
 
 
 def _json(kubectl: Kubectl, *arguments: str) -> dict | None:
