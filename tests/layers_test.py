@@ -38,7 +38,7 @@ INSIDE = {
     "data": "pipeline text / plans excerpt / epochs store pairs / order fields",
     "devices": "resources strategy hardware / fusion accelerator cuda nvidia exchange placement"
     " peers",
-    "doctor": "command / checks sight / facts / cluster",
+    "doctor": "command / checks sight / facts / cluster / quotas",
     "export": "command / proof keras_model / expected / examples / saved_model readback",
     "flags": "use / run prepare submit parsing / numbers tasks places / knobs",
     "gang": "supervisor / member links child identity / rendezvous roster watchdog messages proof",
@@ -77,7 +77,7 @@ WITHOUT_TENSORFLOW = """
     data.plans
     devices.accelerator devices.cuda devices.nvidia devices.hardware devices.resources
     devices.fusion devices.exchange
-    doctor.command doctor.checks doctor.facts doctor.cluster doctor.sight
+    doctor.command doctor.checks doctor.facts doctor.cluster doctor.quotas doctor.sight
     flags.knobs flags.numbers flags.parsing flags.places flags.prepare flags.run flags.submit
     flags.tasks flags.use
     gang.supervisor gang.member gang.links gang.child gang.identity gang.rendezvous gang.roster

@@ -1,17 +1,26 @@
 """Every judgement of the doctor, each with the facts that lead to it."""
 
+import collections
 import dataclasses
 import pathlib
 
 import pytest
+import yaml
 
+from tests import commands
 from trainer.devices.accelerator import Evidence
 from trainer.doctor import checks
 from trainer.doctor.checks import ERROR, OK, SKIPPED, WARNING, Finding
 from trainer.doctor.cluster import Cluster
 from trainer.doctor.facts import Data, Facts, Folder, Sight
+from trainer.doctor.quotas import Quota, Scope
 from trainer.flags import run as configuration
 from trainer.flags.use import Doctor
+
+
+def quota(counted: dict, *scopes: Scope, name: str = "q") -> Quota:
+    return Quota(name, counted, scopes)
+
 
 HEALTHY = Facts(
     (3, 11),
@@ -22,7 +31,11 @@ HEALTHY = Facts(
     source=2,
     model_folder=Folder(pathlib.Path("/m"), pathlib.Path("/m"), {}, free=10**10),
     cluster=Cluster(
-        "kit", "team", pod_security="restricted", queues=("gpus",), quotas={"pods": ("3", "10")}
+        "kit",
+        "team",
+        pod_security="restricted",
+        queues=("gpus",),
+        quotas=(quota({"pods": ("3", "10")}),),
     ),
 )
 GPUS = Sight({"CPU": 1, "GPU": 2, "TPU": 0}, "tensorflow", ("keras", "cuDNN has a kernel"))
@@ -344,6 +357,19 @@ JUDGEMENTS = [
         ["kubectl is not on the PATH"],
     ),
 ]
+FULL = quota({"pods": ("2", "2")}, name="full")
+ROOMY = quota({"pods": ("0", "100")}, name="roomy")
+
+
+def scoped(*scopes: Scope) -> Quota:
+    """A full quota that counts pods which meet the scopes."""
+    return dataclasses.replace(FULL, scopes=scopes)
+
+
+def of_class(operator: str, *names: str) -> Scope:
+    return Scope("PriorityClass", operator, names)
+
+
 CLUSTER_JUDGEMENTS = [
     ("permissions", {}, {}, OK, ["team"]),
     (
@@ -391,37 +417,37 @@ CLUSTER_JUDGEMENTS = [
         {},
         {"workers": 8},
         ERROR,
-        ["pods in team: 3 of 10 used", "needs 8", "fewer workers"],
+        ["pods in team, quota q: 3 of 10 used", "needs 8", "fewer workers"],
     ),
-    ("quota", {}, cluster(quotas={"pods": ("1k", "2k")}), OK, ["1k of 2k"]),
-    ("quota", {}, cluster(quotas={}), OK, ["none in team"]),
+    ("quota", {}, cluster(quotas=(quota({"pods": ("1k", "2k")}),)), OK, ["1k of 2k"]),
+    ("quota", {}, cluster(quotas=()), OK, ["none in team"]),
     (
         "quota",
         {"accelerator": "gpu", "devices": 2},
-        {"workers": 2, **cluster(quotas={"requests.nvidia.com/gpu": ("0", "3")})},
+        {"workers": 2, **cluster(quotas=(quota({"requests.nvidia.com/gpu": ("0", "3")}),))},
         ERROR,
         ["requests.nvidia.com/gpu", "needs 4"],
     ),
     (
         "quota",
         {"devices": 2},
-        {"workers": 2, **cluster(quotas={"requests.nvidia.com/gpu": ("0", "3")})},
+        {"workers": 2, **cluster(quotas=(quota({"requests.nvidia.com/gpu": ("0", "3")}),))},
         OK,
         ["gpu 0 of 3"],
     ),
     (
         "quota",
         {},
-        {"workers": 3, **cluster(quotas={"requests.cpu": ("1", "6")})},
+        {"workers": 3, **cluster(quotas=(quota({"requests.cpu": ("1", "6")}),))},
         ERROR,
-        ["requests.cpu in team: 1 of 6 used, the job needs 3 worker(s) of --cpu=2."],
+        ["requests.cpu in team, quota q: 1 of 6 used, the job needs 3 worker(s) of --cpu=2."],
     ),
     (
         "quota",
         {"cpu": "500m", "memory": "1Gi"},
         {
             "workers": 2,
-            **cluster(quotas={"requests.cpu": ("3", "4"), "limits.memory": ("0", "2Gi")}),
+            **cluster(quotas=(quota({"requests.cpu": ("3", "4"), "limits.memory": ("0", "2Gi")}),)),
         },
         OK,
         ["limits.memory 0 of 2Gi"],
@@ -429,36 +455,140 @@ CLUSTER_JUDGEMENTS = [
     (
         "quota",
         {},
-        {"workers": 2, **cluster(quotas={"limits.memory": ("0", "7Gi")})},
+        {"workers": 2, **cluster(quotas=(quota({"limits.memory": ("0", "7Gi")}),))},
         ERROR,
         ["limits.memory in team", "2 worker(s) of --memory=4Gi"],
     ),
     (
         "quota",
         {},
-        cluster(quotas={"limits.cpu": ("0", "8")}),
+        cluster(quotas=(quota({"limits.cpu": ("0", "8")}),)),
         ERROR,
         ["counts limits.cpu", "--cpu_limit"],
     ),
-    ("quota", {"cpu_limit": "8"}, cluster(quotas={"limits.cpu": ("0", "8")}), OK, ["0 of 8"]),
     (
         "quota",
         {"cpu_limit": "8"},
-        cluster(quotas={"limits.cpu": ("1", "8")}),
+        cluster(quotas=(quota({"limits.cpu": ("0", "8")}),)),
+        OK,
+        ["0 of 8"],
+    ),
+    (
+        "quota",
+        {"cpu_limit": "8"},
+        cluster(quotas=(quota({"limits.cpu": ("1", "8")}),)),
         ERROR,
-        ["limits.cpu in team: 1 of 8 used", "1 worker(s) of 8"],
+        ["limits.cpu in team, quota q: 1 of 8 used", "1 worker(s) of 8"],
     ),
     (
         "quota",
         {},
         cluster(
-            quotas={"limits.cpu": ("0", "8")},
+            quotas=(quota({"limits.cpu": ("0", "8")}),),
             ranges=({"type": "Container", "default": {"cpu": "4"}},),
         ),
         OK,
         ["limits.cpu 0 of 8"],
     ),
+    # Every quota must have room, not only the last one.
+    *(
+        ("quota", {}, cluster(quotas=two), ERROR, ["pods in team, quota full: 2 of 2 used"])
+        for two in ((FULL, ROOMY), (ROOMY, FULL))
+    ),
+    (
+        "quota",
+        {},
+        cluster(quotas=(quota({"pods": ("0", "9")}), quota({"pods": ("3", "10")}), ROOMY)),
+        OK,
+        ["pods 3 of 10"],
+    ),
+    ("quota", {}, cluster(quotas=None), WARNING, ["cannot be read", "`list` on resourcequotas"]),
+    # Of a quota with scopes only that counts which counts our pods.
+    *(
+        ("quota", {}, cluster(quotas=(scoped(scope),)), OK, ["none in team that counts this job"])
+        for scope in (Scope("BestEffort"), Scope("Terminating"), of_class("In", "high"))
+    ),
+    (
+        "quota",
+        {},
+        cluster(quotas=(scoped(Scope("NotBestEffort"), Scope("NotTerminating")),)),
+        ERROR,
+        ["2 of 2 used"],
+    ),
+    (
+        "quota",
+        {"priority_class": "high"},
+        cluster(quotas=(scoped(of_class("In", "top", "high")),)),
+        ERROR,
+        ["pods in team, quota full"],
+    ),
+    (
+        "quota",
+        {"priority_class": "low"},
+        cluster(quotas=(scoped(of_class("In", "top", "high")),), default_class="high"),
+        OK,
+        ["that counts this job"],
+    ),
+    (
+        "quota",
+        {},
+        cluster(quotas=(scoped(of_class("In", "high")),), default_class="high"),
+        ERROR,
+        ["2 of 2 used"],
+    ),
+    (
+        "quota",
+        {},
+        cluster(quotas=(scoped(of_class("In", "top", "high")),), default_class=None),
+        WARNING,
+        ["2 of 2 used", "PriorityClass In top, high", "Name --priority_class"],
+    ),
+    (
+        "quota",
+        {},
+        cluster(quotas=(scoped(Scope("OfTheFuture")), FULL), default_class=None),
+        ERROR,
+        ["2 of 2 used"],
+    ),
+    ("quota", {}, cluster(quotas=(scoped(Scope("OfTheFuture")),)), WARNING, ["OfTheFuture Exists"]),
+    (
+        "quota",
+        {},
+        cluster(quotas=(quota({"limits.cpu": ("0", "8")}, Scope("BestEffort")),)),
+        OK,
+        ["that counts this job"],
+    ),
+    # A gang has two Services and a Secret.
+    *(
+        (
+            "quota",
+            {},
+            {"workers": 2, **cluster(quotas=(quota({name: ("1", "2")}),))},
+            ERROR,
+            [f"{name} in team, quota q: 1 of 2 used, the job needs 2."],
+        )
+        for name in ("services", "count/services")
+    ),
+    ("quota", {}, cluster(quotas=(quota({"services": ("2", "2")}),)), OK, ["services 2 of 2"]),
+    *(
+        (
+            "quota",
+            {},
+            {"workers": 2, **cluster(quotas=(quota({name: ("2", "2")}),))},
+            ERROR,
+            [f"{name} in team, quota q: 2 of 2 used, the job needs 1."],
+        )
+        for name in ("secrets", "count/secrets")
+    ),
+    (
+        "quota",
+        {"gang_token_file": "/keys/token"},
+        {"workers": 2, **cluster(quotas=(quota({"secrets": ("2", "2")}),))},
+        OK,
+        ["secrets 2 of 2"],
+    ),
     ("limit_range", {}, {}, OK, ["none in team"]),
+    ("limit_range", {}, cluster(ranges=None), WARNING, ["cannot be read", "`list` on limitranges"]),
     (
         "limit_range",
         {},
@@ -524,6 +654,42 @@ def test_what_a_check_says(row):
 )
 def test_every_check_has_judgements_here(rows, judges):
     assert {f"check_{row[0]}" for row in rows} == {judge.__name__ for judge in judges}
+
+
+# --- quotas ---------------------------------------------------------------------------------------
+
+COUNTED = {
+    "Service": "services",
+    "Secret": "secrets",
+    "Job": "count/jobs.batch",
+    "NetworkPolicy": "count/networkpolicies.networking.k8s.io",
+}
+
+
+@pytest.mark.parametrize("shape", ["job", "indexed_job", "jobset"])
+def test_a_quota_must_have_room_for_every_object_of_the_manifest(shape):
+    text = (commands.PROJECT / f"k8s/{shape}.yaml").read_text(encoding="utf-8")
+    documents = list(yaml.safe_load_all(text))
+    kinds = collections.Counter(
+        document["kind"]
+        for document in documents
+        if "tensorboard" not in document["metadata"]["name"]
+    )
+    if kinds.pop("JobSet", 0):  # Its controller makes a Job and a Service.
+        kinds.update(["Job", "Service"])
+    assert kinds.keys() <= COUNTED.keys()
+    facts = dataclasses.replace(HEALTHY, workers=1 if shape == "job" else 2)
+    for kind, resource in COUNTED.items():
+        for room, level in ((kinds[kind], OK), (kinds[kind] - 1, ERROR if kinds[kind] else OK)):
+            there = cluster(quotas=(quota({resource: ("5", str(5 + room))}),))
+            finding = checks.check_quota(*wired(dataclasses.replace(facts, **there)))
+            assert finding.level == level, finding
+
+
+def wired(facts: Facts) -> tuple:
+    """The arguments of a check of a cluster, with the flags at their defaults."""
+    config, settings = configured({})
+    return config, facts, settings
 
 
 # --- free space -----------------------------------------------------------------------------------

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import sys
 import textwrap
 
 import pytest
+import yaml
 
+from tests import commands
 from trainer.doctor import cluster
+from trainer.doctor.quotas import Quota
 
 KUBECTL = textwrap.dedent("""\
     #!{python} -IS
@@ -20,6 +24,12 @@ KUBECTL = textwrap.dedent("""\
     sys.exit(code)
     """)
 AT = "--context=kit --namespace=team"
+# In the namespace; without them a check says that it could not look.
+READ_BY_DOCTOR = (
+    ("list", "resourcequotas"),
+    ("list", "limitranges"),
+    ("list", "localqueues.kueue.x-k8s.io"),
+)
 
 
 @pytest.fixture
@@ -54,11 +64,21 @@ def kubectl(tmp_path, monkeypatch):
                 {
                     "items": [
                         {
+                            "metadata": {"name": "small"},
                             "status": {
                                 "hard": {"pods": "10", "limits.cpu": "4"},
                                 "used": {"pods": "3"},
-                            }
+                            },
                         }
+                    ]
+                }
+            ),
+            f"{AT} get priorityclasses --output=json": json.dumps(
+                {
+                    "items": [
+                        {"metadata": {"name": "high"}, "value": 9},
+                        {"metadata": {"name": "newer"}, "value": 5, "globalDefault": True},
+                        {"metadata": {"name": "usual"}, "value": 2, "globalDefault": True},
                     ]
                 }
             ),
@@ -100,17 +120,30 @@ def test_permissions_level_queues_and_quotas_are_read(kubectl):
         denied=("get pods/log",),
         pod_security="restricted",
         queues=("gpus",),
-        quotas={"pods": ("3", "10"), "limits.cpu": ("0", "4")},
+        quotas=(Quota("small", {"pods": ("3", "10"), "limits.cpu": ("0", "4")}),),
         ranges=({"type": "Container", "default": {"cpu": "1"}},),
+        default_class="usual",
     )
 
 
-def test_permissions_are_those_that_submit_needs():
-    """A server-side apply creates or patches; what belongs to a job is found, owned and deleted."""
-    needed = {f"{verb} {thing}" for verb, thing in cluster.PERMISSIONS}
-    for thing in ("jobs.batch", "services", "secrets", "deployments.apps"):
-        assert {f"{verb} {thing}" for verb in ("get", "create", "patch", "delete")} <= needed
-    assert {"create pods/exec", "get pods/log", "list events"} <= needed
+def test_the_role_in_the_documents_has_exactly_these_permissions():
+    page = (commands.PROJECT / "docs/cluster.md").read_text(encoding="utf-8")
+    [role] = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", page, re.S)
+    allowed = [
+        (verb, ".".join(filter(None, (resource, group))))
+        for rule in yaml.safe_load(role)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+    asked = cluster.PERMISSIONS + cluster.JOBSET_PERMISSIONS + cluster.QUEUE_PERMISSIONS
+    assert sorted(allowed) == sorted({*asked, *READ_BY_DOCTOR})
+
+
+def test_workloads_are_asked_about_for_a_job_with_a_queue(kubectl):
+    kubectl(**{f"{AT} api-versions": "batch/v1\nkueue.x-k8s.io/v1beta1"})
+    assert "list workloads.kueue.x-k8s.io" in cluster.look("", "", "gpus").denied
+    assert "list workloads.kueue.x-k8s.io" not in cluster.look("", "").denied
 
 
 def test_jobsets_are_asked_about_where_they_exist(kubectl):
@@ -136,11 +169,23 @@ def test_what_is_absent_or_may_not_be_read_is_none(kubectl):
     kubectl(
         **{
             f"{AT} get {what} --output=json": forbidden
-            for what in ("namespace team", "localqueues.kueue.x-k8s.io", "resourcequotas")
+            for what in (
+                "namespace team",
+                "localqueues.kueue.x-k8s.io",
+                "resourcequotas",
+                "limitranges",
+                "priorityclasses",
+            )
         }
     )
     found = cluster.look("", "")
-    assert (found.pod_security, found.queues, found.quotas) == (None, None, {})
+    assert (found.pod_security, found.queues, found.quotas) == (None, None, None)
+    assert (found.ranges, found.default_class) == (None, None)
+
+
+def test_pods_have_no_priority_class_if_none_is_the_default(kubectl):
+    kubectl(**{f"{AT} get priorityclasses --output=json": '{"items": []}'})
+    assert cluster.look("", "").default_class == ""
 
 
 def test_a_namespace_without_a_label_enforces_nothing(kubectl):

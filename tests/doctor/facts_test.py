@@ -1,8 +1,10 @@
 """Facts gathered from real folders, from packages and from TensorFlow in a child process."""
 
+import ctypes
 import errno
 import fcntl
 import os
+import subprocess
 import sys
 
 import pytest
@@ -123,6 +125,49 @@ def test_a_good_folder_passes_and_is_left_as_it_was(tmp_path, name):
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     assert facts.folder(str(tmp_path / "file")).problems == {"make a folder in": "Not a directory"}
+
+
+_CAPBSET_DROP = 24  # linux/prctl.h
+_OPEN_EVERYTHING = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of linux/capability.h
+
+
+def _be_ordinary() -> None:
+    """Takes away what opens every folder to root, from the program that is executed next."""
+    for capability in _OPEN_EVERYTHING:
+        ctypes.CDLL(None).prctl(_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+@pytest.fixture
+def closed(tmp_path):
+    """A folder that a process that ran `_be_ordinary` cannot search."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0)
+    look = [sys.executable, "-c", "import os, sys; os.listdir(sys.argv[1])", folder]
+    found = subprocess.run(look, preexec_fn=_be_ordinary, capture_output=True, text=True)
+    if not found.returncode:
+        pytest.skip("no folder is closed to this user")
+    assert "PermissionError" in found.stderr
+    yield folder
+    folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["", "run", "deep/er/run"])
+def test_a_place_below_a_folder_that_is_closed_to_the_user_is_a_finding(closed, name):
+    program = (
+        "import sys; from trainer.doctor import facts\n"
+        "found = facts.folder(sys.argv[1])\n"
+        "print(found.probed, dict(found.problems))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, closed / name],
+        preexec_fn=_be_ordinary,
+        cwd=commands.PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    told = "{'make a folder in': 'Permission denied'}"
+    assert found.stdout.strip() == f"{closed} {told}", found.stderr
 
 
 @pytest.mark.parametrize(

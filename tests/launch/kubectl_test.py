@@ -2,10 +2,13 @@
 
 import json
 import pathlib
+import re
 
 import pytest
+import yaml
 
 from trainer import main
+from trainer.doctor import cluster
 from trainer.launch import kubectl
 
 # Answers `get` from files in $FAKE that are numbered by the turns of a follower, the last of which
@@ -561,6 +564,75 @@ def test_status_says_why_there_is_no_pod(fake, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "state      0 pod(s) run"
     assert lines[2].startswith("why        words waits: FailedCreate: no pod: exceeded quota: team")
+
+
+# --- Permissions ----------------------------------------------------------------------------------
+
+RESOURCES = {
+    "job": "jobs.batch",
+    "job.batch": "jobs.batch",
+    "jobset": "jobsets.jobset.x-k8s.io",
+    "jobset.jobset.x-k8s.io": "jobsets.jobset.x-k8s.io",
+    "service": "services",
+    "secret": "secrets",
+    "networkpolicy": "networkpolicies.networking.k8s.io",
+    "deployment": "deployments.apps",
+}
+
+
+def requests(call: str, made: list[str]) -> set[tuple[str, str]]:
+    """Returns {(verb, resource)} that kubectl 1.32 sends to the API server for a call.
+
+    made: the resources of the manifest on its standard input.
+    """
+    words = re.split(" -- | --patch=", call)[0].split()
+    verb, *words = [word for word in words if not word.startswith("--")]
+    if verb in ("create", "apply"):  # An apply makes what is not there, which takes both verbs.
+        return {(one, thing) for thing in made for one in ("create", "patch")}
+    if verb == "logs":
+        return {("get", "pods"), ("get", "pods/log")}
+    if verb == "exec":
+        return {("get", "pods"), ("create", "pods/exec")}
+    if verb == "api-versions":
+        return set()
+    if verb == "patch":
+        things = [RESOURCES[word.partition("/")[0]] for word in words]
+        return {(one, thing) for thing in things for one in ("get", "patch")}
+    kinds, *names = words
+    things = [RESOURCES.get(kind, kind) for kind in kinds.split(",")]
+    found = {("get" if names else "list", thing) for thing in things}
+    if verb == "delete":  # Then it looks whether they are gone, and waits for what is not.
+        waits = ("get", "list", "watch") if names else ("get",)
+        found |= {(one, thing) for thing in things for one in ("delete", *waits)}
+    return found
+
+
+def test_doctor_asks_for_the_permissions_that_the_life_of_a_job_takes_and_no_others(fake):
+    """The life: a gang replaces one that ended, waits, is followed, looked at and stopped."""
+    workload = json.dumps({"items": [{"status": {}}]})
+    belongings = "".join(f"{kind}/words\n" for kind in kubectl.OF_A_JOB)
+    lay(fake, **{"has-jobset": "", "belongings": belongings})
+    report = json.dumps({"attempts": [], "step": 0, "total": 9, "goodput": 1.0})
+    there = pods(pod(0), pod(1, waiting="ContainerCreating"))
+    lay(fake, pods__1=there, workloads__1=workload, report=report)
+    (fake / "log.words-0-1").write_text("epoch 1\n")
+    asked = set()
+    for kind, flags in (("job", []), ("jobset", ["--jobset"])):
+        ended = job(("Failed", "BackoffLimitExceeded"))
+        lay(fake, **{f"{kind}__1": ended, "calls": "", "turn": "1"})
+        gang = [*SUBMIT, "--workers=2", "--tensorboard", *flags]
+        main.main([*gang, "--apply", *TRAIN, "--batch_size=64"])
+        for suspend in (True, False):
+            lay(fake, **{f"{kind}__1": job(suspend=suspend), f"{kind}__3": ended, "turn": "1"})
+            main.main([*gang, "--follow", *TRAIN, "--batch_size=64"])
+            (fake / f"{kind}.3").unlink()
+            main.main(["submit", "--status=words"])
+        main.main(["submit", "--stop=words"])
+        (fake / f"{kind}.1").unlink()
+        manifest = yaml.safe_load_all((fake / "sent").read_text())
+        made = [RESOURCES[document["kind"].lower()] for document in manifest]
+        asked |= set().union(*(requests(call, made) for call in calls(fake)))
+    assert asked == {*cluster.PERMISSIONS, *cluster.JOBSET_PERMISSIONS, *cluster.QUEUE_PERMISSIONS}
 
 
 # --- The command line -----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from trainer.devices import accelerator, cuda
 from trainer.devices.accelerator import TENSORFLOWS
 from trainer.doctor.facts import Data, Facts, Folder, Sight
+from trainer.doctor.quotas import Quota
 from trainer.exit_codes import StorageError, TrainerError, UsageError
 from trainer.flags.run import Config
 from trainer.flags.use import Doctor
@@ -501,17 +502,82 @@ def check_queue(config: Config, facts: Facts, settings: Doctor) -> Finding:
 
 
 def check_quota(config: Config, facts: Facts, settings: Doctor) -> Finding:
-    quotas, workers = facts.cluster.quotas, facts.workers
-    cpu, memory = settings.cpu, settings.memory
+    """Every quota that counts the job must have room; one that may count it earns a warning."""
+    cluster = facts.cluster
+    if cluster.quotas is None:
+        return Finding(
+            WARNING,
+            "quota",
+            f"the quotas of {cluster.namespace} cannot be read.",
+            "Ask for `list` on resourcequotas.",
+        )
+    priority_class = settings.priority_class or cluster.default_class
+    counting = [(quota, quota.counts(priority_class)) for quota in cluster.quotas]
+    found = [
+        problem if sure else _doubtful(problem, quota)
+        for quota, sure in counting
+        if sure is not False and (problem := _lack(quota, config, facts, settings))
+    ]
+    if found:
+        return min(found, key=lambda finding: finding.level != ERROR)
+    tightest: dict[str, Quota] = {}
+    for quota in (quota for quota, sure in counting if sure):
+        for name in quota.counted:
+            tightest[name] = min(tightest.get(name, quota), quota, key=lambda one: one.room(name))
+    known = ", ".join(
+        f"{name} {used} of {hard}"
+        for name in sorted(tightest)
+        for used, hard in [tightest[name].counted[name]]
+    )
+    none = f"none in {cluster.namespace}{' that counts this job' if cluster.quotas else ''}"
+    return Finding(OK, "quota", known or none)
+
+
+def _lack(quota: Quota, config: Config, facts: Facts, settings: Doctor) -> Finding | None:
+    """Returns the error of a quota that has too little room for the job; None if it has enough."""
+    where = f"{facts.cluster.namespace}, quota {quota.name}"
     limit = settings.cpu_limit or _default(facts, "cpu")
-    if "limits.cpu" in quotas and not limit:
+    if "limits.cpu" in quota.counted and not limit:
         return Finding(
             ERROR,
             "quota",
-            f"{facts.cluster.namespace} counts limits.cpu, so every pod must have such a limit.",
+            f"{where}: it counts limits.cpu, so every pod must have such a limit.",
             "Use --cpu_limit, here and for `submit`.",
         )
-    # {resource: (what a worker needs, in numbers and in words)}
+    for name, (count, words) in _needed(config, facts, settings, limit).items():
+        if name in quota.counted and quota.room(name) < count:
+            used, hard = quota.counted[name]
+            return Finding(
+                ERROR,
+                "quota",
+                f"{name} in {where}: {used} of {hard} used, the job needs {words}.",
+                "Wait for other jobs to end, use fewer workers or smaller ones, or ask for more.",
+            )
+    return None
+
+
+def _doubtful(problem: Finding, quota: Quota) -> Finding:
+    """Returns the warning that stands for the error of a quota that may not count the job."""
+    scopes = "; ".join(map(str, quota.scopes))
+    return dataclasses.replace(
+        problem,
+        level=WARNING,
+        text=f"{problem.text} It counts only some pods ({scopes}), and it is not known whether "
+        "those of the job are among them.",
+        remedy="Name --priority_class, here and for `submit`, or see `kubectl describe "
+        f"resourcequota {quota.name}`. {problem.remedy}",
+    )
+
+
+def _needed(
+    config: Config, facts: Facts, settings: Doctor, limit: str
+) -> dict[str, tuple[float, str]]:
+    """Returns {resource: what the job needs, in numbers and in words}, without TensorBoard.
+
+    limit: the CPUs that a worker cannot exceed; "" for none.
+    """
+    workers, cpu, memory = facts.workers, settings.cpu, settings.memory
+    # The same of each worker.
     each = {
         "pods": (1, ""),
         "count/pods": (1, ""),
@@ -528,21 +594,13 @@ def check_quota(config: Config, facts: Facts, settings: Doctor) -> Finding:
         name: (workers * count, f"{workers} worker(s){words}" if words else f"{workers * count:g}")
         for name, (count, words) in each.items()
     }
-    needed["count/jobs.batch"] = (1, "1")
-    for name, (count, words) in needed.items():
-        if name not in quotas:
-            continue
-        used, hard = quotas[name]
-        if quantity(hard) - quantity(used) < count:
-            return Finding(
-                ERROR,
-                "quota",
-                f"{name} in {facts.cluster.namespace}: {used} of {hard} used, the job needs "
-                f"{words}.",
-                "Wait for other jobs to end, use fewer workers or smaller ones, or ask for more.",
-            )
-    known = ", ".join(f"{name} {used} of {hard}" for name, (used, hard) in sorted(quotas.items()))
-    return Finding(OK, "quota", known or f"none in {facts.cluster.namespace}")
+    once = {"count/jobs.batch": 1, "count/networkpolicies.networking.k8s.io": 1}
+    if workers > 1:
+        # One in which each worker has a name, and one that leads to worker 0.
+        once |= dict.fromkeys(("services", "count/services"), 2)
+        if not config.gang.gang_token_file:
+            once |= dict.fromkeys(("secrets", "count/secrets"), 1)
+    return needed | {name: (count, str(count)) for name, count in once.items()}
 
 
 def _default(facts: Facts, resource: str) -> str:
@@ -550,7 +608,7 @@ def _default(facts: Facts, resource: str) -> str:
     return next(
         (
             item["default"][resource]
-            for item in facts.cluster.ranges
+            for item in facts.cluster.ranges or ()
             if resource in item.get("default", {})
         ),
         "",
@@ -558,6 +616,13 @@ def _default(facts: Facts, resource: str) -> str:
 
 
 def check_limit_range(config: Config, facts: Facts, settings: Doctor) -> Finding:
+    if facts.cluster.ranges is None:
+        return Finding(
+            WARNING,
+            "limit range",
+            f"the limit ranges of {facts.cluster.namespace} cannot be read.",
+            "Ask for `list` on limitranges.",
+        )
     sizes = {
         "cpu": (settings.cpu, settings.cpu_limit or _default(facts, "cpu")),
         "memory": (settings.memory, settings.memory),

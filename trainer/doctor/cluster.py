@@ -13,29 +13,33 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.doctor.quotas import Quota
 from trainer.launch.kubectl import Kubectl
 
-_CHANGED = ("get", "list", "create", "patch", "delete")
+_MADE = ("get", "list", "create", "patch", "delete")
+_ENDED = (*_MADE, "watch")  # `kubectl delete` watches what it waits for.
 # Everything that `submit` does, with --apply, --follow, --status and --stop.
 PERMISSIONS = (
+    *((verb, "jobs.batch") for verb in _ENDED),
     *(
         (verb, thing)
         for thing in (
-            "jobs.batch",
             "services",
             "secrets",
             "networkpolicies.networking.k8s.io",
             "deployments.apps",
         )
-        for verb in _CHANGED
+        for verb in _MADE
     ),
+    ("get", "pods"),  # `kubectl logs` and `kubectl exec` read the pod first.
     ("list", "pods"),
     ("get", "pods/log"),
     ("create", "pods/exec"),
     ("list", "events"),
 )
-_JOBSET = "jobset.x-k8s.io"
-JOBSET_PERMISSIONS = tuple((verb, f"jobsets.{_JOBSET}") for verb in _CHANGED)
+_JOBSET, _KUEUE = "jobset.x-k8s.io", "kueue.x-k8s.io"
+JOBSET_PERMISSIONS = tuple((verb, f"jobsets.{_JOBSET}") for verb in _ENDED)
+QUEUE_PERMISSIONS = (("list", f"workloads.{_KUEUE}"),)
 _SECONDS = 15.0
 
 
@@ -44,11 +48,13 @@ class Cluster:
     """The cluster of a kubectl context, seen from one namespace.
 
     problem: why the cluster did not answer; "" if it did, and only then the rest is filled in.
-    denied: those of PERMISSIONS that are refused, as "verb resource", and of JOBSET_PERMISSIONS if
-    JobSet is installed. pod_security: the enforced level, "" if none is, None if it cannot be read.
-    queues: LocalQueues of Kueue, None if Kueue is not installed. quotas: {resource: (used, hard)}
-    as Kubernetes writes the quantities. ranges: the items of LimitRanges about containers and pods,
-    each {"type", "max", "min", "default"} with {resource: quantity}.
+    denied: those of PERMISSIONS that are refused, as "verb resource"; of JOBSET_PERMISSIONS if
+    JobSet is installed; of QUEUE_PERMISSIONS if a queue was asked for and Kueue is installed.
+    pod_security: the enforced level, "" if none is, None if it cannot be read. queues: LocalQueues
+    of Kueue, None if Kueue is not installed. quotas: None if they cannot be
+    read. ranges: the items of LimitRanges about containers and pods, each {"type", "max", "min",
+    "default"} with {resource: quantity}; None if they cannot be read. default_class: the
+    PriorityClass of pods that name none; "" if they get none, None if that cannot be read.
     """
 
     context: str
@@ -57,12 +63,16 @@ class Cluster:
     denied: tuple[str, ...] = ()
     pod_security: str | None = None
     queues: tuple[str, ...] | None = None
-    quotas: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
-    ranges: tuple[Mapping[str, Any], ...] = ()
+    quotas: tuple[Quota, ...] | None = ()
+    ranges: tuple[Mapping[str, Any], ...] | None = ()
+    default_class: str | None = ""
 
 
-def look(context: str, namespace: str) -> Cluster | str:
-    """Returns the cluster of `context` ("": kubectl's current one), or why there is none to ask."""
+def look(context: str, namespace: str, queue: str = "") -> Cluster | str:
+    """Returns the cluster of `context` ("": kubectl's current one), or why there is none to ask.
+
+    queue: the LocalQueue that the job would wait in; "" for none.
+    """
     if not shutil.which("kubectl"):
         return "kubectl is not on the PATH"
     name = context or _ask(Kubectl(), "config", "current-context").stdout.strip()
@@ -78,13 +88,18 @@ def look(context: str, namespace: str) -> Cluster | str:
         problem = (reached.stderr.strip().splitlines() or ["no answer"])[-1]
         return Cluster(name, kubectl.namespace, problem)
     with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
-        has_jobset = f"{_JOBSET}/" in _ask(kubectl, "api-versions").stdout
+        versions = _ask(kubectl, "api-versions").stdout
+        needed = (
+            *PERMISSIONS,
+            *(JOBSET_PERMISSIONS if f"{_JOBSET}/" in versions else ()),
+            *(QUEUE_PERMISSIONS if queue and f"{_KUEUE}/" in versions else ()),
+        )
         allowed = {
-            f"{verb} {thing}": pool.submit(_allowed, kubectl, verb, thing)
-            for verb, thing in PERMISSIONS + (JOBSET_PERMISSIONS if has_jobset else ())
+            f"{verb} {thing}": pool.submit(_allowed, kubectl, verb, thing) for verb, thing in needed
         }
-        security, queues, quotas, ranges = (
-            pool.submit(ask, kubectl) for ask in (_pod_security, _queues, _quotas, _ranges)
+        security, queues, quotas, ranges, default_class = (
+            pool.submit(ask, kubectl)
+            for ask in (_pod_security, _queues, _quotas, _ranges, _default_class)
         )
         denied = tuple(what for what, answer in allowed.items() if not answer.result())
         return Cluster(
@@ -96,6 +111,7 @@ def look(context: str, namespace: str) -> Cluster | str:
             queues.result(),
             quotas.result(),
             ranges.result(),
+            default_class.result(),
         )
 
 
@@ -117,29 +133,36 @@ def _pod_security(kubectl: Kubectl) -> str | None:
 
 
 def _queues(kubectl: Kubectl) -> tuple[str, ...] | None:
-    found = _json(kubectl, "get", "localqueues.kueue.x-k8s.io")
+    found = _json(kubectl, "get", f"localqueues.{_KUEUE}")
     return None if found is None else tuple(queue["metadata"]["name"] for queue in found["items"])
 
 
-def _quotas(kubectl: Kubectl) -> dict[str, tuple[str, str]]:
-    quotas = {}
-    for quota in (_json(kubectl, "get", "resourcequotas") or {"items": []})["items"]:
-        status = quota.get("status", {})
-        quotas |= {
-            name: (status.get("used", {}).get(name, "0"), hard)
-            for name, hard in status.get("hard", {}).items()
-        }
-    return quotas
+def _quotas(kubectl: Kubectl) -> tuple[Quota, ...] | None:
+    found = _json(kubectl, "get", "resourcequotas")
+    return None if found is None else tuple(map(Quota.of, found["items"]))
 
 
-def _ranges(kubectl: Kubectl) -> tuple[dict, ...]:
-    found = _json(kubectl, "get", "limitranges") or {"items": []}
-    return tuple(
-        item
-        for one in found["items"]
-        for item in one["spec"]["limits"]
-        if item["type"] in ("Container", "Pod")
+def _ranges(kubectl: Kubectl) -> tuple[dict, ...] | None:
+    found = _json(kubectl, "get", "limitranges")
+    return (
+        None
+        if found is None
+        else tuple(
+            item
+            for one in found["items"]
+            for item in one["spec"]["limits"]
+            if item["type"] in ("Container", "Pod")
+        )
     )
+
+
+def _default_class(kubectl: Kubectl) -> str | None:
+    found = _json(kubectl, "get", "priorityclasses")
+    if found is None:
+        return None
+    defaults = [one for one in found["items"] if one.get("globalDefault")]
+    lowest = min(defaults, key=lambda one: one["value"], default=None)  # As the API server does.
+    return lowest["metadata"]["name"] if lowest else ""
 
 
 def _json(kubectl: Kubectl, *arguments: str) -> dict | None:

@@ -29,7 +29,7 @@ def command(config: Config, settings: Doctor) -> int:
             model_folder=facts.folder(folder) if folder else facts.Facts.model_folder,
             checkpoints=facts.checkpoints(folder) if folder else 0,
             source=facts.source(config.folders.init_from),
-            cluster=cluster.look(settings.context, settings.namespace),
+            cluster=cluster.look(settings.context, settings.namespace, settings.queue),
         ),
     )
     for finding in found:

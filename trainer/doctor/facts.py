@@ -237,9 +237,10 @@ def folder(path: str) -> Folder:
 
 
 def _nearest(path: pathlib.Path) -> pathlib.Path:
-    """Returns `path`, or the nearest folder above it that exists."""
+    """Returns `path`, or the nearest folder above it that exists as far as this user can see."""
     path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    # Before Python 3.14, Path.exists() raises PermissionError below a folder that is closed to us.
+    return next(place for place in (path, *path.parents) if os.path.exists(place))
 
 
 def _problems(place: pathlib.Path) -> dict[str, str]:

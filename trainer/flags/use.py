@@ -235,3 +235,8 @@ class Doctor(Checked):
     cpu: str = knob("2", "CPUs of a worker, as for `submit`.")
     memory: str = knob("4Gi", "Memory of a worker, as for `submit`.")
     cpu_limit: str = knob("", "CPUs that a worker cannot exceed, as for `submit`.")
+    priority_class: str = knob(
+        "",
+        "PriorityClass of the workers, as for `submit`; default: that of the cluster for pods "
+        "that name none.",
+    )
