@@ -68,7 +68,7 @@ OTHER = {
     "attention": "dot",
     "variational_dropout": True,
     "frame_encoder": "dense",
-    "loss": "huber",
+    "regression_loss": "huber",
     "dropout": 0.5,
     "word_dropout": 0.5,
     "optimizer": "sgd",

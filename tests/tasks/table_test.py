@@ -283,7 +283,7 @@ def test_no_other_module_distinguishes_tasks_by_name():
         assert not constants & set(table.TASKS), name
 
 
-GIVEN = config.from_flat({"loss": "huber"})
+GIVEN = config.from_flat({"regression_loss": "huber"})
 
 
 @every_task
@@ -549,7 +549,7 @@ OTHER = {
     "one_hot": True,
     "attention": "dot",
     "translate_examples": 5,
-    "loss": "huber",
+    "regression_loss": "huber",
     "label_smoothing": 0.1,
     "word_dropout": 0.1,
     "frame_encoder": "dense",
