@@ -115,10 +115,6 @@ def language_model_metrics(outputs, batch, costs, predictions, targets):
     return {"perplexity": np.exp(costs.mean()), "bits": np.log2(np.exp(costs.mean())), **more}
 
 
-def translation_metrics(outputs, batch, costs, predictions, targets):
-    return {"perplexity": np.exp(costs.mean()), **accuracy(predictions, targets)}
-
-
 def tagging_metrics(outputs, batch, costs, predictions, targets):
     guessed, there, cuts = set(), set(), np.cumsum(batch.lengths)[:-1]
     for found, tags in ((guessed, predictions), (there, targets)):
@@ -200,7 +196,7 @@ CASES = {
             )
         ),
         of_targets,
-        translation_metrics,
+        language_model_metrics,
     ),
 }
 # An empty mapping, which a task without such flags may have.

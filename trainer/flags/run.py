@@ -219,6 +219,7 @@ class Run(Checked):
         "translated and compared with their references, by BLEU and chrF; 0: none.",
         at_least(0),
         result=False,
+        later=True,
     )
     save_steps: int = knob(
         500,
