@@ -55,7 +55,7 @@ def test_new_data_of_another_form_is_refused(tmp_path, prepared):
     np.savez(tmp_path / "flat.npz", x=X.reshape(-1, 2))
     for name, flags, message in (
         ("other.npz", {}, r"frames of \[3\] numbers, but the model reads frames of \[2\]"),
-        ("flat.npz", {}, r"\[12, 2\] without an array lengths. The model was trained on sequen"),
+        ("flat.npz", {}, r"\[12, 2\] without an array lengths, which sequences of several l"),
         ("raw.npz", {"x_array": "z"}, "no array z; there are 'lengths', 'x', 'y'"),
     ):
         with pytest.raises(DataError, match=message):
@@ -82,3 +82,16 @@ def test_a_model_of_several_lengths_reads_sequences_of_one_length(tmp_path, prep
     np.savez(tmp_path / "wide.npz", x=np.zeros((2, 3, 4)))
     with pytest.raises(DataError, match=r"frames of \[4\] numbers, but the model reads frames"):
         new(dataset, tmp_path / "wide.npz")
+
+
+def test_the_form_that_a_refusal_of_single_numbers_without_lengths_names_is_read(
+    tmp_path, prepared
+):
+    np.savez(tmp_path / "raw.npz", x=np.arange(12.0), lengths=[4, 3, 5], y=[0, 1, 1])
+    dataset = prepared("arrays", "raw.npz")
+    x = np.arange(8.0).reshape(2, 4)
+    np.savez(tmp_path / "new.npz", x=x)
+    with pytest.raises(DataError, match=r"\[2, 4\] without an array .*\[examples, time, 1\] if a"):
+        new(dataset, tmp_path / "new.npz")
+    np.savez(tmp_path / "new.npz", x=x[..., None])
+    assert new(dataset, tmp_path / "new.npz") == [(x[..., None][i].tolist(), i) for i in range(2)]
