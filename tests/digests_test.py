@@ -105,7 +105,12 @@ OF_PAIRS = {
 }
 OF_FRAMES = {
     "frames, classes": ["--frame_encoder=convolution", "--shards=2", "--dropout=0.2"],
-    "frames, values": ["--cell=gru", "--frame_encoder=dense", "--loss=huber", "--eval_steps=6"],
+    "frames, values": [
+        "--cell=gru",
+        "--frame_encoder=dense",
+        "--regression_loss=huber",
+        "--eval_steps=6",
+    ],
 }
 OF_TAGS = {"tags": ["--bidirectional", "--dropout=0.1", "--class_weights=balanced"]}
 # 30 s of tracing.

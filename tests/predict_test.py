@@ -226,6 +226,18 @@ def test_a_table_is_read_as_prepare_reads_it_and_answers_carry_the_ids(form, mod
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "out.csv", "out.jsonl"]
 
 
+def test_an_id_that_is_not_utf_8_is_written_with_escapes(model, tmp_path):
+    (tmp_path / "new").write_bytes(b"number,text\n7\xff,a film\n")
+    flags = ["--source=csv", f"--input={tmp_path / 'new'}", "--id_column=number"]
+    [printed] = predict(model, *flags, "--format=jsonl").lines
+    for ending in ("csv", "jsonl"):
+        answer = predict(model, *flags, f"--output={tmp_path / f'out.{ending}'}")
+        assert (answer.code, answer.out) == (0, ""), answer.err
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == json.loads(printed)
+    assert json.loads(printed)["id"] == "7\udcff"
+    assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("7\\udcff,")
+
+
 def test_a_bad_table_leaves_the_output_that_was_there(model, tmp_path):
     (tmp_path / "new").write_text("id,text\n1,a film\n2,a,b\n")
     (tmp_path / "out.csv").write_text("before")
@@ -452,19 +464,73 @@ def test_sequences_of_numbers_are_read_as_their_dataset_was(tmp_path):
     dataset = prepare.prepare(Prepare(**flags, **paths))
     settings = Predict(input=f"{tmp_path}/raw.csv", source="csv")
     found = list(command._rows(settings, [], dataset))
-    assert [row.id for row in found] == ["u", "v"]
+    assert [row.input.id for row in found] == ["u", "v"]
     assert found[0].input.frames.tolist() == [[1], [2]]
-    assert found[1].input.place == f"{tmp_path}/raw.csv:4" and found[1].input.number == 1
+    assert found[1].input.place == f"{tmp_path}/raw.csv:4" and found[1].id is None
     with pytest.raises(UsageError, match="'a text': the model reads sequences of numbers, which"):
         list(command._rows(settings, ["a text"], dataset))
+
+
+def some_steps(folder):
+    """A dataset of sequences in a CSV file, of two classes."""
+    rows = [f"{run},{step},{run % 2},{'ab'[run % 2]}\n" for run in range(6) for step in range(3)]
+    (folder / "raw.csv").write_text("run,one,two,kind\n" + "".join(rows))
+    flags = {"sequence_column": "run", "feature_columns": "one,two", "label_column": "kind"}
+    paths = {"raw_data": f"{folder}/raw.csv", "data_dir": f"{folder}/data"}
+    return prepare.prepare(Prepare(source="csv", **flags, **paths))
+
+
+def some_arrays(folder):
+    """A dataset of sequences in an archive, of two values each."""
+    x = np.random.default_rng(0).normal(size=(6, 3, 2))
+    np.savez(folder / "raw.npz", x=x, y=x.sum(axis=1))
+    paths = {"raw_data": f"{folder}/raw.npz", "data_dir": f"{folder}/data"}
+    return prepare.prepare(Prepare(source="arrays", task="regression", **paths))
+
+
+def in_every_form(model, new, folder):
+    """What `predict` answers: (objects, lines of the text form, rows of the .csv file)."""
+    flags = [f"--input={new}"]
+    objects = [json.loads(line) for line in predict(model, *flags, "--format=jsonl").lines]
+    for ending in ("csv", "jsonl"):
+        answer = predict(model, *flags, f"--output={folder / f'out.{ending}'}")
+        assert (answer.code, answer.out) == (0, ""), answer.err
+    written = (folder / "out.jsonl").read_text().splitlines()
+    assert list(map(json.loads, written)) == objects
+    with open(folder / "out.csv", newline="") as file:
+        return objects, predict(model, *flags).lines, list(csv.DictReader(file))
+
+
+def test_answers_to_sequences_say_first_which_sequence_they_are_for(trained, tmp_path):
+    model = trained(some_steps)
+    (tmp_path / "new.csv").write_bytes(b"run,one,two\nu,1,0\nu,2,1\n\xff,2,1\n")
+    objects, lines, rows = in_every_form(model, tmp_path / "new.csv", tmp_path)
+    names = ["sequence", "label", "probability", "probabilities"]
+    assert [list(each) for each in objects] == [names] * 2
+    assert [each["sequence"] for each in objects] == ["u", "\udcff"]
+    assert [line.split("\t")[0] for line in lines] == [each["label"] for each in objects]
+    assert [line.split("\t")[2:] for line in lines] == [["u"], ["\udcff"]]
+    assert list(rows[0]) == ["id", "label", "probability", "a", "b"]
+    assert [row["id"] for row in rows] == ["u", "\\udcff"]
+
+
+def test_sequences_without_a_name_are_numbered_from_0(trained, tmp_path):
+    model = trained(some_arrays)
+    np.savez(tmp_path / "new.npz", x=np.ones((70, 3, 2)))  # More than one group.
+    objects, lines, rows = in_every_form(model, tmp_path / "new.npz", tmp_path)
+    assert [list(each) for each in objects] == [["sequence", "values"]] * 70
+    assert [each["sequence"] for each in objects] == list(range(70))
+    assert {len(line.split("\t")) for line in lines} == {2}  # The values, and nothing else.
+    assert list(rows[0]) == ["id", *objects[0]["values"]]
+    assert [row["id"] for row in rows] == list(map(str, range(70)))
 
 
 def test_a_table_has_a_column_for_each_value(tmp_path):
     settings = Predict(input="x", output=str(tmp_path / "out.csv"))
     with open(tmp_path / "out.csv", "wb") as file:
         write = command._Table(file, settings)
-        write({"id": "u", "values": {"speed": 1.5, "force": -2.0}})
-        write({"id": "v", "values": {"speed": 2.5, "force": 0.0}})
+        write({"sequence": "u", "values": {"speed": 1.5, "force": -2.0}})
+        write({"sequence": "v", "values": {"speed": 2.5, "force": 0.0}})
     assert (tmp_path / "out.csv").read_text() == "id,speed,force\nu,1.5,-2.0\nv,2.5,0.0\n"
 
 

@@ -68,7 +68,7 @@ OTHER = {
     "attention": "dot",
     "variational_dropout": True,
     "frame_encoder": "dense",
-    "loss": "huber",
+    "regression_loss": "huber",
     "dropout": 0.5,
     "word_dropout": 0.5,
     "optimizer": "sgd",
@@ -172,16 +172,34 @@ def test_length_and_evaluations_must_not_change_if_the_result_depends_on_them(wh
         resuming.resumed(config(**why, **flags), configuration.to_flat(config(**why)))
 
 
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_a_resume_must_not_translate_other_examples_if_they_choose_the_best_checkpoint(metric):
+    chosen = {"best_metric": metric, "early_stop_patience": 3}
+    for was, now in ((200, 20), (20, 200), (20, 30)):
+        written = configuration.to_flat(config(**chosen, translate_examples=was))
+        for given in (chosen, {"early_stop_patience": 3}):  # A resume need not name the metric.
+            with pytest.raises(UsageError, match=f"--translate_examples: was {was}, now {now}"):
+                resuming.resumed(config(**given, translate_examples=now), written)
+        assert resuming.resumed(config(**chosen, translate_examples=was), written)
+
+
+def test_the_number_of_translated_examples_leaves_the_digest_if_another_metric_chooses():
+    for metric in ("", "perplexity", "bits"):
+        digests = {
+            resuming.digest(config(best_metric=metric, translate_examples=count))
+            for count in (0, 20, 200)
+        }
+        assert len(digests) == 1
+
+
 def test_a_flag_that_came_later_counts_in_the_digest_only_if_it_is_not_at_its_default():
     later = {name for name, field in configuration.fields().items() if field.metadata["later"]}
     assert {"init_from", "frozen_steps", "layer_decay"} <= later
     assert not later & set(resuming.affecting(config()))
     changed = {name: OTHER[name] for name in sorted(later)}
-    assert {
-        name: value
-        for name, value in resuming.affecting(config(**changed)).items()
-        if name in later
-    } == changed
+    # --translate_examples counts beside a metric of translations.
+    affecting = resuming.affecting(config(**changed, best_metric="bleu"))
+    assert {name: value for name, value in affecting.items() if name in later} == changed
 
 
 def test_later_flags_leave_the_digests_of_older_runs_as_they_are():

@@ -37,7 +37,7 @@ _NAME_OF_A_COLUMN = re.compile(r'"?[^\W\d]\w*"?')
 
 
 class Row(NamedTuple):
-    """A text or a sequence to answer, and the id that belongs to it."""
+    """A text or a sequence to answer. id: that of the row of a table, if it has one."""
 
     input: readers.Text | readers.Frames
     id: str | int | None = None
@@ -121,8 +121,8 @@ def _sequences(settings: Predict, words: Sequence[str], dataset: store.Dataset) 
             f"{shown.value(words[0])}: the model reads sequences of numbers, which are no "
             "arguments. Name a file of them with --input."
         )
-    for frames, place, number, identity in new_frames.unanswered(settings, dataset):
-        yield Row(readers.Frames(frames, place, number), identity)
+    for sequence in new_frames.unanswered(settings, dataset):
+        yield Row(readers.Frames(*sequence))
 
 
 def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -258,7 +258,12 @@ def _printed_json(answer: Mapping[str, Any]) -> None:
 
 
 def _json_lines(file: BinaryIO) -> Write:
-    return lambda answer: file.write(f"{streams.as_json(answer, 'utf-8')}\n".encode())
+    def write(answer: Mapping[str, Any]) -> None:
+        line = f"{streams.as_json(answer, 'utf-8')}\n"
+        # An id may hold bytes that are not UTF-8, as lone surrogates; JSON has the same escapes.
+        file.write(line.encode("utf-8", "backslashreplace"))
+
+    return write
 
 
 class _Shown:
@@ -274,7 +279,8 @@ class _Shown:
 
 
 class _Table:
-    """Writes answers as csv: the id, or without one the text, then the rest of each answer.
+    """Writes answers as csv: the id (that of a sequence, too), or without one the text, then the
+    rest of each answer.
 
     Probabilities and values have a column each, other things that are no single number or text are
     JSON.
@@ -285,7 +291,11 @@ class _Table:
         self._columns: list[str] = []
 
     def __call__(self, answer: Mapping[str, Any]) -> None:
-        wide = [(name, value) for name, value in answer.items() if name not in _NOT_IN_A_CELL]
+        wide = [
+            ("id" if name == "sequence" else name, value)
+            for name, value in answer.items()
+            if name not in _NOT_IN_A_CELL
+        ]
         if "id" not in answer and "text" in answer:
             wide.insert(0, ("text", answer["text"]))
         for name in _COLUMNS_EACH:

@@ -21,6 +21,7 @@ from trainer.exit_codes import DataError, UsageError
 from trainer.flags import run as configuration
 from trainer.flags.knobs import as_text
 from trainer.flags.run import Config
+from trainer.flags.tasks import OF_TRANSLATIONS
 from trainer.model_folder import commits
 
 FORMAT = 1
@@ -30,12 +31,17 @@ OLDER = ("format", "digest", "flags", "vocabulary_sha256", "origin")  # Keys bef
 LENGTH = ("epochs", "steps")
 # They affect the result if a run may stop early.
 SELECTION = ("eval_split", "eval_steps")
+# They affect the best checkpoint, and an early end, if it is chosen by translations.
+TRANSLATIONS = ("translate_examples",)
 # 0, auto or nothing: a resume keeps the value that the first start chose.
 CHOSEN_AT_FIRST_START = ("shards", "threads", "fuse", "best_metric")
 
 
 def affecting(config: Config) -> dict[str, Any]:
     """Returns {flag: value} of the flags that affect the weights at any step, or an early end.
+
+    With a metric of translations as --best_metric also --translate_examples, which affects the best
+    checkpoint.
 
     A flag that came later than the first runs is left out if it has its default.
     """
@@ -46,6 +52,8 @@ def affecting(config: Config) -> dict[str, Any]:
         names |= set(LENGTH)
     if config.run.early_stop_patience:
         names |= set(SELECTION)
+    if config.run.best_metric in OF_TRANSLATIONS:
+        names |= set(TRANSLATIONS)
     unused = {
         name
         for name, field in fields.items()

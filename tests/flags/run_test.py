@@ -95,3 +95,8 @@ def test_values_at_the_edge_of_a_rule_are_accepted(flags):
 )
 def test_accumulation_leaves_a_part_of_the_batch_to_compute_at_once(flags, rows):
     assert config(**flags).rows_at_once == rows
+
+
+def test_the_loss_of_a_regression_has_the_name_that_scripts_rely_on():
+    assert config(regression_loss="huber").optimizer.regression_loss == "huber"
+    assert "regression_loss" in configuration.fields() and "loss" not in configuration.fields()

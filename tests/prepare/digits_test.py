@@ -8,7 +8,8 @@ import pytest
 
 from trainer.exit_codes import DataError, UsageError
 from trainer.flags.prepare import Prepare
-from trainer.prepare import command
+from trainer.flags.use import Predict
+from trainer.prepare import command, new_frames
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (40, 8, 8))
 
@@ -51,6 +52,21 @@ def test_digits_are_eight_rows_of_eight_pixels_with_a_label(package, prepared):
         for image, label in zip(split.inputs.reshape(-1, 8, 8), split.targets):
             assert known[image.tobytes()] == label
     assert dataset.description["input"]["reading"]["source"] == "arrays"
+
+
+def test_new_digits_are_arrays_and_the_form_of_pixels_in_a_row_is_named(
+    package, prepared, tmp_path
+):
+    dataset, settings = prepared(), Predict(input=f"{tmp_path}/new.npz")
+    np.savez(tmp_path / "new.npz", x=IMAGES.reshape(-1, 64))
+    with pytest.raises(
+        DataError, match=r"\[40, 64\] without .* as \[examples, time, features\]"
+    ) as no:
+        list(new_frames.unanswered(settings, dataset))
+    assert "the model was trained on" not in str(no.value).lower()  # Digits have no lengths.
+    np.savez(tmp_path / "new.npz", x=IMAGES)
+    found = [each.frames for each in new_frames.unanswered(settings, dataset)]
+    np.testing.assert_array_equal(found, IMAGES)
 
 
 def test_without_the_package_the_command_that_installs_it_is_named(tmp_path, prepared, monkeypatch):

@@ -16,7 +16,6 @@ def new(dataset, path, **flags):
     """Returns what `predict --input` reads: [(frames, id)]."""
     settings = Predict(input=str(path), **flags)
     found = list(new_frames.unanswered(settings, dataset))
-    assert [each.number for each in found] == list(range(len(found)))
     return [(each.frames.tolist(), each.id) for each in found]
 
 
@@ -28,8 +27,8 @@ def test_new_data_is_read_as_the_dataset_was_without_labels(tmp_path, prepared, 
     (tmp_path / "two.ts").write_text(TS)
     dataset = prepared("ts", "two.ts", data_dir="ts")
     (tmp_path / "new.ts").write_text("@data\n1:2\n")
-    assert new(dataset, tmp_path / "new.ts", source="ts") == [([[1, 2]], None)]
-    assert len(new(dataset, tmp_path / "two.ts")) == 2
+    assert new(dataset, tmp_path / "new.ts", source="ts") == [([[1, 2]], 0)]
+    assert [identity for _, identity in new(dataset, tmp_path / "two.ts")] == [0, 1]
 
     np.savez(tmp_path / "raw.npz", x_train=X, y_train=[0, 1, 1], x_test=X[:1], y_test=[1])
     dataset = prepared("arrays", "raw.npz", frame_shape=(1,), data_dir="arrays")
@@ -56,7 +55,7 @@ def test_new_data_of_another_form_is_refused(tmp_path, prepared):
     np.savez(tmp_path / "flat.npz", x=X.reshape(-1, 2))
     for name, flags, message in (
         ("other.npz", {}, r"frames of \[3\] numbers, but the model reads frames of \[2\]"),
-        ("flat.npz", {}, r"\[12, 2\] without an array lengths. The model was trained on sequen"),
+        ("flat.npz", {}, r"\[12, 2\] without an array lengths, which sequences of several l"),
         ("raw.npz", {"x_array": "z"}, "no array z; there are 'lengths', 'x', 'y'"),
     ):
         with pytest.raises(DataError, match=message):
@@ -83,3 +82,16 @@ def test_a_model_of_several_lengths_reads_sequences_of_one_length(tmp_path, prep
     np.savez(tmp_path / "wide.npz", x=np.zeros((2, 3, 4)))
     with pytest.raises(DataError, match=r"frames of \[4\] numbers, but the model reads frames"):
         new(dataset, tmp_path / "wide.npz")
+
+
+def test_the_form_that_a_refusal_of_single_numbers_without_lengths_names_is_read(
+    tmp_path, prepared
+):
+    np.savez(tmp_path / "raw.npz", x=np.arange(12.0), lengths=[4, 3, 5], y=[0, 1, 1])
+    dataset = prepared("arrays", "raw.npz")
+    x = np.arange(8.0).reshape(2, 4)
+    np.savez(tmp_path / "new.npz", x=x)
+    with pytest.raises(DataError, match=r"\[2, 4\] without an array .*\[examples, time, 1\] if a"):
+        new(dataset, tmp_path / "new.npz")
+    np.savez(tmp_path / "new.npz", x=x[..., None])
+    assert new(dataset, tmp_path / "new.npz") == [(x[..., None][i].tolist(), i) for i in range(2)]

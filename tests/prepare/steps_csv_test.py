@@ -48,9 +48,38 @@ def test_a_bad_row_of_steps_is_named_with_its_line(csv, tmp_path, old, new, mess
 
 
 @pytest.mark.parametrize(
+    "early, late",
+    [
+        ("2024-05-01T12:30:00.000000001", "2024-05-01T12:30:00.000000002"),
+        ("2024-05-01 12:30:00.9999999991Z", "2024-05-01 12:30:00.9999999992Z"),
+        ("2024-05-01T12:30:00.1234567+02:00", "2024-05-01T10:30:00.12345671+00:00"),
+        ("20240501T123000.0000001", "20240501T123000.00000011"),
+        ("2024-05-01T12:30:00", "2024-05-01T12:30:00.000000001"),
+        ("2024-05-01T12:30", "2024-05-01T12:30:00.25"),
+        ("2024-05-01T12:30:00.9", "2024-05-01T12:30:01"),
+        ("1714566600000000001", "1714566600000000002"),
+        ("1714566600.000000001", "1714566600.000000002"),
+        ("9999999999999999998.5", "9999999999999999999"),
+        ("-1e-400", "0.5"),
+        ("1e-99999999999999999999", "1"),
+        ("-2", "1e3"),
+    ],
+)
+def test_times_are_compared_with_all_their_digits(csv, early, late):
+    content = CSV.replace("a,2,1", f"a,{late},1").replace("a,1,0", f"a,{early},0")
+    assert rows(csv(content, time_column="t"))[0] == ([[0.5, 10], [1.5, 20]], 1)
+
+
+@pytest.mark.parametrize(
     "times, message",
     [
         ("1,1", "raw.csv:3: the time '1' is that of line 2 of the same sequence. Two steps need"),
+        ("1,1.0", "raw.csv:3: the time '1.0' is that of line 2"),
+        (
+            "2024-05-01T12:30:00.1000000010Z,2024-05-01T14:30:00.100000001+02:00",
+            "raw.csv:3: the time '2024-05-01T14:30:00.100000001+02:00' is that of line 2",
+        ),
+        ("1,2024-05-01T12:30:00.5.5", "raw.csv:3: the time '2024-05-01T12:30:00.5.5' is neither"),
         ("1,noon", "raw.csv:3: the time 'noon' is neither a number nor a date such as"),
         (
             "1,2024-05-01",

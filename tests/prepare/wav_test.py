@@ -5,6 +5,7 @@ import pytest
 
 from tests.numeric_files import save_wav, tone
 from trainer.exit_codes import DataError, UsageError
+from trainer.prepare import wav
 
 
 def test_recordings_become_log_mel_frames_in_which_a_tone_is_in_its_band(tmp_path, prepared):
@@ -52,3 +53,15 @@ def test_damaged_recordings_and_files_beside_them_are_refused(tmp_path, prepared
     (tmp_path / "raw/b/notes.txt").write_text("good")
     with pytest.raises(DataError, match="notes.txt: is no .wav file, but other files of these"):
         prepared("folder", "raw")
+
+
+def test_new_recordings_are_found_where_prepare_would_find_them(tmp_path):
+    hidden = (".trash/a.wav", "a/.old/b.wav", "a/.c.wav", "__MACOSX/a/d.wav")
+    for name in ("a/1.wav", "a/deeper/2.WAV", "b/notes.txt", *hidden):
+        save_wav(tmp_path / name, tone(300))
+    found = wav.recordings(str(tmp_path))
+    assert [name for _, name in found] == ["a/1.wav", "a/deeper/2.WAV"]
+    assert found[0][0] == f"{tmp_path}/a/1.wav"
+    assert wav.are_in(str(tmp_path)) and not wav.are_in(f"{tmp_path}/b")
+    with pytest.raises(UsageError, match="no .wav file in it"):
+        wav.recordings(f"{tmp_path}/b")

@@ -182,14 +182,16 @@ def test_sequences_of_frames_have_a_label_each(compiled, tmp_path):
     )
     assert served.reads.numbers
     raw = datasets.random_frames(seed=4)["test"][0]
-    given = [Frames(frames, f"row {number}", number) for number, frames in enumerate(raw)]
+    given = [Frames(frames, f"row {number}", f"{number}\nth") for number, frames in enumerate(raw)]
     answers = served.answers(given, Predict())
-    for frames, answer in zip(raw, answers, strict=True):
+    for number, (frames, answer) in enumerate(zip(raw, answers, strict=True)):
         chances = tf.nn.softmax(scores_of(model, frames)).numpy()
         assert answer["label"] == "abc"[chances.argmax()]
         assert answer["probability"] == pytest.approx(chances.max(), rel=1e-4)
         assert list(answer["probabilities"].values()) == pytest.approx(chances.tolist(), rel=1e-4)
-        assert served.shown(answer) == f"{answer['label']}\t{answer['probability']:.4f}\n"
+        assert next(iter(answer.items())) == ("sequence", f"{number}\nth")
+        first = f"{answer['label']}\t{answer['probability']:.4f}"
+        assert served.shown(answer) == f"{first}\t{number} th\n"
         json.dumps(answer)
 
 
@@ -197,7 +199,9 @@ def test_values_come_back_in_the_units_of_the_data(tmp_path):
     model = a_model(of_frames(tmp_path, ("mean", "rest")))
     served = model.served()
     raw = datasets.random_frames(seed=4)["test"][0]
-    answers = served.answers([Frames(each, "", 0) for each in raw], Predict())
+    answers = served.answers([Frames(each, "", n) for n, each in enumerate(raw)], Predict())
+    assert [list(answer) for answer in answers] == [["sequence", "values"]] * len(raw)
+    assert [answer["sequence"] for answer in answers] == list(range(len(raw)))
     for frames, answer in zip(raw, answers, strict=True):
         told = scores_of(model, frames).numpy()
         wanted = {

@@ -115,10 +115,6 @@ def language_model_metrics(outputs, batch, costs, predictions, targets):
     return {"perplexity": np.exp(costs.mean()), "bits": np.log2(np.exp(costs.mean())), **more}
 
 
-def translation_metrics(outputs, batch, costs, predictions, targets):
-    return {"perplexity": np.exp(costs.mean()), **accuracy(predictions, targets)}
-
-
 def tagging_metrics(outputs, batch, costs, predictions, targets):
     guessed, there, cuts = set(), set(), np.cumsum(batch.lengths)[:-1]
     for found, tags in ((guessed, predictions), (there, targets)):
@@ -200,7 +196,7 @@ CASES = {
             )
         ),
         of_targets,
-        translation_metrics,
+        language_model_metrics,
     ),
 }
 # An empty mapping, which a task without such flags may have.
@@ -283,7 +279,7 @@ def test_no_other_module_distinguishes_tasks_by_name():
         assert not constants & set(table.TASKS), name
 
 
-GIVEN = config.from_flat({"loss": "huber"})
+GIVEN = config.from_flat({"regression_loss": "huber"})
 
 
 @every_task
@@ -549,7 +545,7 @@ OTHER = {
     "one_hot": True,
     "attention": "dot",
     "translate_examples": 5,
-    "loss": "huber",
+    "regression_loss": "huber",
     "label_smoothing": 0.1,
     "word_dropout": 0.1,
     "frame_encoder": "dense",

@@ -1,5 +1,7 @@
 """The loss and the metrics of targets, against NumPy row by row."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,7 @@ import tensorflow as tf
 from tests import numpy_network
 from trainer.data import pipeline
 from trainer.models.heads import StepOutputs
-from trainer.tasks import translation
+from trainer.tasks import bleu, translation
 
 WORDS, WIDTH = 7, 3
 GENERATOR = np.random.default_rng(0)
@@ -62,3 +64,14 @@ def test_any_split_of_the_rows_adds_up_to_the_same_metrics():
     loss = float(sums["loss_sum"]) / 8
     assert whole.metrics()["perplexity"] == pytest.approx(np.exp(loss))
     assert whole.report(())["tokens"] == 8 and whole.report(())["sentences"] == 3
+
+
+def test_evaluate_prints_the_metrics_of_a_language_model_and_those_of_the_translations():
+    losses, answers = translation.outcomes(outputs_of(), batch_of())
+    found = translation.Metrics.of(losses.numpy(), answers.numpy(), batch_of())
+    tokens = ["loss", "perplexity", "bits", "accuracy", "tokens", "sentences"]
+    assert list(found.report(())) == tokens
+    assert found.report(())["bits"] == pytest.approx(found.metrics()["loss"] / np.log(2))
+    translated = dataclasses.replace(found, quality=bleu.Quality(20.5, 40.25, "of bleu", "of chrf"))
+    assert list(translated.report(())) == [*tokens, "bleu", "chrf", "signature", "chrf_signature"]
+    assert translated.report(())["bleu"] == translated.metrics()["bleu"] == 20.5

@@ -159,7 +159,7 @@ class Optimizer(Checked):
         "means no average.",
         within(0, 1),
     )
-    loss: str = knob(
+    regression_loss: str = knob(
         "squared",
         "Of a regression: the squared error of standardised values, or huber, which grows no "
         "faster than the error where that is above one deviation.",
@@ -219,6 +219,7 @@ class Run(Checked):
         "translated and compared with their references, by BLEU and chrF; 0: none.",
         at_least(0),
         result=False,
+        later=True,
     )
     save_steps: int = knob(
         500,

@@ -17,12 +17,15 @@ TASKS = {
     "translation": {
         "perplexity": "lower",
         "loss": "lower",
+        "bits": "lower",
         "accuracy": "higher",
         "bleu": "higher",
         "chrf": "higher",
     },
 }
 
+# Metrics of what a run translates at its evaluations (--translate_examples).
+OF_TRANSLATIONS = ("bleu", "chrf")
 
 _METRICS = sorted({metric for metrics in TASKS.values() for metric in metrics})
 

@@ -96,10 +96,10 @@ def read(
         wanted = reading.settings["lengths_array"]
         if wanted and not names.lengths and not reading.answers and len(x.shape) < 3:
             raise DataError(
-                f"{x.place}: {list(x.shape)} without an array {wanted}. The model was trained on "
-                "sequences of several lengths. Give the lengths of these in that array or in the "
-                "one that --lengths_array names, or write sequences of one length as [examples, "
-                "time, ...]."
+                f"{x.place}: {list(x.shape)} without an array {wanted}, which sequences of several "
+                "lengths need. Give the steps of each in that array or in the one that "
+                "--lengths_array names, or write sequences of one length as [examples, time, "
+                "features]: [examples, time, 1] if a step is one number."
             )
         if names.lengths:
             lengths = _lengths(opened.enter_context(arrays.array(names.lengths)), x)

@@ -89,6 +89,11 @@ def find(folder: str, split: str, flag: str) -> list[Part]:
     return parts
 
 
+def is_ignored(name: str) -> bool:
+    """Returns whether a file or folder is hidden, or one that systems leave behind."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
 def _listed(folder: str) -> _Listing:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -98,7 +103,7 @@ def _listed(folder: str) -> _Listing:
         ) from None
     names = _Listing([], [], [])
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
+        if is_ignored(entry.name):
             continue
         kind = "folders" if entry.is_dir() else "files" if entry.is_file() else "nowhere"
         getattr(names, kind).append(entry.name)

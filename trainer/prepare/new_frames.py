@@ -18,14 +18,13 @@ class Unanswered(NamedTuple):
     """A sequence that a model is to answer.
 
     frames: float32 [steps, features], as they were read. place: where it comes from, for errors.
-    number: its own. id: the value of the column of the sequences, or the name of a recording; None
-    if its place among the others is all that tells it apart.
+    id: the value of the column of the sequences, or the name of a recording; if its place among the
+    others is all that tells it apart, its number, from 0.
     """
 
     frames: np.ndarray
     place: str
-    number: int
-    id: str | None
+    id: str | int
 
 
 def unanswered(settings: Predict, dataset: store.Dataset) -> Iterator[Unanswered]:
@@ -52,7 +51,8 @@ def unanswered(settings: Predict, dataset: store.Dataset) -> Iterator[Unanswered
         ends = np.cumsum(batch.lengths)
         ids = batch.ids or [None] * len(batch)
         for place, identity, end, length in zip(batch.places, ids, ends, batch.lengths):
-            yield Unanswered(frames[end - length : end], at(place), number, identity)
+            identity = number if identity is None else identity
+            yield Unanswered(frames[end - length : end], at(place), identity)
             number += 1
 
 

@@ -13,8 +13,12 @@ sequence.
 
 import dataclasses
 import datetime
+import decimal
 import itertools
+import math
+import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -155,13 +159,22 @@ def _check_same(
             )
 
 
+class _Time(NamedTuple):
+    """A time, as exact as it is written. kind: in which way; only times of one kind have an order.
+
+    value: of a date the whole second and the rest of it.
+    """
+
+    kind: str
+    value: decimal.Decimal | tuple[datetime.datetime, decimal.Decimal]
+
+
 def _in_time(
     rows: list[tuple[int, list[str]]], position: int, path: str
 ) -> list[tuple[int, list[str]]]:
     """Returns rows sorted by their time."""
     times = [_time(fields[position], (path, number)) for number, fields in rows]
-    kinds = [(type(time), getattr(time, "tzinfo", None) is None) for time in times]
-    other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), 0)
+    other = next((i for i, time in enumerate(times) if time.kind != times[0].kind), 0)
     if other:
         raise DataError(
             f"{path}:{rows[other][0]}: the time {shown.value(rows[other][1][position], 60)} is "
@@ -169,7 +182,7 @@ def _in_time(
             f"{rows[0][0]} of the same sequence. Write all as numbers, or all as dates with or "
             "without a time zone."
         )
-    order = sorted(range(len(rows)), key=times.__getitem__)
+    order = sorted(range(len(rows)), key=lambda i: times[i].value)
     for one, other in itertools.pairwise(order):
         if times[one] == times[other]:
             raise DataError(
@@ -180,14 +193,33 @@ def _in_time(
     return [rows[i] for i in order]
 
 
-def _time(cell: str, place: Place) -> float | datetime.datetime:
+def _time(cell: str, place: Place) -> _Time:
     number = parsed(cell)
-    if number is not None and np.isfinite(number):
-        return number
+    if number is not None and math.isfinite(number):
+        return _Time("number", _exact(cell, number))
+    # `datetime` keeps microseconds.
+    found = _FRACTION.fullmatch(cell.strip())
+    whole, rest = (f"{found[1]}{found[3]}", found[2]) if found else (cell.strip(), "0")
     try:
-        return datetime.datetime.fromisoformat(cell.strip())
+        date = datetime.datetime.fromisoformat(whole)
     except ValueError:
         raise DataError(
             f"{at(place)}: the time {shown.value(cell, 60)} is neither a number nor a date such as "
             "2024-05-01T12:30:00. Correct it."
         ) from None
+    kind = "local date" if date.tzinfo is None else "date"
+    return _Time(kind, (date, decimal.Decimal(f"0.{rest}")))
+
+
+def _exact(cell: str, number: float) -> decimal.Decimal:
+    """Returns what `cell` says; `number` keeps 16 digits, and nanoseconds since 1970 have 19."""
+    try:
+        return decimal.Decimal(cell)
+    except decimal.InvalidOperation:  # An exponent that even Decimal does not know.
+        return decimal.Decimal(number)
+
+
+# (date and whole second)(digits of the rest of the second)(time zone).
+_FRACTION = re.compile(
+    r"(.{7,10}[^0-9](?:[0-9]{2}:[0-9]{2}:[0-9]{2}|[0-9]{6}))[.,]([0-9]+)((?:[Zz+-].*)?)"
+)

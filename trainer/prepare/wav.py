@@ -7,13 +7,13 @@ from 0 Hz to half the rate, plus 1e-6. Windows that do not fit whole at the end 
 
 import os
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.exit_codes import DataError, UsageError
-from trainer.prepare import raw_files
+from trainer.prepare import folders, raw_files
 
 ENDING = ".wav"
 _FLOOR = 1e-6
@@ -31,12 +31,17 @@ def check_names(paths: Sequence[str]) -> None:
 
 
 def are_in(folder: str) -> bool:
-    """Returns whether a file below `folder` is a recording; hidden ones do not count."""
-    for _, inside, files in os.walk(folder):
-        inside[:] = [name for name in inside if not name.startswith(".")]
-        if any(name.lower().endswith(ENDING) and not name.startswith(".") for name in files):
-            return True
-    return False
+    """Returns whether a file below `folder` is a recording."""
+    return any(_below(folder))
+
+
+def _below(folder: str) -> Iterator[str]:
+    """Yields the paths of the recordings below a folder, but not what `folders` ignores."""
+    for place, inside, files in os.walk(folder):
+        inside[:] = [name for name in inside if not folders.is_ignored(name)]
+        for name in files:
+            if name.lower().endswith(ENDING) and not folders.is_ignored(name):
+                yield os.path.join(place, name)
 
 
 class LogMel:
@@ -151,16 +156,11 @@ class LogMel:
 def recordings(place: str) -> list[tuple[str, str]]:
     """Returns (path, name below `place`) of the recordings in a folder, sorted; or of one file.
 
-    Raises UsageError if there is none.
+    What `prepare` ignores in a folder is left out. Raises UsageError if there is none.
     """
     if os.path.isfile(place):
         return [(place, os.path.basename(place))]
-    found = sorted(
-        os.path.join(folder, name)
-        for folder, _, files in os.walk(place)
-        for name in files
-        if name.lower().endswith(ENDING) and not name.startswith(".")
-    )
+    found = sorted(_below(place))
     if not found:
         raise UsageError(f"--input={place}: no {ENDING} file in it. Name a folder with some.")
     return [(path, os.path.relpath(path, place)) for path in found]

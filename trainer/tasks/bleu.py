@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trainer.exit_codes import UsageError
+from trainer.flags.tasks import OF_TRANSLATIONS
 
 INSTALL = "pip install 'sacrebleu>=2.4'"
 
-METRICS = ("bleu", "chrf")
+METRICS = OF_TRANSLATIONS
 
 
 class Quality(NamedTuple):

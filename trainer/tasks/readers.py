@@ -25,12 +25,12 @@ class Text(NamedTuple):
 class Frames(NamedTuple):
     """A sequence of frames to answer: float32 [steps, features], as they were read.
 
-    place, number: as of `Text`.
+    place: as of `Text`. id: what tells it apart from the others.
     """
 
     frames: np.ndarray
     place: str
-    number: int
+    id: str | int
 
 
 class Reader(Protocol):
@@ -49,7 +49,7 @@ class Reader(Protocol):
         """Returns `Text`s or `Frames` as one batch, padded to one of a few lengths."""
 
     def repeated(self, example: Any) -> Mapping[str, Any]:
-        """Returns the part of an answer that repeats what it is an answer to."""
+        """Returns the part of an answer that says what it is an answer to."""
 
 
 def of_dataset(dataset: store.Dataset, settings: Input) -> Reader:
@@ -130,8 +130,8 @@ class FrameReader(tf.Module):
         )
         return pipeline.loose_batch(rows, self._settings)
 
-    def repeated(self, example: Frames) -> dict[str, str]:
-        return {}
+    def repeated(self, example: Frames) -> dict[str, str | int]:
+        return {"sequence": example.id}
 
 
 def contents(texts: Sequence[Text]) -> tf.Tensor:

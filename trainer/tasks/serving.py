@@ -85,6 +85,7 @@ class _OfExamples(tf.Module):
 
     options = frozenset()
     between = ""
+    _said_of_input = ("text",)  # By the text form, at the end of a line.
 
     def __init__(self, network, weights, dataset, settings, compiled=False):
         super().__init__()
@@ -114,12 +115,15 @@ class _OfExamples(tf.Module):
         ]
 
     def shown(self, answer):
-        texts = [" ".join(answer["text"].splitlines())] if "text" in answer else []
-        return "\t".join([*self._cells(answer), *texts]) + "\n"
+        said = [str(answer[name]) for name in self._said_of_input if name in answer]
+        one_line = [" ".join(each.splitlines()) for each in said]
+        return "\t".join([*self._cells(answer), *one_line]) + "\n"
 
 
 class Classifier(_OfExamples):
     """From texts or frames to the probabilities of the classes and the likeliest label."""
+
+    _said_of_input = ("text", "sequence")
 
     def _tell(self, inputs: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(self._network.logits(self.weights, inputs, lengths))

@@ -148,7 +148,7 @@ def _unbound(dataset: Dataset, config: configuration.Config) -> dict[str, Any]:
 
 def _bound_regression(dataset: Dataset, config: configuration.Config) -> dict[str, Any]:
     """Returns what knows the loss of the run, and the units of the data."""
-    loss, deviation = config.optimizer.loss, dataset.standardise.deviation
+    loss, deviation = config.optimizer.regression_loss, dataset.standardise.deviation
     return {
         "training_sums": functools.partial(
             regression.training_sums, loss=loss, deviation=deviation
@@ -174,7 +174,7 @@ _NO_SECOND = {
     "attention": ("general", "there is no second sequence that could attend to a first"),
     "translate_examples": (200, "nothing is translated"),
 }
-_CROSS_ENTROPY = {"loss": ("squared", "its loss is the cross-entropy")}
+_CROSS_ENTROPY = {"regression_loss": ("squared", "its loss is the cross-entropy")}
 _BOTH = (fields.TOKENS, fields.FRAMES)
 TASKS = {
     task.name: task

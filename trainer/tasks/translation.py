@@ -35,11 +35,7 @@ def _told(batch: Batch) -> Batch:
 
 def metrics(sums: Mapping[str, Any]) -> dict[str, float]:
     """Returns the metrics of some steps from their added `training_sums`."""
-    return _without_bits(language_model.metrics(sums))
-
-
-def _without_bits(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if name != "bits"}
+    return language_model.metrics(sums)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +62,12 @@ class Metrics:
 
     def metrics(self) -> dict[str, float]:
         """Returns the metrics that an evaluation records and `--best_metric` can name."""
-        found = _without_bits(self.tokens.metrics())
+        found = self.tokens.metrics()
         if self.quality:
             found |= {name: getattr(self.quality, name) for name in bleu.METRICS}
         return found
 
     def report(self, labels: Sequence[str]) -> dict[str, Any]:
         """Returns what `evaluate --format=json` prints of a split."""
-        signatures = self.quality._asdict() if self.quality else {}
-        return {
-            **self.metrics(),
-            "tokens": self.tokens.tokens,
-            "sentences": self.sentences,
-            **signatures,
-        }
+        quality = self.quality._asdict() if self.quality else {}
+        return {**self.tokens.report(labels), "sentences": self.sentences, **quality}
