@@ -461,6 +461,14 @@ def test_an_epoch_sees_every_pair_once_in_few_shapes_that_hold_both_sides():
         assert source >= sources[examples].max() and target >= targets[examples].max()
 
 
+def test_a_limit_that_cuts_no_pair_changes_no_plan_however_high_it_is():
+    split = random_pairs(512)
+    plan, limitless = (plan_of(split, max_length=each) for each in (1000, 2**31 - 1))
+    assert plan.lengths == limitless.lengths
+    for step in range(64):
+        np.testing.assert_array_equal(plan.examples(step), limitless.examples(step))
+
+
 def test_the_share_of_padding_is_that_of_the_batches_of_an_epoch():
     split = random_pairs(512)
     plan = plan_of(split)

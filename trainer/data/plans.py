@@ -124,8 +124,7 @@ class PairLengths:
         self._number = pairs.first_holding(*sides, self.padded)
         # By shape, in it by target and source: neighbours at the edge of a shape are alike.
         self.sorting = np.ravel_multi_index(
-            (self._number, targets, sources),
-            (LENGTHS, settings.max_length + 1, settings.max_length + 1),
+            (self._number, targets, sources), (LENGTHS, targets.max() + 1, sources.max() + 1)
         )
 
     def holding(self, examples: np.ndarray) -> Length:
