@@ -286,9 +286,13 @@ class EvaluationPlan:
     filled up with copies of the shortest example.
     """
 
-    def __init__(self, split: Split, settings: Input, batch_size: int):
+    def __init__(self, lengths: Lengths | PairLengths, batch_size: int):
+        """
+        Args:
+          lengths: those of the split, `lengths_of` it.
+        """
         self.batch_size = batch_size
-        self._lengths = lengths_of(split, settings)
+        self._lengths = lengths
 
     @property
     def lengths(self) -> list[Length]:
