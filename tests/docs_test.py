@@ -18,6 +18,8 @@ from tests import classifier, commands
 from trainer import main
 from trainer.flags import parsing
 from trainer.flags import run as configuration
+from trainer.flags.prepare import SOURCES
+from trainer.flags.tasks import TASKS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [
@@ -126,6 +128,15 @@ def check(name: str, values: dict) -> None:
 COMMAND_LINES = [
     (name_of(page), tuple(words)) for page in PAGES for words in command_lines(text_of(page))
 ]
+
+
+def test_the_page_on_data_says_which_sources_a_task_reads():
+    page = text_of(ROOT / "docs/data.md")
+    for task in TASKS:
+        [cell] = re.findall(rf"^\| `{task}`[^|]*\|[^|]*\|([^|]*)\|$", page, re.MULTILINE)
+        named = set(re.findall("`([^`]+)`", cell))
+        read = {source for source, tasks in SOURCES.items() if task in tasks}
+        assert (set(SOURCES) - named if "all but" in cell else named) == read, task
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,11 @@ def test_the_metrics_are_those_counted_by_hand(report, expected):
     [
         ([], {"trainer.evaluate.ROWS_PER_BATCH": 7}),
         ([], {"trainer.evaluate.ROWS_PER_BATCH": 1000}),
+        ([], {"trainer.data.pipeline.EVALUATION_BYTES": 1}),
         (["--devices=2"], {}),
+        (["--devices=2"], {"trainer.data.pipeline.EVALUATION_BYTES": 1}),
     ],
-    ids=["batches of 7", "one batch", "two devices"],
+    ids=["batches of 7", "one batch", "a row in each batch", "two devices", "a row for each"],
 )
 def test_batch_size_and_number_of_devices_change_no_metric(folder, report, flags, patches):
     assert approximately(evaluate(folder, *flags, patches=patches)) == approximately(report)
@@ -240,7 +242,8 @@ def evaluator(*splits, **flags) -> evaluate_module.Evaluator | None:
         target=fields.LABEL,
     )
     config = configuration.from_flat(flags)
-    return evaluate_module.Evaluator.of_run(config, dataset, network=None, placement=None)
+    placement = types.SimpleNamespace(workers=1, replicas=1)
+    return evaluate_module.Evaluator.of_run(config, dataset, None, placement)
 
 
 @pytest.fixture

@@ -182,6 +182,29 @@ def test_the_log_lists_what_was_taken_and_what_was_left(places, tmp_path):
     assert f"of {places / 'source' / 'best'}" in answer.err
 
 
+def test_a_translation_begins_with_the_encoder_of_another_one_and_a_decoder_of_its_own(tmp_path):
+    splits, words = datasets.random_pairs(train=16, test=4), [f"w{i}" for i in range(26)]
+    datasets.write_pairs(tmp_path / "pairs", splits, words=words, target_words=words[::-1])
+    small = [*SMALL, "--steps=1", "--save_steps=1", "--eval_steps=-1"]
+    flags = ["train", f"--data_dir={tmp_path / 'pairs'}", *small]
+    answer = commands.call(*flags, f"--model_dir={tmp_path / 'source'}")
+    assert answer.code == 0, answer.err
+    answer = commands.call(
+        *flags,
+        f"--model_dir={tmp_path / 'model'}",
+        f"--init_from={tmp_path / 'source'}",
+        "--frozen_steps=1",
+    )
+    assert answer.code == 0, answer.err
+    assert ": embedding/embeddings, rnn_0/kernel, rnn_0/recurrent_kernel, rnn_0/bias" in answer.err
+    [left] = re.findall("left as the seed made them: (.*)", answer.err)
+    decoder, output = left.split("; ")
+    assert "target_embedding/embeddings" in decoder and "decoder_0/kernel" in decoder
+    assert decoder.endswith(" (decoder)")
+    assert output == "logits/kernel, logits/bias (output layer)"
+    assert sorted(written(tmp_path / "model")["origin"]["taken"]) == BODY
+
+
 def test_layers_that_only_the_source_has_are_listed(places, tmp_path):
     folder = by_hand(places, tmp_path, units=(6, 5))
     answer = tuned(folder, tmp_path / "model")

@@ -30,7 +30,8 @@ from trainer.tasks.views import View
 
 log = logging.getLogger(__name__)
 
-ROWS_PER_BATCH = 256  # It affects speed and memory, and no metric.
+# Fewer if rows are large (`pipeline.EVALUATION_BYTES`). It affects speed and memory, and no metric.
+ROWS_PER_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Evaluator:
             )
         if not split or run.eval_steps == -1:
             return None
-        batches = pipeline.evaluation_batches(dataset, split, config.input, ROWS_PER_BATCH)
+        batches = _batches(dataset, split, config.input, placement)
         step = EvaluationStep(network, placement, table.task_of(dataset, config))
         translations = _translations_of_run(config, step, dataset, split)
         return cls(dataset, split, batches, step, config.input, translations)
@@ -110,6 +111,14 @@ class Evaluator:
         """
         found = metrics(self.step, weights, self.dataset, self.batches, abandon, view)
         return _with_quality(found, self.translations, weights, abandon)
+
+
+def _batches(
+    dataset: Dataset, split: str, settings: Input, placement: Placement
+) -> EvaluationBatches | StreamEvaluationBatches:
+    """Returns the batches of an evaluation, with a row for each replica of all workers at least."""
+    replicas = placement.workers * placement.replicas
+    return pipeline.evaluation_batches(dataset, split, settings, ROWS_PER_BATCH, replicas)
 
 
 def _translations_of_run(
@@ -190,9 +199,7 @@ def command(settings: Evaluate) -> int:
             f"{', '.join(model.dataset.splits)}. Name one of them, or prepare the dataset with "
             "that split."
         )
-    batches = pipeline.evaluation_batches(
-        model.dataset, settings.split, model.config.input, ROWS_PER_BATCH
-    )
+    batches = _batches(model.dataset, settings.split, model.config.input, model.step.placement)
     translations = None
     if model.dataset.target.sequence:
         bleu.require(f"--model_dir={settings.model_dir}: it translates")

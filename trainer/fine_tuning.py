@@ -1,9 +1,9 @@
 """Fine-tuning: a run that begins with weights of another model, the one that `--init_from` names.
 
 The embedding or what reads frames and the recurrent layers are taken by name and shape, the output
-layer is not. A transfer that would be partial because the models differ (another cell, width,
-vocabulary or frame) is refused. config.json of the run holds what was taken and the digest of the
-state that it was taken from, so that a resume does not need the source.
+layer is not, nor is a decoder. A transfer that would be partial because the models differ (another
+cell, width, vocabulary or frame) is refused. config.json of the run holds what was taken and the
+digest of the state that it was taken from, so that a resume does not need the source.
 """
 
 import dataclasses
@@ -260,8 +260,10 @@ def _lines(
 ) -> list[str]:
     """Returns lines: what was taken, what was left to the seed, what the source has besides."""
     depths = shapes.depths(wanted)
+    outputs = [name for name, depth in depths.items() if not depth]
     reasons = {
-        "output layer": [name for name, depth in depths.items() if not depth],
+        "decoder": [name for name in outputs if not shapes.is_output_layer(name)],
+        "output layer": [name for name in outputs if shapes.is_output_layer(name)],
         "not in the source": [name for name in wanted if depths[name] and name not in taken],
     }
     left = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items() if names)

@@ -70,6 +70,13 @@ def test_long_texts_have_a_bounded_number_of_candidates():
     assert len(pairs.shapes(sources, targets, 6)) <= 6
 
 
+def test_shapes_are_counted_without_a_table_of_all_lengths():
+    """It would have 10^14 entries here."""
+    sources, targets = np.array([1, 10_000_000, 2]), np.array([10_000_000, 1, 3])
+    chain = pairs.shapes(sources, targets, 6)
+    assert chain[0] == (2, 3) and chain[-1] == (10_000_000, 10_000_000)
+
+
 def test_a_pair_goes_into_the_first_shape_that_holds_both_sides():
     chain = [(3, 4), (5, 8), (9, 9)]
     sources, targets = np.array([3, 1, 4, 5, 1, 9]), np.array([4, 5, 1, 8, 9, 1])

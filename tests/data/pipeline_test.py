@@ -394,6 +394,34 @@ def test_evaluation_holds_each_example_once(size, batch, padding):
     assert sorted(seen) == list(range(size))
 
 
+@pytest.mark.parametrize(
+    "steps, features, least, rows",
+    [
+        (28, 28, 1, 256),
+        (10_000, 12, 1, 256),
+        (1000, 131, 1, 256),
+        (1000, 132, 1, 128),
+        (100, 64 * 64, 1, 64),
+        (100, 128 * 128, 1, 16),
+        (100, 128 * 128, 24, 32),  # A row for each of 24 replicas.
+        (100, 128 * 128, 300, 256),
+        (40, 1 << 20, 1, 1),
+    ],
+)
+def test_an_evaluation_has_fewer_rows_if_they_are_large(steps, features, least, rows):
+    # All frames are one, so they need no memory.
+    frames = np.broadcast_to(np.zeros(features, np.float32), (2 * steps, features))
+    split = Split(frames, np.array([0, steps, 2 * steps]), np.zeros(2, np.int32))
+    chosen = settings(max_length=steps)
+    assert pipeline.EvaluationBatches(split, chosen, 256, least=least).plan.batch_size == rows
+
+
+def test_texts_are_evaluated_with_all_rows():
+    split = split_of([np.ones(60_000, np.int32)])
+    batches = pipeline.EvaluationBatches(split, settings(max_length=60_000), 256)
+    assert batches.plan.batch_size == 256
+
+
 def test_evaluation_sees_what_training_sees_of_an_example():
     split = random_split(40)
     chosen = settings(max_length=9, truncate="start")

@@ -406,17 +406,17 @@ def test_the_parts_of_an_evaluation_are_equal_to_within_a_token_and_in_order():
 )
 def test_an_evaluation_goes_through_a_split_by_length(lengths, batch, expected):
     split = split_of([np.ones(length) for length in lengths])
-    plan = plans.EvaluationPlan(split, settings(), batch)
+    plan = plans.EvaluationPlan(plans.lengths_of(split, settings()), batch)
     assert [(examples.tolist(), real) for examples, real, _ in plan] == expected
     for examples, _, length in plan:
         longest = max(lengths[example] for example in examples)
         assert length == min(each for each in plan.lengths if each >= longest)
 
 
-@pytest.mark.parametrize("plan", [plans.ShuffledPlan, plans.EvaluationPlan])
-def test_padding_in_front_knows_one_length(plan):
-    chosen = settings(padding="pre", max_length=30)
-    assert plan(random_split(50, longest=5), chosen, 4).lengths == [30]
+def test_padding_in_front_knows_one_length():
+    split, chosen = random_split(50, longest=5), settings(padding="pre", max_length=30)
+    assert plans.ShuffledPlan(split, chosen, 4).lengths == [30]
+    assert plans.EvaluationPlan(plans.lengths_of(split, chosen), 4).lengths == [30]
 
 
 @pytest.mark.parametrize(
@@ -461,6 +461,14 @@ def test_an_epoch_sees_every_pair_once_in_few_shapes_that_hold_both_sides():
         assert source >= sources[examples].max() and target >= targets[examples].max()
 
 
+def test_a_limit_that_cuts_no_pair_changes_no_plan_however_high_it_is():
+    split = random_pairs(512)
+    plan, limitless = (plan_of(split, max_length=each) for each in (1000, 2**31 - 1))
+    assert plan.lengths == limitless.lengths
+    for step in range(64):
+        np.testing.assert_array_equal(plan.examples(step), limitless.examples(step))
+
+
 def test_the_share_of_padding_is_that_of_the_batches_of_an_epoch():
     split = random_pairs(512)
     plan = plan_of(split)
@@ -479,7 +487,7 @@ def test_the_padding_of_texts_alone_is_that_of_their_batches():
 
 def test_an_evaluation_reads_every_pair_once_in_shapes_that_hold_it():
     split = random_pairs(50)
-    plan = plans.EvaluationPlan(split, settings(), 8)
+    plan = plans.EvaluationPlan(plans.lengths_of(split, settings()), 8)
     sources, targets = np.diff(split.offsets), np.diff(split.target_offsets)
     counted = []
     for examples, real, (source, target) in plan:

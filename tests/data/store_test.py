@@ -675,6 +675,20 @@ def test_a_number_that_is_not_finite_is_damage(tmp_path):
         store.open_dataset(tmp_path / "d")
 
 
+def test_numbers_are_checked_a_block_at_a_time_however_wide_their_rows_are(tmp_path, monkeypatch):
+    write_frames(tmp_path / "d", frames=((1, 2), (5, 2), (1, np.nan)))
+    seen, isfinite = [], np.isfinite
+    monkeypatch.setattr(
+        np, "isfinite", lambda values: seen.append(values.shape) or isfinite(values)
+    )
+    for block, shapes in ((1, [(1, 2)] * 3), (4, [(2, 2), (1, 2)]), (100, [(3, 2)])):
+        monkeypatch.setattr(store, "_BLOCK", block)
+        with pytest.raises(DataError, match="frames.npy: a number in it is not finite"):
+            store.open_dataset(tmp_path / "d")
+        assert [shape for shape in seen if shape[1:] == (2,)] == shapes
+        seen.clear()
+
+
 def _rewrite(folder, change):
     """Changes dataset.json, as a program would that seals what it writes."""
     path = folder / store.DESCRIPTION

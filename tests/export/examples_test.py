@@ -80,13 +80,32 @@ def test_without_examples_frames_are_like_those_of_the_dataset(normalise, tmp_pa
     dataset = datasets.write_numbers(
         tmp_path / "data", splits, shape=(2,), labels=("a",), normalise=normalise
     )
-    made = examples.sequences_of_frames(dataclasses.replace(dataset, splits={}))
+    made = examples.sequences_of_frames(dataclasses.replace(dataset, splits={}), 100)
     assert len(made) == examples.ROWS + 1 and len(made[-1]) == 1
     assert {row.dtype.name for row in made} == {"float32"} and made[0].shape[1] == 2
     frames = np.concatenate(made)
     wanted = ([55, 1], [5, 4]) if normalise else ([0, 0], [1, 1])
     np.testing.assert_allclose(frames.mean(axis=0), wanted[0], atol=1.5)
     np.testing.assert_allclose(frames.std(axis=0), wanted[1], rtol=0.2)
+
+
+def test_frames_are_cut_a_few_steps_beyond_what_the_model_reads(tmp_path, monkeypatch):
+    lengths = [3, 1000, 20, 50] * 20
+    frames = [np.arange(2 * steps, dtype=np.float32).reshape(steps, 2) for steps in lengths]
+    splits = {"test": (frames, [0] * len(frames))}
+    dataset = datasets.write_numbers(tmp_path / "data", splits, shape=(2,), labels=("a",))
+
+    def of(max_length):
+        found = examples.sequences_of_frames(dataset, max_length)
+        assert found[-1].shape == (1, 2)
+        return found[:-1]
+
+    assert len(of(20)) == examples.ROWS
+    assert {len(row) for row in of(20)} == {3, 20, 20 + examples.BEYOND}
+    assert {len(row) for row in of(2**31 - 1)} == set(lengths)
+    # They are padded to the longest, so that is what counts.
+    monkeypatch.setattr(examples, "NUMBERS", 10 * 2 * (20 + examples.BEYOND))
+    assert [len(of(limit)) for limit in (20, 1000)] == [10, 2]
 
 
 def test_made_sentences_have_no_start(tmp_path):

@@ -112,6 +112,26 @@ def test_the_keras_file_over_frames_computes_what_the_network_computes(
     assert loaded.output_names == ["values" if task.target.numbers else "probabilities"]
 
 
+def test_the_keras_file_reads_features_in_any_unit(tmp_path):
+    """Also amperes of nanoamperes, whose deviations are below 1e-7, and numbers whose squares are
+    beyond float32.
+    """
+    task, generator = TASKS["classification"], np.random.default_rng(3)
+    network = Network(Model(units=(5,), embedding_size=3), 0, 2, frame=(4,))
+    weights = large_weights(network)
+    scale = fields.Scale(np.float32([4e-9, -3e-8, 1, 2e21]), np.float32([1e-9, 2e-8, 5, 1e20]))
+    read = generator.normal(0, 1, (3, 5, 4)).astype(np.float32)
+    raw, lengths = scale.undone(read), np.array([5, 4, 5], np.int32)
+    holds = np.arange(5) < lengths[:, None]
+    read = np.where(holds[:, :, None], scale.applied(raw), 0)
+    wanted = tf.nn.softmax(network.logits(weights, tf.constant(read), tf.constant(lengths))).numpy()
+    keras_model.build(network, weights, Input(max_length=5), task, scale).save(
+        tmp_path / "model.keras"
+    )
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded([raw, lengths]).numpy(), wanted, rtol=1e-5, atol=1e-6)
+
+
 STEPWISE = [  # task, flags of the model
     ("language_model", {"cell": "lstm", "units": (5, 4)}),
     ("language_model", {"cell": "gru", "units": (4,), "one_hot": True}),

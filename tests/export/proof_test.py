@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.export.small_models import OPTIONS, a_model
+from trainer.data import fields
 from trainer.exit_codes import TrainerError
 from trainer.export import command as export
 from trainer.export import expected, keras_model, proof, readback
@@ -188,6 +189,25 @@ def test_values_are_compared_in_deviations(values):
         else:
             with pytest.raises(TrainerError, match="values differs"):
                 proof._checked(KERAS, check, answer)
+
+
+@pytest.mark.parametrize("mean, deviation", [(1013, 6), (310, 0.5), (1023.5, 0.5)])
+def test_rounding_in_the_units_of_the_data_is_no_difference(mean, deviation):
+    """A number of float32 next to the right one may be further away, in deviations, than the bound:
+    of pressures in hectopascals and temperatures in kelvin.
+    """
+    scale = fields.Scale(np.float32([mean]), np.float32([deviation]))
+    wanted = scale.undone(np.linspace(-3, 3, 601, dtype=np.float32)[:, None])
+    check = Check(readback.Call("", {}), {"values": wanted}, scale)
+    for direction in (np.inf, -np.inf):
+        next_number = np.nextafter(wanted, np.float32(direction))
+        assert np.ptp([scale.applied(next_number), scale.applied(wanted)], axis=0).max() > 1e-5
+        assert proof._checked(KERAS, check, {"values": next_number}) < 1e-6
+    wrong = wanted + np.float32(2e-5 * mean)
+    with pytest.raises(TrainerError, match="values differs"):
+        proof._checked(KERAS, check, {"values": wrong})
+    with pytest.raises(TrainerError, match="values differs by nan"):
+        proof._checked(KERAS, check, {"values": wanted * np.float32(np.nan)})
 
 
 def test_what_does_not_count_may_be_anything_and_infinities_are_equal():

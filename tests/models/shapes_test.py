@@ -87,6 +87,7 @@ def test_convolutions_over_what_is_no_picture_are_refused(frame):
         (["rnn_0/forward/kernel", "rnn_0/backward/bias", "projection/kernel"], [1, 1, 0]),
         (["embedding/embeddings", "rnn_2/kernel", "rnn_10/kernel", "rnn_0/bias"], [4, 2, 1, 3]),
         (["attention/kernel", "rnn_0/kernel", "rnn_0_more/kernel"], [0, 1, 0]),
+        (["target_embedding/embeddings", "decoder_0/kernel", "rnn_0/kernel"], [0, 0, 1]),
         (["frame_dense/kernel", "rnn_0/bias", "rnn_1/bias", "logits/bias"], [3, 2, 1, 0]),
         (
             [

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from tests import datasets
+from trainer.data import text
 from trainer.data.pipeline import Batch
 from trainer.reporting.summaries import Summaries
 from trainer.tasks import views
@@ -84,6 +85,28 @@ def test_the_text_of_a_mistake_is_put_together_from_its_tokens(tmp_path, setting
     view._mistakes.write(summaries, "mistakes", view._described, 1)
     wanted = f"1. **class0**, taken for **class1** at 0.900, loss 2.000: {shown}"
     assert written == {"mistakes": wanted}
+
+
+@pytest.mark.parametrize(
+    "content, shown",
+    [
+        ("He said: 日本".encode(), "He said: 日本"),
+        (b"bad \xff end", "bad \ufffd end"),
+        # The second letter after 79 others is cut in two.
+        (b"x" * 79 + "éé".encode(), "x" * 79 + " …"),
+    ],
+)
+def test_the_text_of_a_mistake_in_bytes_is_the_text(tmp_path, content, shown):
+    ids = [1, *(text.FIRST_ID + byte for byte in content)]
+    dataset = datasets.write(
+        tmp_path / "data", {"test": ([ids], [0])}, vocabulary_size=260, classes=2
+    )
+    dataset = dataclasses.replace(
+        dataset,
+        description={**dataset.description, "tokenizer": text.settings("bytes")},
+        vocabulary=(*dataset.vocabulary[:4], *text.BYTE_NAMES),
+    )
+    assert views._text_of(dataset, dataset.splits["test"], 0) == shown
 
 
 @pytest.mark.parametrize(

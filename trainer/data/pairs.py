@@ -18,10 +18,9 @@ def shapes(sources: np.ndarray, targets: np.ndarray, count: int) -> list[tuple[i
     Args:
       sources, targets: int [pairs], the lengths of each pair.
     """
-    source, target = (
-        axis.ravel() for axis in np.meshgrid(_candidates(sources), _candidates(targets))
-    )
-    held = _held(sources, targets, source, target)
+    sides = _candidates(sources), _candidates(targets)
+    source, target = (axis.ravel() for axis in np.meshgrid(*sides))
+    held = _held(sources, targets, *sides).T.ravel()
     work = source + target
     inside = (source[:, None] <= source) & (target[:, None] <= target)  # [smaller, larger]
     cost, before = held * work, []
@@ -62,9 +61,13 @@ def _candidates(lengths: np.ndarray) -> np.ndarray:
 
 
 def _held(
-    sources: np.ndarray, targets: np.ndarray, source: np.ndarray, target: np.ndarray
+    sources: np.ndarray, targets: np.ndarray, longest: np.ndarray, longest_targets: np.ndarray
 ) -> np.ndarray:
-    """Returns how many pairs each shape (source, target) holds: int64 [shapes]."""
-    counts = np.zeros((sources.max() + 1, targets.max() + 1), np.int64)
-    np.add.at(counts, (sources, targets), 1)
-    return counts.cumsum(axis=0).cumsum(axis=1)[source, target]
+    """Returns how many pairs each shape holds: int64 [candidates, candidates of targets].
+
+    longest, longest_targets: the candidates of the sides.
+    """
+    counts = np.zeros((len(longest), len(longest_targets)), np.int64)
+    smallest = np.searchsorted(longest, sources), np.searchsorted(longest_targets, targets)
+    np.add.at(counts, smallest, 1)
+    return counts.cumsum(axis=0).cumsum(axis=1)

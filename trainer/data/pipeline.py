@@ -16,6 +16,10 @@ from trainer.data.store import Dataset, Split
 from trainer.flags.run import Input
 
 START = 1  # `text.START`; this module needs no tokenizer.
+# An evaluation's batch is not larger, as far as its rows can be fewer. While it is made, it is in
+# memory about three times, and the training batches beside it. 256 rows have 512 KiB each: texts
+# of 65,000 tokens and 10,000 steps of 12 channels, but no videos.
+EVALUATION_BYTES = 1 << 27
 
 
 class Sentences(NamedTuple):
@@ -83,7 +87,8 @@ def cut(batch: Batch, length: Length) -> Batch:
 
 def row_bytes(length: Length, form: fields.Form) -> int:
     """Returns the bytes of a row of a batch that is padded to `length`."""
-    row = blank(length, 1, form)
+    with tf.Graph().as_default():  # It takes no memory there.
+        row = blank(length, 1, form)
     return sum(values.dtype.size * values.shape.num_elements() for values in tf.nest.flatten(row))
 
 
@@ -365,9 +370,23 @@ class EvaluationBatches:
     """The padded batches of an evaluation: every example of a split once."""
 
     def __init__(
-        self, split: Split, settings: Input, batch_size: int, target: fields.Target = fields.LABEL
+        self,
+        split: Split,
+        settings: Input,
+        batch_size: int,
+        target: fields.Target = fields.LABEL,
+        least: int = 1,
     ):
-        self.plan = plans.EvaluationPlan(split, settings, batch_size)
+        """
+        Args:
+          batch_size: rows of a batch. They are halved while a batch is larger than
+            EVALUATION_BYTES, as long as there are `least` of them.
+        """
+        lengths = plans.lengths_of(split, settings)
+        of_row = row_bytes(max(lengths.padded), _form(split, target))
+        while batch_size * of_row > EVALUATION_BYTES and batch_size // 2 >= least:
+            batch_size //= 2  # Replicas, mostly a power of 2, still share them evenly.
+        self.plan = plans.EvaluationPlan(lengths, batch_size)
         self.target = target
         self._split = split
         self._settings = settings
@@ -408,9 +427,12 @@ class StreamEvaluationBatches:
 
 
 def evaluation_batches(
-    dataset: Dataset, split: str, settings: Input, batch_size: int
+    dataset: Dataset, split: str, settings: Input, batch_size: int, least: int = 1
 ) -> EvaluationBatches | StreamEvaluationBatches:
-    """Returns the batches that read a split once; `batch_size` rows each, unless it is a text."""
+    """Returns the batches that read a split once: `EvaluationBatches`, or the chunks of a text.
+
+    The rows of a batch depend on the arguments alone, so all workers have the same.
+    """
     if dataset.order == fields.STREAMS:
         return StreamEvaluationBatches(dataset.splits[split], dataset.target)
-    return EvaluationBatches(dataset.splits[split], settings, batch_size, dataset.target)
+    return EvaluationBatches(dataset.splits[split], settings, batch_size, dataset.target, least)

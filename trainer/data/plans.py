@@ -124,8 +124,7 @@ class PairLengths:
         self._number = pairs.first_holding(*sides, self.padded)
         # By shape, in it by target and source: neighbours at the edge of a shape are alike.
         self.sorting = np.ravel_multi_index(
-            (self._number, targets, sources),
-            (LENGTHS, settings.max_length + 1, settings.max_length + 1),
+            (self._number, targets, sources), (LENGTHS, targets.max() + 1, sources.max() + 1)
         )
 
     def holding(self, examples: np.ndarray) -> Length:
@@ -287,9 +286,13 @@ class EvaluationPlan:
     filled up with copies of the shortest example.
     """
 
-    def __init__(self, split: Split, settings: Input, batch_size: int):
+    def __init__(self, lengths: Lengths | PairLengths, batch_size: int):
+        """
+        Args:
+          lengths: those of the split, `lengths_of` it.
+        """
         self.batch_size = batch_size
-        self._lengths = lengths_of(split, settings)
+        self._lengths = lengths
 
     @property
     def lengths(self) -> list[Length]:

@@ -572,8 +572,9 @@ def _check_ranges(folder: pathlib.Path, split: Split, dataset: Dataset) -> None:
         texts = folder / TARGET_TEXTS
         _check_count(texts, "texts", _count_lines(texts), len(split))
     for name, values, limit in columns:
-        for begin in range(0, len(values), _BLOCK):
-            part = values[begin : begin + _BLOCK]
+        rows = max(1, _BLOCK // math.prod(values.shape[1:]))
+        for begin in range(0, len(values), rows):
+            part = values[begin : begin + rows]
             if name in _TABLES:
                 if not np.isfinite(part).all():
                     raise Damaged(folder / f"{name}.npy", "a number in it is not finite")

@@ -16,6 +16,9 @@ ROWS = 48  # Rows of the dataset that are compared.
 # A network that reads many random ids amplifies rounding as no text does.
 RANDOM_STEPS = 8
 STEPS = 64  # At most, of a row that nothing cuts.
+BEYOND = 8  # Steps of a sequence of frames that are cut.
+# Of all sequences of frames. They travel as text to the process that reads the files: 90 MB.
+NUMBERS = 1 << 24
 LONG = 10_000  # Words of the long text, and tokens of the long sentence.
 
 CORNER_CASES = tuple(
@@ -52,12 +55,17 @@ def texts_of_examples(dataset: store.Dataset) -> Texts:
     return _with(dataset, rows, (*CORNER_CASES, LONG_TEXT))
 
 
-def sequences_of_frames(dataset: store.Dataset) -> list[np.ndarray]:
+def sequences_of_frames(dataset: store.Dataset, max_length: int) -> list[np.ndarray]:
     """Returns frames as they were read, float32 [steps, features] each, from all over a held-out
     split, and one of a single step.
+
+    A longer one than `max_length` keeps a few steps more, which the files must cut. They are fewer
+    if they are large: padded to the longest they have about NUMBERS numbers, and are two at least.
     """
     split = _held_out(dataset)
-    rows = [np.array(_example(split, example)) for example in _spread(len(split))]
+    steps = min(max_length + BEYOND, int(np.diff(split.offsets).max()))
+    count = min(ROWS, max(2, NUMBERS // (steps * split.inputs.shape[1])))
+    rows = [np.array(_example(split, example)[:steps]) for example in _spread(len(split), count)]
     return [*rows, rows[0][:1]]
 
 
@@ -126,9 +134,9 @@ def _made(dataset: store.Dataset) -> store.Split:
     return store.Split(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
 
 
-def _spread(count: int) -> np.ndarray:
-    """Returns at most ROWS numbers from all over 0 ... count - 1."""
-    return np.unique(np.linspace(0, count - 1, ROWS).astype(int))
+def _spread(count: int, most: int = ROWS) -> np.ndarray:
+    """Returns at most `most` numbers from all over 0 ... count - 1."""
+    return np.unique(np.linspace(0, count - 1, most).astype(int))
 
 
 def _example(split: store.Split, example: int) -> np.ndarray:

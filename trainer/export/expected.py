@@ -204,7 +204,7 @@ def _of_examples(
     """
     dataset, settings = reference.dataset, reference.settings
     if dataset.input.numbers:
-        rows = examples.sequences_of_frames(dataset)
+        rows = examples.sequences_of_frames(dataset, settings.max_length)
         raw, given = _raw_frames(rows), _raw_frames(rows, settings)
     else:
         texts, rows = examples.texts_of_examples(dataset)

@@ -87,8 +87,9 @@ def _frames(
     mask = steps <= counted if length is None else steps > length - counted
     read = frames
     if normalise:
-        variance = np.square(normalise.deviation, dtype=np.float64).tolist()
-        read = keras.layers.Normalization(mean=normalise.mean.tolist(), variance=variance)(read)
+        # Not a layer Normalization: it squares deviations, and none is below 1e-7 for it.
+        mean, deviation = (np.asarray(part) for part in (normalise.mean, normalise.deviation))
+        read = keras.ops.divide(keras.ops.subtract(read, mean), deviation)
     read = keras.ops.where(keras.ops.expand_dims(mask, -1), read, 0.0)
     convolutions = [name for name in shapes.convolutions() if name in layers]
     if convolutions:

@@ -22,6 +22,9 @@ BOUND = 1e-5
 _BOUNDS = {"score": 1e-4}
 # A perplexity is compared by its logarithm, as the log-probability that it comes from is.
 _SCALE = {"perplexity": np.log}
+# Values in the units of the data are rounded to float32: two right answers may be neighbours, or
+# two numbers apart just below a power of 2. If the mean is large, that is more than the bound.
+_ROUNDING = 2
 TIE = 1e-4  # The most, relative, that probabilities differ if a name may stand for the other.
 
 _REMEDY = (
@@ -37,7 +40,8 @@ def differences(
 
     options: those that the files were written with.
 
-    Numbers above 1 differ relative to themselves: sums of logarithms are large.
+    Numbers above 1 differ relative to themselves: sums of logarithms are large. Values in the units
+    of the data differ in deviations, by as much as rounding to float32 does not explain.
 
     Raises TrainerError if a file in `folder` cannot be loaded by a process without this package, or
     if it answers something else than the model.
@@ -76,9 +80,12 @@ def _checked(file: str, check: Check, answer: readback.Answer) -> float:
             _compare_strings(f"{place}: {output}", found, wanted)
             continue
         scale = check.scale.applied if check.scale else _SCALE.get(output, np.asanyarray)
+        rounding: np.ndarray | float = 0.0
+        if check.scale:
+            rounding = _ROUNDING * np.spacing(np.abs(wanted)) / check.scale.deviation
         difference = np.inf
         if found.shape == wanted.shape:
-            difference = _difference(scale(found), scale(wanted))
+            difference = _difference(scale(found), scale(wanted), rounding)
         bound = _BOUNDS.get(output, BOUND)
         if not difference <= bound:
             raise TrainerError(
@@ -89,13 +96,13 @@ def _checked(file: str, check: Check, answer: readback.Answer) -> float:
     return largest
 
 
-def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
+def _difference(found: np.ndarray, wanted: np.ndarray, rounding: np.ndarray | float = 0.0) -> float:
     """Returns the largest difference of arrays of one shape, relative to numbers above 1.
 
-    Masked ones are not counted.
+    Masked ones are not counted, and of each difference not the part that `rounding` explains.
     """
     with np.errstate(invalid="ignore"):  # Between infinities.
-        apart = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
+        apart = np.maximum(0, np.abs(found - wanted) - rounding) / np.maximum(1, np.abs(wanted))
     return float(np.ma.filled(np.ma.where(found == wanted, 0, apart), 0).max(initial=0))
 
 

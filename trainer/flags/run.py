@@ -35,8 +35,8 @@ class Folders(Checked):
     )
     init_from: str = knob(
         "",
-        "Folder of another run: a new run takes its embedding and recurrent layers. A resume does "
-        "not read it any more.",
+        "Folder of another run: a new run takes its embedding and recurrent layers, but no "
+        "decoder. A resume does not read it any more.",
         PLACE,
         later=True,
     )
@@ -182,8 +182,8 @@ class Optimizer(Checked):
     )
     layer_decay: float = knob(
         1.0,
-        "Factor of the learning rate from each layer to the one below it: the output layer has the "
-        "whole rate, the embedding the lowest.",
+        "Factor of the learning rate from each layer to the one below it: the output layer and a "
+        "decoder have the whole rate, the embedding the lowest.",
         SHARE,
         later=True,
     )

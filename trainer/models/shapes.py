@@ -185,7 +185,7 @@ def depths(names: Iterable[str]) -> dict[str, int]:
     """Returns {weight: how far its layer lies below the output layer}, which has 0.
 
     The last recurrent layer has 1, the one below it 2, ..., the embedding or the first layer of a
-    frame encoder the largest. Every other layer belongs to the output.
+    frame encoder the largest. Every other layer belongs to the output, a decoder too.
     """
     layers = {name: name.partition("/")[0] for name in names}
     recurrent = {layer for layer in layers.values() if re.fullmatch(r"rnn_\d+", layer)}
@@ -196,6 +196,11 @@ def depths(names: Iterable[str]) -> dict[str, int]:
     ]
     depth = {layer: len(upwards) - place for place, layer in enumerate(upwards)}
     return {name: depth.get(layer, 0) for name, layer in layers.items()}
+
+
+def is_output_layer(name: str) -> bool:
+    """Returns whether a weight belongs to the output layer itself, which a decoder comes before."""
+    return name.partition("/")[0] in ("projection", "logits")
 
 
 def parameters(

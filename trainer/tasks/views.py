@@ -3,6 +3,7 @@
 A view collects the outcome of every row of an evaluation and is written as a whole.
 """
 
+import codecs
 import heapq
 import re
 from collections.abc import Callable, Sequence
@@ -271,10 +272,15 @@ def _text_of(dataset: store.Dataset, split: store.Split, example: int) -> str:
     begin, end = split.offsets[example : example + 2]
     # The first is the start id.
     ids = split.inputs[begin + 1 : min(end, begin + 1 + SHOWN_TOKENS)]
-    tokens = tf.constant([[dataset.vocabulary[i] for i in ids]], tf.string)
-    [shown] = text.joined(dataset.tokenizer, tokens).numpy()
-    more = " …" if end - begin - 1 > SHOWN_TOKENS else ""
-    return " ".join((shown.decode() + more).split())
+    if dataset.tokenizer["name"] == "bytes":  # Their names in the vocabulary are 0x00 ... 0xff.
+        told = bytes(int(i) - text.FIRST_ID for i in ids if i >= text.FIRST_ID)
+    else:
+        tokens = tf.constant([[dataset.vocabulary[i] for i in ids]], tf.string)
+        [told] = text.joined(dataset.tokenizer, tokens).numpy()
+    is_cut = end - begin - 1 > SHOWN_TOKENS
+    # The last character may be cut in two: it is left out.
+    shown = codecs.getincrementaldecoder("utf-8")("replace").decode(told, final=not is_cut)
+    return " ".join((shown + (" …" if is_cut else "")).split())
 
 
 def _frames_of(dataset: store.Dataset, split: store.Split, example: int) -> np.ndarray:
