@@ -149,7 +149,7 @@ def test_the_script_is_shell_and_no_hole_is_left(shape):
         ({"sbatch": ("--x\nrm",)}, {}, "must be one option of sbatch"),
         ({"sbatch": ("constraint=a",)}, {}, "--sbatch=constraint=a: must be one option"),
         ({"partition": "a b"}, {}, "--partition=a b: must be a name without spaces"),
-        ({}, {"hosts": "a:1"}, "--hosts: submit sets them for each worker"),
+        ({}, {"hosts": "a:1"}, "--hosts and --chief_address: submit sets them for each worker"),
         ({}, {"accelerator": "gpu"}, "--accelerator=gpu: each worker gets --gpus=0"),
         ({"workers": 65}, {}, "--batch_size=64: is split among 65 worker(s)"),
     ],
