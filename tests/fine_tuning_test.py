@@ -311,7 +311,9 @@ def test_fused_steps_are_those_taken_one_by_one(places, tmp_path):
 # --- resume ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_run_that_was_stopped_ends_with_the_same_bits_without_its_source(places, tmp_path, how):
     """It is stopped while its weights are frozen, and the source is deleted meanwhile."""
     flags = ["--frozen_steps=60", "--layer_decay=0.5", "--ema=0.9", "--steps=90"]

@@ -252,7 +252,11 @@ def test_without_gcloud_the_job_can_still_be_printed(monkeypatch, capsys):
             {"model_dir": "/tmp/m"},
             "which the others do not see",
         ),
-        ({"workers": 2}, {"hosts": "a:1,b:1"}, "--hosts and --chief_address: submit sets them for each worker"),
+        (
+            {"workers": 2},
+            {"hosts": "a:1,b:1"},
+            "--hosts and --chief_address: submit sets them for each worker",
+        ),
         ({"workers": 40}, {}, "--batch_size=32: is split among 40 worker(s)"),
     ],
 )

@@ -169,7 +169,7 @@ def nine_steps(loops, **flags):
     "flags",
     [
         {"precision": "float32", "devices": 2},
-        {"precision": "float32", "jit": "on", "fuse": "on"},
+        pytest.param({"precision": "float32", "jit": "on", "fuse": "on"}, marks=pytest.mark.slow),
         pytest.param({"precision": "float16", "cell": "gru"}, marks=pytest.mark.slow),
         {"precision": "bfloat16", "tied_embedding": True, "accumulate": 2},
     ],

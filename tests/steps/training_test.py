@@ -22,7 +22,7 @@ def hundred_steps(**flags):
 
 SPLITS = [
     {"devices": 2, "shards": 2, "accumulate": 2},
-    {"devices": 4},
+    pytest.param({"devices": 4}, marks=pytest.mark.slow),
     {"fuse": "on"},
     pytest.param({"devices": 2}, marks=pytest.mark.slow),
     pytest.param({"shards": 3}, marks=pytest.mark.slow),
