@@ -8,6 +8,24 @@ from trainer.flags.places import NO_PATTERN, OUTPUT, PLACE
 from trainer.flags.prepare import READ_AGAIN, SOURCES, TABLES
 
 
+def _dataset_of_use() -> dataclasses.Field:
+    """A field for the dataset of a command that uses a model."""
+    return knob(
+        "",
+        "Folder of the prepared dataset; default: the dataset that the model was trained on.",
+        PLACE,
+    )
+
+
+def _checkpoint() -> dataclasses.Field:
+    """A field for the checkpoint that a command uses."""
+    return knob(
+        "auto",
+        "The newest checkpoint, or the best one; auto: the best if there is one.",
+        one_of("auto", "newest", "best"),
+    )
+
+
 def _accelerator_of_use(default: str, help: str) -> dataclasses.Field:
     """A field for the device of a command that uses a model; a TPU only trains."""
     return knob(default, help, one_of("auto", "cpu", "gpu"))
@@ -40,19 +58,11 @@ def _length_penalty() -> dataclasses.Field:
 class Evaluate(Checked):
     """Which model to evaluate, and on which split."""
 
-    data_dir: str = knob(
-        "",
-        "Folder of the prepared dataset; default: the dataset that the model was trained on.",
-        PLACE,
-    )
+    data_dir: str = _dataset_of_use()
     model_dir: str = knob("", "Folder of the run.", PLACE)
     split: str = knob("test", "The split to evaluate.", one_of("train", "validation", "test"))
     format: str = knob("text", "Lines and a table, or one JSON object.", one_of("text", "json"))
-    checkpoint: str = knob(
-        "auto",
-        "The newest checkpoint, or the best one; auto: the best if there is one.",
-        one_of("auto", "newest", "best"),
-    )
+    checkpoint: str = _checkpoint()
     accelerator: str = _accelerator_of_use(
         "auto", "Kind of device to evaluate on. auto: a GPU if there is one, else the CPU."
     )
@@ -65,11 +75,7 @@ class Evaluate(Checked):
 class Predict(Checked):
     """Which model to use, the texts to predict, and the form of the output."""
 
-    data_dir: str = knob(
-        "",
-        "Folder of the prepared dataset; default: the dataset that the model was trained on.",
-        PLACE,
-    )
+    data_dir: str = _dataset_of_use()
     model_dir: str = knob("", "Folder of the run.", PLACE)
     input: str = knob(
         "",
@@ -110,11 +116,7 @@ class Predict(Checked):
         "object per line.",
         one_of("text", "jsonl"),
     )
-    checkpoint: str = knob(
-        "auto",
-        "The newest checkpoint, or the best one; auto: the best if there is one.",
-        one_of("auto", "newest", "best"),
-    )
+    checkpoint: str = _checkpoint()
     accelerator: str = _accelerator_of_use(
         "cpu",
         "Kind of device to predict on. The CPU starts faster than a GPU and leaves it to a run "
@@ -177,22 +179,14 @@ class Predict(Checked):
 class Export(Checked):
     """Which model to write to files that load without this program."""
 
-    data_dir: str = knob(
-        "",
-        "Folder of the prepared dataset; default: the dataset that the model was trained on.",
-        PLACE,
-    )
+    data_dir: str = _dataset_of_use()
     model_dir: str = knob("", "Folder of the run.", PLACE)
     export_dir: str = knob(
         "",
         "Folder to write; it must be empty or not exist. It appears complete or not at all.",
         NO_PATTERN,
     )
-    checkpoint: str = knob(
-        "auto",
-        "The newest checkpoint, or the best one; auto: the best if there is one.",
-        one_of("auto", "newest", "best"),
-    )
+    checkpoint: str = _checkpoint()
     accelerator: str = _accelerator_of_use(
         "cpu", "Kind of device to open the model on; the files are compared on the CPU anyway."
     )
